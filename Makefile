@@ -1,0 +1,62 @@
+# `make train` and `make test` need Python >= 3.10 and make, nothing else.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+SOURCES := ddpg_ext examples benchmarks tests docs/conf.py
+ENV ?= Pendulum-v1
+
+.PHONY: help train test lint type format commit-checks doc benchmark clean
+
+help:
+	@echo "make train [ENV=Pendulum-v1]  train an agent; the result lands in runs/"
+	@echo "make test                     run the whole test suite"
+	@echo "make lint | type | format     ruff check | mypy | ruff format and import order"
+	@echo "make commit-checks            format check, type check and lint, as CI runs them"
+	@echo "make doc                      build the documentation, warnings as errors"
+	@echo "make clean                    remove the virtual environment and what was built"
+
+# Set-up: made once, and again only when what it installs changes. The stamp is touched last,
+# so that an interrupted install starts over.
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "Python 3.10 or newer is needed; name it with: make PYTHON=/path/to/python3"; exit 1; }
+	@echo "Creating $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing pinned packages into $(VENV) (a few minutes, once)"
+	@$(INSTALL) torch==2.13.0
+	@$(INSTALL) -e ".[extra,mujoco,per,tests]"
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.installed
+	@$(INSTALL) -e ".[docs]"
+	@touch $@
+
+train: $(VENV)/.installed
+	$(BIN)/python examples/quickstart.py $(ENV)
+
+test: $(VENV)/.installed
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check $(SOURCES)
+
+type: $(VENV)/.installed
+	$(BIN)/mypy
+
+format: $(VENV)/.installed
+	$(BIN)/ruff check --select I --fix $(SOURCES)
+	$(BIN)/ruff format $(SOURCES)
+
+commit-checks: $(VENV)/.installed
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/mypy
+	$(BIN)/ruff check $(SOURCES)
+
+doc: $(VENV)/.docs
+	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
+
+clean:
+	rm -rf $(VENV) build dist docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -1,0 +1,1 @@
+"""What the sub-packages share; nothing here imports a sibling package."""

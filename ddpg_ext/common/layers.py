@@ -1,0 +1,70 @@
+"""Layers and initialisers that the paper's networks need and torch or SB3 do not have."""
+
+import math
+
+import torch as th
+from torch import nn
+from torch.nn import functional as F
+
+
+class BatchNorm(nn.BatchNorm1d):
+    """
+    Batch normalisation whose running averages can rest.
+
+    In training mode it always normalises with the minibatch's own statistics. Target networks, and the critic while
+    the actor learns through it, set ``update_running = False``: they are used there, not fitted.
+
+    :param num_features: width of the layer
+    """
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__(num_features)
+        self.update_running = True
+
+    def forward(self, input: th.Tensor) -> th.Tensor:
+        if not self.training:
+            return F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+        averages = (self.running_mean, self.running_var) if self.update_running else (None, None)
+        return F.batch_norm(input, *averages, self.weight, self.bias, True, self.momentum or 0.0, self.eps)
+
+
+class ActionInput(nn.Module):
+    r"""
+    The critic's layer that takes the action: :math:`W_s h + W_a a + b`.
+
+    This equals a linear layer on the concatenation of h and a (fan-in: both together). Two products keep the wide
+    one aligned in memory, and give the gradient of the action without that of the features.
+
+    :param features_dim: width of h
+    :param action_dim: width of a
+    :param out_features: width of the layer
+    """
+
+    def __init__(self, features_dim: int, action_dim: int, out_features: int) -> None:
+        super().__init__()
+        self.in_features = features_dim + action_dim
+        self.weight_features = nn.Parameter(th.empty(out_features, features_dim))
+        self.weight_action = nn.Parameter(th.empty(out_features, action_dim))
+        self.bias = nn.Parameter(th.empty(out_features))
+        fan_in_uniform_(self)
+
+    def forward(self, features: th.Tensor, actions: th.Tensor) -> th.Tensor:
+        """
+        :param features: shape ``(batch, features_dim)``
+        :param actions: shape ``(batch, action_dim)``
+        :return: shape ``(batch, out_features)``
+        """
+        return F.linear(features, self.weight_features, self.bias) + F.linear(actions, self.weight_action)
+
+
+def fan_in_uniform_(layer: nn.Linear | ActionInput, bound: float | None = None) -> None:
+    """
+    Initialise a layer's weights and biases uniformly (paper, section 7).
+
+    :param layer: the layer, changed in place
+    :param bound: draw from [-bound, bound]; None: 1/sqrt(f), f the layer's fan-in
+    """
+    if bound is None:
+        bound = 1 / math.sqrt(layer.in_features)
+    for param in layer.parameters():
+        nn.init.uniform_(param, -bound, bound)

@@ -1,0 +1,285 @@
+"""Exploration noise: the Ornstein-Uhlenbeck process of the paper (section 7), and a schedule for any noise's scale."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
+from stable_baselines3.common.noise import ActionNoise, VectorizedActionNoise
+
+from ddpg_ext.common.errors import InvalidArgumentError, InvalidArgumentTypeError
+
+
+class OrnsteinUhlenbeckNoise(ActionNoise):
+    r"""
+    Ornstein-Uhlenbeck process, temporally correlated noise for control with inertia (paper, section 3 and 7).
+
+    Each call advances the process by one step,
+
+    .. math:: x_{t+1} = x_t + \theta (\mu - x_t) \, dt + \sigma \sqrt{dt} \, \mathcal{N}(0, 1)
+
+    whose stationary distribution is Gaussian around ``mean`` with deviation
+    :math:`\sigma / \sqrt{2\theta - \theta^2 dt}` and whose autocorrelation after k steps is :math:`(1 - \theta dt)^k`.
+
+    The paper gives theta and sigma but not dt. ``dt=1`` is the process as written per agent step; OpenAI baselines,
+    SB3 and many tutorials use ``dt=1e-2``, which has nearly the same deviation but moves a hundred times slower.
+
+    Unlike SB3's noise, it draws from a generator of its own, which is part of its (picklable) state, so that a
+    run can be continued exactly.
+
+    :param mean: mean of the process, shape ``(action_dim,)`` (for actions scaled to [-1, 1])
+    :param sigma: scale of the process, a number or shape ``(action_dim,)``, >= 0
+    :param theta: rate of return to the mean, with ``0 < theta * dt < 2`` (where the process is stationary)
+    :param dt: time step, > 0
+    :param initial_noise: value after a reset, shape ``(action_dim,)``; None starts at 0, as SB3 does
+    :param seed: seed of the private generator; None: ``DDPGPaper`` seeds it from its own seed
+    :param dtype: type of the output
+    :raises InvalidArgumentError: for a parameter out of range or of the wrong shape
+    """
+
+    def __init__(
+        self,
+        mean: ArrayLike,
+        sigma: ArrayLike = 0.2,
+        theta: float = 0.15,
+        dt: float = 1.0,
+        initial_noise: ArrayLike | None = None,
+        seed: int | None = None,
+        dtype: DTypeLike = np.float32,
+    ) -> None:
+        super().__init__()
+        self.mean = np.array(mean, dtype=np.float64)
+        self.sigma = _same_shape("sigma", sigma, self.mean)
+        self.theta = float(theta)
+        self.dt = float(dt)
+        self.initial_noise = None if initial_noise is None else _same_shape("initial_noise", initial_noise, self.mean)
+        self.dtype = np.dtype(dtype)
+        if not np.isfinite(self.mean).all():
+            raise InvalidArgumentError(f"`mean` must be finite, got {mean}")
+        if not (self.sigma >= 0).all():
+            raise InvalidArgumentError(f"`sigma` must be at least 0, got {sigma}")
+        if not (np.isfinite(self.dt) and self.dt > 0):
+            raise InvalidArgumentError(f"`dt` must be above 0, got {dt}")
+        if not 0 < self.theta * self.dt < 2:
+            raise InvalidArgumentError(
+                f"`theta * dt` must lie in (0, 2), got {theta} * {dt}: outside, the process drifts without bound"
+            )
+        self.set_random_seed(seed)
+        self.reset()
+
+    def __call__(self) -> np.ndarray:
+        """
+        Advance the process by one step.
+
+        :return: the noise, of ``mean``'s shape
+        """
+        gaussian = self._rng.standard_normal(self.mean.shape)
+        self.noise_prev = (
+            self.noise_prev
+            + self.theta * (self.mean - self.noise_prev) * self.dt
+            + self.sigma * np.sqrt(self.dt) * gaussian
+        )
+        return self.noise_prev.astype(self.dtype)
+
+    def reset(self) -> None:
+        """Start an episode: back to ``initial_noise``. The random stream goes on."""
+        self.noise_prev = np.zeros_like(self.mean) if self.initial_noise is None else self.initial_noise.copy()
+
+    def set_random_seed(self, seed: int | None) -> None:
+        """
+        Start the random stream anew.
+
+        :param seed: None takes fresh entropy
+        """
+        self.seed = seed
+        self._rng = np.random.default_rng(seed)
+
+    def spawn(self, n: int) -> list["OrnsteinUhlenbeckNoise"]:
+        """
+        Independent copies for parallel environments: same parameters, streams that never overlap.
+
+        :param n: how many
+        :return: the copies; the first call with the same seed always gives the same ones
+        """
+        copies = [copy.deepcopy(self) for _ in range(n)]
+        for noise, rng in zip(copies, self._rng.spawn(n), strict=True):
+            noise._rng = rng
+        return copies
+
+    def __repr__(self) -> str:
+        return (
+            f"OrnsteinUhlenbeckNoise(mean={self.mean}, sigma={self.sigma}, theta={self.theta}, dt={self.dt}, "
+            f"seed={self.seed})"
+        )
+
+
+@dataclass(frozen=True)
+class LinearDecay:
+    """
+    A schedule over steps that goes linearly from ``start`` to ``end`` and stays there.
+
+    ``LinearDecay(100_000)`` is the linear epsilon decay of many DDPG tutorials: 1 minus 1e-5 per step, never below 0.
+
+    :param n_steps: steps until ``end`` is reached, > 0
+    :param start: value at step 0
+    :param end: value from step ``n_steps`` on
+    :raises InvalidArgumentError: if ``n_steps`` is not above 0
+    """
+
+    n_steps: int
+    start: float = 1.0
+    end: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.n_steps <= 0:
+            raise InvalidArgumentError(f"`n_steps` must be above 0, got {self.n_steps}")
+
+    def __call__(self, step: int) -> float:
+        return self.start + (self.end - self.start) * min(step / self.n_steps, 1.0)
+
+
+class ScheduledActionNoise(ActionNoise):
+    """
+    Any action noise times a scale that follows a schedule.
+
+    The schedule is a function of how often this noise was drawn, which is the number of steps of its environment
+    (of each environment, when there are several: each has its own copy). Resets do not count back.
+
+    :param noise: the noise to scale
+    :param schedule: maps the number of steps so far (0, 1, ...) to the scale, a finite number >= 0; must be picklable
+        for the model to be saved (:class:`LinearDecay` is)
+    :raises InvalidArgumentTypeError: if ``noise`` is not an SB3 ``ActionNoise`` or ``schedule`` not callable
+    """
+
+    def __init__(self, noise: ActionNoise, schedule: Callable[[int], float]) -> None:
+        super().__init__()
+        if not isinstance(noise, ActionNoise) or isinstance(noise, VectorizedActionNoise):
+            raise InvalidArgumentTypeError(f"`noise` must be the ActionNoise of one environment, got {noise!r}")
+        if not callable(schedule):
+            raise InvalidArgumentTypeError(
+                f"`schedule` must be a function of the step, e.g. LinearDecay(100_000), got {schedule!r}"
+            )
+        self.noise = noise
+        self.schedule = schedule
+        self.n_steps = 0
+
+    @property
+    def scale(self) -> float:
+        """
+        The factor that the next draw is multiplied by.
+
+        :raises InvalidArgumentError: if the schedule gives a negative or non-finite scale
+        """
+        scale = float(self.schedule(self.n_steps))
+        if not (np.isfinite(scale) and scale >= 0):
+            raise InvalidArgumentError(
+                f"`schedule` gave {scale} at step {self.n_steps}; a noise scale must be finite and >= 0"
+            )
+        return scale
+
+    def __call__(self) -> np.ndarray:
+        noise = self.noise()
+        scaled = noise * noise.dtype.type(self.scale)
+        self.n_steps += 1
+        return scaled
+
+    def reset(self) -> None:
+        """Start an episode: the wrapped noise is reset, the schedule goes on."""
+        self.noise.reset()
+
+    @property
+    def seed(self) -> int | None:
+        """Seed of the wrapped noise, None where it has none."""
+        return getattr(self.noise, "seed", None)
+
+    def set_random_seed(self, seed: int | None) -> None:
+        """
+        Seed the wrapped noise, where it has a generator of its own.
+
+        :param seed: None takes fresh entropy
+        """
+        seed_random_stream(self.noise, seed)
+
+    def spawn(self, n: int) -> list["ScheduledActionNoise"]:
+        """
+        Copies for parallel environments, independent where the wrapped noise's are.
+
+        :param n: how many
+        :return: the copies, each with its own step count
+        """
+        copies = [copy.copy(self) for _ in range(n)]
+        for noise, wrapped in zip(copies, independent_copies(self.noise, n), strict=True):
+            noise.noise = wrapped
+        return copies
+
+    def __repr__(self) -> str:
+        return f"ScheduledActionNoise({self.noise!r}, {self.schedule!r})"
+
+
+def seed_random_stream(noise: ActionNoise, seed: int | None) -> None:
+    """
+    Seed a noise that has a generator of its own; SB3's draw from NumPy's global one and need nothing.
+
+    :param noise: any action noise
+    :param seed: None takes fresh entropy
+    """
+    if isinstance(noise, VectorizedActionNoise):
+        seed_random_stream(noise.base_noise, seed)
+        noise.noises = independent_copies(noise.base_noise, noise.n_envs)
+    elif hasattr(noise, "set_random_seed"):
+        noise.set_random_seed(seed)
+
+
+def independent_copies(noise: ActionNoise, n: int) -> list[Any]:
+    """
+    One noise per environment. A plain deep copy (SB3's way) would give all environments the same private stream.
+
+    :param noise: the noise of one environment
+    :param n: how many
+    :return: the copies
+    """
+    if hasattr(noise, "spawn"):
+        return noise.spawn(n)
+    return [copy.deepcopy(noise) for _ in range(n)]
+
+
+def vectorize(noise: ActionNoise, n_envs: int) -> ActionNoise:
+    """
+    Fit a noise to a number of environments.
+
+    :param noise: the noise of one environment, or a ``VectorizedActionNoise`` for any number of them
+    :param n_envs: number of environments
+    :return: a noise of shape ``(action_dim,)`` for one environment, ``(n_envs, action_dim)`` for more
+    """
+    if isinstance(noise, VectorizedActionNoise):
+        if noise.n_envs == n_envs:
+            return noise
+        noise = noise.base_noise
+    if n_envs == 1:
+        return noise
+    vectorized = VectorizedActionNoise(noise, n_envs)
+    vectorized.noises = independent_copies(noise, n_envs)
+    return vectorized
+
+
+def noise_scale(noise: ActionNoise) -> float:
+    """
+    The factor on a noise at present, for the log.
+
+    :param noise: any action noise
+    :return: the schedule's value for a :class:`ScheduledActionNoise` (of the first environment), else 1
+    """
+    if isinstance(noise, VectorizedActionNoise):
+        noise = noise.noises[0]
+    return getattr(noise, "scale", 1.0)
+
+
+def _same_shape(name: str, value: ArrayLike, mean: np.ndarray) -> np.ndarray:
+    array = np.array(value, dtype=np.float64)
+    if array.shape not in ((), mean.shape):
+        raise InvalidArgumentError(f"`{name}` must be a number or have the shape of `mean` {mean.shape}, got {value}")
+    if not np.isfinite(array).all():
+        raise InvalidArgumentError(f"`{name}` must be finite, got {value}")
+    return np.broadcast_to(array, mean.shape).copy()

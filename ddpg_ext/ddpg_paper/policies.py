@@ -1,0 +1,452 @@
+"""The networks of the paper: a tanh actor, and a critic that takes the action at its second hidden layer."""
+
+from itertools import chain
+from typing import Any, Literal
+
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.policies import BaseModel, BasePolicy
+from stable_baselines3.common.preprocessing import get_action_dim
+from stable_baselines3.common.torch_layers import (
+    BaseFeaturesExtractor,
+    CombinedExtractor,
+    FlattenExtractor,
+    create_mlp,
+    get_actor_critic_arch,
+)
+from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ddpg_ext.common.errors import InvalidArgumentError
+from ddpg_ext.common.layers import ActionInput, BatchNorm, fan_in_uniform_
+
+BatchNormChoice = bool | Literal["actor", "critic"]
+
+
+class Actor(BasePolicy):
+    """
+    Deterministic policy mu(s), with actions in [-1, 1].
+
+    Layers (paper, section 7): features, [batch norm], then per hidden layer linear, [batch norm], activation; then
+    linear, tanh. The paper normalises "all layers"; the output layer is left out, since normalising it would undo
+    its small initialisation.
+
+    :param observation_space: observation space
+    :param action_space: action space, bounded
+    :param net_arch: widths of the hidden layers
+    :param features_extractor: network that turns an observation into features
+    :param features_dim: number of features
+    :param activation_fn: activation of the hidden layers
+    :param normalize_images: whether uint8 images are divided by 255
+    :param batch_norm: whether features and hidden layers are batch-normalised
+    :param final_init: the last layer starts in U[-final_init, final_init]; None: by its fan-in, as the others
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Box,
+        net_arch: list[int],
+        features_extractor: BaseFeaturesExtractor,
+        features_dim: int,
+        activation_fn: type[nn.Module] = nn.ReLU,
+        normalize_images: bool = True,
+        batch_norm: bool = True,
+        final_init: float | None = 3e-3,
+    ) -> None:
+        super().__init__(
+            observation_space,
+            action_space,
+            features_extractor=features_extractor,
+            normalize_images=normalize_images,
+            squash_output=True,
+        )
+        self.net_arch = net_arch
+        self.features_dim = features_dim
+        self.activation_fn = activation_fn
+        self.batch_norm = batch_norm
+        self.final_init = final_init
+
+        norms: list[type[nn.Module]] = [BatchNorm] if batch_norm else []
+        action_dim = get_action_dim(action_space)
+        layers = create_mlp(
+            features_dim, action_dim, net_arch, activation_fn, squash_output=True, post_linear_modules=norms
+        )
+        self.mu = nn.Sequential(*(norm(features_dim) for norm in norms), *layers)
+        _init_layers(list(self.mu), final_init)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        data = super()._get_constructor_parameters()
+        data.update(
+            net_arch=self.net_arch,
+            features_dim=self.features_dim,
+            activation_fn=self.activation_fn,
+            features_extractor=self.features_extractor,
+            batch_norm=self.batch_norm,
+            final_init=self.final_init,
+        )
+        return data
+
+    def forward(self, obs: PyTorchObs) -> th.Tensor:
+        """
+        :param obs: observations, shape ``(batch, *obs_shape)``, or a dict of them
+        :return: actions in [-1, 1], shape ``(batch, action_dim)``
+        """
+        return self.mu(self.extract_features(obs, self.features_extractor))
+
+    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
+        # The policy is deterministic; exploration noise is added by the algorithm
+        return self(observation)
+
+
+class Critic(BaseModel):
+    """
+    Action value Q(s, a), one network.
+
+    Layers (paper, section 7): features, [batch norm], then linear, [batch norm], activation for each hidden layer
+    before ``action_layer``; there the action enters beside the state; no batch norm from there on; linear output.
+
+    :param observation_space: observation space
+    :param action_space: action space, bounded
+    :param net_arch: widths of the hidden layers
+    :param features_extractor: network that turns an observation into features
+    :param features_dim: number of features
+    :param activation_fn: activation of the hidden layers
+    :param normalize_images: whether uint8 images are divided by 255
+    :param batch_norm: whether what comes before the action is batch-normalised
+    :param action_layer: hidden layer at which the action enters, counted from 1 (which is SB3's concatenation of
+        observation and action)
+    :param final_init: the last layer starts in U[-final_init, final_init]; None: by its fan-in, as the others
+    :param share_features_extractor: whether the features extractor belongs to the actor, and learns from it alone
+    """
+
+    features_extractor: BaseFeaturesExtractor
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Box,
+        net_arch: list[int],
+        features_extractor: BaseFeaturesExtractor,
+        features_dim: int,
+        activation_fn: type[nn.Module] = nn.ReLU,
+        normalize_images: bool = True,
+        batch_norm: bool = True,
+        action_layer: int = 2,
+        final_init: float | None = 3e-3,
+        share_features_extractor: bool = False,
+    ) -> None:
+        super().__init__(
+            observation_space,
+            action_space,
+            features_extractor=features_extractor,
+            normalize_images=normalize_images,
+        )
+        self.share_features_extractor = share_features_extractor
+
+        # `widths` are those of the layers before, at, and after the one where the action enters (1 is the output Q)
+        widths = [features_dim, *net_arch, 1]
+        norms: list[type[nn.Module]] = [BatchNorm] if batch_norm else []
+        state_layers = create_mlp(
+            features_dim, 0, net_arch[: action_layer - 1], activation_fn, post_linear_modules=norms
+        )
+        self.state_net = nn.Sequential(*(norm(features_dim) for norm in norms), *state_layers)
+        self.action_input = ActionInput(widths[action_layer - 1], get_action_dim(action_space), widths[action_layer])
+        # What is left: the activation of that layer, the layers above it and the output, if that was not it
+        above = [activation_fn(), *create_mlp(widths[action_layer], 1, net_arch[action_layer:], activation_fn)]
+        self.q_net = nn.Sequential(*(above if net_arch else []))
+        _init_layers([*self.state_net, self.action_input, *self.q_net], final_init)
+
+    def forward(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
+        """
+        :param obs: observations, shape ``(batch, *obs_shape)``, or a dict of them
+        :param actions: actions in [-1, 1], shape ``(batch, action_dim)``
+        :return: Q, shape ``(batch, 1)``
+        """
+        with th.set_grad_enabled(th.is_grad_enabled() and not self.share_features_extractor):
+            features = self.extract_features(obs, self.features_extractor)
+        return self.q_net(self.action_input(self.state_net(features), actions))
+
+    def own_named_parameters(self) -> dict[str, nn.Parameter]:
+        """
+        The parameters that the critic learns: all but those of a features extractor that it borrows from the actor.
+
+        :return: name and parameter
+        """
+        return {
+            name: param
+            for name, param in self.named_parameters()
+            if not (self.share_features_extractor and name.startswith("features_extractor."))
+        }
+
+
+class DDPGPaperPolicy(BasePolicy):
+    """
+    Actor, critic, their target networks and optimisers. ``MlpPolicy`` is this class.
+
+    What is not listed in the paper has SB3's meaning and default.
+
+    :param observation_space: observation space
+    :param action_space: action space, bounded
+    :param lr_schedule: learning rate schedule of the actor; the critic's is set by the algorithm in each training step
+    :param net_arch: widths of the hidden layers, a list for both networks or ``dict(pi=[...], qf=[...])``
+    :param activation_fn: activation of the hidden layers
+    :param features_extractor_class: features extractor to use
+    :param features_extractor_kwargs: its keyword arguments
+    :param normalize_images: whether uint8 images are divided by 255
+    :param optimizer_class: optimiser of both networks
+    :param optimizer_kwargs: its keyword arguments, except learning rate and (set by the algorithm) weight decay
+    :param share_features_extractor: use the actor's features extractor in the critic; it learns from the actor alone
+    :param batch_norm: batch-normalise both networks as the paper does, none, or just the ``"actor"`` or ``"critic"``
+    :param action_layer: hidden layer of the critic at which the action enters, from 1 (SB3's concatenation with the
+        observation) to the number of its hidden layers; the paper has 2
+    :param final_init: the last layers of both networks start in U[-final_init, final_init]; None: by their fan-in
+    :raises InvalidArgumentError: for a value out of range
+    """
+
+    #: minibatch size that ``DDPGPaper(batch_size=None)`` takes with this policy (paper, section 7)
+    default_batch_size = 64
+
+    actor: Actor
+    actor_target: Actor
+    critic: Critic
+    critic_target: Critic
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Box,
+        lr_schedule: Schedule,
+        net_arch: list[int] | dict[str, list[int]] | None = None,
+        activation_fn: type[nn.Module] = nn.ReLU,
+        features_extractor_class: type[BaseFeaturesExtractor] = FlattenExtractor,
+        features_extractor_kwargs: dict[str, Any] | None = None,
+        normalize_images: bool = True,
+        optimizer_class: type[th.optim.Optimizer] = th.optim.Adam,
+        optimizer_kwargs: dict[str, Any] | None = None,
+        share_features_extractor: bool = False,
+        batch_norm: BatchNormChoice = True,
+        action_layer: int = 2,
+        final_init: float | None = 3e-3,
+    ) -> None:
+        super().__init__(
+            observation_space,
+            action_space,
+            features_extractor_class,
+            # copies: SB3 adds to the one, we to the other, and both are the caller's
+            dict(features_extractor_kwargs or {}),
+            optimizer_class=optimizer_class,
+            optimizer_kwargs=dict(optimizer_kwargs or {}),
+            squash_output=True,
+            normalize_images=normalize_images,
+        )
+        self.net_arch = [400, 300] if net_arch is None else net_arch
+        actor_arch, critic_arch = _check_net_arch(self.net_arch)
+        if batch_norm not in (True, False, "actor", "critic"):
+            raise InvalidArgumentError(f"`batch_norm` must be True, False, 'actor' or 'critic', got {batch_norm!r}")
+        if not (isinstance(action_layer, int) and 1 <= action_layer <= max(1, len(critic_arch))):
+            raise InvalidArgumentError(
+                f"`action_layer` must be a hidden layer of the critic, 1 to {max(1, len(critic_arch))} "
+                f"for widths {critic_arch}, got {action_layer!r}"
+            )
+        if final_init is not None and not (0 < final_init < float("inf")):
+            raise InvalidArgumentError(f"`final_init` must be above 0, or None, got {final_init!r}")
+
+        self.activation_fn = activation_fn
+        self.share_features_extractor = share_features_extractor
+        self.batch_norm = batch_norm
+        self.action_layer = action_layer
+        self.final_init = final_init
+        net_args = {
+            "observation_space": observation_space,
+            "action_space": action_space,
+            "activation_fn": activation_fn,
+            "normalize_images": normalize_images,
+            "final_init": final_init,
+        }
+        self.actor_kwargs = {**net_args, "net_arch": actor_arch, "batch_norm": batch_norm in (True, "actor")}
+        self.critic_kwargs = {
+            **net_args,
+            "net_arch": critic_arch,
+            "batch_norm": batch_norm in (True, "critic"),
+            "action_layer": action_layer,
+            "share_features_extractor": share_features_extractor,
+        }
+        self._build(lr_schedule)
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        self.actor = self.make_actor()
+        self.critic = self.make_critic(self.actor.features_extractor if self.share_features_extractor else None)
+
+        # Targets start as copies (Algorithm 1)
+        self.actor_target = self.make_actor()
+        self.critic_target = self.make_critic(
+            self.actor_target.features_extractor if self.share_features_extractor else None
+        )
+        self.actor_target.load_state_dict(self.actor.state_dict())
+        self.critic_target.load_state_dict(self.critic.state_dict())
+        for target in (self.actor_target, self.critic_target):
+            target.requires_grad_(False)
+            for module in target.modules():
+                if isinstance(module, BatchNorm):
+                    # A target's running averages follow the online network's, as its weights do
+                    module.update_running = False
+
+        kwargs = dict(self.optimizer_kwargs)
+        if self.optimizer_class is th.optim.Adam and not {"fused", "foreach"} & kwargs.keys():
+            kwargs["fused"] = True  # four times as fast on a CPU
+        lr = lr_schedule(1)
+        self.actor.optimizer = self.optimizer_class(self.actor.parameters(), lr=lr, **kwargs)  # type: ignore[call-arg]
+        # Two groups, since L2 weight decay is for weights: see `set_weight_decay`
+        params = self.critic.own_named_parameters()
+        weights = [param for param in params.values() if param.ndim > 1]
+        others = [param for param in params.values() if param.ndim <= 1]
+        self.critic.optimizer = self.optimizer_class(
+            [{"params": weights}, {"params": others}], lr=lr, **kwargs  # type: ignore[call-arg]
+        )
+        self.set_training_mode(False)
+
+    def set_weight_decay(self, weight_decay: float) -> None:
+        """
+        Set the critic's L2 weight decay. It falls on weights, not on biases nor on batch norm's scale and shift.
+
+        :param weight_decay: coefficient, >= 0
+        """
+        self.critic.optimizer.param_groups[0]["weight_decay"] = weight_decay
+
+    def target_pairs(self) -> tuple[list[th.Tensor], list[th.Tensor]]:
+        """
+        All that the target networks track: parameters, and batch norm's running averages.
+
+        :return: the targets' tensors, and in the same order the online networks'. Each appears once, also where
+            networks share a features extractor (SB3 averages those twice per update)
+        """
+        pairs: dict[int, tuple[th.Tensor, th.Tensor]] = {}
+        for target, online in ((self.actor_target, self.actor), (self.critic_target, self.critic)):
+            tensors = zip(
+                chain(target.parameters(), target.buffers()), chain(online.parameters(), online.buffers()), strict=True
+            )
+            pairs.update({id(t): (t, o) for t, o in tensors if t.is_floating_point()})
+        return [t for t, _ in pairs.values()], [o for _, o in pairs.values()]
+
+    def make_actor(self) -> Actor:
+        """
+        :return: an actor with fresh weights and a features extractor of its own
+        """
+        return Actor(**self._update_features_extractor(self.actor_kwargs)).to(self.device)
+
+    def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> Critic:
+        """
+        :param features_extractor: one to share, or None for its own
+        :return: a critic with fresh weights
+        """
+        return Critic(**self._update_features_extractor(self.critic_kwargs, features_extractor)).to(self.device)
+
+    def forward(self, obs: PyTorchObs, deterministic: bool = False) -> th.Tensor:
+        return self._predict(obs, deterministic=deterministic)
+
+    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
+        return self.actor(observation)
+
+    def set_training_mode(self, mode: bool) -> None:
+        """
+        Switch actor and critic between training and evaluation mode.
+
+        The targets stay in evaluation mode, except for their batch normalisation: in training it must normalise with
+        the minibatch's own statistics, or hardly anything is learned (docs: differences from the paper).
+
+        :param mode: True for training
+        """
+        self.actor.set_training_mode(mode)
+        self.critic.set_training_mode(mode)
+        for target in (self.actor_target, self.critic_target):
+            target.set_training_mode(False)
+            for module in target.modules():
+                if isinstance(module, _BatchNorm):
+                    module.train(mode)
+        self.training = mode
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        data = super()._get_constructor_parameters()
+        data.update(
+            lr_schedule=self._dummy_schedule,  # the optimisers are of no use to a policy alone
+            net_arch=self.net_arch,
+            activation_fn=self.activation_fn,
+            features_extractor_class=self.features_extractor_class,
+            features_extractor_kwargs=self.features_extractor_kwargs,
+            optimizer_class=self.optimizer_class,
+            optimizer_kwargs=self.optimizer_kwargs,
+            share_features_extractor=self.share_features_extractor,
+            batch_norm=self.batch_norm,
+            action_layer=self.action_layer,
+            final_init=self.final_init,
+        )
+        return data
+
+
+MlpPolicy = DDPGPaperPolicy
+
+
+class MultiInputPolicy(DDPGPaperPolicy):
+    """
+    The policy for Dict observations: as :class:`DDPGPaperPolicy`, on the features of SB3's ``CombinedExtractor``.
+
+    Its parameters are those of :class:`DDPGPaperPolicy`; only the default of ``features_extractor_class`` differs.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Dict,
+        action_space: spaces.Box,
+        lr_schedule: Schedule,
+        net_arch: list[int] | dict[str, list[int]] | None = None,
+        activation_fn: type[nn.Module] = nn.ReLU,
+        features_extractor_class: type[BaseFeaturesExtractor] = CombinedExtractor,
+        features_extractor_kwargs: dict[str, Any] | None = None,
+        normalize_images: bool = True,
+        optimizer_class: type[th.optim.Optimizer] = th.optim.Adam,
+        optimizer_kwargs: dict[str, Any] | None = None,
+        share_features_extractor: bool = False,
+        batch_norm: BatchNormChoice = True,
+        action_layer: int = 2,
+        final_init: float | None = 3e-3,
+    ) -> None:
+        super().__init__(
+            observation_space,
+            action_space,
+            lr_schedule,
+            net_arch,
+            activation_fn,
+            features_extractor_class,
+            features_extractor_kwargs,
+            normalize_images,
+            optimizer_class,
+            optimizer_kwargs,
+            share_features_extractor,
+            batch_norm,
+            action_layer,
+            final_init,
+        )
+
+
+def _init_layers(layers: list[nn.Module], final_init: float | None) -> None:
+    """Fan-in uniform for all, U[-final_init, final_init] for the last."""
+    linear = [layer for layer in layers if isinstance(layer, nn.Linear | ActionInput)]
+    for layer in linear:
+        fan_in_uniform_(layer)
+    if final_init is not None:
+        fan_in_uniform_(linear[-1], final_init)
+
+
+def _check_net_arch(net_arch: Any) -> tuple[list[int], list[int]]:
+    """The widths of actor and critic, which SB3 takes apart."""
+    if isinstance(net_arch, dict) and set(net_arch) != {"pi", "qf"}:
+        raise InvalidArgumentError(f"`net_arch` as a dict must have the keys 'pi' and 'qf', got {sorted(net_arch)}")
+    if not isinstance(net_arch, list | dict):
+        raise InvalidArgumentError(f"`net_arch` must be a list of widths or dict(pi=[...], qf=[...]), got {net_arch!r}")
+    actor_arch, critic_arch = get_actor_critic_arch(net_arch)
+    for name, widths in (("pi", actor_arch), ("qf", critic_arch)):
+        if not isinstance(widths, list) or not all(isinstance(width, int) and width > 0 for width in widths):
+            raise InvalidArgumentError(f"`net_arch` ({name}) must be a list of positive widths, got {widths!r}")
+    return list(actor_arch), list(critic_arch)

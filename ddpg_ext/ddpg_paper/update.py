@@ -1,0 +1,117 @@
+"""One gradient step of Algorithm 1, written once, in the paper's order."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch as th
+from stable_baselines3.common.type_aliases import DictReplayBufferSamples, ReplayBufferSamples
+from torch.nn import functional as F
+
+from ddpg_ext.common.errors import NonFiniteError
+from ddpg_ext.common.layers import BatchNorm
+from ddpg_ext.ddpg_paper.policies import Critic, DDPGPaperPolicy
+
+#: actions of the actor beyond this, in absolute value, count as saturated
+SATURATION_THRESHOLD = 0.99
+
+Samples = ReplayBufferSamples | DictReplayBufferSamples
+
+
+class StepMetrics(NamedTuple):
+    """What one gradient step measured on its minibatch."""
+
+    critic_loss: float
+    actor_loss: float
+    #: mean of Q(s, a) over the minibatch, before the step
+    q_mean: float
+    #: mean of the targets y
+    target_q_mean: float
+    #: fraction of the actor's outputs beyond ``SATURATION_THRESHOLD``
+    action_saturation: float
+
+
+def td_targets(policy: DDPGPaperPolicy, batch: Samples, gamma: float) -> th.Tensor:
+    """
+    What the critic regresses on: y = r + gamma * Q'(s', mu'(s')), without the second term where s' is terminal.
+
+    :param policy: the networks
+    :param batch: the minibatch, with n-step rewards and discounts of its own for an n-step buffer
+    :param gamma: discount factor for a minibatch without its own
+    :return: y, shape ``(batch, 1)``, without gradient
+    """
+    discounts = gamma if batch.discounts is None else batch.discounts
+    with th.no_grad():
+        next_actions = policy.actor_target(batch.next_observations)
+        next_q = policy.critic_target(batch.next_observations, next_actions)
+        return batch.rewards + (1 - batch.dones) * discounts * next_q
+
+
+def gradient_step(policy: DDPGPaperPolicy, batch: Samples, gamma: float, tau: float) -> StepMetrics:
+    """
+    Update critic, actor and targets on one minibatch (paper, Algorithm 1).
+
+    :param policy: the networks, in training mode, and their optimisers
+    :param batch: minibatch of transitions
+    :param gamma: discount factor
+    :param tau: how far the targets move towards the online networks
+    :return: what was measured on the way
+    :raises NonFiniteError: if a loss is NaN or infinite, before it reaches the weights of its network
+    """
+    # Set y_i = r_i + gamma Q'(s_{i+1}, mu'(s_{i+1}))
+    targets = td_targets(policy, batch, gamma)
+
+    # Update the critic by minimising the loss L = 1/N sum_i (y_i - Q(s_i, a_i))^2
+    q_values = policy.critic(batch.observations, batch.actions)
+    critic_loss = F.mse_loss(q_values, targets)
+    critic_loss_value = _minimise(critic_loss, policy.critic.optimizer, "critic loss")
+
+    # Update the actor policy using the sampled policy gradient: ascend Q(s, mu(s)) of the critic as just updated
+    with _frozen(policy.critic):
+        actions = policy.actor(batch.observations)
+        actor_loss = -policy.critic(batch.observations, actions).mean()
+        actor_loss_value = _minimise(actor_loss, policy.actor.optimizer, "actor loss")
+
+    # Update the target networks: theta' <- tau theta + (1 - tau) theta'
+    target_tensors, online_tensors = policy.target_pairs()
+    with th.no_grad():
+        th._foreach_lerp_(target_tensors, online_tensors, tau)
+
+    saturated = actions.detach().abs() > SATURATION_THRESHOLD
+    return StepMetrics(
+        critic_loss=critic_loss_value,
+        actor_loss=actor_loss_value,
+        q_mean=q_values.mean().item(),
+        target_q_mean=targets.mean().item(),
+        action_saturation=saturated.float().mean().item(),
+    )
+
+
+def _minimise(loss: th.Tensor, optimizer: th.optim.Optimizer, name: str) -> float:
+    """One optimiser step down the loss, if it is finite."""
+    value = loss.item()
+    if not math.isfinite(value):
+        raise NonFiniteError(f"the {name} is {value}")
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return value
+
+
+@contextmanager
+def _frozen(critic: Critic) -> Iterator[None]:
+    """Gradients flow through the critic but not into it, and its running averages rest: it is only used."""
+    params = [param for param in critic.own_named_parameters().values() if param.requires_grad]
+    norms = [module for module in critic.modules() if isinstance(module, BatchNorm)]
+    for param in params:
+        param.requires_grad_(False)
+    for norm in norms:
+        norm.update_running = False
+    try:
+        yield
+    finally:
+        for param in params:
+            param.requires_grad_(True)
+        for norm in norms:
+            norm.update_running = True
