@@ -51,15 +51,16 @@ class OrnsteinUhlenbeckNoise(ActionNoise):
     ) -> None:
         super().__init__()
         self.mean = np.array(mean, dtype=np.float64)
+        self.noise_prev: np.ndarray
         self.sigma = _same_shape("sigma", sigma, self.mean)
         self.theta = float(theta)
         self.dt = float(dt)
         self.initial_noise = None if initial_noise is None else _same_shape("initial_noise", initial_noise, self.mean)
         self.dtype = np.dtype(dtype)
         if not np.isfinite(self.mean).all():
-            raise InvalidArgumentError(f"`mean` must be finite, got {mean}")
+            raise InvalidArgumentError(f"`mean` must be finite, got {mean!r}")
         if not (self.sigma >= 0).all():
-            raise InvalidArgumentError(f"`sigma` must be at least 0, got {sigma}")
+            raise InvalidArgumentError(f"`sigma` must be at least 0, got {sigma!r}")
         if not (np.isfinite(self.dt) and self.dt > 0):
             raise InvalidArgumentError(f"`dt` must be above 0, got {dt}")
         if not 0 < self.theta * self.dt < 2:
@@ -279,7 +280,7 @@ def noise_scale(noise: ActionNoise) -> float:
 def _same_shape(name: str, value: ArrayLike, mean: np.ndarray) -> np.ndarray:
     array = np.array(value, dtype=np.float64)
     if array.shape not in ((), mean.shape):
-        raise InvalidArgumentError(f"`{name}` must be a number or have the shape of `mean` {mean.shape}, got {value}")
+        raise InvalidArgumentError(f"`{name}` must be a number or have the shape of `mean` {mean.shape}, got {value!r}")
     if not np.isfinite(array).all():
-        raise InvalidArgumentError(f"`{name}` must be finite, got {value}")
+        raise InvalidArgumentError(f"`{name}` must be finite, got {value!r}")
     return np.broadcast_to(array, mean.shape).copy()

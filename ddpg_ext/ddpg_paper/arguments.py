@@ -72,7 +72,9 @@ def check_spaces(observation_space: spaces.Space, action_space: spaces.Space, po
     if policy == "MlpPolicy" and is_dict:
         raise UnsupportedSpaceError(f"use 'MultiInputPolicy' for Dict observations, not {policy!r}")
     if policy == "MultiInputPolicy" and not is_dict:
-        raise UnsupportedSpaceError(f"'MultiInputPolicy' is for Dict observations; use 'MlpPolicy' for {observation_space}")
+        raise UnsupportedSpaceError(
+            f"'MultiInputPolicy' is for Dict observations; use 'MlpPolicy' for {observation_space}"
+        )
 
 
 def check_policy(policy_class: Any, policy_kwargs: dict[str, Any]) -> None:
@@ -81,7 +83,8 @@ def check_policy(policy_class: Any, policy_kwargs: dict[str, Any]) -> None:
     """
     if not (isinstance(policy_class, type) and issubclass(policy_class, DDPGPaperPolicy)):
         raise InvalidArgumentTypeError(
-            f"`policy` must be a name or a subclass of ddpg_ext.ddpg_paper.policies.DDPGPaperPolicy, got {policy_class!r}"
+            "`policy` must be a name or a subclass of ddpg_ext.ddpg_paper.policies.DDPGPaperPolicy, "
+            f"got {policy_class!r}"
         )
     parameters = inspect.signature(policy_class).parameters
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
@@ -90,7 +93,8 @@ def check_policy(policy_class: Any, policy_kwargs: dict[str, Any]) -> None:
     for name in policy_kwargs:
         if name not in known:
             raise InvalidArgumentTypeError(
-                f"`policy_kwargs` has the key {name!r}, which {policy_class.__name__} does not take; {nearest(name, known)}"
+                f"`policy_kwargs` has the key {name!r}, which {policy_class.__name__} does not take; "
+                f"{nearest(name, known)}"
             )
 
 

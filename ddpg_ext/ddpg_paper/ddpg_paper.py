@@ -49,7 +49,8 @@ class DDPGPaper(OffPolicyAlgorithm):
 
     :param policy: "MlpPolicy", "MultiInputPolicy" (Dict observations), or a subclass of ``DDPGPaperPolicy``
     :param env: the environment to learn from (an id, an environment or a ``VecEnv``); its actions must be a bounded Box
-    :param learning_rate: learning rate of the actor's Adam, a number > 0 or a schedule of the remaining progress (1 to 0)
+    :param learning_rate: learning rate of the actor's Adam: a number > 0, or a schedule of the progress that remains
+        (1 to 0)
     :param buffer_size: capacity of the replay buffer, in transitions
     :param learning_starts: number of steps after which learning starts. None: with the step that completes the first
         minibatch
@@ -127,8 +128,8 @@ class DDPGPaper(OffPolicyAlgorithm):
             check_spaces(env.observation_space, env.action_space, policy)
         if n_steps != 1 and replay_buffer_class is not None:
             raise InvalidArgumentError(
-                f"`n_steps={n_steps}` has no effect on a `replay_buffer_class` of your own; give it "
-                f"`replay_buffer_kwargs=dict(n_steps={n_steps}, gamma={gamma})` if it takes them, or leave the class out"
+                f"`n_steps={n_steps}` has no effect on a `replay_buffer_class` of your own; if it takes them, give it "
+                f"`replay_buffer_kwargs=dict(n_steps={n_steps}, gamma={gamma})`, or else leave the class out"
             )
         super().__init__(
             policy,
@@ -165,11 +166,12 @@ class DDPGPaper(OffPolicyAlgorithm):
 
     def _setup_model(self) -> None:
         check_policy(self.policy_class, self.policy_kwargs)
+        # SB3's annotations know neither None nor a noise's name
         if self.batch_size is None:
-            self.batch_size = self.policy_class.default_batch_size
+            self.batch_size = self.policy_class.default_batch_size  # type: ignore[unreachable]
         if self.learning_starts is None:
             # SB3 trains when `num_timesteps > learning_starts`: on the step that completes the first minibatch
-            self.learning_starts = self.batch_size - 1
+            self.learning_starts = self.batch_size - 1  # type: ignore[unreachable]
         self._check_arguments()
         if self.n_steps > 1:
             self.replay_buffer_class = None  # SB3 then takes its n-step buffer
@@ -191,25 +193,35 @@ class DDPGPaper(OffPolicyAlgorithm):
         check_number("gamma", self.gamma, lambda x: 0 <= x <= 1, "a number in [0, 1]")
         for name in ("buffer_size", "batch_size", "n_steps"):
             check_number(name, getattr(self, name), lambda n: n > 0, "a whole number above 0", integer=True)
-        check_number("stats_window_size", self._stats_window_size, lambda n: n > 0, "a whole number above 0", integer=True)
+        check_number(
+            "stats_window_size", self._stats_window_size, lambda n: n > 0, "a whole number above 0", integer=True
+        )
         check_number("learning_starts", self.learning_starts, lambda n: n >= 0, "a whole number >= 0", integer=True)
-        check_number("gradient_steps", self.gradient_steps, lambda n: n >= -1, "-1 or a whole number >= 0", integer=True)
+        check_number(
+            "gradient_steps", self.gradient_steps, lambda n: n >= -1, "-1 or a whole number >= 0", integer=True
+        )
         check_train_freq(self.train_freq)
         check_noise(self.action_noise, self.action_space)
         if isinstance(self.observation_space, spaces.Dict):
             if self.n_steps > 1:
-                raise InvalidArgumentError(f"`n_steps` must be 1 for Dict observations (SB3 has no buffer), got {self.n_steps}")
+                raise InvalidArgumentError(
+                    f"`n_steps` must be 1 for Dict observations (SB3 has no buffer), got {self.n_steps}"
+                )
             if self.optimize_memory_usage:
-                raise InvalidArgumentError("`optimize_memory_usage` must be False for Dict observations (SB3 has no buffer)")
+                raise InvalidArgumentError(
+                    "`optimize_memory_usage` must be False for Dict observations (SB3 has no buffer)"
+                )
 
     def _setup_lr_schedule(self) -> None:
         super()._setup_lr_schedule()
         self.qf_lr_schedule = FloatSchedule(self.qf_learning_rate)
 
     def _setup_noise(self) -> None:
-        """Build a noise given by name, and give one without a seed of its own a stream derived from the model's seed."""
+        """Build a noise given by name; give one without a seed of its own a stream derived from the model's seed."""
         if isinstance(self.action_noise, str):
-            self.action_noise = OrnsteinUhlenbeckNoise(np.zeros(self.action_space.shape))
+            self.action_noise = OrnsteinUhlenbeckNoise(  # type: ignore[unreachable]
+                np.zeros(self.action_space.shape)
+            )
         if self.seed is not None and getattr(self.action_noise, "seed", 0) is None:
             self._seed_noise(self.seed)
 
@@ -237,7 +249,9 @@ class DDPGPaper(OffPolicyAlgorithm):
 
     def _get_policy_from_name(self, policy_name: str) -> type[BasePolicy]:
         if policy_name not in self.policy_aliases:
-            raise InvalidArgumentError(f"`policy` {policy_name!r} is unknown; {nearest(policy_name, self.policy_aliases)}")
+            raise InvalidArgumentError(
+                f"`policy` {policy_name!r} is unknown; {nearest(policy_name, self.policy_aliases)}"
+            )
         return self.policy_aliases[policy_name]
 
     # ---------------------------------------------------------------- learning
@@ -311,7 +325,7 @@ class DDPGPaper(OffPolicyAlgorithm):
         self._check_finite("reward", reward)
         self._check_finite("observation", new_obs)
         for index in np.flatnonzero(dones):
-            self._check_finite("terminal observation", infos[index].get("terminal_observation"), index)
+            self._check_finite("terminal observation", infos[index].get("terminal_observation"), int(index))
         super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
 
     def _check_finite(self, quantity: str, values: Any, env_index: int | None = None) -> None:
@@ -353,9 +367,9 @@ class DDPGPaper(OffPolicyAlgorithm):
                 metrics = gradient_step(self.policy, batch, self.gamma, self.tau)
             except NonFiniteError as error:
                 raise NonFiniteError(
-                    f"step {self.num_timesteps}, gradient step {self._n_updates + 1}: {error}. Training stopped before it "
-                    "reached the network's weights; the model can still be saved. Lower learning rates or rewards of "
-                    "smaller size (VecNormalize) are the usual cure."
+                    f"step {self.num_timesteps}, gradient step {self._n_updates + 1}: {error}. Training stopped before "
+                    "it reached the network's weights; the model can still be saved. Lower learning rates or rewards "
+                    "of smaller size (VecNormalize) are the usual cure."
                 ) from None
             self._n_updates += 1
             # Means since the last log, rather than SB3's last minibatch
@@ -383,7 +397,7 @@ class DDPGPaper(OffPolicyAlgorithm):
     # --------------------------------------------------------------- save, load
 
     @classmethod
-    def load(  # type: ignore[override] # SB3's TypeVar is private
+    def load(  # SB3 returns its own TypeVar
         cls: type[SelfDDPGPaper],
         path: str | pathlib.Path | io.BufferedIOBase,
         env: GymEnv | None = None,

@@ -303,7 +303,9 @@ class DDPGPaperPolicy(BasePolicy):
         weights = [param for param in params.values() if param.ndim > 1]
         others = [param for param in params.values() if param.ndim <= 1]
         self.critic.optimizer = self.optimizer_class(
-            [{"params": weights}, {"params": others}], lr=lr, **kwargs  # type: ignore[call-arg]
+            [{"params": weights}, {"params": others}],
+            lr=lr,
+            **kwargs,  # type: ignore[call-arg]
         )
         self.set_training_mode(False)
 
