@@ -364,7 +364,7 @@ class DDPGPaper(OffPolicyAlgorithm):
         for _ in range(gradient_steps):
             batch = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)
             try:
-                metrics = gradient_step(self.policy, batch, self.gamma, self.tau)
+                metrics, td_errors = gradient_step(self.policy, batch, self.gamma, self.tau)
             except NonFiniteError as error:
                 raise NonFiniteError(
                     f"step {self.num_timesteps}, gradient step {self._n_updates + 1}: {error}. Training stopped before "
@@ -372,6 +372,8 @@ class DDPGPaper(OffPolicyAlgorithm):
                     "of smaller size (VecNormalize) are the usual cure."
                 ) from None
             self._n_updates += 1
+            if hasattr(self.replay_buffer, "update_priorities"):
+                self.replay_buffer.update_priorities(batch.indices, td_errors)
             # Means since the last log, rather than SB3's last minibatch
             for name, value in metrics._asdict().items():
                 self.logger.record_mean(f"train/{name}", value)

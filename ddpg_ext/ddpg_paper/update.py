@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import torch as th
 from stable_baselines3.common.type_aliases import DictReplayBufferSamples, ReplayBufferSamples
-from torch.nn import functional as F
 
 from ddpg_ext.common.errors import NonFiniteError
 from ddpg_ext.common.layers import BatchNorm
@@ -16,11 +15,12 @@ from ddpg_ext.ddpg_paper.policies import Critic, DDPGPaperPolicy
 #: actions of the actor beyond this, in absolute value, count as saturated
 SATURATION_THRESHOLD = 0.99
 
+#: A minibatch. Prioritised replay adds ``weights`` (importance-sampling weights, shape ``(batch, 1)``) and ``indices``.
 Samples = ReplayBufferSamples | DictReplayBufferSamples
 
 
 class StepMetrics(NamedTuple):
-    """What one gradient step measured on its minibatch."""
+    """What one gradient step measured on its minibatch, for the log."""
 
     critic_loss: float
     actor_loss: float
@@ -30,6 +30,14 @@ class StepMetrics(NamedTuple):
     target_q_mean: float
     #: fraction of the actor's outputs beyond ``SATURATION_THRESHOLD``
     action_saturation: float
+
+
+class StepResult(NamedTuple):
+    """What one gradient step gives back."""
+
+    metrics: StepMetrics
+    #: y - Q(s, a) before the step, shape ``(batch, 1)``
+    td_errors: th.Tensor
 
 
 def td_targets(policy: DDPGPaperPolicy, batch: Samples, gamma: float) -> th.Tensor:
@@ -48,7 +56,7 @@ def td_targets(policy: DDPGPaperPolicy, batch: Samples, gamma: float) -> th.Tens
         return batch.rewards + (1 - batch.dones) * discounts * next_q
 
 
-def gradient_step(policy: DDPGPaperPolicy, batch: Samples, gamma: float, tau: float) -> StepMetrics:
+def gradient_step(policy: DDPGPaperPolicy, batch: Samples, gamma: float, tau: float) -> StepResult:
     """
     Update critic, actor and targets on one minibatch (paper, Algorithm 1).
 
@@ -64,7 +72,9 @@ def gradient_step(policy: DDPGPaperPolicy, batch: Samples, gamma: float, tau: fl
 
     # Update the critic by minimising the loss L = 1/N sum_i (y_i - Q(s_i, a_i))^2
     q_values = policy.critic(batch.observations, batch.actions)
-    critic_loss = F.mse_loss(q_values, targets)
+    td_errors = targets - q_values
+    weights = getattr(batch, "weights", None)
+    critic_loss = td_errors.square().mean() if weights is None else (weights * td_errors.square()).mean()
     critic_loss_value = _minimise(critic_loss, policy.critic.optimizer, "critic loss")
 
     # Update the actor policy using the sampled policy gradient: ascend Q(s, mu(s)) of the critic as just updated
@@ -79,13 +89,14 @@ def gradient_step(policy: DDPGPaperPolicy, batch: Samples, gamma: float, tau: fl
         th._foreach_lerp_(target_tensors, online_tensors, tau)
 
     saturated = actions.detach().abs() > SATURATION_THRESHOLD
-    return StepMetrics(
+    metrics = StepMetrics(
         critic_loss=critic_loss_value,
         actor_loss=actor_loss_value,
         q_mean=q_values.mean().item(),
         target_q_mean=targets.mean().item(),
         action_saturation=saturated.float().mean().item(),
     )
+    return StepResult(metrics, td_errors.detach())
 
 
 def _minimise(loss: th.Tensor, optimizer: th.optim.Optimizer, name: str) -> float:
