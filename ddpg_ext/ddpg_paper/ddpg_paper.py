@@ -33,8 +33,8 @@ from ddpg_ext.ddpg_paper.arguments import (
     check_train_freq,
     copy_containers,
 )
+from ddpg_ext.ddpg_paper.executors import Executor, check_executor, make_executor
 from ddpg_ext.ddpg_paper.policies import Actor, Critic, DDPGPaperPolicy, MlpPolicy, MultiInputPolicy
-from ddpg_ext.ddpg_paper.update import gradient_step
 
 SelfDDPGPaper = TypeVar("SelfDDPGPaper", bound="DDPGPaper")
 
@@ -78,6 +78,8 @@ class DDPGPaper(OffPolicyAlgorithm):
     :param uniform_warmup: act uniformly at random until ``learning_starts``, as SB3 does. False: explore with policy
         and noise from the first step on, as in Algorithm 1
     :param stats_window_size: number of episodes that the logged rollout statistics average
+    :param executor: what carries out the gradient step. "eager": plain autograd, for any network; "fast": derivatives
+        written out, for plain networks on a CPU; "auto": the fastest that can. All compute the same
     :raises InvalidArgumentError: for an argument out of range (also a ``ValueError``)
     :raises InvalidArgumentTypeError: for an argument of the wrong type or an unknown keyword (also a ``TypeError``)
     :raises UnsupportedSpaceError: for actions that are not a bounded Box, or observations that need another policy
@@ -122,6 +124,7 @@ class DDPGPaper(OffPolicyAlgorithm):
         qf_weight_decay: float = 1e-2,
         uniform_warmup: bool = False,
         stats_window_size: int = 100,
+        executor: str = "auto",
     ) -> None:
         env = maybe_make_env(env, verbose)
         if env is not None:  # None when loading
@@ -159,6 +162,8 @@ class DDPGPaper(OffPolicyAlgorithm):
         self.qf_learning_rate = qf_learning_rate
         self.qf_weight_decay = qf_weight_decay
         self.uniform_warmup = uniform_warmup
+        self._executor_choice = executor
+        self._executor: Executor | None = None
         if _init_setup_model:
             self._setup_model()
 
@@ -173,6 +178,7 @@ class DDPGPaper(OffPolicyAlgorithm):
             # SB3 trains when `num_timesteps > learning_starts`: on the step that completes the first minibatch
             self.learning_starts = self.batch_size - 1  # type: ignore[unreachable]
         self._check_arguments()
+        check_executor(self._executor_choice)
         if self.n_steps > 1:
             self.replay_buffer_class = None  # SB3 then takes its n-step buffer
         super()._setup_model()
@@ -184,6 +190,7 @@ class DDPGPaper(OffPolicyAlgorithm):
                 "`policy_kwargs=dict(batch_norm=False)`"
             )
         self._setup_noise()
+        self._setup_executor()
 
     def _check_arguments(self) -> None:
         check_learning_rate("learning_rate", self.learning_rate)
@@ -224,6 +231,19 @@ class DDPGPaper(OffPolicyAlgorithm):
             )
         if self.seed is not None and getattr(self.action_noise, "seed", 0) is None:
             self._seed_noise(self.seed)
+
+    def _setup_executor(self) -> None:
+        self._executor, passed_over = make_executor(self._executor_choice, self.policy)
+        if self.verbose >= 1:
+            print(
+                f"Gradient steps by the {self._executor.name!r} executor{''.join(f' ({why})' for why in passed_over)}"
+            )
+
+    @property
+    def executor(self) -> str:
+        """What carries out the gradient step: "fast" or "eager"."""
+        assert self._executor is not None, "the model is not set up"
+        return self._executor.name
 
     def _seed_noise(self, seed: int) -> None:
         # Not the model's seed itself: environment and action space have generators of the same kind with that one
@@ -358,13 +378,14 @@ class DDPGPaper(OffPolicyAlgorithm):
         :param batch_size: transitions per minibatch
         :raises NonFiniteError: if a loss is NaN or infinite
         """
-        self.policy.set_training_mode(True)
         self._update_learning_rates()
         assert self.replay_buffer is not None  # for mypy
+        assert self._executor is not None
+        self._executor.prepare()
         for _ in range(gradient_steps):
             batch = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)
             try:
-                metrics, td_errors = gradient_step(self.policy, batch, self.gamma, self.tau)
+                metrics, td_errors = self._executor.step(batch, self.gamma, self.tau)
             except NonFiniteError as error:
                 raise NonFiniteError(
                     f"step {self.num_timesteps}, gradient step {self._n_updates + 1}: {error}. Training stopped before "
@@ -429,7 +450,7 @@ class DDPGPaper(OffPolicyAlgorithm):
         return super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "actor", "critic", "actor_target", "critic_target"]
+        return [*super()._excluded_save_params(), "actor", "critic", "actor_target", "critic_target", "_executor"]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return ["policy", "actor.optimizer", "critic.optimizer"], []

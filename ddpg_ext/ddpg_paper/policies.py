@@ -28,9 +28,9 @@ class Actor(BasePolicy):
     """
     Deterministic policy mu(s), with actions in [-1, 1].
 
-    Layers (paper, section 7): features, [batch norm], then per hidden layer linear, [batch norm], activation; then
-    linear, tanh. The paper normalises "all layers"; the output layer is left out, since normalising it would undo
-    its small initialisation.
+    Layers (paper, section 7): features, then per hidden layer [batch norm], linear, activation; then [batch norm],
+    linear, tanh. Batch norm stands where each layer takes its input, which it is to receive whitened (section 3); the
+    output itself is not normalised, so that its small initialisation has its effect.
 
     :param observation_space: observation space
     :param action_space: action space, bounded
@@ -39,7 +39,7 @@ class Actor(BasePolicy):
     :param features_dim: number of features
     :param activation_fn: activation of the hidden layers
     :param normalize_images: whether uint8 images are divided by 255
-    :param batch_norm: whether features and hidden layers are batch-normalised
+    :param batch_norm: whether the input of each layer is batch-normalised
     :param final_init: the last layer starts in U[-final_init, final_init]; None: by its fan-in, as the others
     """
 
@@ -71,9 +71,9 @@ class Actor(BasePolicy):
         norms: list[type[nn.Module]] = [BatchNorm] if batch_norm else []
         action_dim = get_action_dim(action_space)
         layers = create_mlp(
-            features_dim, action_dim, net_arch, activation_fn, squash_output=True, post_linear_modules=norms
+            features_dim, action_dim, net_arch, activation_fn, squash_output=True, pre_linear_modules=norms
         )
-        self.mu = nn.Sequential(*(norm(features_dim) for norm in norms), *layers)
+        self.mu = nn.Sequential(*layers)
         _init_layers(list(self.mu), final_init)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
@@ -104,8 +104,8 @@ class Critic(BaseModel):
     """
     Action value Q(s, a), one network.
 
-    Layers (paper, section 7): features, [batch norm], then linear, [batch norm], activation for each hidden layer
-    before ``action_layer``; there the action enters beside the state; no batch norm from there on; linear output.
+    Layers (paper, section 7): features, then [batch norm], linear, activation for each hidden layer before
+    ``action_layer``; then [batch norm], and the action enters beside the state; no batch norm from there on; linear.
 
     :param observation_space: observation space
     :param action_space: action space, bounded
@@ -114,7 +114,7 @@ class Critic(BaseModel):
     :param features_dim: number of features
     :param activation_fn: activation of the hidden layers
     :param normalize_images: whether uint8 images are divided by 255
-    :param batch_norm: whether what comes before the action is batch-normalised
+    :param batch_norm: whether the inputs of the layers up to that with the action are batch-normalised, the action not
     :param action_layer: hidden layer at which the action enters, counted from 1 (which is SB3's concatenation of
         observation and action)
     :param final_init: the last layer starts in U[-final_init, final_init]; None: by its fan-in, as the others
@@ -148,10 +148,8 @@ class Critic(BaseModel):
         # `widths` are those of the layers before, at, and after the one where the action enters (1 is the output Q)
         widths = [features_dim, *net_arch, 1]
         norms: list[type[nn.Module]] = [BatchNorm] if batch_norm else []
-        state_layers = create_mlp(
-            features_dim, 0, net_arch[: action_layer - 1], activation_fn, post_linear_modules=norms
-        )
-        self.state_net = nn.Sequential(*(norm(features_dim) for norm in norms), *state_layers)
+        below = create_mlp(features_dim, 0, net_arch[: action_layer - 1], activation_fn, pre_linear_modules=norms)
+        self.state_net = nn.Sequential(*below, *(norm(widths[action_layer - 1]) for norm in norms))
         self.action_input = ActionInput(widths[action_layer - 1], get_action_dim(action_space), widths[action_layer])
         # What is left: the activation of that layer, the layers above it and the output, if that was not it
         above = [activation_fn(), *create_mlp(widths[action_layer], 1, net_arch[action_layer:], activation_fn)]

@@ -1,0 +1,80 @@
+"""What carries out the gradient step: chosen by hand or, by default, the fastest that the model allows."""
+
+from typing import Protocol
+
+from ddpg_ext.common.errors import InvalidArgumentError, nearest
+from ddpg_ext.ddpg_paper.fast_cpu import FastCPUExecutor
+from ddpg_ext.ddpg_paper.policies import DDPGPaperPolicy
+from ddpg_ext.ddpg_paper.update import Samples, StepResult, gradient_step
+
+
+class Executor(Protocol):
+    """Carries out gradient steps on a policy."""
+
+    name: str
+
+    def __init__(self, policy: DDPGPaperPolicy) -> None: ...
+
+    @staticmethod
+    def unsupported(policy: DDPGPaperPolicy) -> str | None:
+        """
+        :param policy: any policy
+        :return: what about it this executor cannot do, None if it can do it all
+        """
+
+    def prepare(self) -> None:
+        """Called before the first of some steps."""
+
+    def step(self, batch: Samples, gamma: float, tau: float) -> StepResult:
+        """As :func:`ddpg_ext.ddpg_paper.update.gradient_step`."""
+
+
+class EagerExecutor:
+    """Plain autograd, for any network on any device."""
+
+    name = "eager"
+
+    def __init__(self, policy: DDPGPaperPolicy) -> None:
+        self.policy = policy
+
+    @staticmethod
+    def unsupported(policy: DDPGPaperPolicy) -> str | None:
+        return None
+
+    def prepare(self) -> None:
+        self.policy.set_training_mode(True)
+
+    def step(self, batch: Samples, gamma: float, tau: float) -> StepResult:
+        return gradient_step(self.policy, batch, gamma, tau)
+
+
+#: in the order of preference
+EXECUTORS: dict[str, type[Executor]] = {"fast": FastCPUExecutor, "eager": EagerExecutor}
+
+
+def check_executor(name: str) -> None:
+    """
+    :param name: what the user asked for
+    :raises InvalidArgumentError: if there is no such executor
+    """
+    if name != "auto" and name not in EXECUTORS:
+        raise InvalidArgumentError(f"`executor` {name!r} is unknown; {nearest(name, ['auto', *EXECUTORS])}")
+
+
+def make_executor(name: str, policy: DDPGPaperPolicy) -> tuple[Executor, list[str]]:
+    """
+    :param name: "auto", or an executor's name
+    :param policy: what it is to train
+    :return: the executor, and why others were passed over
+    :raises InvalidArgumentError: if the one asked for cannot execute the policy
+    """
+    check_executor(name)
+    passed_over = []
+    for candidate, executor_class in EXECUTORS.items():
+        if name not in ("auto", candidate):
+            continue
+        reason = executor_class.unsupported(policy)
+        if reason is None:
+            return executor_class(policy), passed_over
+        passed_over.append(f"executor {candidate!r} does not support {reason}")
+    raise InvalidArgumentError(f'{passed_over[0]}; pass `executor="auto"` or "eager"')
