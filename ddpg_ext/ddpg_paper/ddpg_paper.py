@@ -73,8 +73,8 @@ class DDPGPaper(OffPolicyAlgorithm):
     :param device: "auto", "cpu", "cuda", ...
     :param _init_setup_model: whether to build the networks now
     :param qf_learning_rate: learning rate of the critic's Adam, a number > 0 or a schedule
-    :param qf_weight_decay: L2 weight decay of the critic's weights, >= 0. Biases and batch norm's scale and shift are
-        not decayed (the paper does not say)
+    :param qf_weight_decay: L2 weight decay of the critic, >= 0. It falls on all its parameters, biases and batch norm's
+        scale and shift included (the paper does not say; Pendulum is learned more evenly so)
     :param uniform_warmup: act uniformly at random until ``learning_starts``, as SB3 does. False: explore with policy
         and noise from the first step on, as in Algorithm 1
     :param stats_window_size: number of episodes that the logged rollout statistics average
@@ -183,7 +183,8 @@ class DDPGPaper(OffPolicyAlgorithm):
             self.replay_buffer_class = None  # SB3 then takes its n-step buffer
         super()._setup_model()
         self._create_aliases()
-        self.policy.set_weight_decay(self.qf_weight_decay)
+        for group in self.critic.optimizer.param_groups:
+            group["weight_decay"] = self.qf_weight_decay
         if self.batch_size == 1 and any(isinstance(module, _BatchNorm) for module in self.policy.modules()):
             raise InvalidArgumentError(
                 "`batch_size` must be at least 2 with batch normalisation, got 1; or pass "
@@ -330,8 +331,14 @@ class DDPGPaper(OffPolicyAlgorithm):
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
     ) -> tuple[np.ndarray, np.ndarray]:
-        # SB3 acts uniformly at random for the first `learning_starts` steps
-        return super()._sample_action(learning_starts if self.uniform_warmup else 0, action_noise, n_envs)
+        if self.uniform_warmup and self.num_timesteps < learning_starts:
+            return super()._sample_action(learning_starts, action_noise, n_envs)
+        # As SB3 does it, but the policy's actions need not go to the environment's bounds and back for the noise
+        assert self._last_obs is not None, "self._last_obs was not set"
+        scaled_action = self.policy.scaled_actions(self._last_obs)
+        if action_noise is not None:
+            scaled_action = (scaled_action + action_noise()).clip(-1, 1)
+        return self.policy.unscale_action(scaled_action), scaled_action
 
     def _store_transition(
         self,

@@ -3,6 +3,7 @@
 from itertools import chain
 from typing import Any, Literal
 
+import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.policies import BaseModel, BasePolicy
@@ -210,6 +211,7 @@ class DDPGPaperPolicy(BasePolicy):
     actor_target: Actor
     critic: Critic
     critic_target: Critic
+    action_space: spaces.Box
 
     def __init__(
         self,
@@ -296,24 +298,9 @@ class DDPGPaperPolicy(BasePolicy):
             kwargs["fused"] = True  # four times as fast on a CPU
         lr = lr_schedule(1)
         self.actor.optimizer = self.optimizer_class(self.actor.parameters(), lr=lr, **kwargs)  # type: ignore[call-arg]
-        # Two groups, since L2 weight decay is for weights: see `set_weight_decay`
-        params = self.critic.own_named_parameters()
-        weights = [param for param in params.values() if param.ndim > 1]
-        others = [param for param in params.values() if param.ndim <= 1]
-        self.critic.optimizer = self.optimizer_class(
-            [{"params": weights}, {"params": others}],
-            lr=lr,
-            **kwargs,  # type: ignore[call-arg]
-        )
+        params = self.critic.own_named_parameters().values()
+        self.critic.optimizer = self.optimizer_class(params, lr=lr, **kwargs)  # type: ignore[call-arg]
         self.set_training_mode(False)
-
-    def set_weight_decay(self, weight_decay: float) -> None:
-        """
-        Set the critic's L2 weight decay. It falls on weights, not on biases nor on batch norm's scale and shift.
-
-        :param weight_decay: coefficient, >= 0
-        """
-        self.critic.optimizer.param_groups[0]["weight_decay"] = weight_decay
 
     def target_pairs(self) -> tuple[list[th.Tensor], list[th.Tensor]]:
         """
@@ -349,6 +336,19 @@ class DDPGPaperPolicy(BasePolicy):
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         return self.actor(observation)
 
+    def scaled_actions(self, observation: np.ndarray | dict[str, np.ndarray]) -> np.ndarray:
+        """
+        What ``predict`` does, without going from [-1, 1] to the environment's bounds.
+
+        :param observation: a batch of observations, shape ``(n_envs, *obs_shape)``, or a dict of them
+        :return: actions in [-1, 1], shape ``(n_envs, *action_shape)``
+        """
+        self.set_training_mode(False)
+        tensor, _ = self.obs_to_tensor(observation)
+        with th.no_grad():
+            actions = self._predict(tensor)
+        return actions.cpu().numpy().reshape(-1, *self.action_space.shape)
+
     def set_training_mode(self, mode: bool) -> None:
         """
         Switch actor and critic between training and evaluation mode.
@@ -358,6 +358,8 @@ class DDPGPaperPolicy(BasePolicy):
 
         :param mode: True for training
         """
+        if mode == self.training == self.actor.training == self.critic.training:
+            return  # SB3 asks twice per step, and walking the modules takes longer than acting
         self.actor.set_training_mode(mode)
         self.critic.set_training_mode(mode)
         for target in (self.actor_target, self.critic_target):
