@@ -184,6 +184,11 @@ class DDPGPaper(OffPolicyAlgorithm):
         super()._setup_model()
         self._create_aliases()
         for group in self.critic.optimizer.param_groups:
+            if "weight_decay" not in group and self.qf_weight_decay > 0:
+                raise InvalidArgumentError(
+                    f"`qf_weight_decay` must be 0 with {type(self.critic.optimizer).__name__}, which has no weight "
+                    f"decay, got {self.qf_weight_decay}"
+                )
             group["weight_decay"] = self.qf_weight_decay
         if self.batch_size == 1 and any(isinstance(module, _BatchNorm) for module in self.policy.modules()):
             raise InvalidArgumentError(
@@ -401,7 +406,7 @@ class DDPGPaper(OffPolicyAlgorithm):
                 ) from None
             self._n_updates += 1
             if hasattr(self.replay_buffer, "update_priorities"):
-                self.replay_buffer.update_priorities(batch.indices, td_errors)
+                self.replay_buffer.update_priorities(batch.indices, td_errors)  # type: ignore[attr-defined]
             # Means since the last log, rather than SB3's last minibatch
             for name, value in metrics._asdict().items():
                 self.logger.record_mean(f"train/{name}", value)

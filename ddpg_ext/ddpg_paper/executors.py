@@ -69,7 +69,7 @@ def make_executor(name: str, policy: DDPGPaperPolicy) -> tuple[Executor, list[st
     :raises InvalidArgumentError: if the one asked for cannot execute the policy
     """
     check_executor(name)
-    passed_over = []
+    passed_over: list[str] = []
     for candidate, executor_class in EXECUTORS.items():
         if name not in ("auto", candidate):
             continue

@@ -25,7 +25,7 @@ class _Layer:
     """A layer's forward and backward pass. ``backward`` needs the last ``forward``'s input, which it keeps."""
 
     #: each parameter and the buffer that ``backward`` leaves its gradient in
-    grads: dict[nn.Parameter, th.Tensor]
+    grads: dict[th.Tensor, th.Tensor]
 
     def __init__(self, module: nn.Module) -> None:
         self.grads = {param: th.empty_like(param, requires_grad=False) for param in module.parameters()}
@@ -205,10 +205,14 @@ class _Critic:
         return self.action_input.action_gradient(self.q_net.backward(grad, params=False, inputs=True))
 
 
+#: a tensor, since torch would make one of the number for each parameter
+_ONE = th.tensor(1.0)
+
+
 class _Adam:
     """``torch.optim.Adam.step`` without its hundred Python calls, on the optimiser's own state."""
 
-    def __init__(self, optimizer: th.optim.Optimizer, grads: dict[nn.Parameter, th.Tensor]) -> None:
+    def __init__(self, optimizer: th.optim.Optimizer, grads: dict[th.Tensor, th.Tensor]) -> None:
         self.optimizer = optimizer
         self.state = optimizer.state
         self.groups: list[tuple[int, tuple[list[th.Tensor], ...]]] = []
@@ -227,7 +231,7 @@ class _Adam:
     def step(self) -> None:
         for index, tensors in self.groups:
             group = self.optimizer.param_groups[index]
-            th._foreach_add_(tensors[-1], 1)
+            th._foreach_add_(tensors[-1], _ONE)
             th._fused_adam_(
                 *tensors,
                 lr=group["lr"],
@@ -308,6 +312,8 @@ class FastCPUExecutor:
             return self._step(batch, gamma, tau)
 
     def _step(self, batch: Samples, gamma: float, tau: float) -> StepResult:
+        assert isinstance(batch.observations, th.Tensor)  # for mypy: no Dict observations here
+        assert isinstance(batch.next_observations, th.Tensor)
         obs = batch.observations.float().flatten(1)
         next_obs = batch.next_observations.float().flatten(1)
         if len(obs) != self.batch_size:
