@@ -21,8 +21,8 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from stable_baselines3.common.utils import FloatSchedule, update_learning_rate
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ddpg_ext.common.denormals import flush_denormals
 from ddpg_ext.common.errors import InvalidArgumentError, InvalidArgumentTypeError, NonFiniteError, nearest
+from ddpg_ext.common.float_mode import flush_denormals, matmul_precision
 from ddpg_ext.common.noise import OrnsteinUhlenbeckNoise, noise_scale, seed_random_stream, vectorize
 from ddpg_ext.ddpg_paper.arguments import (
     check_learning_rate,
@@ -80,6 +80,8 @@ class DDPGPaper(OffPolicyAlgorithm):
     :param stats_window_size: number of episodes that the logged rollout statistics average
     :param executor: what carries out the gradient step. "eager": plain autograd, for any network; "fast": derivatives
         written out, for plain networks on a CPU; "auto": the fastest that can. All compute the same
+    :param matmul_precision: precision of float32 matrix products during ``learn()``. "medium" takes bfloat16 products
+        where the processor has them, which is faster and less exact; None leaves torch's setting as it is
     :raises InvalidArgumentError: for an argument out of range (also a ``ValueError``)
     :raises InvalidArgumentTypeError: for an argument of the wrong type or an unknown keyword (also a ``TypeError``)
     :raises UnsupportedSpaceError: for actions that are not a bounded Box, or observations that need another policy
@@ -125,6 +127,7 @@ class DDPGPaper(OffPolicyAlgorithm):
         uniform_warmup: bool = False,
         stats_window_size: int = 100,
         executor: str = "auto",
+        matmul_precision: str | None = None,
     ) -> None:
         env = maybe_make_env(env, verbose)
         if env is not None:  # None when loading
@@ -162,6 +165,7 @@ class DDPGPaper(OffPolicyAlgorithm):
         self.qf_learning_rate = qf_learning_rate
         self.qf_weight_decay = qf_weight_decay
         self.uniform_warmup = uniform_warmup
+        self.matmul_precision = matmul_precision
         self._executor_choice = executor
         self._executor: Executor | None = None
         if _init_setup_model:
@@ -214,6 +218,10 @@ class DDPGPaper(OffPolicyAlgorithm):
             "gradient_steps", self.gradient_steps, lambda n: n >= -1, "-1 or a whole number >= 0", integer=True
         )
         check_train_freq(self.train_freq)
+        if self.matmul_precision not in (None, "highest", "high", "medium"):
+            raise InvalidArgumentError(
+                f"`matmul_precision` must be 'highest', 'high', 'medium' or None, got {self.matmul_precision!r}"
+            )
         check_noise(self.action_noise, self.action_space)
         if isinstance(self.observation_space, spaces.Dict):
             if self.n_steps > 1:
@@ -292,7 +300,7 @@ class DDPGPaper(OffPolicyAlgorithm):
         progress_bar: bool = False,
     ) -> SelfDDPGPaper:
         """
-        Train. Denormal numbers are flushed to zero meanwhile: see :func:`ddpg_ext.common.denormals.flush_denormals`.
+        Train. Denormal numbers are flushed to zero meanwhile: see :func:`ddpg_ext.common.float_mode.flush_denormals`.
 
         :param total_timesteps: environment steps to train for (a lower bound)
         :param callback: called at every step
@@ -303,7 +311,7 @@ class DDPGPaper(OffPolicyAlgorithm):
         :return: the trained model
         :raises NonFiniteError: if an observation, a reward or a loss is NaN or infinite; the model can be saved then
         """
-        with flush_denormals():
+        with flush_denormals(), matmul_precision(self.matmul_precision):
             return super().learn(
                 total_timesteps=total_timesteps,
                 callback=callback,
