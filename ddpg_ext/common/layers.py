@@ -1,10 +1,13 @@
 """Layers and initialisers that the paper's networks need and torch or SB3 do not have."""
 
 import math
+from itertools import pairwise
 
 import torch as th
 from torch import nn
 from torch.nn import functional as F
+
+from ddpg_ext.common.products import Affine, uses_onednn
 
 
 class BatchNorm(nn.BatchNorm1d):
@@ -26,6 +29,13 @@ class BatchNorm(nn.BatchNorm1d):
             return F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
         averages = (self.running_mean, self.running_var) if self.update_running else (None, None)
         return F.batch_norm(input, *averages, self.weight, self.bias, True, self.momentum or 0.0, self.eps)
+
+
+class Linear(nn.Linear):
+    """A linear layer with bias whose product on a CPU is that of :mod:`ddpg_ext.common.products`."""
+
+    def forward(self, input: th.Tensor) -> th.Tensor:
+        return linear(input, self.weight, self.bias)
 
 
 class ActionInput(nn.Module):
@@ -54,17 +64,51 @@ class ActionInput(nn.Module):
         :param actions: shape ``(batch, action_dim)``
         :return: shape ``(batch, out_features)``
         """
-        return F.linear(features, self.weight_features, self.bias) + F.linear(actions, self.weight_action)
+        return linear(features, self.weight_features, self.bias).addmm(actions, self.weight_action.t())
 
 
-def fan_in_uniform_(layer: nn.Linear | ActionInput, bound: float | None = None) -> None:
+def linear(x: th.Tensor, weight: th.Tensor, bias: th.Tensor) -> th.Tensor:
+    """``torch.nn.functional.linear``, by the kernel of :mod:`ddpg_ext.common.products` where that takes another one."""
+    return Affine.apply(x, weight, bias) if uses_onednn(x, weight) else F.linear(x, weight, bias)
+
+
+def mlp(
+    input_dim: int,
+    output_dim: int | None,
+    net_arch: list[int],
+    activation_fn: type[nn.Module],
+    batch_norm: bool = False,
+) -> list[nn.Module]:
+    """
+    The layers of a fully connected network: for each, [batch norm of its input], linear, activation.
+
+    :param input_dim: number of inputs
+    :param output_dim: number of outputs, which get no activation; None: the last hidden layer is the output
+    :param net_arch: widths of the hidden layers
+    :param activation_fn: activation of the hidden layers
+    :param batch_norm: whether each layer's input is batch-normalised
+    :return: the layers, initialised by their fan-in
+    """
+    layers: list[nn.Module] = []
+    widths = [input_dim, *net_arch, *([] if output_dim is None else [output_dim])]
+    for i, (fan_in, fan_out) in enumerate(pairwise(widths)):
+        if batch_norm:
+            layers.append(BatchNorm(fan_in))
+        layers.append(Linear(fan_in, fan_out))
+        fan_in_uniform_(layers[-1])
+        if i < len(net_arch):
+            layers.append(activation_fn())
+    return layers
+
+
+def fan_in_uniform_(layer: nn.Module, bound: float | None = None) -> None:
     """
     Initialise a layer's weights and biases uniformly (paper, section 7).
 
-    :param layer: the layer, changed in place
+    :param layer: a linear layer or an :class:`ActionInput`, changed in place
     :param bound: draw from [-bound, bound]; None: 1/sqrt(f), f the layer's fan-in
     """
     if bound is None:
-        bound = 1 / math.sqrt(layer.in_features)
+        bound = 1 / math.sqrt(layer.in_features)  # type: ignore[arg-type]
     for param in layer.parameters():
         nn.init.uniform_(param, -bound, bound)

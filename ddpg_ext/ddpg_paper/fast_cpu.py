@@ -16,7 +16,8 @@ from stable_baselines3.common.torch_layers import FlattenExtractor
 from torch import nn
 
 from ddpg_ext.common.errors import NonFiniteError
-from ddpg_ext.common.layers import ActionInput, BatchNorm
+from ddpg_ext.common.layers import ActionInput, BatchNorm, Linear
+from ddpg_ext.common.products import affine
 from ddpg_ext.ddpg_paper.policies import Actor, Critic, DDPGPaperPolicy
 from ddpg_ext.ddpg_paper.update import SATURATION_THRESHOLD, Samples, StepMetrics, StepResult
 
@@ -24,11 +25,13 @@ from ddpg_ext.ddpg_paper.update import SATURATION_THRESHOLD, Samples, StepMetric
 class _Layer:
     """A layer's forward and backward pass. ``backward`` needs the last ``forward``'s input, which it keeps."""
 
-    #: each parameter and the buffer that ``backward`` leaves its gradient in
-    grads: dict[th.Tensor, th.Tensor]
-
-    def __init__(self, module: nn.Module) -> None:
-        self.grads = {param: th.empty_like(param, requires_grad=False) for param in module.parameters()}
+    def __init__(self, module: nn.Module, grads: dict[th.Tensor, th.Tensor]) -> None:
+        """
+        :param module: the layer
+        :param grads: where ``backward`` leaves the gradient of each parameter, shared by the layers of a network
+        """
+        self.grads = grads
+        grads.update({param: th.empty_like(param, requires_grad=False) for param in module.parameters()})
 
     def resize(self, batch_size: int) -> None:
         """Allocate what depends on the size of the minibatch."""
@@ -47,8 +50,8 @@ class _Layer:
 
 
 class _Linear(_Layer):
-    def __init__(self, module: nn.Linear) -> None:
-        super().__init__(module)
+    def __init__(self, module: Linear, grads: dict[th.Tensor, th.Tensor]) -> None:
+        super().__init__(module, grads)
         self.weight, self.bias = module.weight, module.bias
 
     def resize(self, batch_size: int) -> None:
@@ -57,13 +60,13 @@ class _Linear(_Layer):
 
     def forward(self, x: th.Tensor) -> th.Tensor:
         self.x = x
-        return th.addmm(self.bias, x, self.weight.t(), out=self.out)
+        return affine(x, self.weight, self.bias, self.out)
 
     def backward(self, grad: th.Tensor, params: bool, inputs: bool) -> th.Tensor:
         if params:
-            th.mm(grad.t(), self.x, out=self.grads[self.weight])
+            self.grads[self.weight] = affine(grad.t(), self.x.t(), None, self.grads[self.weight])
             th.sum(grad, 0, out=self.grads[self.bias])
-        return th.mm(grad, self.weight, out=self.grad_input) if inputs else grad
+        return affine(grad, self.weight.t(), None, self.grad_input) if inputs else grad
 
 
 class _ActionInput(_Layer):
@@ -71,8 +74,8 @@ class _ActionInput(_Layer):
 
     actions: th.Tensor
 
-    def __init__(self, module: ActionInput) -> None:
-        super().__init__(module)
+    def __init__(self, module: ActionInput, grads: dict[th.Tensor, th.Tensor]) -> None:
+        super().__init__(module, grads)
         self.weight, self.weight_action, self.bias = module.weight_features, module.weight_action, module.bias
 
     def resize(self, batch_size: int) -> None:
@@ -82,23 +85,22 @@ class _ActionInput(_Layer):
 
     def forward(self, x: th.Tensor) -> th.Tensor:
         self.x = x
-        th.addmm(self.bias, x, self.weight.t(), out=self.out)
-        return self.out.addmm_(self.actions, self.weight_action.t())
+        return affine(x, self.weight, self.bias, self.out).addmm_(self.actions, self.weight_action.t())
 
     def backward(self, grad: th.Tensor, params: bool, inputs: bool) -> th.Tensor:
         if params:
-            th.mm(grad.t(), self.x, out=self.grads[self.weight])
-            th.mm(grad.t(), self.actions, out=self.grads[self.weight_action])
+            self.grads[self.weight] = affine(grad.t(), self.x.t(), None, self.grads[self.weight])
+            self.grads[self.weight_action] = th.mm(grad.t(), self.actions)
             th.sum(grad, 0, out=self.grads[self.bias])
-        return th.mm(grad, self.weight, out=self.grad_input) if inputs else grad
+        return affine(grad, self.weight.t(), None, self.grad_input) if inputs else grad
 
     def action_gradient(self, grad: th.Tensor) -> th.Tensor:
         return th.mm(grad, self.weight_action, out=self.grad_action)
 
 
 class _BatchNorm(_Layer):
-    def __init__(self, module: BatchNorm) -> None:
-        super().__init__(module)
+    def __init__(self, module: BatchNorm, grads: dict[th.Tensor, th.Tensor]) -> None:
+        super().__init__(module, grads)
         self.module = module
         self.weight, self.bias = module.weight, module.bias
         #: as :class:`BatchNorm`'s; here it is up to the network's user
@@ -119,8 +121,7 @@ class _BatchNorm(_Layer):
             grad, self.x, self.weight, None, None, self.mean, self.invstd, True, self.module.eps, wanted
         )
         if params:
-            self.grads[self.weight].copy_(grad_weight)
-            self.grads[self.bias].copy_(grad_bias)
+            self.grads[self.weight], self.grads[self.bias] = grad_weight, grad_bias
         return grad_input
 
 
@@ -144,7 +145,7 @@ class _Tanh(_Layer):
 
 
 _LAYERS: dict[type[nn.Module], type[_Layer]] = {
-    nn.Linear: _Linear,
+    Linear: _Linear,
     BatchNorm: _BatchNorm,
     nn.ReLU: _ReLU,
     nn.Tanh: _Tanh,
@@ -154,9 +155,9 @@ _LAYERS: dict[type[nn.Module], type[_Layer]] = {
 class _Chain:
     """Layers one after the other."""
 
-    def __init__(self, modules: Iterable[nn.Module]) -> None:
-        self.layers: list[_Layer] = [_LAYERS[type(module)](module) for module in modules]
-        self.grads = {param: grad for layer in self.layers for param, grad in layer.grads.items()}
+    def __init__(self, modules: Iterable[nn.Module], grads: dict[th.Tensor, th.Tensor]) -> None:
+        self.grads = grads
+        self.layers: list[_Layer] = [_LAYERS[type(module)](module, grads) for module in modules]
 
     def resize(self, batch_size: int) -> None:
         for layer in self.layers:
@@ -177,10 +178,10 @@ class _Critic:
     """Q(s, a): a chain for the state, the layer that takes the action, a chain for the value."""
 
     def __init__(self, module: Critic) -> None:
-        self.state_net = _Chain(module.state_net)
-        self.action_input = _ActionInput(module.action_input)
-        self.q_net = _Chain(module.q_net)
-        self.grads = {**self.state_net.grads, **self.action_input.grads, **self.q_net.grads}
+        self.grads: dict[th.Tensor, th.Tensor] = {}
+        self.state_net = _Chain(module.state_net, self.grads)
+        self.action_input = _ActionInput(module.action_input, self.grads)
+        self.q_net = _Chain(module.q_net, self.grads)
         self.norms = [layer for layer in self.state_net.layers if isinstance(layer, _BatchNorm)]
 
     def resize(self, batch_size: int) -> None:
@@ -215,7 +216,8 @@ class _Adam:
     def __init__(self, optimizer: th.optim.Optimizer, grads: dict[th.Tensor, th.Tensor]) -> None:
         self.optimizer = optimizer
         self.state = optimizer.state
-        self.groups: list[tuple[int, tuple[list[th.Tensor], ...]]] = []
+        self.grads = grads
+        self.groups: list[tuple[int, list[th.Tensor], list[th.Tensor], list[th.Tensor], list[th.Tensor]]] = []
         for index, group in enumerate(optimizer.param_groups):
             params = group["params"]
             for param in params:
@@ -224,16 +226,20 @@ class _Adam:
                         step=th.zeros(()), exp_avg=th.zeros_like(param), exp_avg_sq=th.zeros_like(param)
                     )
             states = [self.state[param] for param in params]
-            moments = ([state[name] for state in states] for name in ("exp_avg", "exp_avg_sq"))
-            steps = [state["step"] for state in states]
-            self.groups.append((index, (params, [grads[param] for param in params], *moments, [], steps)))
+            exp_avgs, exp_avg_sqs, steps = ([s[name] for s in states] for name in ("exp_avg", "exp_avg_sq", "step"))
+            self.groups.append((index, params, exp_avgs, exp_avg_sqs, steps))
 
     def step(self) -> None:
-        for index, tensors in self.groups:
+        for index, params, exp_avgs, exp_avg_sqs, steps in self.groups:
             group = self.optimizer.param_groups[index]
-            th._foreach_add_(tensors[-1], _ONE)
+            th._foreach_add_(steps, _ONE)
             th._fused_adam_(
-                *tensors,
+                params,
+                [self.grads[param] for param in params],
+                exp_avgs,
+                exp_avg_sqs,
+                [],
+                steps,
                 lr=group["lr"],
                 beta1=group["betas"][0],
                 beta2=group["betas"][1],
@@ -255,7 +261,7 @@ class FastCPUExecutor:
 
     def __init__(self, policy: DDPGPaperPolicy) -> None:
         self.policy = policy
-        self.actor, self.actor_target = _Chain(policy.actor.mu), _Chain(policy.actor_target.mu)
+        self.actor, self.actor_target = _Chain(policy.actor.mu, {}), _Chain(policy.actor_target.mu, {})
         self.critic, self.critic_target = _Critic(policy.critic), _Critic(policy.critic_target)
         self.actor_adam = _Adam(policy.actor.optimizer, self.actor.grads)
         self.critic_adam = _Adam(policy.critic.optimizer, self.critic.grads)
@@ -279,9 +285,7 @@ class FastCPUExecutor:
             ),
             "observations other than vectors": isinstance(space, spaces.Box)
             and not (policy.normalize_images and is_image_space(space)),
-            "layers other than linear (with bias), ReLU, tanh and batch norm": all(
-                type(layer) in _LAYERS and getattr(layer, "bias", 0) is not None for layer in layers
-            ),
+            "layers other than linear, ReLU, tanh and batch norm": all(type(layer) in _LAYERS for layer in layers),
             "parameters that do not learn, or other than float32": all(
                 param.requires_grad and param.dtype == th.float32 for param in params
             ),

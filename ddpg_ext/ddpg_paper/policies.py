@@ -12,7 +12,6 @@ from stable_baselines3.common.torch_layers import (
     BaseFeaturesExtractor,
     CombinedExtractor,
     FlattenExtractor,
-    create_mlp,
     get_actor_critic_arch,
 )
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
@@ -20,7 +19,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ddpg_ext.common.errors import InvalidArgumentError
-from ddpg_ext.common.layers import ActionInput, BatchNorm, fan_in_uniform_
+from ddpg_ext.common.layers import ActionInput, BatchNorm, fan_in_uniform_, mlp
 
 BatchNormChoice = bool | Literal["actor", "critic"]
 
@@ -69,13 +68,10 @@ class Actor(BasePolicy):
         self.batch_norm = batch_norm
         self.final_init = final_init
 
-        norms: list[type[nn.Module]] = [BatchNorm] if batch_norm else []
-        action_dim = get_action_dim(action_space)
-        layers = create_mlp(
-            features_dim, action_dim, net_arch, activation_fn, squash_output=True, pre_linear_modules=norms
-        )
-        self.mu = nn.Sequential(*layers)
-        _init_layers(list(self.mu), final_init)
+        layers = mlp(features_dim, get_action_dim(action_space), net_arch, activation_fn, batch_norm)
+        if final_init is not None:
+            fan_in_uniform_(layers[-1], final_init)
+        self.mu = nn.Sequential(*layers, nn.Tanh())
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         data = super()._get_constructor_parameters()
@@ -148,14 +144,15 @@ class Critic(BaseModel):
 
         # `widths` are those of the layers before, at, and after the one where the action enters (1 is the output Q)
         widths = [features_dim, *net_arch, 1]
-        norms: list[type[nn.Module]] = [BatchNorm] if batch_norm else []
-        below = create_mlp(features_dim, 0, net_arch[: action_layer - 1], activation_fn, pre_linear_modules=norms)
-        self.state_net = nn.Sequential(*below, *(norm(widths[action_layer - 1]) for norm in norms))
+        below = mlp(features_dim, None, net_arch[: action_layer - 1], activation_fn, batch_norm)
+        norm = [BatchNorm(widths[action_layer - 1])] if batch_norm else []
+        self.state_net = nn.Sequential(*below, *norm)
         self.action_input = ActionInput(widths[action_layer - 1], get_action_dim(action_space), widths[action_layer])
         # What is left: the activation of that layer, the layers above it and the output, if that was not it
-        above = [activation_fn(), *create_mlp(widths[action_layer], 1, net_arch[action_layer:], activation_fn)]
+        above = [activation_fn(), *mlp(widths[action_layer], 1, net_arch[action_layer:], activation_fn)]
         self.q_net = nn.Sequential(*(above if net_arch else []))
-        _init_layers([*self.state_net, self.action_input, *self.q_net], final_init)
+        if final_init is not None:
+            fan_in_uniform_(self.q_net[-1] if net_arch else self.action_input, final_init)
 
     def forward(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
         """
@@ -430,15 +427,6 @@ class MultiInputPolicy(DDPGPaperPolicy):
             action_layer,
             final_init,
         )
-
-
-def _init_layers(layers: list[nn.Module], final_init: float | None) -> None:
-    """Fan-in uniform for all, U[-final_init, final_init] for the last."""
-    linear = [layer for layer in layers if isinstance(layer, nn.Linear | ActionInput)]
-    for layer in linear:
-        fan_in_uniform_(layer)
-    if final_init is not None:
-        fan_in_uniform_(linear[-1], final_init)
 
 
 def _check_net_arch(net_arch: Any) -> tuple[list[int], list[int]]:

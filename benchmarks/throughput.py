@@ -1,0 +1,354 @@
+"""
+Environment steps per second of ``learn()``, end to end: DDPGPaper, SB3's DDPG and, where it is installed, SBX's.
+
+    python benchmarks/throughput.py                     # the comparison of the documentation, about 40 minutes
+    python benchmarks/throughput.py --rounds 1 --steps 50 --envs Pendulum-v1 --parts compare   # a try
+
+Each competitor runs in a process of its own. The processes take turns, a chunk of steps each, for some rounds: what
+else the machine does meets all alike. Ratios are formed within a round; printed are their medians and ranges.
+"""
+
+import argparse
+import importlib.util
+import json
+import multiprocessing as mp
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch as th
+
+# Hyperparameters on all sides; the networks are 400-300 ReLU
+SHARED: dict[str, Any] = {"buffer_size": 200_000, "learning_starts": 300, "tau": 1e-3, "gamma": 0.99, "seed": 0}
+
+
+def make_ours(env: Any, batch_size: int, **kwargs: Any) -> Any:
+    """DDPGPaper; its noise is the paper's."""
+    from ddpg_ext import DDPGPaper
+
+    return DDPGPaper("MlpPolicy", env, learning_rate=1e-4, batch_size=batch_size, device="cpu", **{**SHARED, **kwargs})
+
+
+def make_sb3(env: Any, batch_size: int, **kwargs: Any) -> Any:
+    """SB3's DDPG with Ornstein-Uhlenbeck noise."""
+    from stable_baselines3 import DDPG
+
+    return DDPG(
+        "MlpPolicy", env, 1e-4, batch_size=batch_size, action_noise=ou_noise(env), device="cpu", **SHARED, **kwargs
+    )
+
+
+def make_sbx(env: Any, batch_size: int) -> Any:
+    """SBX's DDPG, with the same noise as SB3's."""
+    from sbx import DDPG
+
+    kwargs = {"policy_kwargs": {"net_arch": [400, 300]}, "qf_learning_rate": 1e-3, "action_noise": ou_noise(env)}
+    return DDPG("MlpPolicy", env, 1e-4, batch_size=batch_size, **SHARED, **kwargs)
+
+
+def ou_noise(env: Any) -> Any:
+    """SB3's noise for the environment's actions."""
+    from stable_baselines3.common.noise import OrnsteinUhlenbeckActionNoise
+
+    return OrnsteinUhlenbeckActionNoise(np.zeros(env.action_space.shape), 0.2 * np.ones(env.action_space.shape), dt=1.0)
+
+
+PLAIN: dict[str, Any] = {"policy_kwargs": {"batch_norm": False}, "qf_weight_decay": 0.0}
+COMPETITORS: dict[str, Callable[..., Any]] = {
+    "SB3": make_sb3,
+    "SBX": make_sbx,
+    "plain": lambda env, batch_size, **kwargs: make_ours(env, batch_size, **PLAIN, **kwargs),
+    "paper": make_ours,
+    "plain, bf16": lambda env, batch_size: make_ours(env, batch_size, matmul_precision="medium", **PLAIN),
+    "plain, eager": lambda env, batch_size: make_ours(env, batch_size, executor="eager", **PLAIN),
+}
+
+
+def worker(
+    pipe: Connection, competitor: str, env_id: str, n_envs: int, threads: int, batch_size: int, kwargs: Any
+) -> None:
+    """Build one competitor, warm up, then time a chunk of steps whenever it is asked to."""
+    from stable_baselines3.common.env_util import make_vec_env
+
+    th.set_num_threads(threads)
+    model = COMPETITORS[competitor](make_vec_env(env_id, n_envs=n_envs, seed=0), batch_size, **kwargs)
+    model.learn(SHARED["learning_starts"] + 200 * n_envs)
+    pipe.send(None)
+    for steps in iter(pipe.recv, None):
+        start = time.perf_counter()
+        model.learn(steps, reset_num_timesteps=False)
+        pipe.send(steps / (time.perf_counter() - start))
+
+
+class Process:
+    """A competitor in its own process."""
+
+    def __init__(self, name: str, env_id: str, threads: int, batch_size: int = 64, n_envs: int = 1, **kwargs: Any):
+        context = mp.get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        arguments = (theirs, name, env_id, n_envs, threads, batch_size, kwargs)
+        self.process = context.Process(target=worker, args=arguments, daemon=True)
+        self.process.start()
+        self.pipe.recv()
+
+    def time(self, steps: int) -> float:
+        """Steps per second over so many steps."""
+        self.pipe.send(steps)
+        return self.pipe.recv()
+
+    def close(self) -> None:
+        """End the process."""
+        self.pipe.send(None)
+        self.process.join()
+
+
+def interleave(processes: dict[str, Process], rounds: int, steps: int) -> dict[str, list[float]]:
+    """Steps per second of each in each round."""
+    rates: dict[str, list[float]] = {name: [] for name in processes}
+    for _ in range(rounds):
+        for name, process in processes.items():
+            rates[name].append(process.time(steps))
+    for process in processes.values():
+        process.close()
+    return rates
+
+
+def ratios(rates: dict[str, list[float]], name: str, base: str) -> list[float]:
+    """Within each round: how many times as fast."""
+    return [a / b for a, b in zip(rates[name], rates[base], strict=True)]
+
+
+def spread(values: list[float], digits: int = 2) -> str:
+    """Median and range."""
+    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f}-{max(values):.{digits}f})"
+
+
+def compare(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """The main table: all competitors on each environment, with 1 and 2 threads, with batches of 64 and 256."""
+    names = [name for name in COMPETITORS if name != "SBX" or importlib.util.find_spec("sbx")]
+    results = []
+    print(
+        "\n| environment | batch | threads | " + " | ".join(names) + " | plain/SB3 | plain/SBX | paper/SB3 | bf16/SB3 |"
+    )
+    print("|---" * (len(names) + 7) + "|")
+    for env_id in args.envs:
+        for batch_size, threads in ((64, 1), (64, 2), (256, 2)):
+            processes = {name: Process(name, env_id, threads, batch_size) for name in names}
+            rates = interleave(processes, args.rounds, args.steps)
+            pairs = {"plain": "SB3", "plain ": "SBX", "paper": "SB3", "plain, bf16": "SB3"}
+            quotients = {
+                f"{name.strip()}/{base}": ratios(rates, name.strip(), base)
+                for name, base in pairs.items()
+                if base in rates
+            }
+            results.append(
+                {"env": env_id, "batch": batch_size, "threads": threads, "rates": rates, "ratios": quotients}
+            )
+            cells = [f"{statistics.median(rates[name]):.0f}" for name in names]
+            cells += [spread(quotients[f"{n.strip()}/{b}"]) if b in rates else "-" for n, b in pairs.items()]
+            print(f"| {env_id} | {batch_size} | {threads} | " + " | ".join(cells) + " |", flush=True)
+    return results
+
+
+def gradient_step_against_products(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """The time of a gradient step over that of its matrix products alone, measured in turns in one process."""
+    import gymnasium as gym
+
+    results = []
+    print(
+        "\n| environment | batch norm | gradient step (ms) | its matrix products (ms) | ratio |\n|---|---|---|---|---|"
+    )
+    th.set_num_threads(1)
+    for env_id in args.envs:
+        for name, kwargs in (("no", PLAIN), ("yes", {})):
+            model = make_ours(gym.make(env_id), 64, **kwargs)
+            model.learn(SHARED["learning_starts"] + 200)
+            batch = model.replay_buffer.sample(64)
+            products = matrix_products(64, batch.observations.shape[1], batch.actions.shape[1])
+            step, alone = [], []
+            th.set_flush_denormal(True)
+            for _ in range(max(args.steps // 2, 50)):
+                start = time.perf_counter()
+                model._executor.step(batch, 0.99, 1e-3)
+                middle = time.perf_counter()
+                products()
+                step.append((middle - start) * 1e3)
+                alone.append((time.perf_counter() - middle) * 1e3)
+            th.set_flush_denormal(False)
+            quotient = statistics.median(step) / statistics.median(alone)
+            results.append(
+                {"env": env_id, "batch_norm": name, "step_ms": step, "products_ms": alone, "ratio": quotient}
+            )
+            print(f"| {env_id} | {name} | {spread(step, 3)} | {spread(alone, 3)} | {quotient:.2f} |", flush=True)
+    return results
+
+
+def matrix_products(batch: int, state: int, action: int) -> Callable[[], None]:
+    """Every matrix product that one update of 400-300 networks cannot do without, into preallocated memory."""
+    rand = th.randn
+
+    def product(rows: int, inner: int, columns: int) -> Callable[[], th.Tensor]:
+        a, b, out = rand(rows, inner), rand(inner, columns), th.empty(rows, columns)
+        return lambda: th.mm(a, b, out=out)
+
+    def forward(sizes: list[tuple[int, int]]) -> list[Callable[[], th.Tensor]]:
+        return [product(batch, i, o) for i, o in sizes]
+
+    def weight_gradients(sizes: list[tuple[int, int]]) -> list[Callable[[], th.Tensor]]:
+        return [product(o, batch, i) for i, o in sizes]
+
+    def input_gradients(sizes: list[tuple[int, int]]) -> list[Callable[[], th.Tensor]]:
+        return [product(batch, o, i) for i, o in sizes]
+
+    actor = [(state, 400), (400, 300), (300, action)]
+    critic = [(state, 400), (400, 300), (action, 300), (300, 1)]
+    calls = [
+        *forward(actor + critic),  # targets
+        *forward(critic),
+        *weight_gradients(critic),
+        *input_gradients([(400, 300), (300, 1)]),  # critic step
+        *forward(actor + critic),
+        *input_gradients([(300, 1), (action, 300)]),  # actor step: through the critic
+        *weight_gradients(actor),
+        *input_gradients(actor[1:]),  # and into the actor
+    ]
+
+    def run() -> None:
+        for call in calls:
+            call()
+
+    return run
+
+
+def endurance(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Full defaults over 300,000 steps: does it slow down?"""
+    process = Process("paper", "Pendulum-v1", threads=1, buffer_size=1_000_000)
+    rates = [process.time(args.endurance_steps // 30) for _ in range(30)]
+    process.close()
+    early, late = statistics.mean(rates[1:6]), statistics.mean(rates[25:])
+    n = args.endurance_steps // 1000
+    print(
+        f"\nsteps/s over steps {n // 30}k-{n // 5}k: {early:.0f}; over the last sixth of {n}k: {late:.0f}; {late / early:.2f}"
+    )
+    return [{"rates": rates, "ratio": late / early}]
+
+
+def scaling(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """How throughput goes with the number of environments, and the gradient step's time with batch size and width."""
+    import gymnasium as gym
+
+    results: list[dict[str, Any]] = []
+    print("\n| environments, gradient_steps=-1 | SB3 | plain | ratio |\n|---|---|---|---|")
+    for n_envs in (1, 4, 16):
+        names = ("SB3", "plain")
+        processes = {name: Process(name, "Pendulum-v1", 1, 64, n_envs, gradient_steps=-1) for name in names}
+        rates = interleave(processes, args.rounds, max(args.steps // n_envs, 1) * n_envs)
+        results.append({"n_envs": n_envs, "rates": rates})
+        cells = " | ".join(f"{statistics.median(rates[name]):.0f}" for name in names)
+        print(f"| {n_envs} | {cells} | {spread(ratios(rates, 'plain', 'SB3'))} |", flush=True)
+    print("\n| batch | width | SB3 gradient step (ms) | plain (ms) | ratio |\n|---|---|---|---|---|")
+    th.set_num_threads(1)
+    cases = [(batch, 400) for batch in (16, 64, 256, 1024)] + [(64, width) for width in (64, 256, 1024)]
+    for batch, width in cases:
+        arch = {"net_arch": [width, width]} if width != 400 else {}
+        models = {
+            "SB3": make_sb3(gym.make("Pendulum-v1"), batch, policy_kwargs=arch or None),
+            "plain": make_ours(
+                gym.make("Pendulum-v1"), batch, policy_kwargs={"batch_norm": False, **arch}, qf_weight_decay=0.0
+            ),
+        }
+        times: dict[str, list[float]] = {name: [] for name in models}
+        for model in models.values():
+            model.learn(SHARED["learning_starts"] + 5)
+        for _ in range(args.rounds * 2):
+            for name, model in models.items():
+                start = time.perf_counter()
+                model.train(gradient_steps=20, batch_size=batch)
+                times[name].append((time.perf_counter() - start) / 20 * 1e3)
+        results.append({"batch": batch, "width": width, "gradient_step_ms": times})
+        medians = [statistics.median(times[name]) for name in models]
+        print(
+            f"| {batch} | {width} | {medians[0]:.2f} | {medians[1]:.2f} | {medians[0] / medians[1]:.2f} |", flush=True
+        )
+    return results
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on."""
+    import gymnasium
+    import stable_baselines3
+
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    cpu = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    found = {
+        "torch": th.__version__,
+        "stable-baselines3": stable_baselines3.__version__,
+        "gymnasium": gymnasium.__version__,
+    }
+    if importlib.util.find_spec("sbx"):
+        import jax
+        import sbx
+
+        found |= {"sbx": sbx.__version__, "jax": jax.__version__}
+    return {"cpu": cpu, "cores": mp.cpu_count(), "python": platform.python_version(), **found}
+
+
+def draw(results: dict[str, Any], path: Path) -> None:
+    """Bars of steps per second, one group per row of the main table."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    rows = results["compare"]
+    names = [name for name in rows[0]["rates"] if name != "plain, eager"]
+    figure, axes = plt.subplots(figsize=(9, 4), layout="constrained")
+    width = 0.8 / len(names)
+    for i, name in enumerate(names):
+        heights = [statistics.median(row["rates"][name]) for row in rows]
+        label = name if name in ("SB3", "SBX") else f"DDPGPaper: {name}"
+        axes.bar([x + i * width for x in range(len(rows))], heights, width, label=label)
+    labels = [f"{row['env']}\nbatch {row['batch']}, {row['threads']} threads" for row in rows]
+    axes.set_xticks([x + 0.4 - width / 2 for x in range(len(rows))], labels, fontsize=8)
+    axes.set_ylabel("environment steps per second")
+    axes.legend(fontsize=8, ncols=2)
+    axes.grid(axis="y", alpha=0.3)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+PARTS: dict[str, Callable[[argparse.Namespace], list[dict[str, Any]]]] = {
+    "compare": compare,
+    "step": gradient_step_against_products,
+    "scaling": scaling,
+    "endurance": endurance,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--envs", nargs="+", default=["Pendulum-v1", "HalfCheetah-v5"])
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--steps", type=int, default=1000, help="environment steps per competitor and round")
+    parser.add_argument("--endurance-steps", type=int, default=300_000)
+    parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
+    parser.add_argument("--out", type=Path, default=Path("runs/throughput"), help="folder for JSON and picture")
+    args = parser.parse_args()
+
+    print(", ".join(f"{key} {value}" for key, value in machine().items()))
+    results: dict[str, Any] = {"machine": machine()} | {part: PARTS[part](args) for part in args.parts}
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / "throughput.json").write_text(json.dumps(results, indent=1))
+    if "compare" in results:
+        draw(results, args.out / "throughput.png")
+    print(f"\nWritten to {args.out}/")
+
+
+if __name__ == "__main__":
+    main()
