@@ -190,11 +190,14 @@ def gradient_step_against_products(args: argparse.Namespace) -> list[dict[str, A
 
 def matrix_products(batch: int, state: int, action: int) -> Callable[[], None]:
     """Every matrix product that one update of 400-300 networks cannot do without, into preallocated memory."""
+    from ddpg_ext.common.products import affine
+
     rand = th.randn
 
     def product(rows: int, inner: int, columns: int) -> Callable[[], th.Tensor]:
         a, b, out = rand(rows, inner), rand(inner, columns), th.empty(rows, columns)
-        return lambda: th.mm(a, b, out=out)
+        weight = b.t()
+        return lambda: affine(a, weight, None, out)
 
     def forward(sizes: list[tuple[int, int]]) -> list[Callable[[], th.Tensor]]:
         return [product(batch, i, o) for i, o in sizes]
@@ -232,9 +235,7 @@ def endurance(args: argparse.Namespace) -> list[dict[str, Any]]:
     process.close()
     early, late = statistics.mean(rates[1:6]), statistics.mean(rates[25:])
     n = args.endurance_steps // 1000
-    print(
-        f"\nsteps/s over steps {n // 30}k-{n // 5}k: {early:.0f}; over the last sixth of {n}k: {late:.0f}; {late / early:.2f}"
-    )
+    print(f"\nsteps/s over steps {n // 30}k-{n // 5}k: {early:.0f}; last sixth of {n}k: {late:.0f}; {late / early:.2f}")
     return [{"rates": rates, "ratio": late / early}]
 
 

@@ -28,6 +28,14 @@ class NonFiniteError(DDPGPaperError, ValueError):
     """
 
 
+class ReplayBufferError(DDPGPaperError, RuntimeError):
+    """
+    A replay buffer cannot do what it is asked: it is empty, its disk is full, its folder belongs to another one, ...
+
+    What it holds is unharmed.
+    """
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """
     The part of an error message that helps with a misspelt name.

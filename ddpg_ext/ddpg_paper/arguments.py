@@ -2,8 +2,6 @@
 
 import copy
 import inspect
-from collections.abc import Callable
-from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -11,6 +9,7 @@ from gymnasium import spaces
 from stable_baselines3.common.noise import ActionNoise, VectorizedActionNoise
 from stable_baselines3.common.type_aliases import TrainFreq
 
+from ddpg_ext.common.checks import check_number
 from ddpg_ext.common.errors import (
     InvalidArgumentError,
     InvalidArgumentTypeError,
@@ -20,22 +19,6 @@ from ddpg_ext.common.errors import (
 from ddpg_ext.ddpg_paper.policies import DDPGPaperPolicy
 
 NOISE_NAMES = ("ornstein-uhlenbeck",)
-
-
-def check_number(name: str, value: Any, ok: Callable[[Any], bool], what: str, integer: bool = False) -> None:
-    """
-    :param name: the argument
-    :param value: what was given
-    :param ok: whether a value is in range (NaN fails every comparison)
-    :param what: the range in words
-    :param integer: whether it must be a whole number
-    :raises InvalidArgumentTypeError: if it is no number
-    :raises InvalidArgumentError: if it is out of range
-    """
-    if isinstance(value, bool) or not isinstance(value, Integral if integer else Real):
-        raise InvalidArgumentTypeError(f"`{name}` must be {what}, got {value!r}")
-    if not ok(value):
-        raise InvalidArgumentError(f"`{name}` must be {what}, got {value!r}")
 
 
 def check_learning_rate(name: str, value: Any) -> None:

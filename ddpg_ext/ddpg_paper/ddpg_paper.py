@@ -4,6 +4,7 @@ import inspect
 import io
 import math
 import pathlib
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar, TypeVar
@@ -21,13 +22,14 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from stable_baselines3.common.utils import FloatSchedule, update_learning_rate
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ddpg_ext.buffers import PackedReplayBuffer
+from ddpg_ext.common.checks import check_number
 from ddpg_ext.common.errors import InvalidArgumentError, InvalidArgumentTypeError, NonFiniteError, nearest
 from ddpg_ext.common.float_mode import flush_denormals, matmul_precision
 from ddpg_ext.common.noise import OrnsteinUhlenbeckNoise, noise_scale, seed_random_stream, vectorize
 from ddpg_ext.ddpg_paper.arguments import (
     check_learning_rate,
     check_noise,
-    check_number,
     check_policy,
     check_spaces,
     check_train_freq,
@@ -61,15 +63,18 @@ class DDPGPaper(OffPolicyAlgorithm):
     :param gradient_steps: gradient steps per update; -1: as many as environment steps since the last
     :param action_noise: exploration noise on actions scaled to [-1, 1]. "ornstein-uhlenbeck": the paper's, with a
         stream of its own seeded from ``seed``; None: none; or any SB3 ``ActionNoise`` for one environment
-    :param replay_buffer_class: SB3's choice if None; ``HerReplayBuffer``, for instance
+    :param replay_buffer_class: None: :class:`~ddpg_ext.buffers.PackedReplayBuffer` for Box observations, SB3's choice
+        for others; or any SB3 replay buffer, such as ``HerReplayBuffer``
     :param replay_buffer_kwargs: its keyword arguments
-    :param optimize_memory_usage: SB3's memory-saving replay buffer; see there for what it excludes
-    :param n_steps: above 1: learn from n-step returns (SB3's ``NStepReplayBuffer``)
+    :param optimize_memory_usage: SB3's memory-saving replay buffer; see there for what it excludes. The default buffer
+        saves that memory anyway
+    :param n_steps: above 1: learn from n-step returns
     :param tensorboard_log: folder for TensorBoard
     :param policy_kwargs: keyword arguments of the policy, such as ``net_arch`` or ``batch_norm``: see
         :class:`~ddpg_ext.ddpg_paper.policies.DDPGPaperPolicy`
     :param verbose: 0 quiet, 1 info, 2 debug
-    :param seed: seeds NumPy, torch, Python, the environment, the action space and the exploration noise
+    :param seed: seeds NumPy, torch, Python, the environment, the action space, the exploration noise and the replay
+        buffer
     :param device: "auto", "cpu", "cuda", ...
     :param _init_setup_model: whether to build the networks now
     :param qf_learning_rate: learning rate of the critic's Adam, a number > 0 or a schedule
@@ -183,9 +188,10 @@ class DDPGPaper(OffPolicyAlgorithm):
             self.learning_starts = self.batch_size - 1  # type: ignore[unreachable]
         self._check_arguments()
         check_executor(self._executor_choice)
-        if self.n_steps > 1:
-            self.replay_buffer_class = None  # SB3 then takes its n-step buffer
-        super()._setup_model()
+        with self._default_replay_buffer():
+            super()._setup_model()
+        if self.seed is not None and getattr(self.replay_buffer, "seed", 0) is None:
+            self._seed_replay_buffer(self.seed)
         self._create_aliases()
         for group in self.critic.optimizer.param_groups:
             if "weight_decay" not in group and self.qf_weight_decay > 0:
@@ -201,6 +207,20 @@ class DDPGPaper(OffPolicyAlgorithm):
             )
         self._setup_noise()
         self._setup_executor()
+
+    @contextmanager
+    def _default_replay_buffer(self) -> Iterator[None]:
+        """While SB3 builds the buffer, give it this package's, unless the user chose another."""
+        chosen = self.replay_buffer_class, self.replay_buffer_kwargs
+        is_default = self.replay_buffer_class is None and not self.optimize_memory_usage
+        if is_default and isinstance(self.observation_space, spaces.Box):
+            self.replay_buffer_class = PackedReplayBuffer
+            self.replay_buffer_kwargs = {"n_steps": self.n_steps, "gamma": self.gamma, **self.replay_buffer_kwargs}
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="`n_steps=")  # SB3's, for a class that does not know them
+            yield
+        # A model that is saved keeps what was asked for, not what came of it
+        self.replay_buffer_class, self.replay_buffer_kwargs = chosen
 
     def _check_arguments(self) -> None:
         check_learning_rate("learning_rate", self.learning_rate)
@@ -264,16 +284,22 @@ class DDPGPaper(OffPolicyAlgorithm):
         if self.action_noise is not None:
             seed_random_stream(self.action_noise, int(np.random.SeedSequence([seed, 1]).generate_state(1)[0]))
 
+    def _seed_replay_buffer(self, seed: int) -> None:
+        # SB3's own buffers draw from NumPy's global generator
+        if self.replay_buffer is not None and hasattr(self.replay_buffer, "set_random_seed"):
+            self.replay_buffer.set_random_seed(int(np.random.SeedSequence([seed, 2]).generate_state(1)[0]))
+
     def set_random_seed(self, seed: int | None = None) -> None:
         """
-        Seed Python, NumPy, torch, the environment, the action space and the exploration noise.
+        Seed Python, NumPy, torch, the environment, the action space, the exploration noise and the replay buffer.
 
         :param seed: None changes nothing
         """
         super().set_random_seed(seed)
-        # During set-up the noise takes care of itself: a loaded one goes on where it was
+        # During set-up noise and buffer take care of themselves: loaded ones go on where they were
         if seed is not None and hasattr(self, "policy"):
             self._seed_noise(seed)
+            self._seed_replay_buffer(seed)
 
     def _create_aliases(self) -> None:
         self.actor = self.policy.actor

@@ -1,0 +1,291 @@
+"""Any replay store behind SB3's ``ReplayBuffer`` interface."""
+
+from abc import abstractmethod
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.buffers import BaseBuffer, ReplayBuffer
+from stable_baselines3.common.type_aliases import ReplayBufferSamples
+from stable_baselines3.common.vec_env import VecNormalize
+
+from ddpg_ext.common.checks import check_number
+from ddpg_ext.common.errors import (
+    InvalidArgumentError,
+    InvalidArgumentTypeError,
+    NonFiniteError,
+    ReplayBufferError,
+    UnsupportedSpaceError,
+)
+
+
+class Transitions(NamedTuple):
+    """
+    Transitions as a store takes them and gives them back: arrays or tensors whose first dimension counts transitions.
+
+    The fields stand in the order of SB3's ``ReplayBufferSamples``.
+    """
+
+    #: shape ``(n, *obs_shape)``, of the buffer's ``obs_dtype``
+    observations: Any
+    #: shape ``(n, action_dim)``, float32
+    actions: Any
+    #: shape ``(n, *obs_shape)``: of an episode's last transition, the observation that ended it
+    next_observations: Any
+    #: shape ``(n, 1)``, float32: 1 where the next observation is terminal, 0 elsewhere, time limits included
+    dones: Any
+    #: shape ``(n, 1)``, float32
+    rewards: Any
+
+
+class ReplayBufferAdapter(ReplayBuffer):
+    """
+    Puts any replay store behind the interface of SB3's ``ReplayBuffer``, for use as ``replay_buffer_class=``.
+
+    A subclass says where transitions go (:meth:`_write`) and how they come back (:meth:`_read`). The adapter does the
+    rest: checks what is added before the store sees it, tells time limits from terminal states, counts, draws
+    uniformly with a generator of its own, applies ``VecNormalize``, and moves batches to the device.
+
+    Transitions are numbered by ``index = slot * n_envs + environment``, with slots from 0 to ``buffer_size - 1``; when
+    all slots are taken, the oldest is written over.
+
+    :param buffer_size: capacity in transitions, over all environments; as in SB3 the attribute of that name is the
+        capacity of each environment
+    :param observation_space: a Box, Discrete, MultiDiscrete or MultiBinary space
+    :param action_space: a Box of floats
+    :param device: where sampled tensors go
+    :param n_envs: number of parallel environments
+    :param optimize_memory_usage: must be False; SB3's algorithms pass it
+    :param handle_timeout_termination: whether ``TimeLimit.truncated`` in ``infos`` means that the next observation is
+        not terminal
+    :param seed: of the generator that draws batches; None: ``DDPGPaper`` seeds it from its own seed
+    :raises UnsupportedSpaceError: for another space
+    :raises InvalidArgumentError: for an argument out of range
+    """
+
+    def __init__(
+        self,
+        buffer_size: int,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        device: th.device | str = "auto",
+        n_envs: int = 1,
+        optimize_memory_usage: bool = False,
+        handle_timeout_termination: bool = True,
+        *,
+        seed: int | None = None,
+    ) -> None:
+        check_number("buffer_size", buffer_size, lambda n: n > 0, "a whole number above 0", integer=True)
+        check_number("n_envs", n_envs, lambda n: n > 0, "a whole number above 0", integer=True)
+        _check_spaces(observation_space, action_space)
+        if optimize_memory_usage:
+            raise InvalidArgumentError(
+                f"`optimize_memory_usage` must be False with {type(self).__name__}; PackedReplayBuffer always stores "
+                "an observation once, time limits included"
+            )
+        # Not ReplayBuffer's constructor: it would set up SB3's arrays
+        BaseBuffer.__init__(self, max(buffer_size // n_envs, 1), observation_space, action_space, device, n_envs)
+        self.optimize_memory_usage = False
+        self.handle_timeout_termination = handle_timeout_termination
+        #: observations are stored in the space's type, except that float64 becomes float32, as the networks make it
+        self.obs_dtype = np.dtype(np.float32 if observation_space.dtype == np.float64 else observation_space.dtype)
+        self._zeros = np.zeros((n_envs, 1), dtype=np.float32)
+        self.set_random_seed(seed)
+
+    def set_random_seed(self, seed: int | None) -> None:
+        """
+        Start the random stream of the draws anew.
+
+        :param seed: None takes fresh entropy
+        """
+        self.seed = seed
+        self._rng = np.random.default_rng(seed)
+
+    # ---------------------------------------------------------------- the store
+
+    @abstractmethod
+    def _write(self, indices: np.ndarray, transitions: Transitions, episode_ends: np.ndarray) -> None:
+        """
+        Store one step of all environments, which has passed the checks.
+
+        :param indices: where: ``n_envs`` consecutive numbers, the first a multiple of ``n_envs``
+        :param transitions: what: one transition for each environment; arrays that the caller may change later
+        :param episode_ends: shape ``(n_envs,)``, bool: whether the transition is the last one of its episode,
+            terminal or not
+        """
+
+    @abstractmethod
+    def _read(self, indices: np.ndarray) -> Transitions:
+        """
+        :param indices: numbers of stored transitions, shape ``(n,)``
+        :return: the transitions, in that order, as arrays or tensors of the caller's own
+        """
+
+    # ----------------------------------------------------------- SB3's interface
+
+    def add(
+        self,
+        obs: np.ndarray,
+        next_obs: np.ndarray,
+        action: np.ndarray,
+        reward: np.ndarray,
+        done: np.ndarray,
+        infos: list[dict[str, Any]],
+    ) -> None:
+        """
+        Store one step of all environments.
+
+        :param obs: observations, shape ``(n_envs, *obs_shape)``
+        :param next_obs: the observations that followed; where an episode ended, the one it ended with
+        :param action: actions, shape ``(n_envs, action_dim)``
+        :param reward: rewards, shape ``(n_envs,)``
+        :param done: whether the episode ended, shape ``(n_envs,)``
+        :param infos: one dict for each environment
+        :raises InvalidArgumentError: for a wrong shape
+        :raises InvalidArgumentTypeError: for values that do not fit the space's type
+        :raises NonFiniteError: for NaN or infinite values. The buffer stays as it was in all three cases
+        """
+        n_envs = self.n_envs
+        observations = self._checked("obs", obs, self.obs_shape, self.obs_dtype)
+        next_observations = self._checked("next_obs", next_obs, self.obs_shape, self.obs_dtype)
+        actions = self._checked("action", action, (self.action_dim,), _FLOAT32)
+        rewards = self._checked("reward", reward, (1,), _FLOAT32)
+        episode_ends = np.asarray(done, dtype=bool)
+        if episode_ends.shape != (n_envs,):
+            episode_ends = self._reshaped("done", episode_ends, ())
+        if len(infos) != n_envs:
+            raise InvalidArgumentError(f"`infos` must hold one dict for each of {n_envs} environments, got {infos!r}")
+        dones = self._zeros
+        if np.count_nonzero(episode_ends):
+            dones = episode_ends.astype(np.float32).reshape(n_envs, 1)
+            if self.handle_timeout_termination:
+                for env in np.flatnonzero(episode_ends):
+                    if infos[env].get("TimeLimit.truncated", False):
+                        dones[env] = 0.0
+        first = self.pos * n_envs
+        transitions = Transitions(observations, actions, next_observations, dones, rewards)
+        self._write(np.arange(first, first + n_envs), transitions, episode_ends)
+        self._advance()
+
+    def _advance(self) -> None:
+        """Count the step that was just written."""
+        self.pos += 1
+        if self.pos == self.buffer_size:
+            self.full = True
+            self.pos = 0
+
+    def sample(  # SB3's base class declares no type for its own
+        self, batch_size: int, env: VecNormalize | None = None
+    ) -> ReplayBufferSamples:
+        """
+        Draw transitions uniformly, with replacement.
+
+        :param batch_size: how many, > 0
+        :param env: ``VecNormalize`` whose statistics normalise observations and rewards
+        :return: the minibatch, in memory of its own
+        :raises InvalidArgumentError: if ``batch_size`` is not above 0
+        :raises ReplayBufferError: if the buffer is empty
+        """
+        return self._make_batch(self._draw(batch_size), env)
+
+    def _draw(self, batch_size: int) -> np.ndarray:
+        """
+        :param batch_size: how many, > 0
+        :return: indices of stored transitions
+        """
+        n_stored = self._check_draw(batch_size)
+        # A third of the time of Generator.integers; below 2^53 the product never reaches n_stored
+        return (self._rng.random(batch_size) * n_stored).astype(np.int64)
+
+    def _check_draw(self, batch_size: int) -> int:
+        """
+        :param batch_size: how many are to be drawn
+        :return: how many there are, over all environments
+        """
+        if type(batch_size) is not int or batch_size < 1:
+            check_number("batch_size", batch_size, lambda n: n > 0, "a whole number above 0", integer=True)
+        n_stored = self.size() * self.n_envs
+        if n_stored == 0:
+            raise ReplayBufferError("the replay buffer is empty: add transitions before sampling")
+        return n_stored
+
+    def _get_samples(self, batch_inds: np.ndarray, env: VecNormalize | None = None) -> ReplayBufferSamples:
+        # SB3's own entry: slots are given, and the environment is drawn for each
+        batch_inds = np.asarray(batch_inds, dtype=np.int64)
+        return self._make_batch(batch_inds * self.n_envs + self._rng.integers(self.n_envs, size=len(batch_inds)), env)
+
+    def _make_batch(self, indices: np.ndarray, env: VecNormalize | None = None) -> ReplayBufferSamples:
+        """
+        :param indices: numbers of stored transitions
+        :param env: ``VecNormalize`` whose statistics normalise observations and rewards
+        :return: the transitions, as tensors on the device
+        """
+        observations, actions, next_observations, dones, rewards = self._read(indices)
+        if env is not None:
+            observations = env.normalize_obs(_to_numpy(observations))
+            next_observations = env.normalize_obs(_to_numpy(next_observations))
+            rewards = env.normalize_reward(_to_numpy(rewards))
+        return ReplayBufferSamples(
+            *(th.as_tensor(x, device=self.device) for x in (observations, actions, next_observations, dones, rewards))
+        )
+
+    # ------------------------------------------------------------------- checks
+
+    def _checked(self, name: str, value: Any, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        """
+        :param name: the argument
+        :param value: what was given
+        :param shape: what it must have behind ``n_envs``
+        :param dtype: what it will be stored as
+        :return: the array, of that shape and type
+        """
+        array = np.asarray(value)
+        if array.dtype != dtype:
+            if not np.can_cast(array.dtype, dtype, "same_kind"):
+                raise InvalidArgumentTypeError(f"`{name}` must be of a type that fits {dtype}, got {array.dtype}")
+            given, array = array, array.astype(dtype)
+            if dtype.kind in "iu" and not np.array_equal(given, array):
+                raise InvalidArgumentTypeError(f"`{name}` has values that do not fit {dtype}: {given!r}")
+        if array.shape != (self.n_envs, *shape):
+            array = self._reshaped(name, array, shape)
+        if dtype.kind == "f" and np.count_nonzero(np.isfinite(array)) != array.size:
+            where = np.argwhere(~np.isfinite(array))[0]
+            raise NonFiniteError(
+                f"`{name}` of environment {where[0]} is {array[tuple(where)]}; the transition was not stored"
+            )
+        return array
+
+    def _reshaped(self, name: str, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        """As SB3: scalars of a Discrete space, rewards, and a single environment may come without their dimension."""
+        full = (self.n_envs, *shape)
+        squeezed = [full[:-1]] if shape in ((), (1,)) else []
+        if self.n_envs == 1:
+            squeezed.append(shape)
+        if array.shape != full and array.shape not in squeezed:
+            raise InvalidArgumentError(f"`{name}` must have the shape {full}, got {array.shape}")
+        return array.reshape(full)
+
+
+_FLOAT32 = np.dtype(np.float32)
+
+
+def _to_numpy(values: Any) -> np.ndarray:
+    return values.cpu().numpy() if isinstance(values, th.Tensor) else values
+
+
+def _check_spaces(observation_space: spaces.Space, action_space: spaces.Space) -> None:
+    """
+    :raises UnsupportedSpaceError: for a space whose samples are not arrays, or actions that are not floats
+    """
+    supported = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
+    if not isinstance(observation_space, supported):
+        raise UnsupportedSpaceError(
+            "`observation_space` must be a Box, Discrete, MultiDiscrete or MultiBinary space, got "
+            f"{observation_space}; "
+            "for Dict observations use SB3's DictReplayBuffer or HerReplayBuffer"
+        )
+    if not (isinstance(action_space, spaces.Box) and np.issubdtype(action_space.dtype, np.floating)):
+        raise UnsupportedSpaceError(
+            f"`action_space` must be a Box of floats, got {action_space}; for other actions use SB3's ReplayBuffer"
+        )
