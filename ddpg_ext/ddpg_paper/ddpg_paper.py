@@ -14,7 +14,7 @@ from gymnasium import spaces
 from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.noise import ActionNoise
+from stable_baselines3.common.noise import ActionNoise, VectorizedActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
@@ -126,6 +126,9 @@ class DDPGPaper(OffPolicyAlgorithm):
         env = maybe_make_env(env, verbose)
         if env is not None:  # None when loading
             check_spaces(env.observation_space, env.action_space, policy)
+        if isinstance(action_noise, VectorizedActionNoise) and hasattr(action_noise.base_noise, "spawn"):
+            # SB3 has deep-copied it, so that all environments share one stream: `_setup_learn` does it anew
+            action_noise = action_noise.base_noise
         if n_steps != 1 and replay_buffer_class is not None:
             raise InvalidArgumentError(
                 f"`n_steps={n_steps}` has no effect on a `replay_buffer_class` of your own; if it takes them, give it "
@@ -426,7 +429,14 @@ class DDPGPaper(OffPolicyAlgorithm):
         for name in kwargs:
             if name not in known:
                 raise InvalidArgumentTypeError(f"load() got the keyword {name!r}; {nearest(name, known)}")
-        return super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
+        if "stats_window_size" in kwargs:
+            kwargs["_stats_window_size"] = kwargs.pop("stats_window_size")  # SB3's name for the attribute
+        model = super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
+        # What the file has restored over the arguments
+        model.policy.set_weight_decay(model.qf_weight_decay)
+        if kwargs.get("seed") is not None and "action_noise" not in kwargs:
+            model._seed_noise(kwargs["seed"])
+        return model
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "actor", "critic", "actor_target", "critic_target"]
