@@ -5,7 +5,6 @@ import os
 # Before torch is imported: tests run beside other work, and two processes with spinning threads starve each other
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import numpy as np
 import pytest
 import torch as th
 from stable_baselines3.common.logger import configure
@@ -29,7 +28,7 @@ def weights_of():
             network = getattr(model, name)
             for param_name, param in network.named_parameters():
                 for key, value in network.optimizer.state.get(param, {}).items():
-                    arrays[f"{name}.optimizer.{param_name}.{key}"] = np.array(value)
+                    arrays[f"{name}.optimizer.{param_name}.{key}"] = value.numpy().copy()
         return arrays
 
     return weights_of
