@@ -129,11 +129,6 @@ class DDPGPaper(OffPolicyAlgorithm):
         if isinstance(action_noise, VectorizedActionNoise) and hasattr(action_noise.base_noise, "spawn"):
             # SB3 has deep-copied it, so that all environments share one stream: `_setup_learn` does it anew
             action_noise = action_noise.base_noise
-        if n_steps != 1 and replay_buffer_class is not None:
-            raise InvalidArgumentError(
-                f"`n_steps={n_steps}` has no effect on a `replay_buffer_class` of your own; if it takes them, give it "
-                f"`replay_buffer_kwargs=dict(n_steps={n_steps}, gamma={gamma})`, or else leave the class out"
-            )
         super().__init__(
             policy,
             env,
@@ -176,9 +171,10 @@ class DDPGPaper(OffPolicyAlgorithm):
             # SB3 trains when `num_timesteps > learning_starts`: on the step that completes the first minibatch
             self.learning_starts = self.batch_size - 1  # type: ignore[unreachable]
         self._check_arguments()
-        if self.n_steps > 1:
-            self.replay_buffer_class = None  # SB3 then takes its n-step buffer
+        given = self.replay_buffer_class, copy_containers(self.replay_buffer_kwargs)
         super()._setup_model()
+        # Not what SB3 chose: `load(n_steps=...)` lets it choose anew
+        self.replay_buffer_class, self.replay_buffer_kwargs = given
         self._create_aliases()
         self.policy.set_weight_decay(self.qf_weight_decay)
         if self.batch_size == 1 and any(isinstance(module, _BatchNorm) for module in self.policy.modules()):
@@ -205,6 +201,12 @@ class DDPGPaper(OffPolicyAlgorithm):
         )
         check_train_freq(self.train_freq)
         check_noise(self.action_noise, self.action_space)
+        if self.n_steps > 1 and self.replay_buffer_class is not None:
+            raise InvalidArgumentError(
+                f"`n_steps={self.n_steps}` has no effect on a `replay_buffer_class` of your own; if it takes them, "
+                f"give it `replay_buffer_kwargs=dict(n_steps={self.n_steps}, gamma={self.gamma})`, or else leave the "
+                "class out"
+            )
         if isinstance(self.observation_space, spaces.Dict):
             if self.n_steps > 1:
                 raise InvalidArgumentError(
