@@ -17,7 +17,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise, VectorizedActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule, TrainFreq, TrainFrequencyUnit
 from stable_baselines3.common.utils import FloatSchedule, update_learning_rate
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -25,13 +25,18 @@ from ddpg_ext.common.denormals import flush_denormals
 from ddpg_ext.common.errors import InvalidArgumentError, InvalidArgumentTypeError, NonFiniteError, nearest
 from ddpg_ext.common.noise import OrnsteinUhlenbeckNoise, noise_scale, seed_random_stream, vectorize
 from ddpg_ext.ddpg_paper.arguments import (
+    check_dict,
+    check_env,
+    check_flag,
     check_learning_rate,
     check_noise,
     check_number,
     check_policy,
+    check_replay_buffer_class,
     check_spaces,
     check_train_freq,
     copy_containers,
+    scheduled_rate,
 )
 from ddpg_ext.ddpg_paper.policies import Actor, Critic, DDPGPaperPolicy, MlpPolicy, MultiInputPolicy
 from ddpg_ext.ddpg_paper.update import gradient_step
@@ -125,6 +130,7 @@ class DDPGPaper(OffPolicyAlgorithm):
     ) -> None:
         env = maybe_make_env(env, verbose)
         if env is not None:  # None when loading
+            check_env(env)
             check_spaces(env.observation_space, env.action_space, policy)
         if isinstance(action_noise, VectorizedActionNoise) and hasattr(action_noise.base_noise, "spawn"):
             # SB3 has deep-copied it, so that all environments share one stream: `_setup_learn` does it anew
@@ -163,6 +169,8 @@ class DDPGPaper(OffPolicyAlgorithm):
     # ------------------------------------------------------------------ set-up
 
     def _setup_model(self) -> None:
+        if getattr(self, "action_space", None) is None:
+            check_env(self.env)
         check_policy(self.policy_class, self.policy_kwargs)
         # SB3's annotations know neither None nor a noise's name
         if self.batch_size is None:
@@ -201,6 +209,10 @@ class DDPGPaper(OffPolicyAlgorithm):
         )
         check_train_freq(self.train_freq)
         check_noise(self.action_noise, self.action_space)
+        check_flag("uniform_warmup", self.uniform_warmup)
+        check_flag("optimize_memory_usage", self.optimize_memory_usage)
+        check_dict("replay_buffer_kwargs", self.replay_buffer_kwargs)
+        check_replay_buffer_class(self.replay_buffer_class)
         if self.n_steps > 1 and self.replay_buffer_class is not None:
             raise InvalidArgumentError(
                 f"`n_steps={self.n_steps}` has no effect on a `replay_buffer_class` of your own; if it takes them, "
@@ -218,8 +230,12 @@ class DDPGPaper(OffPolicyAlgorithm):
                 )
 
     def _setup_lr_schedule(self) -> None:
-        super()._setup_lr_schedule()
-        self.qf_lr_schedule = FloatSchedule(self.qf_learning_rate)
+        self.lr_schedule, self.qf_lr_schedule = (
+            FloatSchedule(rate if callable(rate) else float(rate))
+            for rate in (self.learning_rate, self.qf_learning_rate)
+        )
+        scheduled_rate("learning_rate", self.lr_schedule, 1.0)
+        scheduled_rate("qf_learning_rate", self.qf_lr_schedule, 1.0)
 
     def _setup_noise(self) -> None:
         """Build a noise given by name; give one without a seed of its own a stream derived from the model's seed."""
@@ -300,6 +316,11 @@ class DDPGPaper(OffPolicyAlgorithm):
         tb_log_name: str = "run",
         progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
+        assert isinstance(self.train_freq, TrainFreq)  # for mypy
+        if self.env is not None and self.env.num_envs > 1 and self.train_freq.unit is TrainFrequencyUnit.EPISODE:
+            raise InvalidArgumentError(
+                f"`train_freq` in episodes needs a single environment, got {self.env.num_envs}; give it in steps"
+            )
         if self.action_noise is not None and self.env is not None:
             # Before SB3 does it by deep copies, which would give all environments the same stream
             self.action_noise = vectorize(self.action_noise, self.env.num_envs)
@@ -392,12 +413,7 @@ class DDPGPaper(OffPolicyAlgorithm):
             ("learning_rate", self.lr_schedule, self.actor),
             ("qf_learning_rate", self.qf_lr_schedule, self.critic),
         ):
-            rate = schedule(self._current_progress_remaining)
-            if not 0 <= rate < math.inf:
-                raise InvalidArgumentError(
-                    f"the schedule `{name}` gave {rate} with {self._current_progress_remaining} of training remaining; "
-                    "it must give finite numbers >= 0"
-                )
+            rate = scheduled_rate(name, schedule, self._current_progress_remaining)
             update_learning_rate(network.optimizer, rate)
             self.logger.record(f"train/{name}", rate)
 
