@@ -17,7 +17,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise, VectorizedActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule, TrainFreq, TrainFrequencyUnit
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule, TrainFrequencyUnit
 from stable_baselines3.common.utils import FloatSchedule, update_learning_rate
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -316,8 +316,8 @@ class DDPGPaper(OffPolicyAlgorithm):
         tb_log_name: str = "run",
         progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
-        assert isinstance(self.train_freq, TrainFreq)  # for mypy
-        if self.env is not None and self.env.num_envs > 1 and self.train_freq.unit is TrainFrequencyUnit.EPISODE:
+        in_episodes = getattr(self.train_freq, "unit", None) is TrainFrequencyUnit.EPISODE
+        if in_episodes and self.env is not None and self.env.num_envs > 1:
             raise InvalidArgumentError(
                 f"`train_freq` in episodes needs a single environment, got {self.env.num_envs}; give it in steps"
             )
