@@ -175,6 +175,7 @@ class DDPGPaper(OffPolicyAlgorithm):
         # SB3's annotations know neither None nor a noise's name
         if self.batch_size is None:
             self.batch_size = self.policy_class.default_batch_size  # type: ignore[unreachable]
+        check_number("batch_size", self.batch_size, lambda n: n > 0, "a whole number above 0", integer=True)
         if self.learning_starts is None:
             # SB3 trains when `num_timesteps > learning_starts`: on the step that completes the first minibatch
             self.learning_starts = self.batch_size - 1  # type: ignore[unreachable]
@@ -198,7 +199,7 @@ class DDPGPaper(OffPolicyAlgorithm):
         check_number("qf_weight_decay", self.qf_weight_decay, lambda x: 0 <= x < math.inf, "a number >= 0")
         check_number("tau", self.tau, lambda x: 0 < x <= 1, "a number in (0, 1]")
         check_number("gamma", self.gamma, lambda x: 0 <= x <= 1, "a number in [0, 1]")
-        for name in ("buffer_size", "batch_size", "n_steps"):
+        for name in ("buffer_size", "n_steps"):
             check_number(name, getattr(self, name), lambda n: n > 0, "a whole number above 0", integer=True)
         check_number(
             "stats_window_size", self._stats_window_size, lambda n: n > 0, "a whole number above 0", integer=True
