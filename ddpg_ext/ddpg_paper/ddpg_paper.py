@@ -24,6 +24,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ddpg_ext.common.denormals import flush_denormals
 from ddpg_ext.common.errors import InvalidArgumentError, InvalidArgumentTypeError, NonFiniteError, nearest
 from ddpg_ext.common.noise import OrnsteinUhlenbeckNoise, noise_scale, seed_random_stream, vectorize
+from ddpg_ext.common.normalization import restore_statistics, running_statistics
 from ddpg_ext.ddpg_paper.arguments import (
     check_dict,
     check_env,
@@ -325,6 +326,7 @@ class DDPGPaper(OffPolicyAlgorithm):
         if self.action_noise is not None and self.env is not None:
             # Before SB3 does it by deep copies, which would give all environments the same stream
             self.action_noise = vectorize(self.action_noise, self.env.num_envs)
+        self._statistics_before = running_statistics(self._vec_normalize_env)
         mid_episode = not reset_num_timesteps and self._last_obs is not None
         with _kept_from_reset(self.action_noise if mid_episode else None):
             result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
@@ -337,6 +339,8 @@ class DDPGPaper(OffPolicyAlgorithm):
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
     ) -> tuple[np.ndarray, np.ndarray]:
+        # An environment's step follows, which must not spoil the normalisation
+        self._statistics_before = running_statistics(self._vec_normalize_env)
         # SB3 acts uniformly at random for the first `learning_starts` steps
         return super()._sample_action(learning_starts if self.uniform_warmup else 0, action_noise, n_envs)
 
@@ -349,6 +353,11 @@ class DDPGPaper(OffPolicyAlgorithm):
         dones: np.ndarray,
         infos: list[dict[str, Any]],
     ) -> None:
+        env = self._vec_normalize_env
+        if env is not None:
+            # One bad value spoils those of all environments, or is clipped: look at what there was before
+            self._check_finite("reward", env.old_reward)
+            self._check_finite("observation", env.old_obs)
         self._check_finite("reward", reward)
         self._check_finite("observation", new_obs)
         for index in np.flatnonzero(dones):
@@ -371,6 +380,7 @@ class DDPGPaper(OffPolicyAlgorithm):
         where = np.argwhere(~np.isfinite(values))[0]
         # The environment has moved on: start a new episode if training is continued
         self._last_obs = None
+        restore_statistics(self._statistics_before)
         raise NonFiniteError(
             f"step {self.num_timesteps}, environment {where[0] if env_index is None else env_index}: the {quantity} is "
             f"{np.asarray(values)[tuple(where)]}. Training stopped before it was stored; the model can still be saved. "
@@ -458,7 +468,8 @@ class DDPGPaper(OffPolicyAlgorithm):
         return model
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "actor", "critic", "actor_target", "critic_target"]
+        networks = ["actor", "critic", "actor_target", "critic_target"]
+        return [*super()._excluded_save_params(), *networks, "_statistics_before"]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return ["policy", "actor.optimizer", "critic.optimizer"], []
