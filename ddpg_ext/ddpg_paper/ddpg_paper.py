@@ -12,7 +12,7 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.base_class import maybe_make_env
-from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise, VectorizedActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
@@ -328,6 +328,10 @@ class DDPGPaper(OffPolicyAlgorithm):
             self.action_noise = vectorize(self.action_noise, self.env.num_envs)
         self._statistics_before = running_statistics(self._vec_normalize_env)
         mid_episode = not reset_num_timesteps and self._last_obs is not None
+        if not mid_episode and isinstance(self.replay_buffer, NStepReplayBuffer) and self.replay_buffer.size() > 0:
+            # The environment will be reset: no return may run on from the last transition into the next episode
+            buffer, last = self.replay_buffer, self.replay_buffer.pos - 1
+            buffer.timeouts[last] = np.maximum(buffer.timeouts[last], 1 - buffer.dones[last])
         with _kept_from_reset(self.action_noise if mid_episode else None):
             result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
         if self._vec_normalize_env is None:
