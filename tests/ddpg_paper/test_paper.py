@@ -310,3 +310,19 @@ class TestUpdate:
             batch.next_observations.numpy()[~ends][:-1], batch.observations.numpy()[1:][~ends[:-1]][:31]
         )
         assert not np.array_equal(batch.next_observations.numpy()[4], batch.observations.numpy()[5])
+
+    @pytest.mark.parametrize("terminates", [True, False])
+    def test_n_step_returns_end_with_the_episode_where_training_stopped(self, terminates):
+        """A second ``learn()`` resets the environment: what followed is not part of the same return."""
+        model = make_model(ToyEnv(episode_length=5, terminates=terminates), n_steps=3, learning_starts=10**6)
+        for n in (8, 10, 7):  # stops in the middle of an episode, at the end of one, and in the middle
+            model.learn(n)
+        rewards, dones = model.replay_buffer.rewards[:, 0], model.replay_buffer.dones[:, 0]
+        ends = [4, 7, 12, 17, 22, 24]
+        batch = model.replay_buffer._get_samples(np.arange(25))
+        for i in range(25):
+            last = min(i + 2, min(end for end in ends if end >= i))
+            expected = sum(0.99**k * rewards[i + k] for k in range(last - i + 1))
+            assert batch.rewards[i].item() == pytest.approx(expected, rel=1e-5)
+            assert batch.discounts[i].item() == pytest.approx(0.99 ** (last - i + 1))
+            assert bool(batch.dones[i].item()) == (terminates and bool(dones[last]))
