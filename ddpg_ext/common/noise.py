@@ -257,7 +257,8 @@ def vectorize(noise: ActionNoise, n_envs: int) -> ActionNoise:
     if isinstance(noise, VectorizedActionNoise):
         if noise.n_envs == n_envs:
             return noise
-        noise = noise.base_noise
+        # Not the base noise: it was never drawn, and its schedule would start over
+        noise = noise.noises[0]
     if n_envs == 1:
         return noise
     vectorized = VectorizedActionNoise(noise, n_envs)

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
+from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import ActionNoise, VectorizedActionNoise
-from stable_baselines3.common.type_aliases import TrainFreq
+from stable_baselines3.common.type_aliases import Schedule, TrainFreq
 
 from ddpg_ext.common.checks import check_number
 from ddpg_ext.common.errors import (
@@ -21,10 +22,56 @@ from ddpg_ext.ddpg_paper.policies import DDPGPaperPolicy
 NOISE_NAMES = ("ornstein-uhlenbeck",)
 
 
+def check_flag(name: str, value: Any) -> None:
+    """
+    :raises InvalidArgumentTypeError: if an argument is neither True nor False
+    """
+    if not isinstance(value, bool | np.bool_):
+        raise InvalidArgumentTypeError(f"`{name}` must be True or False, got {value!r}")
+
+
+def check_dict(name: str, value: Any) -> None:
+    """
+    :raises InvalidArgumentTypeError: if keyword arguments are not a dict
+    """
+    if not isinstance(value, dict):
+        raise InvalidArgumentTypeError(f"`{name}` must be a dict of keyword arguments, or None, got {value!r}")
+
+
+def check_replay_buffer_class(value: Any) -> None:
+    """
+    :raises InvalidArgumentTypeError: if it is neither None nor a class of replay buffers
+    """
+    if value is not None and not (isinstance(value, type) and issubclass(value, ReplayBuffer)):
+        raise InvalidArgumentTypeError(
+            f"`replay_buffer_class` must be a subclass of SB3's ReplayBuffer, or None, got {value!r}"
+        )
+
+
 def check_learning_rate(name: str, value: Any) -> None:
     """A learning rate is a positive float, or a schedule (whose values are checked when they are used)."""
     if not callable(value):
         check_number(name, value, lambda rate: 0 < rate < np.inf, "a number above 0 or a schedule")
+
+
+def scheduled_rate(name: str, schedule: Schedule, progress_remaining: float) -> float:
+    """
+    :param name: the argument
+    :param schedule: of a learning rate
+    :param progress_remaining: from 1 to 0
+    :return: the learning rate, >= 0
+    :raises InvalidArgumentError: if the schedule gives something else
+    """
+    try:
+        rate = float(schedule(progress_remaining))
+    except (TypeError, ValueError) as error:
+        raise InvalidArgumentError(f"the schedule `{name}` must give numbers >= 0: {error}") from error
+    if not 0 <= rate < np.inf:
+        raise InvalidArgumentError(
+            f"the schedule `{name}` gave {rate} with {progress_remaining} of training remaining; "
+            "it must give finite numbers >= 0"
+        )
+    return rate
 
 
 def check_train_freq(value: Any) -> None:
@@ -35,6 +82,14 @@ def check_train_freq(value: Any) -> None:
     check_number(
         "train_freq", frequency, lambda n: n > 0, "a whole number above 0, or such a number and a unit", integer=True
     )
+
+
+def check_env(env: Any) -> None:
+    """
+    :raises InvalidArgumentTypeError: if it is no environment
+    """
+    if not hasattr(env, "action_space"):
+        raise InvalidArgumentTypeError(f"`env` must be an environment, a VecEnv or an environment's id, got {env!r}")
 
 
 def check_spaces(observation_space: spaces.Space, action_space: spaces.Space, policy: str | type) -> None:
@@ -50,6 +105,11 @@ def check_spaces(observation_space: spaces.Space, action_space: spaces.Space, po
         raise UnsupportedSpaceError(
             f"the action space must have finite bounds, got {action_space}. "
             "gymnasium.wrappers.RescaleAction or a Box with finite low and high gives it some."
+        )
+    if not ((action_space.low < action_space.high).all() and np.issubdtype(action_space.dtype, np.floating)):
+        raise UnsupportedSpaceError(
+            f"each action must be a floating-point number with low < high, got {action_space}. "
+            "Leave constant actions out, and round in the environment."
         )
     is_dict = isinstance(observation_space, spaces.Dict)
     if policy == "MlpPolicy" and is_dict:
@@ -69,6 +129,7 @@ def check_policy(policy_class: Any, policy_kwargs: dict[str, Any]) -> None:
             "`policy` must be a name or a subclass of ddpg_ext.ddpg_paper.policies.DDPGPaperPolicy, "
             f"got {policy_class!r}"
         )
+    check_dict("policy_kwargs", policy_kwargs)
     parameters = inspect.signature(policy_class).parameters
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         return

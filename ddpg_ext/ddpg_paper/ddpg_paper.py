@@ -13,12 +13,12 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.base_class import maybe_make_env
-from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.noise import ActionNoise
+from stable_baselines3.common.noise import ActionNoise, VectorizedActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule, TrainFrequencyUnit
 from stable_baselines3.common.utils import FloatSchedule, update_learning_rate
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -27,13 +27,19 @@ from ddpg_ext.common.checks import check_number
 from ddpg_ext.common.errors import InvalidArgumentError, InvalidArgumentTypeError, NonFiniteError, nearest
 from ddpg_ext.common.float_mode import flush_denormals, matmul_precision
 from ddpg_ext.common.noise import OrnsteinUhlenbeckNoise, noise_scale, seed_random_stream, vectorize
+from ddpg_ext.common.normalization import restore_statistics, running_statistics
 from ddpg_ext.ddpg_paper.arguments import (
+    check_dict,
+    check_env,
+    check_flag,
     check_learning_rate,
     check_noise,
     check_policy,
+    check_replay_buffer_class,
     check_spaces,
     check_train_freq,
     copy_containers,
+    scheduled_rate,
 )
 from ddpg_ext.ddpg_paper.executors import Executor, check_executor, make_executor
 from ddpg_ext.ddpg_paper.policies import Actor, Critic, DDPGPaperPolicy, MlpPolicy, MultiInputPolicy
@@ -136,12 +142,11 @@ class DDPGPaper(OffPolicyAlgorithm):
     ) -> None:
         env = maybe_make_env(env, verbose)
         if env is not None:  # None when loading
+            check_env(env)
             check_spaces(env.observation_space, env.action_space, policy)
-        if n_steps != 1 and replay_buffer_class is not None:
-            raise InvalidArgumentError(
-                f"`n_steps={n_steps}` has no effect on a `replay_buffer_class` of your own; if it takes them, give it "
-                f"`replay_buffer_kwargs=dict(n_steps={n_steps}, gamma={gamma})`, or else leave the class out"
-            )
+        if isinstance(action_noise, VectorizedActionNoise) and hasattr(action_noise.base_noise, "spawn"):
+            # SB3 has deep-copied it, so that all environments share one stream: `_setup_learn` does it anew
+            action_noise = action_noise.base_noise
         super().__init__(
             policy,
             env,
@@ -179,10 +184,13 @@ class DDPGPaper(OffPolicyAlgorithm):
     # ------------------------------------------------------------------ set-up
 
     def _setup_model(self) -> None:
+        if getattr(self, "action_space", None) is None:
+            check_env(self.env)
         check_policy(self.policy_class, self.policy_kwargs)
         # SB3's annotations know neither None nor a noise's name
         if self.batch_size is None:
             self.batch_size = self.policy_class.default_batch_size  # type: ignore[unreachable]
+        check_number("batch_size", self.batch_size, lambda n: n > 0, "a whole number above 0", integer=True)
         if self.learning_starts is None:
             # SB3 trains when `num_timesteps > learning_starts`: on the step that completes the first minibatch
             self.learning_starts = self.batch_size - 1  # type: ignore[unreachable]
@@ -193,13 +201,7 @@ class DDPGPaper(OffPolicyAlgorithm):
         if self.seed is not None and getattr(self.replay_buffer, "seed", 0) is None:
             self._seed_replay_buffer(self.seed)
         self._create_aliases()
-        for group in self.critic.optimizer.param_groups:
-            if "weight_decay" not in group and self.qf_weight_decay > 0:
-                raise InvalidArgumentError(
-                    f"`qf_weight_decay` must be 0 with {type(self.critic.optimizer).__name__}, which has no weight "
-                    f"decay, got {self.qf_weight_decay}"
-                )
-            group["weight_decay"] = self.qf_weight_decay
+        self._set_weight_decay()
         if self.batch_size == 1 and any(isinstance(module, _BatchNorm) for module in self.policy.modules()):
             raise InvalidArgumentError(
                 "`batch_size` must be at least 2 with batch normalisation, got 1; or pass "
@@ -228,7 +230,7 @@ class DDPGPaper(OffPolicyAlgorithm):
         check_number("qf_weight_decay", self.qf_weight_decay, lambda x: 0 <= x < math.inf, "a number >= 0")
         check_number("tau", self.tau, lambda x: 0 < x <= 1, "a number in (0, 1]")
         check_number("gamma", self.gamma, lambda x: 0 <= x <= 1, "a number in [0, 1]")
-        for name in ("buffer_size", "batch_size", "n_steps"):
+        for name in ("buffer_size", "n_steps"):
             check_number(name, getattr(self, name), lambda n: n > 0, "a whole number above 0", integer=True)
         check_number(
             "stats_window_size", self._stats_window_size, lambda n: n > 0, "a whole number above 0", integer=True
@@ -243,6 +245,16 @@ class DDPGPaper(OffPolicyAlgorithm):
                 f"`matmul_precision` must be 'highest', 'high', 'medium' or None, got {self.matmul_precision!r}"
             )
         check_noise(self.action_noise, self.action_space)
+        check_flag("uniform_warmup", self.uniform_warmup)
+        check_flag("optimize_memory_usage", self.optimize_memory_usage)
+        check_dict("replay_buffer_kwargs", self.replay_buffer_kwargs)
+        check_replay_buffer_class(self.replay_buffer_class)
+        if self.n_steps > 1 and self.replay_buffer_class is not None:
+            raise InvalidArgumentError(
+                f"`n_steps={self.n_steps}` has no effect on a `replay_buffer_class` of your own; if it takes them, "
+                f"give it `replay_buffer_kwargs=dict(n_steps={self.n_steps}, gamma={self.gamma})`, or else leave the "
+                "class out"
+            )
         if isinstance(self.observation_space, spaces.Dict):
             if self.n_steps > 1:
                 raise InvalidArgumentError(
@@ -254,8 +266,21 @@ class DDPGPaper(OffPolicyAlgorithm):
                 )
 
     def _setup_lr_schedule(self) -> None:
-        super()._setup_lr_schedule()
-        self.qf_lr_schedule = FloatSchedule(self.qf_learning_rate)
+        self.lr_schedule, self.qf_lr_schedule = (
+            FloatSchedule(rate if callable(rate) else float(rate))
+            for rate in (self.learning_rate, self.qf_learning_rate)
+        )
+        scheduled_rate("learning_rate", self.lr_schedule, 1.0)
+        scheduled_rate("qf_learning_rate", self.qf_lr_schedule, 1.0)
+
+    def _set_weight_decay(self) -> None:
+        for group in self.critic.optimizer.param_groups:
+            if "weight_decay" not in group and self.qf_weight_decay > 0:
+                raise InvalidArgumentError(
+                    f"`qf_weight_decay` must be 0 with {type(self.critic.optimizer).__name__}, which has no weight "
+                    f"decay, got {self.qf_weight_decay}"
+                )
+            group["weight_decay"] = self.qf_weight_decay
 
     def _setup_noise(self) -> None:
         """Build a noise given by name; give one without a seed of its own a stream derived from the model's seed."""
@@ -355,10 +380,20 @@ class DDPGPaper(OffPolicyAlgorithm):
         tb_log_name: str = "run",
         progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
+        in_episodes = getattr(self.train_freq, "unit", None) is TrainFrequencyUnit.EPISODE
+        if in_episodes and self.env is not None and self.env.num_envs > 1:
+            raise InvalidArgumentError(
+                f"`train_freq` in episodes needs a single environment, got {self.env.num_envs}; give it in steps"
+            )
         if self.action_noise is not None and self.env is not None:
             # Before SB3 does it by deep copies, which would give all environments the same stream
             self.action_noise = vectorize(self.action_noise, self.env.num_envs)
+        self._statistics_before = running_statistics(self._vec_normalize_env)
         mid_episode = not reset_num_timesteps and self._last_obs is not None
+        if not mid_episode and isinstance(self.replay_buffer, NStepReplayBuffer) and self.replay_buffer.size() > 0:
+            # The environment will be reset: no return may run on from the last transition into the next episode
+            buffer, last = self.replay_buffer, self.replay_buffer.pos - 1
+            buffer.timeouts[last] = np.maximum(buffer.timeouts[last], 1 - buffer.dones[last])
         with _kept_from_reset(self.action_noise if mid_episode else None):
             result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
         if self._vec_normalize_env is None:
@@ -370,6 +405,9 @@ class DDPGPaper(OffPolicyAlgorithm):
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
     ) -> tuple[np.ndarray, np.ndarray]:
+        if self._vec_normalize_env is not None:
+            # An environment's step follows, which must not spoil the normalisation
+            self._statistics_before = running_statistics(self._vec_normalize_env)
         if self.uniform_warmup and self.num_timesteps < learning_starts:
             return super()._sample_action(learning_starts, action_noise, n_envs)
         # As SB3 does it, but the policy's actions need not go to the environment's bounds and back for the noise
@@ -388,6 +426,11 @@ class DDPGPaper(OffPolicyAlgorithm):
         dones: np.ndarray,
         infos: list[dict[str, Any]],
     ) -> None:
+        env = self._vec_normalize_env
+        if env is not None:
+            # One bad value spoils those of all environments, or is clipped: look at what there was before
+            self._check_finite("reward", env.old_reward)
+            self._check_finite("observation", env.old_obs)
         self._check_finite("reward", reward)
         self._check_finite("observation", new_obs)
         for index in np.flatnonzero(dones):
@@ -410,6 +453,7 @@ class DDPGPaper(OffPolicyAlgorithm):
         where = np.argwhere(~np.isfinite(values))[0]
         # The environment has moved on: start a new episode if training is continued
         self._last_obs = None
+        restore_statistics(self._statistics_before)
         raise NonFiniteError(
             f"step {self.num_timesteps}, environment {where[0] if env_index is None else env_index}: the {quantity} is "
             f"{np.asarray(values)[tuple(where)]}. Training stopped before it was stored; the model can still be saved. "
@@ -454,12 +498,7 @@ class DDPGPaper(OffPolicyAlgorithm):
             ("learning_rate", self.lr_schedule, self.actor),
             ("qf_learning_rate", self.qf_lr_schedule, self.critic),
         ):
-            rate = schedule(self._current_progress_remaining)
-            if not 0 <= rate < math.inf:
-                raise InvalidArgumentError(
-                    f"the schedule `{name}` gave {rate} with {self._current_progress_remaining} of training remaining; "
-                    "it must give finite numbers >= 0"
-                )
+            rate = scheduled_rate(name, schedule, self._current_progress_remaining)
             update_learning_rate(network.optimizer, rate)
             self.logger.record(f"train/{name}", rate)
 
@@ -493,10 +532,19 @@ class DDPGPaper(OffPolicyAlgorithm):
         for name in kwargs:
             if name not in known:
                 raise InvalidArgumentTypeError(f"load() got the keyword {name!r}; {nearest(name, known)}")
-        return super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
+        for name, attribute in (("stats_window_size", "_stats_window_size"), ("executor", "_executor_choice")):
+            if name in kwargs:
+                kwargs[attribute] = kwargs.pop(name)
+        model = super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
+        # What the file has restored over the arguments
+        model._set_weight_decay()
+        if kwargs.get("seed") is not None and "action_noise" not in kwargs:
+            model._seed_noise(kwargs["seed"])
+        return model
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "actor", "critic", "actor_target", "critic_target", "_executor"]
+        networks = ["actor", "critic", "actor_target", "critic_target"]
+        return [*super()._excluded_save_params(), *networks, "_executor", "_statistics_before"]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return ["policy", "actor.optimizer", "critic.optimizer"], []

@@ -247,8 +247,17 @@ class DDPGPaperPolicy(BasePolicy):
                 f"`action_layer` must be a hidden layer of the critic, 1 to {max(1, len(critic_arch))} "
                 f"for widths {critic_arch}, got {action_layer!r}"
             )
-        if final_init is not None and not (0 < final_init < float("inf")):
+        if final_init is not None and not (
+            isinstance(final_init, int | float | np.number) and 0 < final_init < float("inf")
+        ):
             raise InvalidArgumentError(f"`final_init` must be above 0, or None, got {final_init!r}")
+
+        for name in ("lr", "weight_decay"):
+            if name in self.optimizer_kwargs:
+                raise InvalidArgumentError(
+                    f"`optimizer_kwargs` must not have {name!r}, got {self.optimizer_kwargs[name]!r}; it is set by "
+                    "DDPGPaper's `learning_rate`, `qf_learning_rate` and `qf_weight_decay`"
+                )
 
         self.activation_fn = activation_fn
         self.share_features_extractor = share_features_extractor

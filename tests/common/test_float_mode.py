@@ -1,0 +1,82 @@
+"""Denormal floats are flushed inside the block and during ``learn()``, and the former setting comes back."""
+
+import pytest
+import torch as th
+from stable_baselines3.common.callbacks import BaseCallback
+from toy_envs import ToyEnv
+
+from ddpg_ext import DDPGPaper, NonFiniteError
+from ddpg_ext.common.float_mode import flush_denormals
+
+DENORMAL = 1e-40
+
+pytestmark = pytest.mark.skipif(not th.set_flush_denormal(False), reason="the processor has no such mode")
+
+
+def flushed():
+    """Whether a product that is denormal comes out as zero."""
+    return (th.tensor([DENORMAL * 1e10]) * 1e-10).item() == 0.0
+
+
+@pytest.fixture(params=[False, True], ids=["off before", "on before"])
+def before(request):
+    th.set_flush_denormal(request.param)
+    yield request.param
+    th.set_flush_denormal(False)
+
+
+def test_inside_and_after(before):
+    assert flushed() == before
+    with flush_denormals():
+        assert flushed()
+        with flush_denormals():
+            assert flushed()
+        assert flushed()
+    assert flushed() == before
+
+
+def test_restored_after_an_error(before):
+    with pytest.raises(KeyError), flush_denormals():
+        raise KeyError
+    assert flushed() == before
+
+
+class Spy(BaseCallback):
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def _on_step(self):
+        self.seen.append(flushed())
+        return True
+
+
+def make_model(**kwargs):
+    return DDPGPaper(
+        "MlpPolicy", ToyEnv(**kwargs), seed=0, device="cpu", buffer_size=100, batch_size=8,
+        policy_kwargs={"net_arch": [8, 8]},
+    )  # fmt: skip
+
+
+def test_learn_flushes_and_restores(before):
+    spy = Spy()
+    make_model().learn(20, spy)
+    assert spy.seen == [True] * 20
+    assert flushed() == before
+
+
+def test_learn_restores_after_an_error(before):
+    with pytest.raises(NonFiniteError):
+        make_model(fault=("reward", 5, float("nan"))).learn(20)
+    assert flushed() == before
+
+
+def test_decaying_weights_do_not_become_denormal():
+    """Weights that only decay end at zero, not among the denormals where every product is slow."""
+    model = make_model()
+    weight = model.critic.action_input.weight_action
+    with th.no_grad():
+        weight.fill_(1.2e-38)
+    model.learn(30)
+    values = weight.detach().abs()
+    assert not ((values > 0) & (values < th.finfo(th.float32).tiny)).any()

@@ -1,0 +1,35 @@
+"""Statistics of ``VecNormalize`` come back as they were."""
+
+import copy
+
+import numpy as np
+import pytest
+from stable_baselines3.common.vec_env import VecNormalize
+from toy_envs import toy_vec_env
+
+from ddpg_ext.common.normalization import restore_statistics, running_statistics
+
+
+@pytest.mark.parametrize("kwargs", [{}, {"norm_obs": False}, {"norm_reward": False}])
+@pytest.mark.parametrize("dict_obs", [False, True])
+def test_restored_statistics_equal_the_former_ones(dict_obs, kwargs):
+    env = VecNormalize(toy_vec_env(2, dict_obs=dict_obs), **kwargs)
+    env.seed(0)
+    env.reset()
+    for _ in range(5):
+        env.step(np.zeros((2, 2)))
+    noted = running_statistics(env)
+    before = [copy.deepcopy(vars(rms)) for rms, _ in noted]
+    for _ in range(5):
+        env.step(np.ones((2, 2)))
+    assert any(rms.count != state["count"] for (rms, _), state in zip(noted, before, strict=True))
+    restore_statistics(noted)
+    for (rms, _), state in zip(noted, before, strict=True):
+        for name, value in state.items():
+            np.testing.assert_array_equal(vars(rms)[name], value)
+    assert env.ret_rms in [rms for rms, _ in noted]
+
+
+def test_without_wrapper():
+    assert running_statistics(None) == []
+    restore_statistics([])

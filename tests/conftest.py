@@ -1,0 +1,46 @@
+"""What all tests share."""
+
+import os
+
+# Before torch is imported: tests run beside other work, and two processes with spinning threads starve each other
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+import torch as th
+from stable_baselines3.common.logger import configure
+
+th.set_num_threads(1)
+
+
+@pytest.fixture
+def silent_logger():
+    """A logger without outputs: what was recorded since the last dump is in its ``name_to_value``."""
+    return configure(None, [])
+
+
+@pytest.fixture
+def weights_of():
+    """All numbers that a model has learned, by name: networks, running averages and optimisers, as arrays."""
+
+    def weights_of(model):
+        arrays = {name: tensor.numpy().copy() for name, tensor in model.policy.state_dict().items()}
+        for name in ("actor", "critic"):
+            network = getattr(model, name)
+            for param_name, param in network.named_parameters():
+                for key, value in network.optimizer.state.get(param, {}).items():
+                    arrays[f"{name}.optimizer.{param_name}.{key}"] = value.numpy().copy()
+        return arrays
+
+    return weights_of
+
+
+@pytest.fixture
+def assert_same_bits():
+    """Two dicts of arrays must be equal bit for bit."""
+
+    def assert_same_bits(ours, theirs):
+        assert ours.keys() == theirs.keys()
+        different = [name for name in ours if ours[name].tobytes() != theirs[name].tobytes()]
+        assert different == []
+
+    return assert_same_bits

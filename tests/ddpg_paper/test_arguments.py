@@ -1,0 +1,326 @@
+"""Every constructor argument takes effect, survives saving and loading, and leaves the caller's objects alone."""
+
+import copy
+import inspect
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch as th
+from gymnasium.envs.classic_control import PendulumEnv
+from stable_baselines3 import HerReplayBuffer
+from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
+from stable_baselines3.common.callbacks import BaseCallback
+from toy_envs import ToyEnv, ToyGoalEnv
+
+from ddpg_ext import DDPGPaper, OrnsteinUhlenbeckNoise
+from ddpg_ext.ddpg_paper import MultiInputPolicy
+
+N_STEPS = 60
+BASE = {
+    "policy": "MlpPolicy",
+    "buffer_size": 500,
+    "batch_size": 16,
+    "policy_kwargs": {"net_arch": [12, 8]},
+    "seed": 0,
+}
+
+
+class OtherReplayBuffer(ReplayBuffer):
+    pass
+
+
+class Record(BaseCallback):
+    """What a training run did: updates before each step, size of the minibatches, actions, Q's targets, rewards."""
+
+    def __init__(self):
+        super().__init__()
+        self.n_updates, self.batches, self.actions = [], [], []
+
+    def _on_training_start(self):
+        self.n_updates_before = self.model._n_updates
+        self.log_before = dict(self.logger.name_to_value)
+        self.sample = self.model.replay_buffer.sample
+
+        def recording_sample(*args, **kwargs):
+            self.batches.append(self.sample(*args, **kwargs))
+            return self.batches[-1]
+
+        self.model.replay_buffer.sample = recording_sample
+
+    def _on_step(self):
+        self.n_updates.append(self.model._n_updates - self.n_updates_before)
+        self.actions.append(self.locals["actions"][0])
+        return True
+
+    def _on_training_end(self):
+        del self.model.replay_buffer.sample
+        self.log = dict(self.logger.name_to_value)
+
+
+def make_env(value="toy"):
+    """``load`` takes no environment's id, so that its tests and the others share these names."""
+    if value == "toy":
+        return ToyEnv(episode_length=10)
+    if value == "dict":
+        return ToyEnv(dict_obs=True)
+    return PendulumEnv() if value == "Pendulum-v1" else value
+
+
+# One check per argument: it gets the model and the record after 60 steps, and returns whether the value took effect
+
+
+def has_learning_rate(network, rate):
+    return lambda model, record: {g["lr"] for g in getattr(model, network).optimizer.param_groups} == {rate}
+
+
+def has_policy(model, record):
+    return isinstance(model.policy, MultiInputPolicy)
+
+
+def has_env(model, record):
+    return isinstance(model.env.envs[0].unwrapped, PendulumEnv)
+
+
+def has_buffer_size(model, record):
+    return model.replay_buffer.buffer_size == 77
+
+
+def has_learning_starts(model, record):
+    return record.n_updates.index(1) == 34  # seen by the callback of the step after the update's
+
+
+def has_batch_size(model, record):
+    return {len(batch.rewards) for batch in record.batches} == {11}
+
+
+def has_tau(model, record):
+    return all(th.equal(target, online) for target, online in zip(*model.policy.target_pairs(), strict=True))
+
+
+def has_gamma(model, record):
+    rewards = np.mean([batch.rewards.mean().item() for batch in record.batches])
+    return record.log["train/target_q_mean"] == pytest.approx(rewards, rel=1e-5)
+
+
+def has_train_freq(model, record):
+    steps = np.flatnonzero(np.diff(record.n_updates)) + 1
+    return len(steps) > 3 and set(steps % 7) == {0}
+
+
+def has_gradient_steps(model, record):
+    return max(np.diff(record.n_updates)) == 3
+
+
+def has_action_noise(model, record):
+    noise = model.action_noise
+    return (noise.sigma == 0.5).all() and np.std(record.actions) > 0.3
+
+
+def has_replay_buffer_class(model, record):
+    return type(model.replay_buffer) is OtherReplayBuffer
+
+
+def has_replay_buffer_kwargs(model, record):
+    return model.replay_buffer.handle_timeout_termination is False
+
+
+def has_optimize_memory_usage(model, record):
+    return model.replay_buffer.optimize_memory_usage
+
+
+def has_n_steps(model, record):
+    return (
+        isinstance(model.replay_buffer, NStepReplayBuffer)
+        and model.replay_buffer.gamma == model.gamma
+        and min(batch.discounts.min().item() for batch in record.batches) == pytest.approx(0.99**3)
+    )
+
+
+def has_tensorboard_log(model, record):
+    return bool(model.logger.dir and list(Path(model.logger.dir).glob("events*")))
+
+
+def has_policy_kwargs(model, record):
+    return model.actor.mu[0].weight.shape == (7, 3)
+
+
+def has_verbose(model, record):
+    return model.verbose == 1 and any("HumanOutput" in type(f).__name__ for f in model.logger.output_formats)
+
+
+def has_seed(model, record):
+    # The seed decides about everything; compare with the stream that it gives the environment
+    return model.seed == 123 and model.action_noise.seed == make_model(seed=123).action_noise.seed
+
+
+def has_device(model, record):
+    return model.device == th.device("cpu") and model.actor.mu[1].weight.device == th.device("cpu")
+
+
+def has_qf_weight_decay(model, record):
+    return model.critic.optimizer.param_groups[0]["weight_decay"] == 0.5
+
+
+def has_uniform_warmup(model, record):
+    # Successive uniform actions are 2/3 apart on average, those of the paper's noise about 0.2
+    return np.abs(np.diff(record.actions[:15], axis=0)).mean() > 0.45
+
+
+def has_stats_window_size(model, record):
+    return model.ep_info_buffer.maxlen == 2 and len(model.ep_info_buffer) == 2
+
+
+def is_not_set_up(model, record):
+    return not hasattr(model, "policy") and record is None
+
+
+#: argument: (value other than the default, what shows that it took effect, other arguments that it needs)
+CASES = {
+    "policy": ("MultiInputPolicy", has_policy, {"env": "dict"}),
+    "env": ("Pendulum-v1", has_env, {}),
+    "learning_rate": (3e-3, has_learning_rate("actor", 3e-3), {}),
+    "buffer_size": (77, has_buffer_size, {}),
+    "learning_starts": (33, has_learning_starts, {}),
+    "batch_size": (11, has_batch_size, {}),
+    "tau": (1.0, has_tau, {}),
+    "gamma": (0.0, has_gamma, {}),
+    "train_freq": ((7, "step"), has_train_freq, {}),
+    "gradient_steps": (3, has_gradient_steps, {}),
+    "action_noise": (OrnsteinUhlenbeckNoise([0, 0], sigma=0.5), has_action_noise, {}),
+    "replay_buffer_class": (OtherReplayBuffer, has_replay_buffer_class, {}),
+    "replay_buffer_kwargs": ({"handle_timeout_termination": False}, has_replay_buffer_kwargs, {}),
+    "optimize_memory_usage": (
+        True, has_optimize_memory_usage, {"replay_buffer_kwargs": {"handle_timeout_termination": False}}
+    ),
+    "n_steps": (3, has_n_steps, {}),
+    "tensorboard_log": ("", has_tensorboard_log, {}),  # a temporary folder
+    "policy_kwargs": ({"net_arch": [7, 8], "batch_norm": False}, has_policy_kwargs, {}),
+    "verbose": (1, has_verbose, {}),
+    "seed": (123, has_seed, {}),
+    "device": ("cpu", has_device, {}),
+    "_init_setup_model": (False, is_not_set_up, {}),
+    "qf_learning_rate": (3e-2, has_learning_rate("critic", 3e-2), {}),
+    "qf_weight_decay": (0.5, has_qf_weight_decay, {}),
+    "uniform_warmup": (True, has_uniform_warmup, {}),
+    "stats_window_size": (2, has_stats_window_size, {}),
+}  # fmt: skip
+
+
+def make_model(**kwargs):
+    kwargs = BASE | kwargs
+    if kwargs.get("env") != "Pendulum-v1":
+        kwargs["env"] = make_env(kwargs.get("env", "toy"))
+    return DDPGPaper(**kwargs)
+
+
+def train(model):
+    if not hasattr(model, "policy"):
+        return None
+    record = Record()
+    model.learn(N_STEPS, record, log_interval=None)
+    return record
+
+
+def case(name, tmp_path):
+    value, check, needed = CASES[name]
+    return (str(tmp_path / "tensorboard") if name == "tensorboard_log" else value), check, needed
+
+
+def test_every_argument_has_a_case():
+    """An argument added to the constructor needs a case that shows its effect, here."""
+    assert set(CASES) == set(inspect.signature(DDPGPaper).parameters)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_argument_takes_effect_and_survives_saving(name, tmp_path):
+    value, check, needed = case(name, tmp_path)
+    if name not in ("policy", "device"):  # whose checks are about the value alone
+        default = make_model(**{k: v for k, v in needed.items() if k != "optimize_memory_usage"})
+        assert not check(default, train(default)), "the check must tell the value from the default"
+    model = make_model(**needed, **{name: copy.deepcopy(value)})
+    assert check(model, train(model))
+    if name == "_init_setup_model":
+        return
+    model.save(tmp_path / "model")
+    loaded = DDPGPaper.load(tmp_path / "model", env=make_env({**needed, name: value}.get("env", "toy")), device="cpu")
+    assert check(loaded, train(loaded))
+
+
+@pytest.mark.parametrize("name", sorted(set(CASES) - {"policy", "env", "device", "_init_setup_model", "policy_kwargs"}))
+def test_argument_given_to_load_takes_effect(name, tmp_path):
+    value, check, needed = case(name, tmp_path)
+    make_model(**needed).save(tmp_path / "model")
+    loaded = DDPGPaper.load(tmp_path / "model", env=make_env(), device="cpu", **{name: copy.deepcopy(value)})
+    assert check(loaded, train(loaded))
+
+
+def test_load_refuses_other_policy_kwargs(tmp_path):
+    make_model().save(tmp_path / "model")
+    with pytest.raises(ValueError, match="policy kwargs do not equal the stored"):
+        DDPGPaper.load(tmp_path / "model", policy_kwargs={"net_arch": [3, 3]})
+
+
+@pytest.mark.parametrize("saved", [3, 1])
+def test_n_steps_given_to_load_replaces_the_saved_one(saved, tmp_path):
+    make_model(n_steps=saved).save(tmp_path / "model")
+    loaded = DDPGPaper.load(tmp_path / "model", env=make_env(), device="cpu", n_steps=4 - saved)
+    record = train(loaded)
+    discounts = [batch.discounts for batch in record.batches]
+    if saved == 1:
+        assert min(d.min().item() for d in discounts) == pytest.approx(0.99**3)
+    else:
+        assert type(loaded.replay_buffer) is ReplayBuffer
+        assert discounts[0] is None
+
+
+CALLERS_DICTS = {
+    "policy_kwargs": {
+        "policy_kwargs": {
+            "net_arch": {"pi": [8, 7], "qf": [9, 6]},
+            "optimizer_kwargs": {"eps": 1e-7, "betas": (0.9, 0.99)},
+            "features_extractor_kwargs": {},
+            "activation_fn": th.nn.Tanh,
+        }
+    },
+    "list": {"policy_kwargs": {"net_arch": [8, 7]}},
+    "n_steps": {
+        "n_steps": 3,
+        "replay_buffer_kwargs": {"handle_timeout_termination": True},
+    },
+    "HER": {
+        "policy": "MultiInputPolicy",
+        "env": ToyGoalEnv(),
+        "learning_starts": 20,
+        "replay_buffer_class": HerReplayBuffer,
+        "replay_buffer_kwargs": {"n_sampled_goal": 2, "goal_selection_strategy": "future"},
+        "policy_kwargs": {"net_arch": [8, 7], "features_extractor_kwargs": {"cnn_output_dim": 32}},
+    },
+    "shared extractor": {"policy_kwargs": {"share_features_extractor": True, "net_arch": [5, 5]}},
+}
+
+
+@pytest.mark.parametrize("name", CALLERS_DICTS)
+def test_callers_dicts_are_never_changed(name, tmp_path):
+    """Neither by construction, training, saving nor loading; nor do later changes of theirs reach the model."""
+    kwargs = CALLERS_DICTS[name]
+    dicts = {key: value for key, value in kwargs.items() if isinstance(value, dict)}
+    before = copy.deepcopy(dicts)
+    model = make_model(**kwargs)
+    train(model)
+    model.save(tmp_path / "model")
+    DDPGPaper.load(tmp_path / "model", env=make_env(kwargs.get("env", "toy")), device="cpu")
+    assert dicts == before
+    for ours, theirs in ((model.policy_kwargs, kwargs.get("policy_kwargs")),
+                         (model.replay_buffer_kwargs, kwargs.get("replay_buffer_kwargs"))):  # fmt: skip
+        if theirs is not None:
+            assert ours is not theirs
+            for key, value in theirs.items():
+                assert ours[key] == value
+                assert not isinstance(value, dict | list) or ours[key] is not value
+
+
+def test_default_arguments_are_not_shared_between_models():
+    first, second = make_model(replay_buffer_kwargs=None, n_steps=3), make_model()
+    assert second.replay_buffer_kwargs == {}
+    assert first.policy_kwargs is not second.policy_kwargs

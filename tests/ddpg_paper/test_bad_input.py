@@ -1,0 +1,226 @@
+"""Wrong arguments raise the package's own errors; messages name the argument, what was given and what would do."""
+
+import numpy as np
+import pytest
+from gymnasium import spaces
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.noise import NormalActionNoise
+from toy_envs import ToyEnv, toy_vec_env
+
+from ddpg_ext import (
+    DDPGPaper,
+    DDPGPaperError,
+    InvalidArgumentError,
+    InvalidArgumentTypeError,
+    OrnsteinUhlenbeckNoise,
+    UnsupportedSpaceError,
+)
+
+VALUE, TYPE, SPACE = InvalidArgumentError, InvalidArgumentTypeError, UnsupportedSpaceError
+NAN, INF = float("nan"), float("inf")
+
+
+class IntegerActions(ToyEnv):
+    def __init__(self):
+        super().__init__()
+        self.action_space = spaces.Box(-1, 1, (2,), np.int64)
+
+
+def numbers(name, cure, values, wrong_types=("x", None, True)):
+    """Cases of a number out of range, and of what is no number."""
+    return [({name: value}, VALUE, [repr(value), cure]) for value in values] + [
+        ({name: value}, TYPE, [repr(value), cure]) for value in wrong_types
+    ]
+
+
+def policy_kwargs(key, value, error, parts):
+    return {"policy_kwargs": {key: value}}, error, [f"`{key}`", repr(value), *parts]
+
+
+#: (arguments, type of the error, what the message must contain beside the first argument's name)
+ARGUMENTS = [
+    *numbers("learning_rate", "above 0 or a schedule", [0, -1e-3, NAN, INF]),
+    *numbers("qf_learning_rate", "above 0 or a schedule", [0, -1e-3, NAN, INF]),
+    *numbers("qf_weight_decay", ">= 0", [-1e-2, NAN, INF]),
+    *numbers("tau", "in (0, 1]", [0, -0.1, 1.1, NAN]),
+    *numbers("gamma", "in [0, 1]", [-0.1, 1.1, NAN]),
+    *numbers("buffer_size", "a whole number above 0", [0, -1], ["x", None, True, 1.5, 1e6]),
+    *numbers("batch_size", "a whole number above 0", [0, -1], ["x", True, 2.5]),
+    *numbers("learning_starts", "a whole number >= 0", [-1], ["x", True, 2.5]),
+    *numbers("gradient_steps", "-1 or a whole number >= 0", [-2], ["x", None, True, 1.5]),
+    *numbers("n_steps", "a whole number above 0", [0, -1], ["x", None, 1.5]),
+    *numbers("stats_window_size", "a whole number above 0", [0, -1], ["x", None, 1.5]),
+    *numbers("train_freq", "a whole number above 0", [0, -1], ["x", None, 1.5, [1, "step"], (1,), (1, 2, 3)]),
+    ({"train_freq": (0, "step")}, VALUE, ["0"]),
+    ({"train_freq": (1, "steps")}, VALUE, ["'steps'", "'step' or 'episode'"]),
+    ({"batch_size": 1}, VALUE, ["1", "at least 2", "batch_norm=False"]),
+    ({"batch_size": 1, "policy_kwargs": {"batch_norm": "critic"}}, VALUE, ["1", "at least 2"]),
+    # Exploration noise
+    ({"action_noise": "ornstein_uhlenbeck"}, VALUE, ["'ornstein_uhlenbeck'", "did you mean 'ornstein-uhlenbeck'"]),
+    ({"action_noise": "gauss"}, VALUE, ["'gauss'", "'ornstein-uhlenbeck'", "None for no noise", "any SB3 ActionNoise"]),
+    ({"action_noise": 0.2}, TYPE, ["0.2", "SB3 ActionNoise"]),
+    ({"action_noise": OrnsteinUhlenbeckNoise(np.zeros(3))}, VALUE, ["(2,)", "(3,)"]),
+    ({"action_noise": NormalActionNoise(np.zeros(1), np.ones(1))}, VALUE, ["(2,)", "(1,)"]),
+    ({"action_noise": NormalActionNoise(np.zeros((1, 2)), np.ones((1, 2)))}, VALUE, ["(2,)", "(1, 2)"]),
+    # Policy
+    ({"policy": "MlpPolicyy"}, VALUE, ["'MlpPolicyy'", "did you mean 'MlpPolicy'"]),
+    ({"policy": 3}, TYPE, ["3", "subclass of"]),
+    ({"policy": ReplayBuffer}, TYPE, ["ReplayBuffer", "subclass of"]),
+    ({"policy_kwargs": {"net_arc": [3]}}, TYPE, ["'net_arc'", "did you mean 'net_arch'", "'action_layer'"]),
+    ({"policy_kwargs": {"use_sde": True}}, TYPE, ["'use_sde'", "Known: "]),
+    ({"policy_kwargs": {"n_critics": 2}}, TYPE, ["'n_critics'", "Known: "]),
+    ({"policy_kwargs": {"lr_schedule": 1}}, TYPE, ["'lr_schedule'"]),
+    ({"policy_kwargs": [("net_arch", [3])]}, TYPE, ["[('net_arch', [3])]", "a dict"]),
+    ({"policy_kwargs": 3}, TYPE, ["3", "a dict"]),
+    policy_kwargs("action_layer", 0, VALUE, ["1 to 2", "[400, 300]"]),
+    policy_kwargs("action_layer", 3, VALUE, ["1 to 2"]),
+    policy_kwargs("action_layer", -1, VALUE, ["1 to 2"]),
+    policy_kwargs("action_layer", 1.0, VALUE, ["1 to 2"]),
+    policy_kwargs("action_layer", None, VALUE, ["1 to 2"]),
+    ({"policy_kwargs": {"net_arch": [8]}}, VALUE, ["`action_layer`", "1 to 1", "[8]", "2"]),
+    ({"policy_kwargs": {"net_arch": {"pi": [8, 8, 8], "qf": [8]}}}, VALUE, ["`action_layer`", "1 to 1", "[8]"]),
+    policy_kwargs("net_arch", "400-300", VALUE, ["list of widths or dict(pi=[...], qf=[...])"]),
+    (*policy_kwargs("net_arch", {"pi": [3, 3], "vf": [3, 3]}, VALUE, ["'pi' and 'qf'"])[:2], ["['pi', 'vf']"]),
+    ({"policy_kwargs": {"net_arch": [400, 0]}}, VALUE, ["[400, 0]", "positive widths"]),
+    ({"policy_kwargs": {"net_arch": {"pi": [3, 3], "qf": [3, 1.5]}}}, VALUE, ["(qf)", "[3, 1.5]", "positive widths"]),
+    policy_kwargs("batch_norm", "both", VALUE, ["True, False, 'actor' or 'critic'"]),
+    policy_kwargs("batch_norm", None, VALUE, ["True, False, 'actor' or 'critic'"]),
+    *[policy_kwargs("final_init", value, VALUE, ["above 0, or None"]) for value in (0, -3e-3, NAN, INF, "x")],
+    ({"policy_kwargs": {"optimizer_kwargs": {"lr": 0.1}}}, VALUE, ["'lr'", "0.1", "`learning_rate`"]),
+    (
+        {"policy_kwargs": {"optimizer_kwargs": {"weight_decay": 0.1}}},
+        VALUE,
+        ["`optimizer_kwargs`", "'weight_decay'", "0.1", "`qf_weight_decay`"],
+    ),
+    # Buffers and flags
+    ({"replay_buffer_class": "prioritised"}, TYPE, ["'prioritised'", "subclass of SB3's ReplayBuffer"]),
+    ({"replay_buffer_class": dict}, TYPE, ["dict", "subclass of SB3's ReplayBuffer"]),
+    ({"replay_buffer_kwargs": ["x"]}, TYPE, ["['x']", "a dict"]),
+    ({"replay_buffer_class": ReplayBuffer, "n_steps": 3}, VALUE, ["3", "replay_buffer_kwargs=dict(n_steps=3"]),
+    ({"uniform_warmup": "no"}, TYPE, ["'no'", "True or False"]),
+    ({"optimize_memory_usage": 1}, TYPE, ["1", "True or False"]),
+    # Schedules
+    ({"learning_rate": lambda progress: NAN}, VALUE, ["nan", "finite numbers >= 0"]),
+    ({"qf_learning_rate": lambda progress: -1.0}, VALUE, ["-1.0", "finite numbers >= 0"]),
+    ({"qf_learning_rate": lambda progress: "fast"}, VALUE, ["'fast'", "numbers >= 0"]),
+    # Environments
+    ({"env": None}, TYPE, ["None", "an environment"]),
+    ({"env": 3}, TYPE, ["3", "an environment"]),
+]  # fmt: skip
+
+SPACES = [
+    ({"env": "CartPole-v1"}, ["Discrete(2)", "gymnasium.spaces.Box", "DQN"]),
+    ({"env": ToyEnv(low=-INF)}, ["finite bounds", "-inf", "RescaleAction"]),
+    ({"env": ToyEnv(high=INF)}, ["finite bounds", "inf", "RescaleAction"]),
+    ({"env": ToyEnv(low=1.0, high=1.0)}, ["low < high", "Box(1.0, 1.0"]),
+    ({"env": IntegerActions()}, ["floating-point", "int64"]),
+    ({"env": ToyEnv(dict_obs=True)}, ["'MultiInputPolicy'", "Dict"]),
+    ({"policy": "MultiInputPolicy"}, ["'MlpPolicy'", "Box"]),
+]
+
+
+def make_model(**kwargs):
+    return DDPGPaper(**{"policy": "MlpPolicy", "env": ToyEnv(), "buffer_size": 100, "device": "cpu", **kwargs})
+
+
+def case_id(case):
+    kwargs = case[0]
+    return ", ".join(f"{name}={value!r}"[:60] for name, value in kwargs.items())
+
+
+def check(caught, error, parts):
+    assert type(caught.value) is error
+    assert isinstance(caught.value, DDPGPaperError)
+    assert [part for part in parts if part not in str(caught.value)] == []
+
+
+@pytest.mark.parametrize("case", ARGUMENTS, ids=case_id)
+def test_wrong_argument(case):
+    kwargs, error, parts = case
+    with pytest.raises(DDPGPaperError) as caught:
+        make_model(**kwargs)
+    (name, value), *_ = kwargs.items()
+    nested = isinstance(value, dict)
+    check(caught, error, parts if nested else [f"`{name}`", *parts])
+
+
+@pytest.mark.parametrize("case", SPACES, ids=case_id)
+def test_unsupported_space(case):
+    kwargs, parts = case
+    with pytest.raises(DDPGPaperError) as caught:
+        make_model(**kwargs)
+    check(caught, SPACE, parts)
+
+
+def test_errors_are_what_python_users_expect():
+    assert issubclass(InvalidArgumentError, ValueError)
+    assert issubclass(InvalidArgumentTypeError, TypeError)
+    assert issubclass(UnsupportedSpaceError, ValueError)
+
+
+def test_dict_observations_exclude_what_sb3_has_no_buffer_for():
+    kwargs = {"policy": "MultiInputPolicy", "env": ToyEnv(dict_obs=True)}
+    for name, value in (("n_steps", 3), ("optimize_memory_usage", True)):
+        with pytest.raises(InvalidArgumentError, match=f"`{name}` must be .* for Dict observations"):
+            make_model(**kwargs, **{name: value})
+
+
+def test_schedule_that_goes_wrong_in_training():
+    model = make_model(qf_learning_rate=lambda progress: progress - 0.5, batch_size=4)
+    before = model.critic.action_input.bias.detach().clone()
+    with pytest.raises(InvalidArgumentError, match=r"schedule `qf_learning_rate` gave -0\.\d+ with 0\.\d+ of training"):
+        model.learn(40)
+    assert (model.critic.action_input.bias != before).any()  # it had learned until then
+
+
+def test_training_per_episode_with_several_environments():
+    with pytest.raises(InvalidArgumentError, match="`train_freq` in episodes needs a single environment, got 3"):
+        make_model(env=toy_vec_env(3), train_freq=(1, "episode")).learn(10)
+
+
+def test_unknown_keyword_of_load(tmp_path):
+    make_model().save(tmp_path / "model")
+    with pytest.raises(InvalidArgumentTypeError, match="'qf_learnin_rate'; did you mean 'qf_learning_rate'"):
+        DDPGPaper.load(tmp_path / "model", qf_learnin_rate=1e-3)
+
+
+@pytest.mark.parametrize("kwargs", [{"tau": 3}, {"qf_weight_decay": -1}, {"action_noise": "x"}, {"learning_rate": 0}])
+def test_load_checks_its_keywords(kwargs, tmp_path):
+    make_model().save(tmp_path / "model")
+    with pytest.raises(InvalidArgumentError, match=f"`{next(iter(kwargs))}`"):
+        DDPGPaper.load(tmp_path / "model", **kwargs)
+
+
+ACCEPTED = [
+    {"batch_size": 1, "policy_kwargs": {"batch_norm": False}},
+    {"tau": 1},
+    {"gamma": 0},
+    {"gamma": 1.0},
+    {"qf_weight_decay": 0},
+    {"learning_rate": np.float32(1e-3), "qf_learning_rate": np.float64(1e-3), "tau": np.float32(0.1)},
+    {"learning_rate": lambda progress: 0.0},
+    {"buffer_size": np.int64(50)},
+    {"policy_kwargs": {"net_arch": [], "action_layer": 1}},
+    {"policy_kwargs": {"net_arch": [8, 8, 8], "action_layer": 3}},
+    {"policy_kwargs": {"final_init": np.float32(0.1)}},
+    {"gradient_steps": 0},
+    {"learning_starts": 0},
+]
+
+
+@pytest.mark.parametrize("kwargs", ACCEPTED, ids=lambda kwargs: case_id([kwargs]))
+def test_borders_of_the_ranges_are_accepted(kwargs):
+    model = make_model(**{"batch_size": 8, **kwargs})
+    assert model.learn(20).num_timesteps == 20
+
+
+def test_looking_at_a_noise_disturbs_nothing():
+    """Its shape is found by a draw from a copy; neither it nor NumPy's generator moves."""
+    noise = OrnsteinUhlenbeckNoise(np.zeros(2), seed=3)
+    expected = OrnsteinUhlenbeckNoise(np.zeros(2), seed=3)()
+    np.random.seed(0)
+    state = np.random.get_state()[1].copy()
+    make_model(action_noise=noise)
+    make_model(action_noise=NormalActionNoise(np.zeros(2), np.ones(2)))
+    np.testing.assert_array_equal(np.random.get_state()[1], state)
+    np.testing.assert_array_equal(noise(), expected)

@@ -1,0 +1,151 @@
+"""How the paper's agent gathers experience: exploration and replay (Algorithm 1, steps 1 to 3)."""
+
+import math
+
+import numpy as np
+import pytest
+from stable_baselines3.common.callbacks import BaseCallback
+from toy_envs import ToyEnv, toy_vec_env
+
+from ddpg_ext import DDPGPaper, OrnsteinUhlenbeckNoise
+
+SMALL = {"net_arch": [16, 12]}
+
+
+def make_model(env=None, **kwargs):
+    kwargs = {"buffer_size": 500, "device": "cpu", "seed": 0, **kwargs}
+    return DDPGPaper("MlpPolicy", ToyEnv() if env is None else env, **kwargs)
+
+
+class TestReplay:
+    """A finite cache of which the oldest is discarded, sampled uniformly."""
+
+    def test_first_in_first_out(self):
+        env = ToyEnv(episode_length=1000)
+        model = make_model(env, buffer_size=50, learning_starts=10**6)
+        model.learn(120)
+        buffer = model.replay_buffer
+        assert buffer.full
+        assert buffer.size() == 50
+        stored = np.concatenate([buffer.actions[buffer.pos :], buffer.actions[: buffer.pos]])[:, 0]
+        np.testing.assert_allclose(stored, env.actions[70:], atol=1e-6)
+
+    def test_sampling_is_uniform(self):
+        """Pearson's chi-squared test over 40 transitions, with replacement, the newest included."""
+        model = make_model(buffer_size=40, learning_starts=10**6)
+        model.learn(40)
+        model.replay_buffer.rewards[:] = np.arange(40)[:, None]
+        np.random.seed(0)
+        drawn = np.concatenate([model.replay_buffer.sample(64).rewards.numpy().ravel() for _ in range(500)])
+        counts = np.bincount(drawn.astype(int), minlength=40)
+        assert len(counts) == 40
+        expected = len(drawn) / 40
+        chi_squared = ((counts - expected) ** 2 / expected).sum()
+        assert chi_squared < 72.1  # 0.1 % quantile with 39 degrees of freedom
+        assert any(len(np.unique(drawn[i : i + 64])) < 40 for i in range(0, 640, 64))
+
+
+class NoiseSpy(OrnsteinUhlenbeckNoise):
+    """Remembers at which number of draws it was reset, and what it gave."""
+
+    def __init__(self, *args, **kwargs):
+        self.resets, self.given = [], []
+        super().__init__(*args, **kwargs)
+
+    def __call__(self):
+        self.given.append(super().__call__())
+        return self.given[-1]
+
+    def reset(self):
+        self.resets.append(len(self.given))
+        super().reset()
+
+
+class UpdateCounter(BaseCallback):
+    """After which number of environment steps each update happened."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def _on_step(self):
+        self.seen.append(self.model._n_updates)
+        return True
+
+
+class TestExploration:
+    """Algorithm 1, steps 1 and 2."""
+
+    def test_policy_plus_noise_from_the_first_step(self):
+        """a_t = mu(s_t) + N_t, clipped to the bounds, at every step; no uniform random actions."""
+        env, noise = ToyEnv(low=-2.0, high=6.0), NoiseSpy(np.zeros(2), sigma=0.8, seed=1)
+        model = make_model(env, action_noise=noise, learning_starts=10**6)
+        model.learn(60)
+        observations = model.replay_buffer.observations[:60, 0]
+        mu = model.policy.scale_action(model.predict(observations)[0])
+        given = np.stack(noise.given)
+        assert len(given) == 60  # one draw per step, and the shape check draws from a copy
+        expected = np.clip(mu + given, -1, 1)
+        np.testing.assert_allclose(model.replay_buffer.actions[:60, 0], expected, atol=1e-6)
+        np.testing.assert_allclose(env.actions, 4 * expected + 2, atol=1e-5)
+        assert (np.abs(expected) == 1).any()
+        assert (np.abs(expected) < 1).any()
+
+    def test_noise_restarts_with_every_episode(self):
+        noise = NoiseSpy(np.zeros(2), seed=1)
+        make_model(ToyEnv(episode_length=15), action_noise=noise, learning_starts=10**6).learn(50)
+        assert sorted(set(noise.resets)) == [0, 15, 30, 45]
+        # After a reset the process starts at 0: its first value is one Gaussian step of deviation sigma
+        again = np.random.default_rng(1).standard_normal((50, 2))
+        np.testing.assert_allclose(np.stack(noise.given)[[0, 15, 30, 45]], 0.2 * again[[0, 15, 30, 45]], rtol=1e-6)
+
+    def test_each_environments_noise_restarts_with_its_own_episodes(self):
+        model = make_model(toy_vec_env(3), learning_starts=10**6, action_noise=NoiseSpy(np.zeros(2)))
+        model.learn(3 * 40)
+        # Episodes of 17, 21 and 25 steps
+        expected = ([17, 34], [21], [25])
+        for noise, resets in zip(model.action_noise.noises, expected, strict=True):
+            assert [n for n in sorted(set(noise.resets)) if n > 0] == resets
+
+    @pytest.mark.parametrize("batch_size", [8, 64])
+    def test_first_update_when_the_first_minibatch_is_complete(self, batch_size):
+        model = make_model(batch_size=batch_size, policy_kwargs=SMALL)
+        callback = UpdateCounter()
+        model.learn(batch_size + 5, callback)
+        # The callback runs before the update of its step
+        assert callback.seen == [0] * batch_size + [1, 2, 3, 4, 5]
+        assert model._n_updates == 6
+
+    def test_uniform_warmup_is_an_option(self):
+        env = ToyEnv(low=-2.0, high=6.0)
+        model = make_model(env, uniform_warmup=True, learning_starts=200, action_noise=None, batch_size=4)
+        model.learn(220)
+        warm = np.array(env.actions[:200])
+        assert warm.min() < -1.8
+        assert warm.max() > 5.8
+        assert warm.std(0) == pytest.approx(8 / math.sqrt(12), rel=0.15)
+        assert np.abs(np.array(env.actions[200:]) - 2).max() < 0.5  # mu is near zero still, and there is no noise
+
+    def test_no_noise(self):
+        env = ToyEnv()
+        model = make_model(env, action_noise=None, learning_starts=10**6)
+        model.learn(20)
+        expected, _ = model.predict(model.replay_buffer.observations[:20, 0])
+        np.testing.assert_allclose(env.actions, expected, atol=1e-6)
+
+    def test_evaluation_is_without_noise(self):
+        model = make_model()
+        obs = np.ones(3, np.float32)
+        first, _ = model.predict(obs, deterministic=True)
+        for deterministic in (True, False):
+            np.testing.assert_array_equal(model.predict(obs, deterministic=deterministic)[0], first)
+
+
+def test_observation_is_stored_as_seen():
+    """(s_t, a_t, r_t, s_{t+1}): successive transitions of an episode share a state."""
+    model = make_model(ToyEnv(episode_length=100), learning_starts=10**6)
+    model.learn(30)
+    buffer = model.replay_buffer
+    np.testing.assert_array_equal(buffer.next_observations[:29], buffer.observations[1:30])
+    expected = -np.square(buffer.next_observations[:30, 0].astype(np.float64)).sum(1)
+    np.testing.assert_allclose(buffer.rewards[:30, 0], expected, rtol=1e-5)

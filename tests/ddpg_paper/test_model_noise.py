@@ -1,0 +1,193 @@
+"""Exploration noise inside ``DDPGPaper``: who seeds it, independence of environments, what saving keeps."""
+
+import copy
+
+import numpy as np
+import pytest
+from stable_baselines3.common.noise import NormalActionNoise, VectorizedActionNoise
+from toy_envs import ToyEnv, toy_vec_env
+
+from ddpg_ext import DDPGPaper, LinearDecay, OrnsteinUhlenbeckNoise, ScheduledActionNoise
+
+NEVER = 10**6  # learning_starts: these tests only explore
+
+
+def make_model(n_envs=1, **kwargs):
+    defaults = {"buffer_size": 2000, "device": "cpu", "learning_starts": NEVER, "policy_kwargs": {"net_arch": [8, 8]}}
+    return DDPGPaper("MlpPolicy", toy_vec_env(n_envs), **(defaults | kwargs))
+
+
+def white(seed=None):
+    """Without memory (theta dt = 1), so that chance correlations are within a few 1 / sqrt(n)."""
+    return OrnsteinUhlenbeckNoise(np.zeros(2), theta=1.0, seed=seed)
+
+
+def next_draws(model, n=20):
+    noise = copy.deepcopy(model.action_noise)
+    noise.reset()
+    return np.stack([noise() for _ in range(n)])
+
+
+NOISES = {
+    "by name": lambda: "ornstein-uhlenbeck",
+    "ours": white,
+    "scheduled": lambda: ScheduledActionNoise(white(), LinearDecay(10_000)),
+    "vectorised by the caller": lambda: VectorizedActionNoise(white(), 3),
+    "scheduled and vectorised by the caller": lambda: VectorizedActionNoise(
+        ScheduledActionNoise(white(), LinearDecay(10_000)), 3
+    ),
+    "sb3": lambda: NormalActionNoise(np.zeros(2), np.full(2, 0.2)),
+    "sb3, scheduled": lambda: ScheduledActionNoise(
+        NormalActionNoise(np.zeros(2), np.full(2, 0.2)), LinearDecay(10_000)
+    ),
+    "sb3, vectorised by the caller": lambda: VectorizedActionNoise(NormalActionNoise(np.zeros(2), np.full(2, 0.2)), 3),
+}
+
+
+def innovations(actions):
+    """The white part of the paper's process, as rows: (environments and actions, steps)."""
+    return (actions[1:] - 0.85 * actions[:-1]).reshape(len(actions) - 1, -1).T
+
+
+@pytest.mark.parametrize("seed", [None, 1])
+@pytest.mark.parametrize("name", NOISES)
+def test_environments_explore_independently(name, seed):
+    """
+    The actions that were taken in three environments are uncorrelated, noise being nearly all there is to them.
+
+    (SB3 deep-copies a noise per environment: one with a generator of its own would play the same stream in all.)
+    """
+    model = make_model(3, seed=seed, action_noise=NOISES[name]())
+    model.learn(3 * 300)
+    actions = model.replay_buffer.actions[:300]
+    assert actions.std() > 0.1
+    assert np.abs(np.corrcoef(innovations(actions)) - np.eye(6)).max() < 6 / np.sqrt(300)
+
+
+@pytest.mark.parametrize("n_envs", [1, 3])
+@pytest.mark.parametrize("name", NOISES)
+def test_the_models_seed_seeds_the_noise(name, n_envs):
+    def actions(seed):
+        model = make_model(n_envs, seed=seed, action_noise=NOISES[name]())
+        model.learn(30 * n_envs)
+        return model.replay_buffer.actions[:30]
+
+    first, again, other = actions(1), actions(1), actions(2)
+    np.testing.assert_array_equal(first, again)
+    assert not np.isclose(first, other, atol=1e-4).all(axis=(1, 2)).any()
+
+
+def test_not_the_stream_of_environment_or_action_space():
+    """Those have generators of the same kind that are seeded with the model's seed itself."""
+    model = make_model(seed=5)
+    assert model.action_noise.seed not in (None, 5)
+    same_kind = np.random.default_rng(5).standard_normal((20, 2)) * 0.2
+    increments = np.diff(next_draws(model), axis=0) + 0.15 * next_draws(model)[:-1]
+    assert not np.isclose(increments, same_kind[1:], atol=1e-3).any(axis=1).any()
+
+
+def test_explicit_seed_is_respected():
+    expected = np.stack([noise() for noise in [white(7)] for _ in range(20)])
+    for model_seed in (None, 3, 7):
+        np.testing.assert_array_equal(next_draws(make_model(seed=model_seed, action_noise=white(7))), expected)
+    scheduled = ScheduledActionNoise(white(7), LinearDecay(10**9))
+    model = make_model(seed=3, action_noise=scheduled)
+    np.testing.assert_allclose(next_draws(model), expected, rtol=1e-6)
+
+
+def test_without_seeds_fresh_entropy():
+    assert not np.isclose(next_draws(make_model()), next_draws(make_model())).any()
+
+
+@pytest.mark.parametrize("n_envs", [1, 3])
+@pytest.mark.parametrize("name", [name for name in NOISES if not name.startswith("sb3")])
+def test_set_random_seed(name, n_envs):
+    """A call by the user seeds the noise, too: same seed, same stream, whatever went before."""
+    model = make_model(n_envs, seed=1, action_noise=NOISES[name]())
+    model.learn(10 * n_envs)
+
+    def draws_after(seed):
+        model.set_random_seed(seed)
+        return next_draws(model)
+
+    first = draws_after(4)
+    model.learn(10 * n_envs, reset_num_timesteps=False)
+    before = next_draws(model)
+    np.testing.assert_array_equal(draws_after(None), before)
+    again, other = draws_after(4), draws_after(5)
+    if "scheduled" not in name:
+        np.testing.assert_array_equal(first, again)
+    np.testing.assert_array_equal(np.sign(first), np.sign(again))  # the schedule went on, the stream did not
+    assert not np.isclose(again, other, atol=1e-5).all(axis=-1).any()
+    if n_envs == 3:
+        assert not np.isclose(again[:, 0], again[:, 1], atol=1e-5).any()
+
+
+@pytest.mark.parametrize("n_envs", [1, 3])
+@pytest.mark.parametrize("name", [name for name in NOISES if not name.startswith("sb3")])
+def test_loading_continues_the_stream(name, n_envs, tmp_path):
+    model = make_model(n_envs, seed=1, action_noise=NOISES[name]())
+    model.learn(40 * n_envs)
+    model.save(tmp_path / "model")
+    loaded = DDPGPaper.load(tmp_path / "model", env=toy_vec_env(n_envs), device="cpu")
+    np.testing.assert_array_equal(next_draws(loaded), next_draws(model))
+    for each in (model, loaded):
+        each.learn(0, reset_num_timesteps=False)
+    np.testing.assert_array_equal(next_draws(loaded), next_draws(model))
+    fresh = make_model(n_envs, seed=1, action_noise=NOISES[name]())
+    fresh.learn(0)
+    assert not np.isclose(next_draws(loaded), next_draws(fresh)).all(axis=-1).any()
+
+
+def test_loading_with_another_seed_seeds_the_noise(tmp_path):
+    model = make_model(seed=1)
+    model.learn(40)
+    model.save(tmp_path / "model")
+    four, again, five = (
+        next_draws(DDPGPaper.load(tmp_path / "model", env=ToyEnv(), device="cpu", seed=seed)) for seed in (4, 4, 5)
+    )
+    np.testing.assert_array_equal(four, again)
+    assert not np.isclose(four, five).all(axis=1).any()
+    assert not np.isclose(four, next_draws(model)).all(axis=1).any()
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 3), (3, 1), (3, 2)])
+@pytest.mark.parametrize("name", NOISES)
+def test_loading_with_another_number_of_environments(name, before, after, tmp_path):
+    model = make_model(before, seed=1, action_noise=NOISES[name]())
+    model.learn(100 * before)
+    model.save(tmp_path / "model")
+    loaded = DDPGPaper.load(tmp_path / "model", env=toy_vec_env(after), device="cpu")
+    loaded.learn(300 * after, reset_num_timesteps=False)
+    actions = loaded.replay_buffer.actions[:300]
+    assert actions.shape[1] == after
+    assert not (actions == 0).any()
+    assert np.abs(np.corrcoef(innovations(actions)) - np.eye(2 * after)).max() < 6 / np.sqrt(300)
+    if "scheduled" in name:
+        noise = loaded.action_noise if after == 1 else loaded.action_noise.noises[-1]
+        assert noise.n_steps == 400
+
+
+def test_scheduled_noise_decays_to_nothing(silent_logger):
+    env = ToyEnv()
+    noise = ScheduledActionNoise(OrnsteinUhlenbeckNoise(np.zeros(2), sigma=1.0), LinearDecay(50))
+    model = DDPGPaper(
+        "MlpPolicy",
+        env,
+        action_noise=noise,
+        device="cpu",
+        seed=0,
+        buffer_size=100,
+        batch_size=16,
+        learning_rate=1e-9,
+        policy_kwargs={"batch_norm": False},
+    )
+    model.set_logger(silent_logger)
+    model.learn(40, log_interval=None)
+    # Logged with the update after the 40th draw
+    assert silent_logger.name_to_value["train/noise_scale"] == pytest.approx(0.2)
+    model.learn(40, reset_num_timesteps=False, log_interval=None)
+    assert silent_logger.name_to_value["train/noise_scale"] == 0
+    taken = np.abs(env.actions)
+    assert taken[:20].max() > 0.3
+    assert taken[50:].max() < 0.1

@@ -1,0 +1,193 @@
+"""A NaN or infinite observation, reward or loss stops training before it is stored or learned from."""
+
+import numpy as np
+import pytest
+import torch as th
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from toy_envs import ToyEnv
+
+from ddpg_ext import DDPGPaper, DDPGPaperError, NonFiniteError
+
+NAN, INF = float("nan"), float("inf")
+# VecNormalize computes with what the environment gave
+pytestmark = pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
+LENGTH = 10  # of an episode: the observation of step 10 is a terminal one
+
+
+def make_vec_env(n_envs=1, fault=None, faulty=0, dict_obs=False, terminates=False):
+    return DummyVecEnv(
+        [
+            lambda i=i: ToyEnv(
+                episode_length=LENGTH if i == faulty else 13,
+                fault=fault if i == faulty else None,
+                dict_obs=dict_obs,
+                terminates=terminates,
+            )
+            for i in range(n_envs)
+        ]
+    )
+
+
+def make_model(env, **kwargs):
+    policy = "MultiInputPolicy" if "Dict" in str(env.observation_space) else "MlpPolicy"
+    defaults = {"buffer_size": 1000, "batch_size": 4, "seed": 0, "policy_kwargs": {"net_arch": [8, 8]}}
+    return DDPGPaper(policy, env, device="cpu", **(defaults | kwargs))
+
+
+def stored(model):
+    buffer = model.replay_buffer
+    arrays = []
+    for name in ("observations", "next_observations", "actions", "rewards"):
+        value = getattr(buffer, name)
+        arrays += value.values() if isinstance(value, dict) else [value]
+    return [array[: buffer.size()] for array in arrays]
+
+
+def assert_clean(model):
+    """Nothing that is not finite in buffer, weights, optimisers or normalisation."""
+    assert all(np.isfinite(array).all() for array in stored(model))
+    assert all(tensor.isfinite().all() for tensor in model.policy.state_dict().values())
+    for network in (model.actor, model.critic):
+        for state in network.optimizer.state.values():
+            assert all(value.isfinite().all() for value in state.values())
+    if isinstance(model.env, VecNormalize):
+        statistics = model.env.obs_rms
+        for rms in [*(statistics.values() if isinstance(statistics, dict) else [statistics]), model.env.ret_rms]:
+            assert np.isfinite(rms.mean).all()
+            assert np.isfinite(rms.var).all()
+            assert np.isfinite(rms.count)
+
+
+def assert_goes_on(model, tmp_path):
+    """The model can be saved and loaded, acts, and goes on learning from a new episode."""
+    model.save(tmp_path / "model")
+    model.save_replay_buffer(tmp_path / "buffer")
+    loaded = DDPGPaper.load(tmp_path / "model", device="cpu")
+    for name, value in model.policy.state_dict().items():
+        assert th.equal(value, loaded.policy.state_dict()[name])
+    steps, updates, size = model.num_timesteps, model._n_updates, model.replay_buffer.size()
+    n_envs = model.n_envs
+    model.learn(30 * n_envs, reset_num_timesteps=False)
+    assert model.num_timesteps == steps + 30 * n_envs
+    assert model._n_updates > updates
+    assert model.replay_buffer.size() == size + 30
+    assert_clean(model)
+
+
+def stop(model, n, parts):
+    with pytest.raises(NonFiniteError) as caught:
+        model.learn(n)
+    assert [part for part in (*parts, "model can still be saved") if part not in str(caught.value)] == []
+    assert_clean(model)
+
+
+@pytest.mark.parametrize("normalise", [False, True], ids=["plain", "VecNormalize"])
+@pytest.mark.parametrize("n_envs", [1, 3])
+@pytest.mark.parametrize("value", [NAN, INF, -INF])
+@pytest.mark.parametrize("quantity", ["observation", "reward"])
+@pytest.mark.parametrize("step", [1, 7])
+def test_stops_at_the_step_itself(quantity, step, value, n_envs, normalise, tmp_path):
+    """Naming the step, the environment and the quantity; with the last whole transition as the newest in the buffer."""
+    faulty = n_envs - 1
+    env = make_vec_env(n_envs, (quantity, step, value), faulty)
+    model = make_model(VecNormalize(env) if normalise else env)
+    stop(model, 100, [f"step {step * n_envs}, environment {faulty}:", f"the {quantity} is {value}"])
+    assert model.replay_buffer.size() == step - 1
+    if step == 7 and value is NAN:
+        assert_goes_on(model, tmp_path)
+
+
+@pytest.mark.parametrize("normalise", [False, True], ids=["plain", "VecNormalize"])
+@pytest.mark.parametrize("n_envs", [1, 3])
+def test_first_reset(n_envs, normalise, tmp_path):
+    env = make_vec_env(n_envs, ("observation", 0, NAN), n_envs - 1)
+    model = make_model(VecNormalize(env) if normalise else env)
+    stop(model, 100, ["step 0", f"environment {n_envs - 1}", "observation is nan"])
+    assert model.replay_buffer.size() == 0
+    assert_goes_on(model, tmp_path)
+
+
+@pytest.mark.parametrize("normalise", [False, True], ids=["plain", "VecNormalize"])
+@pytest.mark.parametrize("terminates", [False, True], ids=["truncation", "termination"])
+@pytest.mark.parametrize("n_envs", [1, 3])
+def test_terminal_observation(n_envs, terminates, normalise, tmp_path):
+    """It is in ``infos`` only: what the environment returns is the next episode's first observation."""
+    env = make_vec_env(n_envs, ("observation", LENGTH, NAN), n_envs - 1, terminates=terminates)
+    model = make_model(VecNormalize(env) if normalise else env)
+    stop(model, 100, [f"step {LENGTH * n_envs}", f"environment {n_envs - 1}", "terminal observation is nan"])
+    assert model.replay_buffer.size() == LENGTH - 1
+    assert_goes_on(model, tmp_path)
+
+
+@pytest.mark.parametrize("normalise", [False, True], ids=["plain", "VecNormalize"])
+@pytest.mark.parametrize(("step", "what"), [(0, "observation"), (5, "observation"), (LENGTH, "terminal observation")])
+def test_dict_observations(step, what, normalise, tmp_path):
+    env = make_vec_env(2, ("observation", step, NAN), 1, dict_obs=True)
+    model = make_model(VecNormalize(env, norm_obs_keys=["position"]) if normalise else env)
+    stop(model, 100, [f"step {2 * step}", "environment 1", f"{what} 'position' is nan"])
+    assert_goes_on(model, tmp_path)
+
+
+@pytest.mark.parametrize("quantity", ["observation", "reward"])
+def test_infinite_value_that_normalisation_would_clip(quantity):
+    """With statistics at rest, ``VecNormalize`` clips infinity to 10, but the buffer gets the original."""
+    env = VecNormalize(make_vec_env(1, (quantity, 5, INF)), training=False)
+    stop(make_model(env), 100, ["step 5", "environment 0", f"{quantity} is inf"])
+
+
+@pytest.mark.parametrize("off", ["norm_obs", "norm_reward"])
+@pytest.mark.parametrize("quantity", ["observation", "reward"])
+def test_half_normalised(quantity, off):
+    env = VecNormalize(make_vec_env(1, (quantity, 5, NAN)), **{off: False})
+    with pytest.raises(NonFiniteError, match=f"step 5, environment 0: the {quantity} is nan"):
+        make_model(env).learn(100)
+
+
+def trained_model():
+    model = make_model(make_vec_env())
+    model.learn(20)
+    return model
+
+
+@pytest.mark.parametrize("value", [NAN, INF])
+def test_loss(value, tmp_path, weights_of, assert_same_bits):
+    """Critic's loss: nothing of the network has changed; named are the step, the gradient step and the loss."""
+    model = trained_model()
+    rewards = model.replay_buffer.rewards.copy()
+    model.replay_buffer.rewards[:] = value  # e.g. from a loaded buffer
+    before, updates = weights_of(model), model._n_updates
+    with pytest.raises(NonFiniteError) as caught:
+        model.train(3, 4)
+    for part in ("step 20", f"gradient step {updates + 1}", f"critic loss is {value}", "Lower learning rates", "saved"):
+        assert part in str(caught.value)
+    after = weights_of(model)
+    averages = [name for name in after if "running" in name]
+    assert_same_bits(*({k: v for k, v in each.items() if k not in averages} for each in (before, after)))
+    assert model._n_updates == updates
+    model.replay_buffer.rewards = rewards
+    assert_clean(model)
+    assert_goes_on(model, tmp_path)
+
+
+def test_actor_loss(weights_of, assert_same_bits):
+    """The critic may overflow where the actor would take it; the actor and the targets are as before."""
+    model = trained_model()
+    critic_forward, calls = model.critic.forward, []
+
+    def overflowing(obs, actions):
+        calls.append(len(obs))
+        return critic_forward(obs, actions) * (1.0 if len(calls) == 1 else INF)
+
+    model.critic.forward = overflowing
+    before = weights_of(model)
+    with pytest.raises(NonFiniteError, match=r"the actor loss is (-?inf|nan)"):
+        model.train(1, 4)
+    after = weights_of(model)
+    kept = [name for name in after if not name.startswith("critic.") and "running" not in name]
+    assert_same_bits({k: before[k] for k in kept}, {k: after[k] for k in kept})
+    assert all(param.requires_grad for param in model.critic.parameters())
+
+
+def test_is_a_value_error_of_the_packages_own():
+    assert issubclass(NonFiniteError, DDPGPaperError)
+    assert issubclass(NonFiniteError, ValueError)
