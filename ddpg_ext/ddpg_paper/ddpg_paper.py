@@ -17,7 +17,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule, TensorDict
 from stable_baselines3.common.utils import FloatSchedule, update_learning_rate
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -426,7 +426,26 @@ class DDPGPaper(OffPolicyAlgorithm):
         for name in kwargs:
             if name not in known:
                 raise InvalidArgumentTypeError(f"load() got the keyword {name!r}; {nearest(name, known)}")
+        if "stats_window_size" in kwargs:
+            # SB3 sets attributes by these names, and this one has another; without buffer, it makes one of this size
+            kwargs.update(_stats_window_size=kwargs.pop("stats_window_size"), ep_info_buffer=None)
         return super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
+
+    def set_parameters(
+        self,
+        load_path_or_dict: str | pathlib.Path | io.BufferedIOBase | TensorDict,
+        exact_match: bool = True,
+        device: th.device | str = "auto",
+    ) -> None:
+        """
+        Load weights and the optimisers' states. The weight decay is an argument of the model, and stays its own.
+
+        :param load_path_or_dict: a zip file that ``save`` wrote, or what ``get_parameters`` gave
+        :param exact_match: whether every parameter must be there
+        :param device: where to load the tensors to
+        """
+        super().set_parameters(load_path_or_dict, exact_match, device)
+        self.policy.set_weight_decay(self.qf_weight_decay)
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "actor", "critic", "actor_target", "critic_target"]
