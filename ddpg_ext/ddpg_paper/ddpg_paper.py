@@ -433,7 +433,7 @@ class DDPGPaper(OffPolicyAlgorithm):
 
     def set_parameters(
         self,
-        load_path_or_dict: str | pathlib.Path | io.BufferedIOBase | TensorDict,
+        load_path_or_dict: str | TensorDict,
         exact_match: bool = True,
         device: th.device | str = "auto",
     ) -> None:

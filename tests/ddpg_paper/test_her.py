@@ -181,7 +181,7 @@ def test_success_rates_are_logged():
 
 @pytest.mark.parametrize("buffer", [HerReplayBuffer, None])
 def test_hindsight_solves_what_is_not_learned_without_it(buffer):
-    """A sparse reward, 2,000 steps: with relabelled goals the agent reaches nearly every point, without them hardly any."""
+    """A sparse reward, 2,000 steps: with relabelled goals nearly every point is reached, without them hardly any."""
     model = small_model(
         make_vec_env(ReachEnv, 1, seed=0),
         "MultiInputPolicy",
