@@ -314,7 +314,13 @@ class DDPGPaperPolicy(BasePolicy):
         Set the critic's L2 weight decay. It falls on weights, not on biases nor on batch norm's scale and shift.
 
         :param weight_decay: coefficient, >= 0
+        :raises InvalidArgumentError: if it is above 0 and the optimiser does not know weight decay
         """
+        if weight_decay > 0 and "weight_decay" not in self.critic.optimizer.defaults:
+            raise InvalidArgumentError(
+                f"`qf_weight_decay` must be 0 with {self.optimizer_class.__name__}, which has no weight decay, "
+                f"got {weight_decay}"
+            )
         self.critic.optimizer.param_groups[0]["weight_decay"] = weight_decay
 
     def target_pairs(self) -> tuple[list[th.Tensor], list[th.Tensor]]:
