@@ -166,6 +166,15 @@ def test_exclude_and_include(tmp_path):
     assert loaded.gamma == 0.5
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_a_compiled_policy_can_be_saved(trained, tmp_path):
+    """torch.compile wraps the policy; what is saved is what is inside."""
+    before = weights(trained.policy)
+    trained.policy = th.compile(trained.policy)
+    trained.save(tmp_path / "model")
+    assert same(weights(DDPGPaper.load(tmp_path / "model", device="cpu").policy), before)
+
+
 def test_including_the_buffer(tmp_path):
     """``include`` can put the replay buffer into the zip."""
     model = small_model().learn(20)

@@ -349,7 +349,7 @@ def test_rollout_statistics_average_a_window(stats_window_size):
 
 
 def test_tensorboard_files_hold_what_was_logged(tmp_path):
-    """The event files' scalars are the logger's values; a continued run goes on in its folder, a new one gets its own."""
+    """The event files' scalars are the logger's values; a continued run stays in its folder."""
     event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     model = small_model(CountingEnv(length=5), tensorboard_log=str(tmp_path))
     model.learn(41, log_interval=2)

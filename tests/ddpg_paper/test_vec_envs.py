@@ -150,7 +150,7 @@ def test_evaluation_takes_the_statistics_along():
     bare = EvalCallback(Monitor(PointEnv()), eval_freq=10, n_eval_episodes=1, verbose=0)
     with (
         pytest.warns(UserWarning, match="not of the same type"),
-        pytest.raises(AssertionError, match="VecEnvWrapper|wrapped"),
+        pytest.raises(AssertionError, match="VecNormalize"),
     ):
         model.learn(20, callback=bare)
 
