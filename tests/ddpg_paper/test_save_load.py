@@ -1,6 +1,8 @@
 """Saving and loading: whole models, parameters, replay buffers, and going on with training afterwards."""
 
 import io
+import json
+import zipfile
 from copy import deepcopy
 from pathlib import Path
 
@@ -98,6 +100,16 @@ def test_saving_changes_nothing(trained, tmp_path):
     assert trained.actor is trained.policy.actor
     assert trained.replay_buffer.size() == 60
     assert trained.env is not None
+
+
+def test_networks_and_buffer_are_in_the_file_once_or_not_at_all(trained, tmp_path):
+    """The networks' weights are in files of their own; pickling them a second time would double the zip."""
+    trained.save(tmp_path / "model")
+    with zipfile.ZipFile(tmp_path / "model.zip") as archive:
+        data = json.loads(archive.read("data"))
+        assert {"policy.pth", "actor.optimizer.pth", "critic.optimizer.pth"} <= set(archive.namelist())
+    forbidden = {"policy", "actor", "critic", "actor_target", "critic_target", "replay_buffer", "env", "logger"}
+    assert not forbidden & set(data)
 
 
 def test_arguments_can_be_changed_on_loading(trained, tmp_path):

@@ -200,6 +200,14 @@ def test_replay_buffer_class_and_kwargs():
     assert not model.replay_buffer.handle_timeout_termination
 
 
+def test_n_steps_leave_the_callers_kwargs_alone():
+    """SB3 adds two entries to the dict that it was given."""
+    kwargs = {"handle_timeout_termination": True}
+    model = small_model(n_steps=3, replay_buffer_kwargs=kwargs)
+    assert model.replay_buffer.n_steps == 3
+    assert kwargs == {"handle_timeout_termination": True}
+
+
 @pytest.mark.parametrize("n_envs", [1, 2])
 def test_optimized_memory(n_envs, recwarn):
     """One array for both observations: the same transitions come out, and a second learn() cuts the last episode."""
@@ -285,8 +293,10 @@ def test_metrics_are_what_they_say():
     """Losses, Q, targets and saturation of one gradient step, computed again from a copy of the networks."""
     model = small_model(gradient_steps=0, policy_kwargs={"batch_norm": False, "final_init": None}).learn(60)
     records = recorded(model)
-    with th.no_grad():  # some actions, but not all, beyond 0.99
-        list(model.actor.mu.children())[-2].weight.mul_(12)
+    with th.no_grad():  # some actions, but not all, beyond 0.99 on either side
+        layer = list(model.actor.mu.children())[-2]
+        layer.weight.mul_(4)
+        layer.bias.copy_(th.tensor([2.6, -2.6]))
         list(model.actor_target.mu.children())[-2].weight.mul_(-5)
     np.random.seed(1)
     batch = model.replay_buffer.sample(8)
@@ -305,7 +315,7 @@ def test_metrics_are_what_they_say():
     assert values["train/q_mean"] == pytest.approx(np.mean(q), rel=1e-5)
     assert values["train/target_q_mean"] == pytest.approx(np.mean(y), rel=1e-5)
     saturation = np.mean(np.abs(actions.numpy()) > 0.99)
-    assert 0 < saturation < 1
+    assert 0 < np.mean(actions.numpy() < -0.99) < saturation < 1
     assert values["train/action_saturation"] == pytest.approx(saturation)
 
 

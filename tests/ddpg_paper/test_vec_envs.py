@@ -11,6 +11,7 @@ from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFrameStack, VecNormalize
 from toys import CountingEnv, PointEnv, counting_envs, recorded, same, small_model, weights
 
+import ddpg_ext.ddpg_paper.ddpg_paper as algorithm
 from ddpg_ext import DDPGPaper
 
 
@@ -124,6 +125,25 @@ def test_vec_normalize(n_envs):
         assert batch.observations.abs().max() <= 2
         # Later statistics, other values from the same buffer
         env.obs_rms.var *= 4 * count
+
+
+def test_updates_learn_from_normalised_minibatches(monkeypatch):
+    """Rewards of 1000 and step counts up to 50 reach the gradient step within the clips."""
+    batches = []
+    step = algorithm.gradient_step
+
+    def spy(policy, batch, gamma, tau):
+        batches.append(batch)
+        return step(policy, batch, gamma, tau)
+
+    monkeypatch.setattr(algorithm, "gradient_step", spy)
+    env = VecNormalize(counting_envs(1, length=50, reward=1000.0), clip_obs=2.0, clip_reward=1.5)
+    small_model(env).learn(40)
+    assert len(batches) == 33
+    for batch in batches:
+        assert batch.observations.abs().max() <= 2
+        assert batch.next_observations.abs().max() <= 2
+        assert 0 < batch.rewards.min() <= batch.rewards.max() <= 1.5
 
 
 def test_the_policy_acts_on_normalised_observations():
