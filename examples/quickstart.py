@@ -91,6 +91,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where run folders go")
     args = parser.parse_args()
 
+    gym.spec(args.env)  # raises for an unknown id, before there is a folder for it
     folder = next_free_folder(args.runs, args.env)
     env = make_vec_env(args.env, seed=args.seed, monitor_dir=str(folder))
     eval_env = make_vec_env(args.env, n_envs=10, seed=args.seed + 1000)

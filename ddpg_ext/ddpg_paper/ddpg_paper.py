@@ -18,7 +18,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise, VectorizedActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule, TrainFrequencyUnit
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule, TensorDict, TrainFrequencyUnit
 from stable_baselines3.common.utils import FloatSchedule, update_learning_rate
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -532,15 +532,32 @@ class DDPGPaper(OffPolicyAlgorithm):
         for name in kwargs:
             if name not in known:
                 raise InvalidArgumentTypeError(f"load() got the keyword {name!r}; {nearest(name, known)}")
+        if "stats_window_size" in kwargs:
+            kwargs["ep_info_buffer"] = None  # which is then made with the new size
         for name, attribute in (("stats_window_size", "_stats_window_size"), ("executor", "_executor_choice")):
             if name in kwargs:
                 kwargs[attribute] = kwargs.pop(name)
         model = super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
-        # What the file has restored over the arguments
-        model._set_weight_decay()
+        # The noise that the file holds has a stream of its own
         if kwargs.get("seed") is not None and "action_noise" not in kwargs:
             model._seed_noise(kwargs["seed"])
         return model
+
+    def set_parameters(
+        self,
+        load_path_or_dict: str | TensorDict,
+        exact_match: bool = True,
+        device: th.device | str = "auto",
+    ) -> None:
+        """
+        Load weights and the optimisers' states. The weight decay is an argument of the model, and stays its own.
+
+        :param load_path_or_dict: a zip file that ``save`` wrote, or what ``get_parameters`` gave
+        :param exact_match: whether every parameter must be there
+        :param device: where to load the tensors to
+        """
+        super().set_parameters(load_path_or_dict, exact_match, device)
+        self._set_weight_decay()
 
     def _excluded_save_params(self) -> list[str]:
         networks = ["actor", "critic", "actor_target", "critic_target"]

@@ -1,0 +1,252 @@
+"""SB3's callbacks drive, watch and stop DDPGPaper as they do SB3's own algorithms."""
+
+import numpy as np
+import pytest
+import stable_baselines3.common.callbacks as sb3_callbacks
+import torch as th
+from stable_baselines3.common.callbacks import (
+    BaseCallback,
+    CallbackList,
+    CheckpointCallback,
+    ConvertCallback,
+    EvalCallback,
+    EveryNTimesteps,
+    LogEveryNTimesteps,
+    StopTrainingOnMaxEpisodes,
+    StopTrainingOnNoModelImprovement,
+    StopTrainingOnRewardThreshold,
+)
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from toys import CountingEnv, PointEnv, counting_envs, recorded, same, small_model, weights
+
+from ddpg_ext import DDPGPaper
+
+
+class Remember(BaseCallback):
+    """Copies of the weights, by the step at which it was called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights: dict[int, dict[str, th.Tensor]] = {}
+
+    def _on_step(self) -> bool:
+        self.weights[self.num_timesteps] = weights(self.model.policy)
+        return True
+
+
+def test_eval_callback_evaluates_on_time_and_logs_the_true_return():
+    """Ten steps of reward 3 are a return of 30, every 20 steps, under that step in the log."""
+    model = small_model(env=CountingEnv())
+    records = recorded(model)
+    callback = EvalCallback(Monitor(CountingEnv(length=10, reward=3.0)), eval_freq=20, n_eval_episodes=2, verbose=0)
+    model.learn(70, callback=callback)
+    logged = [(step, values["eval/mean_reward"]) for step, values in records.dumps if "eval/mean_reward" in values]
+    assert logged == [(20, 30.0), (40, 30.0), (60, 30.0)]
+    assert callback.last_mean_reward == 30.0
+
+
+def test_eval_callback_acts_without_noise():
+    """Evaluation sees mu(s): the same observation gives the same action, and it is the policy's."""
+    zeros = np.zeros(3, np.float32)
+
+    class ConstantEnv(CountingEnv):
+        def _observation(self):
+            return zeros
+
+    model = small_model(env=CountingEnv())
+    env = ConstantEnv(length=5)
+    taken: list[np.ndarray] = []
+    compare = ConvertCallback(
+        lambda _locals, _globals: taken.append(model.predict(zeros, deterministic=True)[0]) is None
+    )
+    model.learn(
+        40, callback=EvalCallback(Monitor(env), eval_freq=40, n_eval_episodes=2, callback_after_eval=compare, verbose=0)
+    )
+    assert len(env.actions) == 10
+    for action in env.actions:
+        np.testing.assert_array_equal(action, taken[0])
+
+
+def test_evaluation_leaves_training_untouched():
+    """With and without evaluations in between, the weights are equal bit for bit."""
+    plain = small_model().learn(80)
+    watched = small_model()
+    watched.learn(80, callback=EvalCallback(Monitor(PointEnv()), eval_freq=16, n_eval_episodes=1, verbose=0))
+    assert same(weights(plain.policy), weights(watched.policy))
+
+
+def test_eval_callback_keeps_the_best_model_and_the_evaluations(tmp_path):
+    model = small_model(learning_rate=1e-2)
+    remember = Remember()
+    callback = EvalCallback(
+        Monitor(PointEnv()),
+        eval_freq=25,
+        n_eval_episodes=3,
+        best_model_save_path=str(tmp_path),
+        log_path=str(tmp_path),
+        verbose=0,
+    )
+    model.learn(150, callback=[remember, callback])
+    evaluations = np.load(tmp_path / "evaluations.npz")
+    assert evaluations["timesteps"].tolist() == [25, 50, 75, 100, 125, 150]
+    assert evaluations["results"].shape == (6, 3)
+    means = evaluations["results"].mean(axis=1)
+    best = DDPGPaper.load(tmp_path / "best_model.zip", device="cpu")
+    assert same(weights(best.policy), remember.weights[int(evaluations["timesteps"][means.argmax()])])
+    assert callback.best_mean_reward == means.max()
+
+
+def test_eval_callback_on_several_environments():
+    model = small_model(env=counting_envs(1))
+    callback = EvalCallback(counting_envs(3, length=4), eval_freq=20, n_eval_episodes=6, warn=False, verbose=0)
+    model.learn(20, callback=callback)
+    # Environment i pays 1 + i per step: (4 + 8 + 12) / 3
+    assert callback.last_mean_reward == 8.0
+
+
+@pytest.mark.parametrize(("threshold", "steps"), [(10.0, 20), (10.5, 100)])
+def test_stop_training_on_reward_threshold(threshold, steps):
+    """The return is exactly 10: a threshold of 10 stops at the first evaluation, one above it never."""
+    model = small_model(env=CountingEnv())
+    model.learn(
+        100,
+        callback=EvalCallback(
+            Monitor(CountingEnv(length=10)),
+            callback_on_new_best=StopTrainingOnRewardThreshold(threshold),
+            eval_freq=20,
+            n_eval_episodes=1,
+            verbose=0,
+        ),
+    )
+    assert model.num_timesteps == steps
+
+
+def test_stop_training_on_no_improvement():
+    """The return never changes: first evaluation best, then two allowed without improvement; the third stops."""
+    model = small_model(env=CountingEnv())
+    model.learn(
+        200,
+        callback=EvalCallback(
+            Monitor(CountingEnv(length=5)),
+            callback_after_eval=StopTrainingOnNoModelImprovement(max_no_improvement_evals=2, min_evals=0),
+            eval_freq=20,
+            n_eval_episodes=1,
+            verbose=0,
+        ),
+    )
+    assert model.num_timesteps == 80
+
+
+@pytest.mark.parametrize("n_envs", [1, 2])
+def test_stop_training_on_max_episodes(n_envs):
+    """Episodes are counted per environment."""
+    model = small_model(env=counting_envs(n_envs, length=7))
+    model.learn(1000, callback=StopTrainingOnMaxEpisodes(max_episodes=3))
+    assert model.num_timesteps == 3 * 7 * n_envs
+
+
+@pytest.mark.parametrize("value", [False, np.bool_(False), th.tensor(False)])
+def test_a_callback_that_returns_false_stops_at_once(value):
+    calls: list[int] = []
+
+    def stop(_locals, _globals):
+        calls.append(1)
+        return value
+
+    model = small_model()
+    model.learn(50, callback=stop)
+    assert len(calls) == model.num_timesteps == 1
+    assert model.replay_buffer.size() == 0
+
+
+def test_every_n_timesteps_and_the_locals_of_the_loop():
+    model = small_model()
+    steps: list[int] = []
+    child = ConvertCallback(lambda _locals, _globals: steps.append(model.num_timesteps) is None)
+    every, other = EveryNTimesteps(n_steps=15, callback=child), Remember()
+    callbacks = CallbackList([every, other])
+    model.learn(50, callback=callbacks)
+    assert steps == [15, 30, 45]
+    assert every.n_calls == every.num_timesteps == 50
+    # All see the same local variables of collect_rollouts
+    assert child.locals["new_obs"] is other.locals["new_obs"] is callbacks.locals["new_obs"]
+    assert model.observation_space.contains(callbacks.locals["new_obs"][0])
+
+
+def test_log_every_n_timesteps():
+    model = small_model()
+    records = recorded(model)
+    model.learn(60, callback=LogEveryNTimesteps(n_steps=20), log_interval=1000)
+    assert [step for step, _ in records.dumps] == [20, 40, 60]
+
+
+def test_checkpoints_are_the_model_as_it_was(tmp_path):
+    env = VecNormalize(DummyVecEnv([PointEnv]))
+    model = small_model(env=env)
+    remember = Remember()
+    checkpoints = CheckpointCallback(30, str(tmp_path), save_replay_buffer=True, save_vecnormalize=True)
+    model.learn(60, callback=[remember, checkpoints])
+    assert len(list(tmp_path.iterdir())) == 6
+    for step in (30, 60):
+        loaded = DDPGPaper.load(tmp_path / f"rl_model_{step}_steps.zip", device="cpu")
+        assert loaded.num_timesteps == step
+        assert same(weights(loaded.policy), remember.weights[step])
+        loaded.load_replay_buffer(tmp_path / f"rl_model_replay_buffer_{step}_steps.pkl")
+        # A callback runs before its step's transition is stored
+        assert loaded.replay_buffer.size() == step - 1
+        statistics = VecNormalize.load(
+            str(tmp_path / f"rl_model_vecnormalize_{step}_steps.pkl"), DummyVecEnv([PointEnv])
+        )
+        # One observation more than steps: the reset's
+        assert statistics.obs_rms.count == pytest.approx(step + 1, abs=1e-3)
+
+
+def test_progress_bar_reaches_the_end(monkeypatch):
+    bars = []
+
+    class Bar:
+        def __init__(self, total):
+            self.total, self.n, self.closed = total, 0, False
+            bars.append(self)
+
+        def update(self, n):
+            self.n += n
+
+        def refresh(self):
+            pass
+
+        def close(self):
+            self.closed = True
+
+    monkeypatch.setattr(sb3_callbacks, "tqdm", Bar)
+    model = small_model(env=counting_envs(2))
+    model.learn(20, progress_bar=True)
+    model.learn(30, progress_bar=True, reset_num_timesteps=False)
+    assert [(bar.total, bar.n, bar.closed) for bar in bars] == [(20, 20, True), (30, 30, True)]
+
+
+def test_events_in_their_order():
+    """One training start and end; per step a rollout start, a step, a rollout end."""
+    events: list[str] = []
+
+    class Events(BaseCallback):
+        def _on_training_start(self):
+            events.append("start")
+
+        def _on_rollout_start(self):
+            events.append("rollout")
+
+        def _on_step(self):
+            events.append("step")
+            return True
+
+        def _on_rollout_end(self):
+            events.append("collected")
+
+        def _on_training_end(self):
+            events.append("end")
+
+    small_model(train_freq=2).learn(4, callback=Events())
+    rollout = ["rollout", "step", "step", "collected"]
+    assert events == ["start", *rollout, *rollout, "end"]

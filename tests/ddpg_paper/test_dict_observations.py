@@ -1,0 +1,124 @@
+"""Dict observations: MultiInputPolicy, alone and under SB3's wrappers."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFrameStack, VecNormalize
+from toys import ChaosEnv, PointEnv, same, small_model, weights
+
+MIXED = {
+    "img": spaces.Box(0, 255, (1, 36, 36), np.uint8),
+    "vec": spaces.Box(-1, 1, (2,), np.float32),
+    "kind": spaces.Discrete(4),
+}
+CNN = {"features_extractor_kwargs": {"cnn_output_dim": 16}}
+
+
+def mixed(channel_last: bool = False) -> ChaosEnv:
+    image = spaces.Box(0, 255, (36, 36, 1) if channel_last else (1, 36, 36), np.uint8)
+    return ChaosEnv(spaces.Dict({**MIXED, "img": image}))
+
+
+class InDict(gym.ObservationWrapper):
+    """The observation under the key "vec"."""
+
+    def __init__(self, env: gym.Env) -> None:
+        super().__init__(env)
+        self.observation_space = spaces.Dict({"vec": env.observation_space})
+
+    def observation(self, observation):
+        return {"vec": observation}
+
+
+def test_a_dict_of_one_vector_learns_as_the_vector():
+    """Same seed, same task, with and without the Dict around it: the same weights, bit for bit."""
+    flat = small_model(env=PointEnv()).learn(60)
+    in_dict = small_model(env=InDict(PointEnv()), policy="MultiInputPolicy").learn(60)
+    assert same(weights(flat.policy), weights(in_dict.policy))
+    observation = np.array([0.3, -0.2], np.float32)
+    np.testing.assert_array_equal(flat.predict(observation)[0], in_dict.predict({"vec": observation})[0])
+
+
+@pytest.mark.parametrize("channel_last", [False, True])
+def test_images_vectors_and_numbers_together(channel_last):
+    """An image becomes 16 features, a vector itself, a number its one-hot code: 22 in all, and learning runs."""
+    model = small_model(env=mixed(channel_last), policy="MultiInputPolicy", policy_kwargs=CNN, gradient_steps=1)
+    assert model.observation_space["img"].shape == (1, 36, 36)  # SB3 puts channels first
+    assert model.actor.features_dim == 16 + 2 + 4
+    before = weights(model.policy)
+    model.learn(16)
+    after = weights(model.policy)
+    moved = [name for name in before if not th.equal(before[name], after[name])]
+    # Both networks' convolutions learn, each its own
+    assert any(name.startswith("actor.features_extractor.extractors.img.cnn") for name in moved)
+    assert any(name.startswith("critic.features_extractor.extractors.img.cnn") for name in moved)
+    evaluate_policy(model, model.get_env(), n_eval_episodes=1, warn=False)
+
+
+def test_each_entry_of_the_dict_matters():
+    """Changing any single entry changes the action: none is dropped on the way."""
+    model = small_model(
+        env=mixed(), policy="MultiInputPolicy", policy_kwargs={**CNN, "final_init": None, "batch_norm": False}
+    )
+    space = model.observation_space
+    space.seed(0)
+    first, second = space.sample(), space.sample()
+    while first["kind"] == second["kind"]:
+        second = space.sample()
+    action, _ = model.predict(first)
+    for key in space.spaces:
+        changed, _ = model.predict({**first, key: second[key]})
+        assert not np.array_equal(action, changed), key
+
+
+def test_subprocesses():
+    env = SubprocVecEnv([mixed, mixed])
+    model = small_model(env=env, policy="MultiInputPolicy", policy_kwargs=CNN, train_freq=5)
+    model.learn(30)
+    assert model.num_timesteps == 30
+    assert model.replay_buffer.observations["img"].shape == (500, 2, 1, 36, 36)
+    env.close()
+
+
+@pytest.mark.parametrize("channel_last", [False, True])
+def test_frame_stack(channel_last):
+    """Three frames: three channels, three vectors, and the last of them is the newest."""
+    spaces_ = {key: MIXED[key] for key in ("img", "vec")}
+    if channel_last:
+        spaces_["img"] = spaces.Box(0, 255, (36, 36, 1), np.uint8)
+    env = DummyVecEnv([lambda: ChaosEnv(spaces.Dict(spaces_))])
+    order = {"vec": None, "img": "last" if channel_last else "first"}
+    stacked = VecFrameStack(env, n_stack=3, channels_order=order)
+    model = small_model(env=stacked, policy="MultiInputPolicy", policy_kwargs=CNN, train_freq=4)
+    assert model.observation_space["img"].shape == (3, 36, 36)
+    assert model.actor.features_dim == 16 + 3 * 2
+    model.learn(24)
+    vec = model.replay_buffer.observations["vec"][:20, 0]
+    # Within the first episode (20 steps) each stack is the one before it, moved by one frame
+    np.testing.assert_array_equal(vec[1:, :4], vec[:-1, 2:])
+    assert not vec[0, :4].any()
+    evaluate_policy(model, model.get_env(), n_eval_episodes=1, warn=False)
+
+
+def test_vec_normalize_of_some_keys():
+    """The buffer keeps what the environment gave; what the networks learn from is normalised, for the chosen key."""
+    env = VecNormalize(DummyVecEnv([mixed]), norm_obs_keys=["vec"], clip_obs=3.0)
+    model = small_model(env=env, policy="MultiInputPolicy", policy_kwargs=CNN, train_freq=8)
+    model.learn(48)
+    stored = model.replay_buffer.observations["vec"][:48]
+    assert (np.abs(stored) <= 1).all()
+    statistics = env.obs_rms["vec"]
+    expected = np.clip((stored - statistics.mean) / np.sqrt(statistics.var + env.epsilon), -3, 3)
+    batch = model.replay_buffer._get_samples(np.arange(48), env=env)
+    np.testing.assert_allclose(batch.observations["vec"].numpy(), expected[:, 0], rtol=1e-5, atol=1e-6)
+    assert batch.observations["img"].dtype == th.uint8
+    evaluate_policy(model, model.get_env(), n_eval_episodes=1, warn=False)
+
+
+def test_nested_dicts_are_refused():
+    """SB3 supports one level, and says so before anything is built."""
+    with pytest.raises(NotImplementedError, match="Nested"):
+        small_model(env=ChaosEnv(spaces.Dict({"outer": spaces.Dict(MIXED)})), policy="MultiInputPolicy")

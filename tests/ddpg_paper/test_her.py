@@ -1,0 +1,206 @@
+"""Hindsight experience replay: SB3's HerReplayBuffer under DDPGPaper."""
+
+from copy import deepcopy
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from stable_baselines3 import HerReplayBuffer
+from stable_baselines3.common.callbacks import EvalCallback
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.envs import BitFlippingEnv
+from stable_baselines3.common.noise import NormalActionNoise
+from stable_baselines3.common.vec_env import VecNormalize
+from stable_baselines3.her import GoalSelectionStrategy
+from toys import recorded, same, small_model, weights
+
+from ddpg_ext import DDPGPaper
+
+
+class ReachEnv(gym.Env):
+    """Reach a random point in the unit square: 0 within 0.2 of it and -1 elsewhere, 15 steps of up to 0.2."""
+
+    def __init__(self) -> None:
+        point = spaces.Box(-1, 1, (2,), np.float64)
+        self.observation_space = spaces.Dict({"observation": point, "achieved_goal": point, "desired_goal": point})
+        self.action_space = spaces.Box(-1, 1, (2,), np.float32)
+
+    def _observation(self):
+        return {"observation": self.x.copy(), "achieved_goal": self.x.copy(), "desired_goal": self.goal.copy()}
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.x, self.goal = self.np_random.uniform(-1, 1, (2, 2))
+        self.count = 0
+        return self._observation(), {}
+
+    def step(self, action):
+        self.x = np.clip(self.x + 0.2 * action, -1, 1)
+        self.count += 1
+        reward = float(self.compute_reward(self.x, self.goal, {}))
+        return self._observation(), reward, False, self.count >= 15, {"is_success": reward == 0}
+
+    def compute_reward(self, achieved_goal, desired_goal, info):
+        return -(np.linalg.norm(np.asarray(achieved_goal) - desired_goal, axis=-1) > 0.2).astype(np.float32)
+
+
+def her_model(env=None, n_envs: int = 2, strategy="future", **kwargs) -> DDPGPaper:
+    return small_model(
+        make_vec_env(ReachEnv, n_envs, seed=0) if env is None else env,
+        "MultiInputPolicy",
+        replay_buffer_class=HerReplayBuffer,
+        replay_buffer_kwargs={"n_sampled_goal": 3, "goal_selection_strategy": strategy},
+        # HER can sample once an episode is over
+        **{"learning_starts": 40, "train_freq": 4, "gradient_steps": n_envs, **kwargs},
+    )
+
+
+@pytest.mark.parametrize("strategy", ["final", "episode", "future", *GoalSelectionStrategy])
+def test_relabelled_goals_and_their_rewards(strategy):
+    """
+    A sampled goal is the one of its episode or, three times in four, one that was achieved in it; and every reward is
+    what the environment pays for that goal.
+    """
+    model = her_model(strategy=strategy).learn(120)
+    buffer = model.replay_buffer
+    assert isinstance(buffer, HerReplayBuffer)
+    batch = buffer.sample(400)
+    goals = batch.observations["desired_goal"].numpy()
+    assert th.equal(batch.observations["desired_goal"], batch.next_observations["desired_goal"])
+    achieved = batch.next_observations["achieved_goal"].numpy()
+    np.testing.assert_array_equal(batch.rewards.numpy()[:, 0], ReachEnv().compute_reward(achieved, goals, {}))
+    np.testing.assert_allclose(batch.observations["achieved_goal"], batch.observations["observation"])
+
+    size = buffer.size()
+    own = buffer.observations["desired_goal"][:size].reshape(-1, 2)
+    reached = buffer.next_observations["achieved_goal"][:size].reshape(-1, 2)
+    is_own = (np.abs(goals[:, None] - own).max(-1) < 1e-6).any(1)
+    is_reached = (np.abs(goals[:, None] - reached).max(-1) < 1e-6).any(1)
+    assert (is_own ^ is_reached).all()
+    assert is_reached.mean() == pytest.approx(0.75, abs=0.1)
+
+
+def test_the_final_goal_is_the_last_one_of_the_episode():
+    buffer = her_model(strategy="final").learn(120).replay_buffer
+    over = buffer.dones[: buffer.size()] > 0
+    last = buffer.next_observations["achieved_goal"][: buffer.size()][over]
+    goals = buffer.sample(200).observations["desired_goal"].numpy()
+    own = buffer.observations["desired_goal"][: buffer.size()].reshape(-1, 2)
+    candidates = np.concatenate([last, own])
+    assert (np.abs(goals[:, None] - candidates).max(-1) < 1e-6).any(1).all()
+
+
+@pytest.mark.parametrize("noise", ["ornstein-uhlenbeck", NormalActionNoise(np.zeros(2), 0.1 * np.ones(2)), None])
+def test_any_noise(noise):
+    model = her_model(action_noise=noise).learn(80)
+    assert model._n_updates > 0
+
+
+def test_continuous_bit_flipping():
+    """SB3's own test environment, and a buffer that has wrapped around in the middle of episodes."""
+    env = make_vec_env(lambda: BitFlippingEnv(n_bits=4, continuous=True), 2)
+    model = her_model(env, buffer_size=40, learning_starts=8)
+    model.learn(120)
+    assert model.replay_buffer.full
+    assert model._n_updates == 2 * (120 - 8) // 8
+
+
+def test_normalised_observations():
+    """Rewards are computed from raw goals, the networks see normalised ones."""
+    env = VecNormalize(make_vec_env(ReachEnv, 1, seed=0), norm_reward=False)
+    model = her_model(env, n_envs=1).learn(60)
+    np.random.seed(0)
+    raw = model.replay_buffer.sample(50)
+    np.random.seed(0)
+    normalised = model.replay_buffer.sample(50, env)
+    for key in ("observation", "desired_goal"):
+        statistics = env.obs_rms[key]
+        expected = (raw.observations[key].numpy() - statistics.mean) / np.sqrt(statistics.var + env.epsilon)
+        np.testing.assert_allclose(normalised.observations[key].numpy(), expected, rtol=1e-4, atol=1e-5)
+    assert th.equal(raw.rewards, normalised.rewards)
+    assert set(raw.rewards.unique().tolist()) <= {-1.0, 0.0}
+
+
+def test_save_and_load(tmp_path):
+    """The buffer needs the environment to compute rewards: with it a loaded model acts as before and goes on."""
+    env = make_vec_env(ReachEnv, 2, seed=0)
+    model = her_model(env).learn(80)
+    model.save(tmp_path / "model")
+    with pytest.raises(AssertionError, match="environment"):
+        DDPGPaper.load(tmp_path / "model", device="cpu")
+    loaded = DDPGPaper.load(tmp_path / "model", env, device="cpu", custom_objects={"learning_rate": 2e-5, "dummy": 1})
+    assert loaded.learning_rate == 2e-5
+    assert not hasattr(loaded, "dummy")
+    assert isinstance(loaded.replay_buffer, HerReplayBuffer)
+    assert loaded.replay_buffer.n_sampled_goal == 3
+    assert same(weights(model.policy), weights(loaded.policy))
+    observation = env.reset()
+    np.testing.assert_array_equal(model.predict(observation)[0], loaded.predict(observation)[0])
+    loaded.learn(80)
+    assert not same(weights(model.policy), weights(loaded.policy))
+
+
+@pytest.mark.parametrize("n_envs", [1, 2])
+@pytest.mark.parametrize("truncate", [False, True])
+def test_save_and_load_the_replay_buffer(tmp_path, n_envs, truncate):
+    model = her_model(n_envs=n_envs).learn(50 * n_envs)  # stops in the fourth episode
+    saved = deepcopy(model.replay_buffer)
+    model.save_replay_buffer(tmp_path / "buffer")
+    model.replay_buffer = None
+    if truncate:
+        with pytest.warns(UserWarning, match="last trajectory in the replay buffer will be truncated"):
+            model.load_replay_buffer(tmp_path / "buffer", truncate_last_traj=True)
+    else:
+        model.load_replay_buffer(tmp_path / "buffer", truncate_last_traj=False)
+    loaded = model.replay_buffer
+    for key in ("observation", "desired_goal", "achieved_goal"):
+        np.testing.assert_array_equal(saved.observations[key], loaded.observations[key])
+    np.testing.assert_array_equal(saved.rewards, loaded.rewards)
+    last = loaded.pos - 1
+    assert (loaded.dones[last] == truncate).all()
+    assert ((loaded.ep_length[last] > 0) == truncate).all()
+    model.learn(20 * n_envs, reset_num_timesteps=truncate)
+
+
+def test_success_rates_are_logged():
+    """The fraction of finished episodes that ended in success, in training and in evaluation."""
+    model = her_model(n_envs=1)
+    records = recorded(model)
+    callback = EvalCallback(make_vec_env(ReachEnv, 2, seed=5), eval_freq=60, n_eval_episodes=6, verbose=0)
+    model.learn(60, callback=callback, log_interval=4)
+    logged = [values["eval/success_rate"] for _, values in records.dumps if "eval/success_rate" in values]
+    assert logged == [np.mean(callback._is_success_buffer)]
+    assert len(callback._is_success_buffer) == 6
+    # Four episodes of 15 steps: the last of each tells
+    successes = model.replay_buffer.rewards[14:60:15, 0] == 0
+    rollout = [values["rollout/success_rate"] for _, values in records.dumps if "rollout/success_rate" in values]
+    assert rollout[-1] == successes.mean()
+
+
+@pytest.mark.parametrize("buffer", [HerReplayBuffer, None])
+def test_hindsight_solves_what_is_not_learned_without_it(buffer):
+    """A sparse reward, 2,000 steps: with relabelled goals nearly every point is reached, without them hardly any."""
+    model = small_model(
+        make_vec_env(ReachEnv, 1, seed=0),
+        "MultiInputPolicy",
+        replay_buffer_class=buffer,
+        learning_rate=1e-3,
+        qf_weight_decay=0.0,
+        learning_starts=100,
+        batch_size=64,
+        gamma=0.9,
+        tau=0.02,
+        buffer_size=5000,
+        policy_kwargs={"net_arch": [64, 64], "batch_norm": False},
+    )
+    model.learn(2000)
+    env = make_vec_env(ReachEnv, 1, seed=123)
+    ends: list[bool] = []
+    observation = env.reset()
+    while len(ends) < 50:
+        action, _ = model.predict(observation)
+        observation, _, dones, infos = env.step(action)
+        ends += [info["is_success"] for done, info in zip(dones, infos, strict=True) if done]
+    assert np.mean(ends) > 0.85 if buffer else np.mean(ends) < 0.3

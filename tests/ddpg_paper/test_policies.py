@@ -1,0 +1,419 @@
+"""Networks a user can shape: widths, activations, extractors shared or not, optimisers, policies of one's own."""
+
+import copy
+import inspect
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.utils import update_learning_rate
+from torch import nn
+from toys import PointEnv, recorded, same, small_model, weights
+
+from ddpg_ext import DDPGPaper, InvalidArgumentError
+from ddpg_ext.common.layers import ActionInput
+from ddpg_ext.ddpg_paper.policies import Actor, DDPGPaperPolicy, MlpPolicy, MultiInputPolicy
+
+OBSERVATIONS = np.random.default_rng(0).uniform(-1, 1, (10, 2)).astype(np.float32)
+
+
+class LinearExtractor(BaseFeaturesExtractor):
+    """One linear layer."""
+
+    def __init__(self, observation_space: gym.Space, features_dim: int = 5, scale: float = 1.0) -> None:
+        super().__init__(observation_space, features_dim)
+        self.scale = scale
+        self.linear = nn.Linear(observation_space.shape[0], features_dim)
+
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        return self.scale * self.linear(observations)
+
+
+class ForeignNormExtractor(BaseFeaturesExtractor):
+    """torch's batch normalisation and dropout, which know nothing of this package."""
+
+    def __init__(self, observation_space: gym.Space) -> None:
+        super().__init__(observation_space, observation_space.shape[0])
+        self.norm = nn.BatchNorm1d(observation_space.shape[0])
+        self.dropout = nn.Dropout(0.5)
+
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        return self.dropout(self.norm(observations))
+
+
+def model_with(extractor: type[BaseFeaturesExtractor], learn: int = 30, **policy_kwargs) -> DDPGPaper:
+    """A model with that extractor and a filled buffer, not yet trained."""
+    model = small_model(policy_kwargs={"features_extractor_class": extractor, **policy_kwargs}, gradient_steps=0)
+    recorded(model)
+    return model.learn(learn)
+
+
+def networks(model: DDPGPaper) -> list[nn.Module]:
+    return [model.actor, model.critic, model.actor_target, model.critic_target]
+
+
+# ------------------------------------------------------------------------ shapes
+
+
+@pytest.mark.parametrize(
+    ("net_arch", "action_layer", "actor", "critic"),
+    [
+        # (in, out) of each linear layer, for 2 observations and 2 actions; the critic's action layer takes both
+        ([], 1, [(2, 2)], [(4, 1)]),
+        ([4], 1, [(2, 4), (4, 2)], [(4, 4), (4, 1)]),
+        ([4, 3], 2, [(2, 4), (4, 3), (3, 2)], [(2, 4), (6, 3), (3, 1)]),
+        ([4, 3], 1, [(2, 4), (4, 3), (3, 2)], [(4, 4), (4, 3), (3, 1)]),
+        ([6, 5, 4], 3, [(2, 6), (6, 5), (5, 4), (4, 2)], [(2, 6), (6, 5), (7, 4), (4, 1)]),
+        ({"pi": [8], "qf": [7, 6]}, 2, [(2, 8), (8, 2)], [(2, 7), (9, 6), (6, 1)]),
+        ({"pi": [], "qf": [5, 5]}, 2, [(2, 2)], [(2, 5), (7, 5), (5, 1)]),
+    ],
+)
+@pytest.mark.parametrize("batch_norm", [True, False])
+def test_net_arch(net_arch, action_layer, actor, critic, batch_norm):
+    given = copy.deepcopy(net_arch)
+    kwargs = {"net_arch": net_arch, "action_layer": action_layer, "batch_norm": batch_norm}
+    # Tanh rather than ReLU, whose few units here may all be dead
+    model = small_model(policy_kwargs={**kwargs, "activation_fn": nn.Tanh})
+    assert net_arch == given
+
+    def shapes(network: nn.Module) -> list[tuple[int, int]]:
+        layers = [module for module in network.modules() if isinstance(module, nn.Linear | ActionInput)]
+        return [(layer.in_features, len(layer.bias)) for layer in layers]
+
+    assert shapes(model.actor) == shapes(model.actor_target) == actor
+    assert shapes(model.critic) == shapes(model.critic_target) == critic
+    before = weights(model.policy)
+    model.learn(12)
+    after = weights(model.policy)
+    # Every layer of the online networks learns
+    learned = [name for name, param in model.policy.named_parameters() if param.ndim > 1 and "_target" not in name]
+    assert len(learned) == len(actor) + len(critic) + 1  # the critic's action layer has two matrices
+    assert not any(th.equal(before[name], after[name]) for name in learned)
+
+
+@pytest.mark.parametrize("activation", [nn.Tanh, nn.ELU, nn.ReLU])
+def test_activation(activation):
+    """The activation is that of every hidden layer of both networks; the actor ends in a tanh in any case."""
+    model = small_model(policy_kwargs={"activation_fn": activation, "batch_norm": False})
+    kinds = (nn.Tanh, nn.ELU, nn.ReLU)
+    actor = [type(module) for module in model.actor.modules() if isinstance(module, kinds)]
+    critic = [type(module) for module in model.critic.modules() if isinstance(module, kinds)]
+    assert actor == [activation, activation, nn.Tanh]
+    assert critic == [activation, activation]
+
+
+def test_the_actor_by_hand():
+    """Two tanh layers and a tanh on top, in NumPy."""
+    model = small_model(policy_kwargs={"activation_fn": nn.Tanh, "batch_norm": False, "final_init": 0.5})
+    values = OBSERVATIONS
+    for layer in (module for module in model.actor.mu if isinstance(module, nn.Linear)):
+        values = np.tanh(values @ layer.weight.detach().numpy().T + layer.bias.detach().numpy())
+    np.testing.assert_allclose(model.predict(OBSERVATIONS)[0], values, atol=1e-6)
+    with th.no_grad():
+        tensor = th.as_tensor(OBSERVATIONS)
+        np.testing.assert_allclose(model.policy(tensor), values, atol=1e-6)
+
+
+def test_final_init_none_is_by_fan_in():
+    """The last layers are then drawn like the others: within 1/sqrt(16), and not all tiny."""
+    model = small_model(policy_kwargs={"final_init": None})
+    for layer in (list(model.actor.mu.children())[-2], list(model.critic.q_net.children())[-1]):
+        largest = layer.weight.abs().max().item()
+        assert 0.05 < largest <= 1 / 4
+    small = small_model(policy_kwargs={"final_init": 1e-5})
+    assert list(small.actor.mu.children())[-2].weight.abs().max() <= 1e-5
+
+
+# ----------------------------------------------------------- features extractors
+
+
+def test_each_network_has_its_own_extractor():
+    """Built with its arguments, learned by its own network's loss, and averaged into its own target."""
+    kwargs = {"features_dim": 7, "scale": 0.5}
+    model = model_with(LinearExtractor, features_extractor_kwargs=kwargs)
+    assert kwargs == {"features_dim": 7, "scale": 0.5}
+    extractors = [network.features_extractor for network in networks(model)]
+    assert len({id(extractor) for extractor in extractors}) == 4
+    assert {(extractor.features_dim, extractor.scale) for extractor in extractors} == {(7, 0.5)}
+    before = [weights(extractor) for extractor in extractors]
+    model.train(1, 8)
+    after = [weights(extractor) for extractor in extractors]
+    assert not any(same(old, new) for old, new in zip(before, after, strict=True))
+    for online, target in ((0, 2), (1, 3)):
+        for name in before[0]:
+            expected = (1 - model.tau) * before[target][name] + model.tau * after[online][name]
+            th.testing.assert_close(after[target][name], expected)
+
+
+def test_a_shared_extractor_is_one():
+    model = model_with(LinearExtractor, share_features_extractor=True)
+    assert model.actor.features_extractor is model.critic.features_extractor
+    assert model.actor_target.features_extractor is model.critic_target.features_extractor
+    assert model.actor.features_extractor is not model.actor_target.features_extractor
+
+
+@pytest.mark.parametrize(("actor_lr", "critic_lr", "moves"), [(0.0, 1e-1, False), (1e-3, 0.0, True)])
+def test_a_shared_extractor_learns_from_the_actor_alone(actor_lr, critic_lr, moves):
+    """The critic's loss does not reach it, nor does the critic's weight decay, strong as it is here."""
+    model = model_with(LinearExtractor, share_features_extractor=True)
+    model.lr_schedule, model.qf_lr_schedule = lambda _: actor_lr, lambda _: critic_lr
+    model.policy.set_weight_decay(10.0)
+    before = weights(model.actor.features_extractor)
+    model.train(3, 8)
+    assert same(before, weights(model.actor.features_extractor)) != moves
+
+
+def test_a_shared_extractor_is_decayed_by_nobody():
+    """Where the actor's gradient is zero, since the critic ignores the action, the extractor stays as it is."""
+    model = model_with(LinearExtractor, share_features_extractor=True, batch_norm=False)
+    model.qf_lr_schedule = lambda _: 0.0
+    model.policy.set_weight_decay(10.0)
+    with th.no_grad():
+        model.critic.action_input.weight_action.zero_()
+    before = weights(model.actor)
+    model.train(3, 8)
+    assert same(before, weights(model.actor))
+
+
+def test_a_shared_extractor_is_averaged_once_per_update():
+    """target <- (1 - tau) target + tau online, once, although it belongs to two target networks."""
+    model = model_with(LinearExtractor, share_features_extractor=True)
+    model.tau = 0.5
+    with th.no_grad():  # far apart, so that twice would show
+        for param in model.actor_target.features_extractor.parameters():
+            param.add_(1.0)
+    before = weights(model.actor_target.features_extractor)
+    model.train(1, 8)
+    online, after = weights(model.actor.features_extractor), weights(model.critic_target.features_extractor)
+    for name in before:
+        th.testing.assert_close(after[name], 0.5 * before[name] + 0.5 * online[name])
+
+
+def test_a_shared_extractor_is_shared_after_loading(tmp_path):
+    model = model_with(LinearExtractor, share_features_extractor=True)
+    model.train(2, 8)
+    model.save(tmp_path / "model")
+    loaded = DDPGPaper.load(tmp_path / "model", device="cpu")
+    assert loaded.actor.features_extractor is loaded.critic.features_extractor
+    assert same(weights(model.policy), weights(loaded.policy))
+    np.testing.assert_array_equal(model.predict(OBSERVATIONS)[0], loaded.predict(OBSERVATIONS)[0])
+
+
+# --------------------------------------------------- training and evaluation mode
+
+
+def test_modes():
+    """In training all normalise with the minibatch, targets too; targets never drop out; acting is in evaluation."""
+    model = model_with(ForeignNormExtractor)
+    for mode in (True, False):
+        model.policy.set_training_mode(mode)
+        assert model.policy.training == mode
+        for network in networks(model):
+            is_target = network in (model.actor_target, model.critic_target)
+            norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm1d)]
+            assert len(norms) > 1
+            assert all(norm.training == mode for norm in norms)
+            assert network.features_extractor.dropout.training == (mode and not is_target)
+
+
+def test_the_loop_switches_modes():
+    """Evaluation mode whenever the actor acts, training mode whenever it learns."""
+    model = small_model()
+    modes: list[bool] = []
+    model.actor.register_forward_pre_hook(lambda module, _: modes.append(module.training))
+    model.learn(12)
+    # Eight actions until the first update; then an action and an update in turn
+    assert modes == [False] * 8 + [True] + [False, True] * 4
+    model.predict(OBSERVATIONS)
+    assert modes[-1] is False
+
+
+def test_foreign_batch_norm_learns_in_training_only():
+    """Its running averages move with updates, and rest while collecting or predicting."""
+    model = model_with(ForeignNormExtractor, learn=0)
+    before = weights(model.policy)
+    model.learn(40)
+    first, _ = model.predict(OBSERVATIONS)
+    for _ in range(3):  # dropout is off
+        np.testing.assert_array_equal(model.predict(OBSERVATIONS)[0], first)
+    assert same(before, weights(model.policy))
+    model.train(3, 8)
+    after = weights(model.policy)
+    for network in ("actor", "critic"):
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            key = f"{network}.features_extractor.norm.{name}"
+            assert not th.equal(before[key], after[key]), key
+    # A target's scale and shift follow slowly, at the rate of tau
+    for network in ("actor", "critic"):
+        key = "features_extractor.norm.bias"
+        moved = (after[f"{network}_target.{key}"] - before[f"{network}_target.{key}"]).abs().max()
+        online = (after[f"{network}.{key}"] - before[f"{network}.{key}"]).abs().max()
+        assert 0 < moved <= 3 * model.tau * online * 1.001
+
+
+def test_targets_normalise_foreign_layers_with_the_minibatch_too():
+    """Shifting all observations changes nothing for a network that normalises with their own mean."""
+    model = model_with(ForeignNormExtractor, batch_norm=False)
+    batch = th.as_tensor(OBSERVATIONS)
+    model.policy.set_training_mode(True)
+    with th.no_grad():
+        th.testing.assert_close(model.actor_target(batch), model.actor_target(batch + 5), rtol=1e-4, atol=1e-6)
+        model.policy.set_training_mode(False)
+        assert not th.allclose(model.actor_target(batch), model.actor_target(batch + 5))
+
+
+# ------------------------------------------------------------- optimisers, policies
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "kwargs"),
+    [
+        (th.optim.Adam, {"eps": 1e-5, "betas": (0.8, 0.99)}),
+        (th.optim.AdamW, None),
+        (th.optim.AdamW, {"amsgrad": True}),
+        (th.optim.RMSprop, {"alpha": 0.9}),
+        (th.optim.SGD, {"momentum": 0.5}),
+    ],
+)
+def test_optimizers(optimizer, kwargs):
+    """Both networks use it, with its arguments; learning rates and the critic's decay remain the model's."""
+    given = copy.deepcopy(kwargs)
+    model = small_model(
+        learning_rate=2e-3,
+        qf_weight_decay=0.03,
+        policy_kwargs={"optimizer_class": optimizer, "optimizer_kwargs": kwargs},
+    )
+    assert kwargs == given
+    before = weights(model.policy)
+    model.learn(12)
+    assert not same(before, weights(model.policy))
+    for network, rate in ((model.actor, 2e-3), (model.critic, 1e-3)):
+        assert type(network.optimizer) is optimizer
+        for group in network.optimizer.param_groups:
+            assert group["lr"] == rate
+            assert all(group[name] == value for name, value in (kwargs or {}).items())
+    assert model.critic.optimizer.param_groups[0]["weight_decay"] == 0.03
+
+
+def test_an_optimizer_without_weight_decay():
+    """It cannot honour the critic's, and says so rather than leave it out."""
+    kwargs = {"optimizer_class": th.optim.Rprop}
+    with pytest.raises(InvalidArgumentError, match="`qf_weight_decay` must be 0 with Rprop"):
+        small_model(policy_kwargs=kwargs)
+    small_model(policy_kwargs=kwargs, qf_weight_decay=0.0).learn(12)
+
+
+def test_sgd_by_hand():
+    """With plain gradient descent the actor moves by exactly minus rate times gradient."""
+    model = small_model(
+        gradient_steps=0, policy_kwargs={"optimizer_class": th.optim.SGD, "batch_norm": False}, learning_rate=0.1
+    ).learn(20)
+    recorded(model)
+    before = [param.detach().clone() for param in model.actor.parameters()]
+    model.train(1, 8)
+    for old, param in zip(before, model.actor.parameters(), strict=True):
+        th.testing.assert_close(param.detach(), old - 0.1 * param.grad)
+
+
+class ScaledActor(Actor):
+    """An actor that goes no further than half of the range."""
+
+    def forward(self, obs):
+        return 0.5 * super().forward(obs)
+
+
+class CautiousPolicy(DDPGPaperPolicy):
+    """A policy of one's own: another default, and another actor."""
+
+    def __init__(self, *args, net_arch=(12,), **kwargs) -> None:
+        super().__init__(*args, net_arch=list(net_arch), action_layer=1, **kwargs)
+
+    def make_actor(self) -> Actor:
+        return ScaledActor(**self._update_features_extractor(self.actor_kwargs)).to(self.device)
+
+
+def test_a_policy_of_ones_own(tmp_path):
+    model = DDPGPaper(CautiousPolicy, PointEnv(), batch_size=8, buffer_size=100, device="cpu", seed=0)
+    assert isinstance(model.actor_target, ScaledActor)
+    with th.no_grad():
+        list(model.actor.mu.children())[-2].bias.fill_(100.0)
+    np.testing.assert_array_equal(model.predict(OBSERVATIONS)[0], np.full((10, 2), 0.5, np.float32))
+    model.learn(20)
+    model.save(tmp_path / "model")
+    loaded = DDPGPaper.load(tmp_path / "model", device="cpu")
+    assert isinstance(loaded.policy, CautiousPolicy)
+    np.testing.assert_array_equal(loaded.predict(OBSERVATIONS)[0], model.predict(OBSERVATIONS)[0])
+
+
+def test_a_policys_own_default_minibatch():
+    class BigBatches(MlpPolicy):
+        default_batch_size = 48
+
+    model = DDPGPaper(BigBatches, PointEnv(), buffer_size=100, device="cpu")
+    assert (model.batch_size, model.learning_starts) == (48, 47)
+
+
+# ---------------------------------------------------------------- policy.save, load
+
+
+@pytest.mark.parametrize(
+    "policy_kwargs",
+    [
+        {},
+        {"net_arch": {"pi": [5], "qf": [6, 7]}, "batch_norm": "critic", "final_init": None, "activation_fn": nn.ELU},
+        {"features_extractor_class": LinearExtractor, "features_extractor_kwargs": {"features_dim": 3}},
+        {"features_extractor_class": LinearExtractor, "share_features_extractor": True, "action_layer": 1},
+        {"optimizer_class": th.optim.SGD, "optimizer_kwargs": {"momentum": 0.5}},
+    ],
+)
+def test_policy_round_trip(tmp_path, policy_kwargs):
+    """A policy without its model: every argument and weight comes back, and it acts as before."""
+    model = small_model(policy_kwargs=policy_kwargs).learn(30)
+    model.policy.save(tmp_path / "policy")
+    loaded = MlpPolicy.load(tmp_path / "policy", device="cpu")
+    assert same(weights(model.policy), weights(loaded))
+    np.testing.assert_array_equal(loaded.predict(OBSERVATIONS)[0], model.predict(OBSERVATIONS)[0])
+    for name in set(inspect.signature(MlpPolicy).parameters) - {"lr_schedule"}:
+        assert getattr(loaded, name) == getattr(model.policy, name), name
+    # It can be trained on: targets frozen, optimisers over the parameters that are there
+    assert not any(param.requires_grad for param in loaded.actor_target.parameters())
+    update_learning_rate(loaded.actor.optimizer, 1e-3)
+    loaded.actor(th.as_tensor(OBSERVATIONS)).sum().backward()
+    loaded.actor.optimizer.step()
+    assert not same(weights(model.actor), weights(loaded.actor))
+
+
+def test_actor_round_trip(tmp_path):
+    """The actor alone is enough to act."""
+    model = small_model(policy_kwargs={"features_extractor_class": LinearExtractor}).learn(30)
+    model.actor.save(tmp_path / "actor")
+    loaded = Actor.load(tmp_path / "actor", device="cpu")
+    loaded.set_training_mode(False)
+    np.testing.assert_array_equal(loaded.predict(OBSERVATIONS)[0], model.predict(OBSERVATIONS)[0])
+
+
+def test_multi_input_policy_round_trip(tmp_path):
+    space = spaces.Dict({"a": spaces.Box(-1, 1, (2,)), "b": spaces.Discrete(3)})
+    policy = MultiInputPolicy(space, spaces.Box(-2, 0, (1,)), lambda _: 1e-3, net_arch=[8, 8])
+    policy.save(tmp_path / "policy")
+    loaded = MultiInputPolicy.load(tmp_path / "policy", device="cpu")
+    observation = {"a": np.array([0.1, 0.2], np.float32), "b": 2}
+    action, _ = loaded.predict(observation)
+    np.testing.assert_array_equal(action, policy.predict(observation)[0])
+    # Outputs near zero are the middle of the bounds
+    assert action == pytest.approx(-1, abs=0.1)
+
+
+def test_the_callers_policy_kwargs_stay_as_they_are():
+    kwargs = {"net_arch": {"pi": [4], "qf": [5, 5]}, "features_extractor_kwargs": {"features_dim": 3}}
+    kwargs |= {"features_extractor_class": LinearExtractor, "optimizer_kwargs": {"eps": 1e-6}}
+    given = copy.deepcopy(kwargs)
+    model = DDPGPaper("MlpPolicy", PointEnv(), batch_size=8, buffer_size=100, policy_kwargs=kwargs, device="cpu")
+    model.learn(20)
+    assert kwargs == given
+    # and later changes to them do not reach the model
+    kwargs["net_arch"]["pi"].append(9)
+    assert model.policy_kwargs["net_arch"] == given["net_arch"]

@@ -1,0 +1,398 @@
+"""Saving and loading: whole models, parameters, replay buffers, and going on with training afterwards."""
+
+import io
+import json
+import zipfile
+from copy import deepcopy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch as th
+from stable_baselines3.common.buffers import NStepReplayBuffer
+from stable_baselines3.common.vec_env import DummyVecEnv
+from toys import CountingEnv, PointEnv, counting_envs, recorded, same, small_model, weights
+
+from ddpg_ext import DDPGPaper, InvalidArgumentError, InvalidArgumentTypeError, OrnsteinUhlenbeckNoise
+
+CUDA = pytest.param("cuda", marks=pytest.mark.skipif(not th.cuda.is_available(), reason="no CUDA device"))
+OBSERVATIONS = np.random.default_rng(0).uniform(-1, 1, (10, 2)).astype(np.float32)
+
+
+def optimizer_state(optimizer: th.optim.Optimizer) -> list[th.Tensor]:
+    return [value for state in optimizer.state_dict()["state"].values() for _, value in sorted(state.items())]
+
+
+def same_optimizer(left: th.optim.Optimizer, right: th.optim.Optimizer) -> bool:
+    pairs = list(zip(optimizer_state(left), optimizer_state(right), strict=True))
+    return len(pairs) > 0 and all(th.equal(a, b) for a, b in pairs)
+
+
+def one_update(model: DDPGPaper, buffer) -> None:
+    """Five gradient steps on minibatches that depend on nothing but the buffer."""
+    model.replay_buffer = buffer
+    np.random.seed(7)
+    model.train(gradient_steps=5, batch_size=8)
+
+
+@pytest.fixture
+def trained() -> DDPGPaper:
+    return small_model(learning_rate=1e-3).learn(60)
+
+
+# ------------------------------------------------------------------- save, load
+
+
+@pytest.mark.parametrize("kind", [str, Path, "buffer"])
+def test_a_loaded_model_is_the_saved_one(trained, tmp_path, kind):
+    """Networks, targets, both optimisers, counters, settings: all come back."""
+    if kind == "buffer":
+        file = io.BytesIO()
+        trained.save(file)
+        file.seek(0)
+    else:
+        file = kind(tmp_path / "model")  # SB3 adds the suffix
+        trained.save(file)
+        assert (tmp_path / "model.zip").is_file()
+    loaded = DDPGPaper.load(file, device="cpu")
+    assert same(weights(trained.policy), weights(loaded.policy))
+    assert same_optimizer(trained.actor.optimizer, loaded.actor.optimizer)
+    assert same_optimizer(trained.critic.optimizer, loaded.critic.optimizer)
+    for name in ("num_timesteps", "_n_updates", "_episode_num", "batch_size", "learning_starts", "tau", "gamma"):
+        assert getattr(trained, name) == getattr(loaded, name), name
+    assert loaded.num_timesteps == 60
+    assert loaded._n_updates == 53
+    np.testing.assert_array_equal(trained.predict(OBSERVATIONS)[0], loaded.predict(OBSERVATIONS)[0])
+    # The shortcuts are those of the loaded policy, not of one that was saved with them
+    assert loaded.actor is loaded.policy.actor
+    assert loaded.critic_target is loaded.policy.critic_target
+    assert not any(param.requires_grad for param in loaded.critic_target.parameters())
+
+
+def test_training_goes_on_where_it_was(trained, tmp_path):
+    """With the same buffer, saved and loaded model take the same next steps: nothing that matters was lost."""
+    trained.save(tmp_path / "model")
+    trained.save_replay_buffer(tmp_path / "buffer")
+    loaded = DDPGPaper.load(tmp_path / "model", PointEnv(), device="cpu")
+    loaded.load_replay_buffer(tmp_path / "buffer")
+    for model in (trained, loaded):
+        recorded(model)
+        one_update(model, model.replay_buffer)
+    assert same(weights(trained.policy), weights(loaded.policy))
+    assert same_optimizer(trained.actor.optimizer, loaded.actor.optimizer)
+
+
+def test_a_fresh_optimizer_would_go_elsewhere(trained, tmp_path):
+    """The control for the test before: without the optimisers' state the same steps lead to other weights."""
+    trained.save(tmp_path / "model")
+    loaded = DDPGPaper.load(tmp_path / "model", PointEnv(), device="cpu")
+    loaded.critic.optimizer.state.clear()
+    for model in (trained, loaded):
+        recorded(model)
+        one_update(model, trained.replay_buffer)
+    assert not same(weights(trained.critic), weights(loaded.critic))
+
+
+def test_saving_changes_nothing(trained, tmp_path):
+    before = deepcopy(trained.get_parameters())
+    trained.save(tmp_path / "model")
+    assert same(before["policy"], trained.get_parameters()["policy"])
+    assert trained.actor is trained.policy.actor
+    assert trained.replay_buffer.size() == 60
+    assert trained.env is not None
+
+
+def test_networks_and_buffer_are_in_the_file_once_or_not_at_all(trained, tmp_path):
+    """The networks' weights are in files of their own; pickling them a second time would double the zip."""
+    trained.save(tmp_path / "model")
+    with zipfile.ZipFile(tmp_path / "model.zip") as archive:
+        data = json.loads(archive.read("data"))
+        assert {"policy.pth", "actor.optimizer.pth", "critic.optimizer.pth"} <= set(archive.namelist())
+    forbidden = {"policy", "actor", "critic", "actor_target", "critic_target", "replay_buffer", "env", "logger"}
+    assert not forbidden & set(data)
+
+
+def test_arguments_can_be_changed_on_loading(trained, tmp_path):
+    trained.save(tmp_path / "model")
+    loaded = DDPGPaper.load(
+        tmp_path / "model",
+        PointEnv(),
+        device="cpu",
+        learning_rate=0.5,
+        qf_learning_rate=lambda progress: 0.25 * progress,
+        qf_weight_decay=0.125,
+        tau=0.75,
+        train_freq=(1, "episode"),
+        gradient_steps=3,
+        action_noise=None,
+        verbose=0,
+        stats_window_size=5,
+    )
+    assert loaded.lr_schedule(1) == 0.5
+    assert loaded.qf_lr_schedule(0.5) == 0.125
+    assert loaded.critic.optimizer.param_groups[0]["weight_decay"] == 0.125
+    assert loaded.critic.optimizer.param_groups[1]["weight_decay"] == 0
+    assert loaded.tau == 0.75
+    assert loaded.action_noise is None
+    loaded.learn(50)
+    assert loaded._n_updates == trained._n_updates + 2 * 3
+    assert loaded.ep_info_buffer.maxlen == 5
+    assert same(weights(loaded.actor), weights(loaded.policy.actor))
+
+
+def test_set_parameters_keeps_the_models_own_weight_decay(trained):
+    """The decay is an argument of the model: another model's optimiser state does not bring its own along."""
+    other = small_model(qf_weight_decay=0.0)
+    other.set_parameters(trained.get_parameters(), device="cpu")
+    assert [group["weight_decay"] for group in other.critic.optimizer.param_groups] == [0, 0]
+    assert same_optimizer(trained.critic.optimizer, other.critic.optimizer)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "error", "message"),
+    [
+        ({"learning_rat": 1e-3}, InvalidArgumentTypeError, "did you mean 'learning_rate'"),
+        ({"tau": 2.0}, InvalidArgumentError, "tau"),
+        ({"qf_learning_rate": -1.0}, InvalidArgumentError, "qf_learning_rate"),
+        ({"action_noise": "uhlenbeck"}, InvalidArgumentError, "ornstein-uhlenbeck"),
+        ({"policy_kwargs": {"net_arch": [7]}}, ValueError, "policy kwargs"),
+    ],
+)
+def test_wrong_arguments_on_loading(trained, tmp_path, kwargs, error, message):
+    trained.save(tmp_path / "model")
+    with pytest.raises(error, match=message):
+        DDPGPaper.load(tmp_path / "model", device="cpu", **kwargs)
+
+
+def test_an_environment_with_other_spaces_is_refused(trained, tmp_path):
+    trained.save(tmp_path / "model")
+    with pytest.raises(ValueError, match="spaces do not match"):
+        DDPGPaper.load(tmp_path / "model", CountingEnv(), device="cpu")
+
+
+def test_exclude_and_include(tmp_path):
+    model = small_model(verbose=2, gamma=0.5).learn(20)
+    model.save(tmp_path / "model", exclude=["verbose", "gamma"], include=["gamma"])
+    loaded = DDPGPaper.load(tmp_path / "model", device="cpu")
+    assert loaded.verbose == 0
+    assert loaded.gamma == 0.5
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_a_compiled_policy_can_be_saved(trained, tmp_path):
+    """torch.compile wraps the policy; what is saved is what is inside."""
+    before = weights(trained.policy)
+    trained.policy = th.compile(trained.policy)
+    trained.save(tmp_path / "model")
+    assert same(weights(DDPGPaper.load(tmp_path / "model", device="cpu").policy), before)
+
+
+def test_including_the_buffer(tmp_path):
+    """``include`` can put the replay buffer into the zip."""
+    model = small_model().learn(20)
+    model.save(tmp_path / "model", include=["replay_buffer"])
+    loaded = DDPGPaper.load(tmp_path / "model", device="cpu")
+    np.testing.assert_array_equal(loaded.replay_buffer.rewards[:20], model.replay_buffer.rewards[:20])
+
+
+def test_custom_objects(trained, tmp_path, capsys):
+    """They take the place of saved attributes, and add none."""
+    trained.save(tmp_path / "model")
+    custom = {"learning_rate": 2e-5, "action_noise": None, "dummy": 1.0}
+    loaded = DDPGPaper.load(tmp_path / "model", device="cpu", custom_objects=custom, print_system_info=True)
+    assert loaded.lr_schedule(1) == 2e-5
+    assert loaded.action_noise is None
+    assert not hasattr(loaded, "dummy")
+    assert "SAVED MODEL SYSTEM INFO" in capsys.readouterr().out
+
+
+def test_schedules_survive(tmp_path):
+    """Functions as learning rates come back as such, and give plain floats even where NumPy computes them."""
+    model = small_model(learning_rate=lambda p: p * np.float64(0.5), qf_learning_rate=lambda p: p * np.sin(1.0))
+    model.save(tmp_path / "model")
+    loaded = DDPGPaper.load(tmp_path / "model", device="cpu")
+    for schedule, expected in ((loaded.lr_schedule, 0.25), (loaded.qf_lr_schedule, 0.5 * np.sin(1.0))):
+        assert type(schedule(0.5)) is float
+        assert schedule(0.5) == pytest.approx(expected)
+
+
+def test_the_default_net_arch_survives(tmp_path):
+    model = DDPGPaper("MlpPolicy", PointEnv(), policy_kwargs={"net_arch": None}, buffer_size=10, device="cpu")
+    model.save(tmp_path / "model")
+    loaded = DDPGPaper.load(tmp_path / "model", device="cpu")
+    assert loaded.policy.net_arch == [400, 300]
+    assert same(weights(model.policy), weights(loaded.policy))
+
+
+@pytest.mark.parametrize("train_freq", [4, (4, "step"), (1, "episode")])
+def test_train_freq_survives(tmp_path, train_freq):
+    model = small_model(train_freq=train_freq).learn(50)
+    model.save(tmp_path / "model")
+    loaded = DDPGPaper.load(tmp_path / "model", PointEnv(), device="cpu").learn(50)
+    again = DDPGPaper.load(tmp_path / "model", PointEnv(), device="cpu", train_freq=train_freq).learn(50)
+    # What was loaded has no buffer, but counts on: as many updates again
+    assert loaded._n_updates == again._n_updates == 2 * model._n_updates
+
+
+def test_n_step_returns_survive(tmp_path):
+    small_model(n_steps=3, gamma=0.9).save(tmp_path / "model")
+    loaded = DDPGPaper.load(tmp_path / "model", device="cpu", gamma=0.5)
+    assert isinstance(loaded.replay_buffer, NStepReplayBuffer)
+    assert (loaded.replay_buffer.n_steps, loaded.replay_buffer.gamma) == (3, 0.5)
+
+
+def test_files_are_closed(tmp_path, recwarn):
+    """No ResourceWarning on any way in or out, and a file that the caller opened stays open."""
+    model = small_model().learn(10)
+    model.save(tmp_path / "model")
+    DDPGPaper.load(tmp_path / "model", device="cpu")
+    model.save_replay_buffer(tmp_path / "buffer")
+    model.load_replay_buffer(tmp_path / "buffer")
+    with (tmp_path / "own").open("w+b") as file:
+        model.save(file)
+        file.seek(0)
+        DDPGPaper.load(file, device="cpu")
+        assert not file.closed
+    assert [str(warning.message) for warning in recwarn if warning.category is ResourceWarning] == []
+
+
+# ------------------------------------------------------------ devices, parameters
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu", CUDA])
+def test_loading_on_a_device(trained, tmp_path, device):
+    trained.save(tmp_path / "model")
+    loaded = DDPGPaper.load(tmp_path / "model", PointEnv(), device=device)
+    expected = "cuda" if device != "cpu" and th.cuda.is_available() else "cpu"
+    assert loaded.device.type == loaded.policy.device.type == expected
+    assert {param.device.type for param in loaded.policy.parameters()} == {expected}
+    np.testing.assert_allclose(loaded.predict(OBSERVATIONS)[0], trained.predict(OBSERVATIONS)[0], rtol=1e-4, atol=1e-6)
+    loaded.learn(20)
+    assert loaded.replay_buffer.sample(2).observations.device.type == expected
+
+
+@pytest.mark.parametrize("device", ["cpu", CUDA])
+def test_moving_the_policy(trained, device):
+    """The whole policy moves, and acts as before."""
+    before, _ = trained.predict(OBSERVATIONS)
+    trained.policy.to(device)
+    assert {tensor.device.type for tensor in trained.policy.state_dict().values()} == {device}
+    np.testing.assert_allclose(trained.policy.predict(OBSERVATIONS)[0], before, rtol=1e-4, atol=1e-6)
+    trained.policy.to("cpu")
+    np.testing.assert_allclose(trained.policy.predict(OBSERVATIONS)[0], before, rtol=1e-6)
+
+
+def test_get_and_set_parameters(trained):
+    """All of the parameters, or just some; what is unknown or missing is refused and nothing is changed by it."""
+    original = deepcopy(trained.get_parameters())
+    assert set(original) == {"policy", "actor.optimizer", "critic.optimizer"}
+
+    other = small_model(seed=1)
+    assert not same(weights(other.policy), original["policy"])
+    other.set_parameters(original, device="cpu")
+    assert same(weights(other.policy), original["policy"])
+    assert same_optimizer(other.critic.optimizer, trained.critic.optimizer)
+
+    for exact_match in (True, False):
+        with pytest.raises(ValueError, match="nonsense"):
+            trained.set_parameters({**original, "nonsense": {}}, exact_match=exact_match)
+    without_optimizer = {"policy": original["policy"]}
+    with pytest.raises(ValueError, match="optimizer"):
+        trained.set_parameters(without_optimizer, exact_match=True)
+    missing = "actor.mu.1.weight"
+    incomplete = {name: th.ones_like(value) for name, value in original["policy"].items() if name != missing}
+    with pytest.raises(RuntimeError, match=missing):
+        trained.set_parameters({**original, "policy": incomplete}, exact_match=True)
+    trained.set_parameters({"policy": incomplete}, exact_match=False)
+    for name, value in trained.policy.state_dict().items():
+        expected = original["policy"][name] if name == missing else th.ones_like(value)
+        assert th.equal(value, expected), name
+
+
+def test_parameters_from_a_file(trained, tmp_path):
+    trained.save(tmp_path / "model")
+    other = small_model(seed=1)
+    other.set_parameters(tmp_path / "model", device="cpu")
+    assert same(weights(other.policy), weights(trained.policy))
+
+
+# -------------------------------------------------------------- the environment
+
+
+def test_set_env(tmp_path):
+    """SB3's rules for changing the environment: when it is reset, and how steps are counted."""
+    first = DummyVecEnv([CountingEnv])
+    model = small_model(first).learn(25)
+    model.set_env(DummyVecEnv([CountingEnv]), force_reset=True)
+    assert model._last_obs is None
+    model.learn(25)
+    assert model.num_timesteps == 25
+    model.set_env(CountingEnv())  # is wrapped
+    model.learn(25)
+    with pytest.raises(AssertionError, match="number of environments"):
+        model.set_env(counting_envs(2))
+
+    # The same environment, in the middle of an episode: step 5 of 10 goes on with step 6
+    model.set_env(model.get_env(), force_reset=False)
+    assert model._last_obs[0].tolist()[2] == 5
+    model.learn(1, reset_num_timesteps=False)
+    assert model.num_timesteps == 26
+    assert model._last_obs[0].tolist()[2] == 6
+
+    env = model.get_env()
+    model.save(tmp_path / "model")
+    loaded = DDPGPaper.load(tmp_path / "model", env, device="cpu", force_reset=False)
+    loaded.learn(1, reset_num_timesteps=False)
+    assert (loaded.num_timesteps, loaded._last_obs[0].tolist()[2]) == (27, 7)
+
+    loaded = DDPGPaper.load(tmp_path / "model", CountingEnv(), device="cpu", force_reset=True)
+    assert loaded._last_obs is None
+    loaded.learn(4, reset_num_timesteps=False)
+    assert (loaded.num_timesteps, loaded._last_obs[0].tolist()[2]) == (30, 4)
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 3), (3, 1), (2, 3)])
+def test_loading_for_another_number_of_environments(tmp_path, before, after):
+    """Buffer and noise are made anew for that number; the noise gives each environment a stream of its own."""
+    model = small_model(counting_envs(before)).learn(12 * before)
+    model.save(tmp_path / "model")
+    loaded = DDPGPaper.load(tmp_path / "model", counting_envs(after), device="cpu").learn(12 * after)
+    assert loaded.n_envs == loaded.replay_buffer.n_envs == after
+    noise = loaded.action_noise
+    if after == 1:
+        assert isinstance(noise, OrnsteinUhlenbeckNoise)
+    else:
+        assert len({float(values) for values in noise()[:, 0]}) == after
+
+
+# ------------------------------------------------------------ the replay buffer
+
+
+@pytest.mark.parametrize("device", ["cpu", CUDA])
+def test_the_replay_buffer(tmp_path, device):
+    model = small_model(counting_envs(2)).learn(60)
+    saved = deepcopy(model.replay_buffer)
+    model.save_replay_buffer(tmp_path / "buffer.pkl")
+    model.replay_buffer = None
+    model.device = th.device(device)
+    model.load_replay_buffer(tmp_path / "buffer.pkl")
+    loaded = model.replay_buffer
+    assert loaded.device.type == device
+    assert (loaded.pos, loaded.full, loaded.n_envs) == (30, False, 2)
+    for name in ("observations", "next_observations", "actions", "rewards", "dones", "timeouts"):
+        np.testing.assert_array_equal(getattr(loaded, name), getattr(saved, name))
+    # Sampling goes on from it
+    np.random.seed(3)
+    first = saved.sample(5)
+    np.random.seed(3)
+    second = loaded.sample(5)
+    assert all(th.equal(a, b.cpu()) for a, b in zip(first, second, strict=True) if a is not None)
+
+
+def test_the_replay_buffer_of_something_else_is_refused(tmp_path):
+    model = small_model().learn(10)
+    model.replay_buffer, buffer = "no buffer", model.replay_buffer
+    model.save_replay_buffer(tmp_path / "buffer")
+    model.replay_buffer = buffer
+    with pytest.raises(AssertionError, match="ReplayBuffer"):
+        model.load_replay_buffer(tmp_path / "buffer")

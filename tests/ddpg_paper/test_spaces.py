@@ -1,0 +1,177 @@
+"""Every observation and action space that SB3's DDPG takes, with the mapping of actions checked at both ends."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.envs import IdentityEnvBox
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.preprocessing import get_flattened_obs_dim
+from stable_baselines3.common.vec_env import DummyVecEnv
+from toys import ChaosEnv, CountingEnv, small_model
+
+from ddpg_ext import DDPGPaper
+
+OBSERVATIONS = {
+    "float32": spaces.Box(-1, 1, (3,), np.float32),
+    "float64": spaces.Box(-1, 1, (3,), np.float64),
+    "matrix": spaces.Box(-1, 1, (3, 4), np.float32),
+    "unbounded": spaces.Box(-np.inf, np.inf, (2,), np.float32),
+    "int": spaces.Box(-5, 5, (2,), np.int32),
+    "discrete": spaces.Discrete(5),
+    "multi-discrete": spaces.MultiDiscrete([4, 3]),
+    "multi-binary": spaces.MultiBinary(8),
+    "multi-binary-2d": spaces.MultiBinary((3, 2)),
+    "image": spaces.Box(0, 255, (1, 36, 36), np.uint8),
+}
+
+ACTIONS = {
+    "unit": spaces.Box(-1, 1, (2,), np.float32),
+    "scaled": spaces.Box(-2, 2, (1,), np.float32),
+    "one-sided": spaces.Box(0, 5, (1,), np.float32),
+    "lopsided": spaces.Box(np.array([-3, 10], np.float32), np.array([1, 11], np.float32)),
+    "float64": spaces.Box(-1, 3, (2,), np.float64),
+    "matrix": spaces.Box(-2, 1, (2, 3), np.float32),
+    "matrix-float64": spaces.Box(np.zeros((2, 2)), np.array([[1.0, 2.0], [3.0, 4.0]]), dtype=np.float64),
+}
+
+
+def expected_input(space: spaces.Space, observation: np.ndarray) -> np.ndarray:
+    """What the networks should see: one-hot numbers, images in [0, 1], all else as it is, and flat."""
+    if isinstance(space, spaces.Discrete):
+        return np.eye(space.n)[observation]
+    if isinstance(space, spaces.MultiDiscrete):
+        return np.concatenate([np.eye(n)[i] for n, i in zip(space.nvec, observation, strict=True)])
+    if space.dtype == np.uint8:
+        return observation.flatten() / 255
+    return np.asarray(observation, dtype=np.float64).flatten()
+
+
+@pytest.mark.parametrize("name", OBSERVATIONS)
+def test_observation_spaces(name):
+    """The networks see an observation's documented encoding, the buffer keeps it unchanged, and learning runs."""
+    space = OBSERVATIONS[name]
+    model = small_model(env=ChaosEnv(space))
+    if name == "image":  # SB3 would stack and transpose pictures for a CnnPolicy; a matrix of bytes is flattened
+        assert model.observation_space.shape == (1, 36, 36)
+    model.learn(40)
+    assert model._n_updates == 40 - 7
+
+    seen: list[th.Tensor] = []
+    model.actor.mu.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    observation = space.sample()
+    action, _ = model.predict(observation)
+    assert action.shape == (1,)
+    assert seen[0].shape == (1, get_flattened_obs_dim(space))
+    np.testing.assert_allclose(seen[0].numpy()[0], expected_input(space, observation), atol=1e-6)
+
+    batch, _ = model.predict(np.stack([observation, observation]))
+    assert batch.shape == (2, 1)
+    np.testing.assert_allclose(batch, [action, action], rtol=1e-5)
+
+    stored = model.replay_buffer.observations[:40, 0]
+    assert all(space.contains(stored[i].reshape(space.shape).astype(space.dtype)) for i in range(40))
+
+
+@pytest.mark.parametrize("name", ACTIONS)
+def test_action_spaces(name):
+    """What the environment gets is the stored action in [-1, 1], mapped linearly onto the bounds."""
+    space = ACTIONS[name]
+    env = CountingEnv(action_space=space)
+    model = small_model(env=env).learn(60)
+    stored = model.replay_buffer.actions[:60, 0].astype(np.float64)
+    assert (np.abs(stored) <= 1).all()
+    assert stored.std() > 0.1  # the noise is in there
+    low, high = space.low.flatten().astype(np.float64), space.high.flatten().astype(np.float64)
+    expected = low + (stored + 1) / 2 * (high - low)
+    np.testing.assert_allclose(np.stack(env.actions).reshape(60, -1), expected, atol=1e-5)
+    assert all(space.contains(action) for action in env.actions)
+
+    action, _ = model.predict(env.reset()[0])
+    assert action.shape == space.shape
+    assert action.dtype == space.dtype
+    assert space.contains(action)
+
+
+@pytest.mark.parametrize("name", ACTIONS)
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_a_saturated_actor_reaches_the_bounds_and_not_beyond(name, sign):
+    space = ACTIONS[name]
+    model = small_model(env=CountingEnv(action_space=space))
+    with th.no_grad():
+        list(model.actor.mu.children())[-2].bias.fill_(sign * 100.0)
+    action, _ = model.predict(np.zeros(3, np.float32))
+    np.testing.assert_array_equal(action, space.low if sign < 0 else space.high)
+    # Noise on top of it is clipped
+    model.learn(20)
+    assert (np.abs(model.replay_buffer.actions[:20]) <= 1).all()
+
+
+@pytest.mark.parametrize("observation", [OBSERVATIONS["float32"], OBSERVATIONS["float64"]])
+@pytest.mark.parametrize("as_dict", [False, True])
+@pytest.mark.parametrize("action", [ACTIONS["unit"], ACTIONS["float64"]])
+@pytest.mark.parametrize("n_envs", [1, 2])
+def test_float64(observation, as_dict, action, n_envs):
+    """Doubles in observations or actions, alone or in a Dict: the networks work in single precision throughout."""
+    space = spaces.Dict({"a": observation, "b": OBSERVATIONS["float64"]}) if as_dict else observation
+    env = DummyVecEnv([lambda: ChaosEnv(space, action)] * n_envs)
+    model = small_model(env=env, policy="MultiInputPolicy" if as_dict else "MlpPolicy").learn(30)
+    assert {param.dtype for param in model.policy.parameters()} == {th.float32}
+    batch = model.replay_buffer.sample(4)
+    assert batch.actions.dtype == batch.rewards.dtype == th.float32
+    predicted, _ = model.predict(env.reset())
+    assert predicted.dtype == action.dtype
+    assert predicted.shape == (n_envs, *action.shape)
+
+
+def test_a_subclass_of_box_is_a_box():
+    class OwnBox(spaces.Box):
+        pass
+
+    model = small_model(env=ChaosEnv(OwnBox(-1, 1, (2,)), OwnBox(-1, 1, (2,)))).learn(20)
+    assert model.predict(np.zeros(2, np.float32))[0].shape == (2,)
+
+
+def test_a_reset_tuple_is_not_an_observation():
+    """Gymnasium's ``reset()`` gives a tuple, a VecEnv's an array: SB3 tells those apart for the user."""
+    env = gym.make("Pendulum-v1")
+    with pytest.raises(ValueError, match="mixing Gym API"):
+        DDPGPaper("MlpPolicy", env, buffer_size=10).predict(env.reset())
+
+
+def test_an_environment_by_its_name():
+    model = DDPGPaper("MlpPolicy", "Pendulum-v1", buffer_size=200)
+    assert model.observation_space == gym.make("Pendulum-v1").observation_space
+    assert model.get_env().num_envs == 1
+
+
+def test_it_learns_to_repeat_what_it_sees():
+    """SB3's smallest task: reward 1 for an action within 0.5 of the observation, 100 steps an episode."""
+    env = IdentityEnvBox(eps=0.5)
+    env.action_space.seed(0)
+    model = DDPGPaper(
+        "MlpPolicy",
+        env,
+        learning_rate=1e-3,
+        gamma=0.95,
+        buffer_size=1000,
+        seed=0,
+        device="cpu",
+        policy_kwargs={"net_arch": [64, 64]},
+    )
+    before, _ = evaluate_policy(model, env, n_eval_episodes=5, warn=False)
+    model.learn(1000)
+    after, _ = evaluate_policy(model, env, n_eval_episodes=20, warn=False)
+    assert before < 75
+    assert after > 90
+
+
+def test_make_vec_env_and_evaluate_policy():
+    """SB3's two helpers: what evaluate_policy reports are the true returns."""
+    env = make_vec_env(lambda: CountingEnv(length=6, reward=2.5), n_envs=2)
+    model = small_model(env=env)
+    returns, lengths = evaluate_policy(model, env, n_eval_episodes=4, return_episode_rewards=True)
+    assert returns == [15.0] * 4
+    assert lengths == [6] * 4

@@ -1,0 +1,224 @@
+"""Several environments at once, in one process or in several, and SB3's wrappers around them."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from stable_baselines3.common.callbacks import EvalCallback
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.noise import NormalActionNoise
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFrameStack, VecNormalize
+from toys import CountingEnv, PointEnv, counting_envs, recorded, same, small_model, weights
+
+import ddpg_ext.ddpg_paper.ddpg_paper as algorithm
+from ddpg_ext import DDPGPaper
+
+
+@pytest.mark.parametrize("n_envs", [1, 2, 3])
+@pytest.mark.parametrize("terminates", [True, False])
+def test_every_transition_is_stored_in_its_place(n_envs, terminates):
+    """
+    The script of each environment, in its own column: (env, episode, step) -> (env, episode, step + 1), also across
+    the end of an episode, where the vectorised environment has already moved on.
+    """
+    model = small_model(counting_envs(n_envs, length=4, terminates=terminates)).learn(10 * n_envs)
+    buffer = model.replay_buffer
+    assert buffer.size() == 10
+    for row in range(10):
+        for env in range(n_envs):
+            episode, step = divmod(row, 4)
+            assert buffer.observations[row, env].tolist() == [env, episode, step]
+            assert buffer.next_observations[row, env].tolist() == [env, episode, step + 1]
+            assert buffer.rewards[row, env] == env + 1
+            assert buffer.dones[row, env] == (step == 3)
+            # Cut off is not over: the buffer takes those dones back when it is sampled
+            assert buffer.timeouts[row, env] == (step == 3 and not terminates)
+    everything = buffer._get_samples(np.arange(10))
+    assert everything.dones.sum() == (2 if terminates else 0)
+
+
+def test_the_environments_get_the_stored_actions():
+    venv = counting_envs(3)
+    model = small_model(venv).learn(60)
+    given = np.stack([env.actions for env in venv.envs], axis=1)
+    np.testing.assert_allclose(given, model.replay_buffer.actions[:20], atol=1e-6)
+
+
+def test_each_environment_explores_on_its_own():
+    """With the actor at zero, the actions are the noise: three streams, uncorrelated."""
+    model = small_model(counting_envs(3, length=1000), learning_starts=10_000, buffer_size=3000)
+    with th.no_grad():
+        for param in list(model.actor.mu.children())[-2].parameters():
+            param.zero_()
+    model.learn(3 * 500)
+    noise = model.replay_buffer.actions[:500, :, 0]
+    # White noise from the coloured: x_t - (1 - theta) x_{t-1} = sigma N(0, 1)
+    innovations = noise[1:] - 0.85 * noise[:-1]
+    assert np.abs(np.corrcoef(innovations.T) - np.eye(3)).max() < 0.2
+    np.testing.assert_allclose(innovations.std(axis=0), 0.2, rtol=0.15)
+
+
+def test_subprocesses_give_what_one_process_gives():
+    """The kind of vectorised environment makes no difference: the same weights, bit for bit."""
+
+    def train(kind) -> DDPGPaper:
+        env = make_vec_env(PointEnv, 2, seed=3, vec_env_cls=kind)
+        model = small_model(env, gradient_steps=-1).learn(60)
+        env.close()
+        return model
+
+    one, several = train(DummyVecEnv), train(SubprocVecEnv)
+    np.testing.assert_array_equal(one.replay_buffer.observations[:30], several.replay_buffer.observations[:30])
+    assert same(weights(one.policy), weights(several.policy))
+
+
+@pytest.mark.parametrize("noise", ["ornstein-uhlenbeck", NormalActionNoise(np.zeros(2), 0.1 * np.ones(2)), None])
+@pytest.mark.parametrize(("gradient_steps", "per_round"), [(1, 1), (-1, 6), (4, 4), (0, 0)])
+def test_gradient_steps_with_two_environments(noise, gradient_steps, per_round):
+    """Rounds of three steps in each of two environments: six transitions, so six gradient steps for -1."""
+    env = DummyVecEnv([lambda: gym.wrappers.TimeLimit(PointEnv(), 10)] * 2)
+    model = small_model(env, train_freq=3, gradient_steps=gradient_steps, action_noise=noise).learn(60)
+    # 60 steps are ten rounds; the first one's 6 are not more than learning_starts = 7
+    assert model.num_timesteps == 60
+    assert model._n_updates == 9 * per_round
+
+
+def test_predicting_for_another_number_of_environments():
+    model = small_model(counting_envs(2))
+    single, _ = model.predict(np.zeros(3, np.float32))
+    batch, _ = model.predict(np.zeros((5, 3), np.float32))
+    assert single.shape == (1,)
+    assert batch.shape == (5, 1)
+    np.testing.assert_allclose(batch, np.repeat(single[None], 5, axis=0), rtol=1e-5)
+
+
+# ---------------------------------------------------------------- VecNormalize
+
+
+@pytest.mark.parametrize("n_envs", [1, 2])
+def test_vec_normalize(n_envs):
+    """
+    The buffer holds raw observations and rewards, those after an episode's end included; minibatches are normalised
+    with the statistics of the moment of sampling.
+    """
+    env = VecNormalize(counting_envs(n_envs, length=4), clip_obs=2.0, clip_reward=1.5, gamma=0.9)
+    model = small_model(env).learn(12 * n_envs)
+    buffer = model.replay_buffer
+    for row in range(12):
+        for index in range(n_envs):
+            episode, step = divmod(row, 4)
+            assert buffer.observations[row, index].tolist() == [index, episode, step]
+            # A terminal observation reaches SB3 normalised, and is unscaled again; what was clipped stays so
+            if step < 3:
+                assert buffer.next_observations[row, index].tolist() == [index, episode, step + 1]
+            assert buffer.rewards[row, index] == index + 1
+    for count in (1, 2):
+        np.random.seed(count)  # draws the environment of each row
+        batch = buffer._get_samples(np.arange(12), env=env)
+        np.random.seed(count)
+        raw = buffer._get_samples(np.arange(12))
+        scaled = (raw.observations.numpy() - env.obs_rms.mean) / np.sqrt(env.obs_rms.var + env.epsilon)
+        np.testing.assert_allclose(batch.observations, np.clip(scaled, -2, 2), atol=1e-4)
+        rewards = raw.rewards.numpy() / np.sqrt(env.ret_rms.var + env.epsilon)
+        np.testing.assert_allclose(batch.rewards, np.clip(rewards, -1.5, 1.5), rtol=1e-4)
+        assert batch.observations.abs().max() <= 2
+        # Later statistics, other values from the same buffer
+        env.obs_rms.var *= 4 * count
+
+
+def test_updates_learn_from_normalised_minibatches(monkeypatch):
+    """Rewards of 1000 and step counts up to 50 reach the gradient step within the clips."""
+    batches = []
+    step = algorithm.gradient_step
+
+    def spy(policy, batch, gamma, tau):
+        batches.append(batch)
+        return step(policy, batch, gamma, tau)
+
+    monkeypatch.setattr(algorithm, "gradient_step", spy)
+    env = VecNormalize(counting_envs(1, length=50, reward=1000.0), clip_obs=2.0, clip_reward=1.5)
+    small_model(env).learn(40)
+    assert len(batches) == 33
+    for batch in batches:
+        assert batch.observations.abs().max() <= 2
+        assert batch.next_observations.abs().max() <= 2
+        assert 0 < batch.rewards.min() <= batch.rewards.max() <= 1.5
+
+
+def test_the_policy_acts_on_normalised_observations():
+    """With fixed statistics: the actor sees (raw - mean) / deviation."""
+    env = VecNormalize(DummyVecEnv([PointEnv]), training=False)
+    env.obs_rms.mean, env.obs_rms.var = np.array([1.0, -2.0]), np.array([4.0, 0.25])
+    model = small_model(env, gradient_steps=0)
+    seen: list[np.ndarray] = []
+    model.actor.mu.register_forward_pre_hook(lambda _, args: seen.append(args[0].numpy().copy()))
+    model.learn(10)
+    raw = model.replay_buffer.observations[:10, 0]
+    np.testing.assert_allclose(np.concatenate(seen), (raw - [1.0, -2.0]) / [2.0, 0.5], rtol=1e-5, atol=1e-5)
+
+
+def test_evaluation_takes_the_statistics_along():
+    """EvalCallback copies them to its own VecNormalize, and refuses an environment without one."""
+    train_env = VecNormalize(DummyVecEnv([PointEnv]))
+    eval_env = VecNormalize(DummyVecEnv([lambda: Monitor(PointEnv())]), training=False, norm_reward=False)
+    model = small_model(train_env)
+    model.learn(50, callback=EvalCallback(eval_env, eval_freq=50, n_eval_episodes=1, verbose=0))
+    np.testing.assert_array_equal(eval_env.obs_rms.mean, train_env.obs_rms.mean)
+    np.testing.assert_array_equal(eval_env.obs_rms.var, train_env.obs_rms.var)
+    assert eval_env.obs_rms.count == train_env.obs_rms.count
+    bare = EvalCallback(Monitor(PointEnv()), eval_freq=10, n_eval_episodes=1, verbose=0)
+    with (
+        pytest.warns(UserWarning, match="not of the same type"),
+        pytest.raises(AssertionError, match="VecNormalize"),
+    ):
+        model.learn(20, callback=bare)
+
+
+def test_vec_normalize_is_saved_apart_and_fits_again(tmp_path):
+    """The usual pair of files: model and statistics give the actions they gave before."""
+    env = VecNormalize(DummyVecEnv([PointEnv]))
+    model = small_model(env).learn(60)
+    raw = np.array([[0.4, -0.7]], np.float32)
+    before, _ = model.predict(env.normalize_obs(raw))
+    model.save(tmp_path / "model")
+    env.save(str(tmp_path / "vecnormalize.pkl"))
+    statistics = VecNormalize.load(str(tmp_path / "vecnormalize.pkl"), DummyVecEnv([PointEnv]))
+    loaded = DDPGPaper.load(tmp_path / "model", statistics, device="cpu")
+    assert loaded.get_vec_normalize_env() is statistics
+    np.testing.assert_array_equal(loaded.predict(statistics.normalize_obs(raw))[0], before)
+    loaded.learn(30)
+    assert loaded.get_vec_normalize_env().obs_rms.count > env.obs_rms.count
+
+
+# -------------------------------------------------------------- VecFrameStack
+
+
+def test_frame_stack():
+    """Observations are the last three of an episode, zeros before its start; the networks grow accordingly."""
+    env = VecFrameStack(counting_envs(1, length=4), n_stack=3)
+    model = small_model(env).learn(12)
+    assert model.observation_space.shape == (9,)
+    assert model.actor.features_dim == 9
+    buffer = model.replay_buffer
+    for row in range(12):
+        episode, step = divmod(row, 4)
+        frames = [[0, episode, s] if s >= 0 else [0, 0, 0] for s in range(step - 2, step + 1)]
+        assert buffer.observations[row, 0].reshape(3, 3).tolist() == frames
+        after = [[0, episode, s] if s >= 0 else [0, 0, 0] for s in range(step - 1, step + 2)]
+        assert buffer.next_observations[row, 0].reshape(3, 3).tolist() == after
+
+
+def test_monitor_files(tmp_path):
+    """make_vec_env's Monitor: one line per episode with its return and length, the statistics of the log."""
+    env = make_vec_env(lambda: CountingEnv(length=5, reward=2.0), 2, monitor_dir=str(tmp_path))
+    model = small_model(env)
+    records = recorded(model)
+    model.learn(40, log_interval=4)
+    env.close()
+    for index in range(2):
+        lines = (tmp_path / f"{index}.monitor.csv").read_text().splitlines()[2:]
+        assert [line.split(",")[:2] for line in lines] == [["10.0", "5"]] * 4
+    assert [values["rollout/ep_rew_mean"] for _, values in records.dumps] == [10.0, 10.0]
+    assert [values["rollout/ep_len_mean"] for _, values in records.dumps] == [5.0, 5.0]
+    assert [values["time/episodes"] for _, values in records.dumps] == [4, 8]

@@ -1,0 +1,142 @@
+"""Small environments with known answers, and a small model, for the tests of SB3's machinery."""
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.logger import KVWriter, Logger
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+from ddpg_ext import DDPGPaper
+
+UNIT_BOX = spaces.Box(-1, 1, (1,), np.float32)
+
+
+class CountingEnv(gym.Env):
+    """
+    A script rather than a task: observation (episode, step) of ``env_index``, reward ``env_index + reward``.
+
+    It remembers the actions it was given, and complains about those outside its action space.
+    """
+
+    def __init__(
+        self,
+        length: int = 10,
+        terminates: bool = False,
+        reward: float = 1.0,
+        action_space: spaces.Box = UNIT_BOX,
+        env_index: int = 0,
+    ) -> None:
+        self.observation_space = spaces.Box(-np.inf, np.inf, (3,), np.float32)
+        self.action_space = action_space
+        self.length = length
+        self.terminates = terminates
+        self.reward = reward
+        self.env_index = env_index
+        self.episode = -1
+        self.actions: list[np.ndarray] = []
+
+    def _observation(self) -> np.ndarray:
+        return np.array([self.env_index, self.episode, self.count], dtype=np.float32)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
+        super().reset(seed=seed)
+        self.episode += 1
+        self.count = 0
+        return self._observation(), {}
+
+    def step(self, action: np.ndarray):
+        assert self.action_space.contains(action), f"{action!r} is not in {self.action_space}"
+        self.actions.append(action.copy())
+        self.count += 1
+        over = self.count >= self.length
+        return (
+            self._observation(),
+            self.env_index + self.reward,
+            over and self.terminates,
+            over and not self.terminates,
+            {},
+        )
+
+
+class PointEnv(gym.Env):
+    """Move a point towards the origin: x += 0.2 a, reward -|x|; 25 steps, cut off rather than ended."""
+
+    def __init__(self, dim: int = 2) -> None:
+        self.observation_space = spaces.Box(-2, 2, (dim,), np.float32)
+        self.action_space = spaces.Box(-1, 1, (dim,), np.float32)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
+        super().reset(seed=seed)
+        self.x = self.np_random.uniform(-1, 1, self.observation_space.shape)
+        self.count = 0
+        return self.x.astype(np.float32), {}
+
+    def step(self, action: np.ndarray):
+        self.x = np.clip(self.x + 0.2 * action, -2, 2)
+        self.count += 1
+        return self.x.astype(np.float32), -float(np.linalg.norm(self.x)), False, self.count >= 25, {}
+
+
+class ChaosEnv(gym.Env):
+    """Samples of any observation space, in episodes of 20 steps; reward 1 for a first action above 0."""
+
+    def __init__(self, observation_space: spaces.Space, action_space: spaces.Box = UNIT_BOX) -> None:
+        self.observation_space = observation_space
+        self.action_space = action_space
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
+        super().reset(seed=seed)
+        if seed is not None:
+            self.observation_space.seed(seed)
+        self.count = 0
+        return self.observation_space.sample(), {}
+
+    def step(self, action: np.ndarray):
+        assert self.action_space.contains(action), f"{action!r} is not in {self.action_space}"
+        self.count += 1
+        return self.observation_space.sample(), float(action.flat[0] > 0), False, self.count >= 20, {}
+
+
+class Records(KVWriter):
+    """A logger's output kept in memory: a list of (step, values)."""
+
+    def __init__(self) -> None:
+        self.dumps: list[tuple[int, dict[str, Any]]] = []
+
+    def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
+        self.dumps.append((step, dict(key_values)))
+
+    def close(self) -> None:
+        pass
+
+
+def small_model(env: Any = None, policy: str = "MlpPolicy", **kwargs: Any) -> DDPGPaper:
+    """DDPGPaper with two layers of 16 on the CPU, minibatches of 8 and a small buffer, unless told otherwise."""
+    settings: dict[str, Any] = {"batch_size": 8, "buffer_size": 1000, "seed": 0, "device": "cpu"}
+    settings["policy_kwargs"] = {"net_arch": [16, 16], **kwargs.pop("policy_kwargs", {})}
+    return DDPGPaper(policy, PointEnv() if env is None else env, **{**settings, **kwargs})
+
+
+def recorded(model: DDPGPaper) -> Records:
+    """Give the model a logger that keeps everything in memory."""
+    records = Records()
+    model.set_logger(Logger(folder=None, output_formats=[records]))
+    return records
+
+
+def weights(module: th.nn.Module) -> dict[str, th.Tensor]:
+    """A copy of all parameters and buffers."""
+    return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
+
+
+def same(left: dict[str, th.Tensor], right: dict[str, th.Tensor]) -> bool:
+    """Whether two sets of weights are equal, bit for bit."""
+    return left.keys() == right.keys() and all(th.equal(left[name], right[name]) for name in left)
+
+
+def counting_envs(n_envs: int, **kwargs: Any) -> DummyVecEnv:
+    """A DummyVecEnv of CountingEnvs that tell themselves apart by their index."""
+    return DummyVecEnv([lambda i=i: CountingEnv(env_index=i, **kwargs) for i in range(n_envs)])
