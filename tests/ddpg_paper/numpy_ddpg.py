@@ -114,7 +114,7 @@ class Network:
 
 
 class Actor(Network):
-    """[norm], (linear, [norm], ReLU) per hidden layer, linear, tanh."""
+    """([norm], linear, ReLU) per hidden layer, [norm], linear, tanh."""
 
     def __init__(self, tensors, n_hidden, batch_norm):
         self.n_hidden = n_hidden
@@ -122,10 +122,9 @@ class Actor(Network):
         super().__init__(tensors)
 
     def _build(self):
-        self._add(*self.norm)
         for _ in range(self.n_hidden):
-            self._add(Linear, *self.norm, ReLU)
-        self._add(Linear, Tanh)
+            self._add(*self.norm, Linear, ReLU)
+        self._add(*self.norm, Linear, Tanh)
 
     def forward(self, s, fit=True):
         for layer in self.layers:
@@ -138,7 +137,7 @@ class Actor(Network):
 
 
 class Critic(Network):
-    """[norm], (linear, [norm], ReLU) before the action; linear with the action; ReLU, (linear, ReLU) after; linear."""
+    """([norm], linear, ReLU) before the action, [norm], linear with the action; ReLU, (linear, ReLU) after; linear."""
 
     def __init__(self, tensors, n_hidden, batch_norm, action_layer):
         self.n_hidden = n_hidden
@@ -147,9 +146,10 @@ class Critic(Network):
         super().__init__(tensors)
 
     def _build(self):
-        self.below = self._add(*self.norm)
+        self.below = []
         for _ in range(self.action_layer - 1):
-            self.below += self._add(Linear, *self.norm, ReLU)
+            self.below += self._add(*self.norm, Linear, ReLU)
+        self.below += self._add(*self.norm)
         (self.with_action,) = self._add(LinearWithAction)
         self.above = []
         for _ in range(self.n_hidden - self.action_layer):
@@ -176,7 +176,7 @@ class Critic(Network):
 
 
 class Adam:
-    """Adam (Kingma and Ba) whose L2 term joins the gradient of matrices before the moments."""
+    """Adam (Kingma and Ba) whose L2 term joins the gradient before the moments."""
 
     def __init__(self, network, lr, weight_decay=0.0, eps=1e-8):
         self.network, self.lr, self.weight_decay, self.eps = network, lr, weight_decay, eps
@@ -187,8 +187,7 @@ class Adam:
     def step(self):
         self.t += 1
         for param, grad, m, v in zip(self.network.parameters(), self.network.gradients(), self.m, self.v, strict=True):
-            if param.ndim == 2:
-                grad = grad + self.weight_decay * param
+            grad = grad + self.weight_decay * param
             m += 0.1 * (grad - m)
             v += 0.001 * (grad**2 - v)
             m_hat, v_hat = m / (1 - 0.9**self.t), v / (1 - 0.999**self.t)

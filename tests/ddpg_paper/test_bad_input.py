@@ -99,6 +99,8 @@ ARGUMENTS = [
     ({"replay_buffer_class": ReplayBuffer, "n_steps": 3}, VALUE, ["3", "replay_buffer_kwargs=dict(n_steps=3"]),
     ({"uniform_warmup": "no"}, TYPE, ["'no'", "True or False"]),
     ({"optimize_memory_usage": 1}, TYPE, ["1", "True or False"]),
+    ({"executor": "turbo"}, VALUE, ["'turbo'", "'auto'", "'eager'", "'fast'"]),
+    ({"matmul_precision": "low"}, VALUE, ["'low'", "'highest', 'high', 'medium' or None"]),
     # Schedules
     ({"learning_rate": lambda progress: NAN}, VALUE, ["nan", "finite numbers >= 0"]),
     ({"qf_learning_rate": lambda progress: -1.0}, VALUE, ["-1.0", "finite numbers >= 0"]),

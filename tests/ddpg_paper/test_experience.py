@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from toy_envs import ToyEnv, toy_vec_env
 
@@ -13,7 +14,7 @@ SMALL = {"net_arch": [16, 12]}
 
 
 def make_model(env=None, **kwargs):
-    kwargs = {"buffer_size": 500, "device": "cpu", "seed": 0, **kwargs}
+    kwargs = {"buffer_size": 500, "device": "cpu", "seed": 0, "replay_buffer_class": ReplayBuffer, **kwargs}
     return DDPGPaper("MlpPolicy", ToyEnv() if env is None else env, **kwargs)
 
 

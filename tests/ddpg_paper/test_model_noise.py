@@ -4,6 +4,7 @@ import copy
 
 import numpy as np
 import pytest
+from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import NormalActionNoise, VectorizedActionNoise
 from toy_envs import ToyEnv, toy_vec_env
 
@@ -13,7 +14,13 @@ NEVER = 10**6  # learning_starts: these tests only explore
 
 
 def make_model(n_envs=1, **kwargs):
-    defaults = {"buffer_size": 2000, "device": "cpu", "learning_starts": NEVER, "policy_kwargs": {"net_arch": [8, 8]}}
+    defaults = {
+        "buffer_size": 2000,
+        "replay_buffer_class": ReplayBuffer,  # these tests look into its arrays
+        "device": "cpu",
+        "learning_starts": NEVER,
+        "policy_kwargs": {"net_arch": [8, 8]},
+    }
     return DDPGPaper("MlpPolicy", toy_vec_env(n_envs), **(defaults | kwargs))
 
 

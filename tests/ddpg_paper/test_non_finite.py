@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from toy_envs import ToyEnv
 
@@ -29,8 +31,11 @@ def make_vec_env(n_envs=1, fault=None, faulty=0, dict_obs=False, terminates=Fals
 
 
 def make_model(env, **kwargs):
-    policy = "MultiInputPolicy" if "Dict" in str(env.observation_space) else "MlpPolicy"
+    is_dict = isinstance(env.observation_space, spaces.Dict)
+    policy = "MultiInputPolicy" if is_dict else "MlpPolicy"
     defaults = {"buffer_size": 1000, "batch_size": 4, "seed": 0, "policy_kwargs": {"net_arch": [8, 8]}}
+    if not is_dict:
+        defaults["replay_buffer_class"] = ReplayBuffer  # these tests look into its arrays
     return DDPGPaper(policy, env, device="cpu", **(defaults | kwargs))
 
 
@@ -143,8 +148,8 @@ def test_half_normalised(quantity, off):
         make_model(env).learn(100)
 
 
-def trained_model():
-    model = make_model(make_vec_env())
+def trained_model(**kwargs):
+    model = make_model(make_vec_env(), **kwargs)
     model.learn(20)
     return model
 
@@ -171,7 +176,7 @@ def test_loss(value, tmp_path, weights_of, assert_same_bits):
 
 def test_actor_loss(weights_of, assert_same_bits):
     """The critic may overflow where the actor would take it; the actor and the targets are as before."""
-    model = trained_model()
+    model = trained_model(executor="eager")
     critic_forward, calls = model.critic.forward, []
 
     def overflowing(obs, actions):

@@ -46,12 +46,17 @@ class DoubleExtractor(FlattenExtractor):
 
 
 def fill(buffer, rng, n=150):
-    """Random transitions of large scale and uneven centre, a fifth of them terminal."""
+    """Random transitions of large scale and uneven centre, a fifth of them the last of an episode."""
+
+    def observation():
+        return rng.normal([3, 0, -1], [2, 0.3, 1], size=(1, 3)).astype(np.float32)
+
+    obs = observation()
     for _ in range(n):
-        obs, next_obs = rng.normal([3, 0, -1], [2, 0.3, 1], size=(2, 1, 3)).astype(np.float32)
-        done = rng.random(1) < 0.2
+        next_obs, done = observation(), rng.random(1) < 0.2
         info = {"TimeLimit.truncated": bool(done[0] and rng.random() < 0.5)}
         buffer.add(obs, next_obs, rng.uniform(-1, 1, (1, 2)), rng.normal(-2, 3, 1), done, [info])
+        obs = observation() if done[0] else next_obs
 
 
 def tensors_of(network):
@@ -143,9 +148,11 @@ VARIANTS = {
 }
 
 
-@pytest.mark.parametrize("double", [False, True], ids=["single", "double"])
+@pytest.mark.parametrize(
+    ("executor", "double"), [("eager", False), ("eager", True), ("fast", False)], ids=["eager", "eager-double", "fast"]
+)
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_update_equals_numpy(variant, double, silent_logger):
+def test_update_equals_numpy(variant, executor, double, silent_logger):
     """
     Weights of the four networks, Adam's moments, running averages, metrics and TD errors, over several updates.
 
@@ -154,14 +161,14 @@ def test_update_equals_numpy(variant, double, silent_logger):
     kwargs = {"batch_size": 32, "gamma": 0.97, "tau": 0.01, "learning_rate": 1e-3, "qf_learning_rate": 2e-3}
     kwargs |= VARIANTS[variant]
     if variant == "full size":  # the paper's numbers throughout
-        kwargs = VARIANTS[variant]
+        kwargs = dict(VARIANTS[variant])
     if double:
         kwargs["policy_kwargs"] = kwargs["policy_kwargs"] | {"features_extractor_class": DoubleExtractor}
     elif kwargs["policy_kwargs"].get("batch_norm", True):
         # A shift that the next batch normalisation takes out again has gradient zero: in single precision, rounding
         # errors, which Adam would blow up to full steps in random directions (harmless to the function)
         kwargs["policy_kwargs"] = kwargs["policy_kwargs"] | {"optimizer_kwargs": {"eps": 1e-3}}
-    model = DDPGPaper("MlpPolicy", ToyEnv(), seed=3, device="cpu", buffer_size=1000, **kwargs)
+    model = DDPGPaper("MlpPolicy", ToyEnv(), seed=3, device="cpu", buffer_size=1000, executor=executor, **kwargs)
     model.set_logger(silent_logger)
     if double:
         model.policy.double()
