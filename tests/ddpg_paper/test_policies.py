@@ -1,58 +1,21 @@
-"""Networks a user can shape: widths, activations, extractors shared or not, optimisers, policies of one's own."""
+"""Networks a user can shape: widths, activations, optimisers, policies of one's own, saved and loaded."""
 
 import copy
 import inspect
 
-import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.utils import update_learning_rate
 from torch import nn
-from toys import PointEnv, recorded, same, small_model, weights
+from toys import LinearExtractor, PointEnv, recorded, same, small_model, weights
 
 from ddpg_ext import DDPGPaper, InvalidArgumentError
 from ddpg_ext.common.layers import ActionInput
 from ddpg_ext.ddpg_paper.policies import Actor, DDPGPaperPolicy, MlpPolicy, MultiInputPolicy
 
 OBSERVATIONS = np.random.default_rng(0).uniform(-1, 1, (10, 2)).astype(np.float32)
-
-
-class LinearExtractor(BaseFeaturesExtractor):
-    """One linear layer."""
-
-    def __init__(self, observation_space: gym.Space, features_dim: int = 5, scale: float = 1.0) -> None:
-        super().__init__(observation_space, features_dim)
-        self.scale = scale
-        self.linear = nn.Linear(observation_space.shape[0], features_dim)
-
-    def forward(self, observations: th.Tensor) -> th.Tensor:
-        return self.scale * self.linear(observations)
-
-
-class ForeignNormExtractor(BaseFeaturesExtractor):
-    """torch's batch normalisation and dropout, which know nothing of this package."""
-
-    def __init__(self, observation_space: gym.Space) -> None:
-        super().__init__(observation_space, observation_space.shape[0])
-        self.norm = nn.BatchNorm1d(observation_space.shape[0])
-        self.dropout = nn.Dropout(0.5)
-
-    def forward(self, observations: th.Tensor) -> th.Tensor:
-        return self.dropout(self.norm(observations))
-
-
-def model_with(extractor: type[BaseFeaturesExtractor], learn: int = 30, **policy_kwargs) -> DDPGPaper:
-    """A model with that extractor and a filled buffer, not yet trained."""
-    model = small_model(policy_kwargs={"features_extractor_class": extractor, **policy_kwargs}, gradient_steps=0)
-    recorded(model)
-    return model.learn(learn)
-
-
-def networks(model: DDPGPaper) -> list[nn.Module]:
-    return [model.actor, model.critic, model.actor_target, model.critic_target]
 
 
 # ------------------------------------------------------------------------ shapes
@@ -125,144 +88,6 @@ def test_final_init_none_is_by_fan_in():
         assert 0.05 < largest <= 1 / 4
     small = small_model(policy_kwargs={"final_init": 1e-5})
     assert list(small.actor.mu.children())[-2].weight.abs().max() <= 1e-5
-
-
-# ----------------------------------------------------------- features extractors
-
-
-def test_each_network_has_its_own_extractor():
-    """Built with its arguments, learned by its own network's loss, and averaged into its own target."""
-    kwargs = {"features_dim": 7, "scale": 0.5}
-    model = model_with(LinearExtractor, features_extractor_kwargs=kwargs)
-    assert kwargs == {"features_dim": 7, "scale": 0.5}
-    extractors = [network.features_extractor for network in networks(model)]
-    assert len({id(extractor) for extractor in extractors}) == 4
-    assert {(extractor.features_dim, extractor.scale) for extractor in extractors} == {(7, 0.5)}
-    before = [weights(extractor) for extractor in extractors]
-    model.train(1, 8)
-    after = [weights(extractor) for extractor in extractors]
-    assert not any(same(old, new) for old, new in zip(before, after, strict=True))
-    for online, target in ((0, 2), (1, 3)):
-        for name in before[0]:
-            expected = (1 - model.tau) * before[target][name] + model.tau * after[online][name]
-            th.testing.assert_close(after[target][name], expected)
-
-
-def test_a_shared_extractor_is_one():
-    model = model_with(LinearExtractor, share_features_extractor=True)
-    assert model.actor.features_extractor is model.critic.features_extractor
-    assert model.actor_target.features_extractor is model.critic_target.features_extractor
-    assert model.actor.features_extractor is not model.actor_target.features_extractor
-
-
-@pytest.mark.parametrize(("actor_lr", "critic_lr", "moves"), [(0.0, 1e-1, False), (1e-3, 0.0, True)])
-def test_a_shared_extractor_learns_from_the_actor_alone(actor_lr, critic_lr, moves):
-    """The critic's loss does not reach it, nor does the critic's weight decay, strong as it is here."""
-    model = model_with(LinearExtractor, share_features_extractor=True)
-    model.lr_schedule, model.qf_lr_schedule = lambda _: actor_lr, lambda _: critic_lr
-    model.policy.set_weight_decay(10.0)
-    before = weights(model.actor.features_extractor)
-    model.train(3, 8)
-    assert same(before, weights(model.actor.features_extractor)) != moves
-
-
-def test_a_shared_extractor_is_decayed_by_nobody():
-    """Where the actor's gradient is zero, since the critic ignores the action, the extractor stays as it is."""
-    model = model_with(LinearExtractor, share_features_extractor=True, batch_norm=False)
-    model.qf_lr_schedule = lambda _: 0.0
-    model.policy.set_weight_decay(10.0)
-    with th.no_grad():
-        model.critic.action_input.weight_action.zero_()
-    before = weights(model.actor)
-    model.train(3, 8)
-    assert same(before, weights(model.actor))
-
-
-def test_a_shared_extractor_is_averaged_once_per_update():
-    """target <- (1 - tau) target + tau online, once, although it belongs to two target networks."""
-    model = model_with(LinearExtractor, share_features_extractor=True)
-    model.tau = 0.5
-    with th.no_grad():  # far apart, so that twice would show
-        for param in model.actor_target.features_extractor.parameters():
-            param.add_(1.0)
-    before = weights(model.actor_target.features_extractor)
-    model.train(1, 8)
-    online, after = weights(model.actor.features_extractor), weights(model.critic_target.features_extractor)
-    for name in before:
-        th.testing.assert_close(after[name], 0.5 * before[name] + 0.5 * online[name])
-
-
-def test_a_shared_extractor_is_shared_after_loading(tmp_path):
-    model = model_with(LinearExtractor, share_features_extractor=True)
-    model.train(2, 8)
-    model.save(tmp_path / "model")
-    loaded = DDPGPaper.load(tmp_path / "model", device="cpu")
-    assert loaded.actor.features_extractor is loaded.critic.features_extractor
-    assert same(weights(model.policy), weights(loaded.policy))
-    np.testing.assert_array_equal(model.predict(OBSERVATIONS)[0], loaded.predict(OBSERVATIONS)[0])
-
-
-# --------------------------------------------------- training and evaluation mode
-
-
-def test_modes():
-    """In training all normalise with the minibatch, targets too; targets never drop out; acting is in evaluation."""
-    model = model_with(ForeignNormExtractor)
-    for mode in (True, False):
-        model.policy.set_training_mode(mode)
-        assert model.policy.training == mode
-        for network in networks(model):
-            is_target = network in (model.actor_target, model.critic_target)
-            norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm1d)]
-            assert len(norms) > 1
-            assert all(norm.training == mode for norm in norms)
-            assert network.features_extractor.dropout.training == (mode and not is_target)
-
-
-def test_the_loop_switches_modes():
-    """Evaluation mode whenever the actor acts, training mode whenever it learns."""
-    model = small_model()
-    modes: list[bool] = []
-    model.actor.register_forward_pre_hook(lambda module, _: modes.append(module.training))
-    model.learn(12)
-    # Eight actions until the first update; then an action and an update in turn
-    assert modes == [False] * 8 + [True] + [False, True] * 4
-    model.predict(OBSERVATIONS)
-    assert modes[-1] is False
-
-
-def test_foreign_batch_norm_learns_in_training_only():
-    """Its running averages move with updates, and rest while collecting or predicting."""
-    model = model_with(ForeignNormExtractor, learn=0)
-    before = weights(model.policy)
-    model.learn(40)
-    first, _ = model.predict(OBSERVATIONS)
-    for _ in range(3):  # dropout is off
-        np.testing.assert_array_equal(model.predict(OBSERVATIONS)[0], first)
-    assert same(before, weights(model.policy))
-    model.train(3, 8)
-    after = weights(model.policy)
-    for network in ("actor", "critic"):
-        for name in ("weight", "bias", "running_mean", "running_var"):
-            key = f"{network}.features_extractor.norm.{name}"
-            assert not th.equal(before[key], after[key]), key
-    # A target's scale and shift follow slowly, at the rate of tau
-    for network in ("actor", "critic"):
-        key = "features_extractor.norm.bias"
-        moved = (after[f"{network}_target.{key}"] - before[f"{network}_target.{key}"]).abs().max()
-        online = (after[f"{network}.{key}"] - before[f"{network}.{key}"]).abs().max()
-        assert 0 < moved <= 3 * model.tau * online * 1.001
-
-
-def test_targets_normalise_foreign_layers_with_the_minibatch_too():
-    """Shifting all observations changes nothing for a network that normalises with their own mean."""
-    model = model_with(ForeignNormExtractor, batch_norm=False)
-    batch = th.as_tensor(OBSERVATIONS)
-    model.policy.set_training_mode(True)
-    with th.no_grad():
-        th.testing.assert_close(model.actor_target(batch), model.actor_target(batch + 5), rtol=1e-4, atol=1e-6)
-        model.policy.set_training_mode(False)
-        assert not th.allclose(model.actor_target(batch), model.actor_target(batch + 5))
 
 
 # ------------------------------------------------------------- optimisers, policies

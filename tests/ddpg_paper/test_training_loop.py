@@ -1,13 +1,12 @@
-"""The training loop: when updates happen, what they learn from, and what is logged about them."""
+"""The training loop: when updates happen, and what they learn from."""
 
 import numpy as np
 import pytest
 import torch as th
 from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
-from stable_baselines3.common.logger import CSVOutputFormat, Logger, configure
 from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckActionNoise
 from stable_baselines3.common.vec_env import DummyVecEnv, VecCheckNan
-from toys import CountingEnv, PointEnv, counting_envs, recorded, same, small_model, weights
+from toys import CountingEnv, PointEnv, counting_envs, same, small_model, weights
 
 import ddpg_ext.ddpg_paper.ddpg_paper as algorithm
 from ddpg_ext import LinearDecay, OrnsteinUhlenbeckNoise, ScheduledActionNoise
@@ -26,21 +25,6 @@ def calls(monkeypatch) -> list[tuple[int, int]]:
 
     monkeypatch.setattr(algorithm.DDPGPaper, "train", spy)
     return calls
-
-
-@pytest.fixture
-def metrics(monkeypatch) -> list:
-    """The metrics of every gradient step, as they come from it."""
-    metrics: list = []
-    step = algorithm.gradient_step
-
-    def spy(*args, **kwargs):
-        result = step(*args, **kwargs)
-        metrics.append(result.metrics)
-        return result
-
-    monkeypatch.setattr(algorithm, "gradient_step", spy)
-    return metrics
 
 
 # ----------------------------------------------------------------- when to update
@@ -241,169 +225,3 @@ def test_vec_check_nan_goes_along():
     """SB3's wrapper that looks for NaN in both directions has nothing to say about a sound run."""
     model = small_model(VecCheckNan(DummyVecEnv([PointEnv]), raise_exception=True)).learn(30)
     assert model._n_updates == 23
-
-
-# ------------------------------------------------------------------ what is logged
-
-
-def test_both_learning_rates_follow_their_schedules_and_are_logged():
-    """With a quarter of training left, a schedule of the progress that remains gives a quarter of its rate."""
-    model = small_model(CountingEnv(length=5), learning_rate=lambda p: 1e-3 * p, qf_learning_rate=lambda p: 1e-2 * p**2)
-    records = recorded(model)
-    model.learn(40, log_interval=2)
-    last = {step: values for step, values in records.dumps}
-    for step in (10, 20, 30, 40):
-        # The log of a step comes before its update: the values are those of the step before
-        remaining = 1 - (step - 1) / 40
-        assert last[step]["train/learning_rate"] == pytest.approx(1e-3 * remaining)
-        assert last[step]["train/qf_learning_rate"] == pytest.approx(1e-2 * remaining**2)
-    # and after the last step nothing remains
-    assert [group["lr"] for group in model.actor.optimizer.param_groups] == [0]
-    assert [group["lr"] for group in model.critic.optimizer.param_groups] == [0, 0]
-
-
-def test_a_learning_rate_of_zero_stops_learning():
-    """A schedule may end at 0: that network stays, the other learns."""
-    model = small_model(learning_rate=lambda _: 0.0, qf_learning_rate=1e-3)
-    actor, critic = dict(model.actor.named_parameters()), dict(model.critic.named_parameters())
-    before = {name: param.detach().clone() for name, param in (*actor.items(), *critic.items())}
-    model.learn(20)
-    assert all(th.equal(before[name], param) for name, param in actor.items())
-    assert not any(th.equal(before[name], param) for name, param in critic.items() if name.endswith("weight_features"))
-
-
-def test_logged_metrics_are_means_since_the_last_log(metrics):
-    """Every log's value is the mean over the gradient steps since the one before, and each step counts once."""
-    model = small_model(CountingEnv(length=5), gradient_steps=2)
-    records = recorded(model)
-    model.learn(41, log_interval=2)
-    # Logs at steps 10, 20, 30, 40, each before that step's own update; updates from step 8 on, two each
-    ends = [2 * (step - 1 - 7) for step in (10, 20, 30, 40)]
-    assert len(metrics) == 2 * (41 - 7)
-    for (step, values), start, end in zip(records.dumps, [0, *ends[:-1]], ends, strict=True):
-        window = metrics[start:end]
-        for name in window[0]._fields:
-            expected = np.mean([getattr(metric, name) for metric in window])
-            assert values[f"train/{name}"] == pytest.approx(expected), (step, name)
-        assert values["train/n_updates"] == end
-        assert values["time/total_timesteps"] == step
-
-
-def test_metrics_are_what_they_say():
-    """Losses, Q, targets and saturation of one gradient step, computed again from a copy of the networks."""
-    model = small_model(gradient_steps=0, policy_kwargs={"batch_norm": False, "final_init": None}).learn(60)
-    records = recorded(model)
-    with th.no_grad():  # some actions, but not all, beyond 0.99 on either side
-        layer = list(model.actor.mu.children())[-2]
-        layer.weight.mul_(4)
-        layer.bias.copy_(th.tensor([2.6, -2.6]))
-        list(model.actor_target.mu.children())[-2].weight.mul_(-5)
-    np.random.seed(1)
-    batch = model.replay_buffer.sample(8)
-    with th.no_grad():
-        q = model.critic(batch.observations, batch.actions).numpy()
-        y = td_targets(model.policy, batch, model.gamma).numpy()
-        actions = model.actor(batch.observations)
-    np.random.seed(1)
-    model.train(1, 8)
-    with th.no_grad():  # Algorithm 1: the actor follows the critic as just updated
-        q_of_actor = model.critic(batch.observations, actions).numpy()
-    model.logger.dump(60)
-    values = records.dumps[0][1]
-    assert values["train/critic_loss"] == pytest.approx(np.mean((y - q) ** 2), rel=1e-5)
-    assert values["train/actor_loss"] == pytest.approx(-np.mean(q_of_actor), rel=1e-5)
-    assert values["train/q_mean"] == pytest.approx(np.mean(q), rel=1e-5)
-    assert values["train/target_q_mean"] == pytest.approx(np.mean(y), rel=1e-5)
-    saturation = np.mean(np.abs(actions.numpy()) > 0.99)
-    assert 0 < np.mean(actions.numpy() < -0.99) < saturation < 1
-    assert values["train/action_saturation"] == pytest.approx(saturation)
-
-
-@pytest.mark.parametrize("n_envs", [1, 2])
-def test_the_noise_scale_is_logged(n_envs):
-    """The factor on the next draw, after as many draws as each environment had steps; 1 without a schedule."""
-    noise = ScheduledActionNoise(OrnsteinUhlenbeckNoise(np.zeros(1)), LinearDecay(40))
-    model = small_model(counting_envs(n_envs, length=10), action_noise=noise)
-    records = recorded(model)
-    model.learn(60 * n_envs, log_interval=n_envs)
-    scales = {step: values["train/noise_scale"] for step, values in records.dumps}
-    assert scales == pytest.approx({step * n_envs: max(0.0, 1 - (step - 1) / 40) for step in (10, 20, 30, 40, 50, 60)})
-
-    plain = small_model(CountingEnv(length=10))
-    records = recorded(plain)
-    plain.learn(20)
-    plain.dump_logs()
-    assert records.dumps[-1][1]["train/noise_scale"] == 1.0
-    silent = small_model(CountingEnv(length=10), action_noise=None)
-    records = recorded(silent)
-    silent.learn(20)
-    silent.dump_logs()
-    assert "train/noise_scale" not in records.dumps[-1][1]
-
-
-@pytest.mark.parametrize("stats_window_size", [1, 3, 100])
-def test_rollout_statistics_average_a_window(stats_window_size):
-    """Episode k pays k per step: the mean return is that of the last episodes, as many as the window has."""
-
-    class Growing(CountingEnv):
-        def step(self, action):
-            observation, _, terminated, truncated, info = super().step(action)
-            return observation, float(self.episode), terminated, truncated, info
-
-    model = small_model(Growing(length=4), stats_window_size=stats_window_size)
-    records = recorded(model)
-    model.learn(32, log_interval=8)
-    returns = [4.0 * episode for episode in range(8)]
-    assert records.dumps[-1][1]["rollout/ep_rew_mean"] == np.mean(returns[-stats_window_size:])
-    assert model.ep_info_buffer.maxlen == stats_window_size
-
-
-def test_tensorboard_files_hold_what_was_logged(tmp_path):
-    """The event files' scalars are the logger's values; a continued run stays in its folder."""
-    event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    model = small_model(CountingEnv(length=5), tensorboard_log=str(tmp_path))
-    model.learn(41, log_interval=2)
-    model.learn(20, log_interval=2, reset_num_timesteps=False)
-    assert [folder.name for folder in tmp_path.iterdir()] == ["DDPGPaper_1"]
-    events = event_accumulator.EventAccumulator(str(tmp_path / "DDPGPaper_1")).Reload()
-    tags = set(events.Tags()["scalars"])
-    names = ("actor_loss", "critic_loss", "learning_rate", "qf_learning_rate", "q_mean", "target_q_mean")
-    assert {f"train/{name}" for name in (*names, "action_saturation", "noise_scale")} <= tags
-    assert {"rollout/ep_rew_mean", "rollout/ep_len_mean", "time/fps"} <= tags
-    assert [(event.step, event.value) for event in events.Scalars("rollout/ep_rew_mean")] == [
-        (step, 5.0) for step in (10, 20, 30, 40, 50, 60)
-    ]
-    rates = [event.value for event in events.Scalars("train/qf_learning_rate")]
-    np.testing.assert_allclose(rates, 1e-3, rtol=1e-6)
-    model.learn(10, tb_log_name="other")
-    model.learn(10, tb_log_name="other")
-    assert {folder.name for folder in tmp_path.iterdir()} == {"DDPGPaper_1", "other_1", "other_2"}
-
-
-def test_set_logger(tmp_path):
-    """A logger of one's own gets the values, in any of SB3's formats, and is kept."""
-    model = small_model(CountingEnv(length=5))
-    logger = configure(str(tmp_path), ["csv", "json"])
-    model.set_logger(logger)
-    model.learn(40, log_interval=4)
-    assert model.logger is logger
-    logger.close()
-    header, *rows = (tmp_path / "progress.csv").read_text().splitlines()
-    assert len(rows) == 2
-    row = dict(zip(header.split(","), rows[1].split(","), strict=True))
-    assert float(row["rollout/ep_rew_mean"]) == 5.0
-    assert row["time/total_timesteps"] == "40"
-    assert int(row["train/n_updates"]) == 32
-    assert (tmp_path / "progress.json").read_text().count("train/critic_loss") == 2
-
-
-def test_the_logger_survives_new_keys(tmp_path):
-    """The first log comes before the first update, the next with its metrics: a CSV file copes."""
-    model = small_model(CountingEnv(length=2))
-    file = tmp_path / "progress.csv"
-    model.set_logger(Logger(folder=str(tmp_path), output_formats=[CSVOutputFormat(str(file))]))
-    model.learn(20, log_interval=1)
-    model.logger.close()
-    header, *rows = file.read_text().splitlines()
-    assert "train/critic_loss" in header
-    assert len(rows) == 10

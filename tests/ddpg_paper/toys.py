@@ -7,6 +7,7 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.logger import KVWriter, Logger
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from ddpg_ext import DDPGPaper
@@ -98,6 +99,18 @@ class ChaosEnv(gym.Env):
         assert self.action_space.contains(action), f"{action!r} is not in {self.action_space}"
         self.count += 1
         return self.observation_space.sample(), float(action.flat[0] > 0), False, self.count >= 20, {}
+
+
+class LinearExtractor(BaseFeaturesExtractor):
+    """One linear layer."""
+
+    def __init__(self, observation_space: gym.Space, features_dim: int = 5, scale: float = 1.0) -> None:
+        super().__init__(observation_space, features_dim)
+        self.scale = scale
+        self.linear = th.nn.Linear(observation_space.shape[0], features_dim)
+
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        return self.scale * self.linear(observations)
 
 
 class Records(KVWriter):
