@@ -408,8 +408,9 @@ class DDPGPaper(OffPolicyAlgorithm):
         if self._vec_normalize_env is not None:
             # An environment's step follows, which must not spoil the normalisation
             self._statistics_before = running_statistics(self._vec_normalize_env)
-        if self.uniform_warmup and self.num_timesteps < learning_starts:
-            return super()._sample_action(learning_starts, action_noise, n_envs)
+        warming_up = self.uniform_warmup and self.num_timesteps < learning_starts
+        if warming_up or type(self).predict is not OffPolicyAlgorithm.predict:
+            return super()._sample_action(learning_starts if warming_up else 0, action_noise, n_envs)
         # As SB3 does it, but the policy's actions need not go to the environment's bounds and back for the noise
         assert self._last_obs is not None, "self._last_obs was not set"
         scaled_action = self.policy.scaled_actions(self._last_obs)

@@ -349,6 +349,8 @@ class DDPGPaperPolicy(BasePolicy):
         :param observation: a batch of observations, shape ``(n_envs, *obs_shape)``, or a dict of them
         :return: actions in [-1, 1], shape ``(n_envs, *action_shape)``
         """
+        if type(self).predict is not BasePolicy.predict:  # a policy with its own ideas
+            return self.scale_action(self.predict(observation)[0])
         self.set_training_mode(False)
         tensor, _ = self.obs_to_tensor(observation)
         with th.no_grad():
