@@ -43,6 +43,7 @@ from ddpg_ext.ddpg_paper.arguments import (
 )
 from ddpg_ext.ddpg_paper.executors import Executor, check_executor, make_executor
 from ddpg_ext.ddpg_paper.policies import Actor, Critic, DDPGPaperPolicy, MlpPolicy, MultiInputPolicy
+from ddpg_ext.ddpg_paper.update import StepMetrics
 
 SelfDDPGPaper = TypeVar("SelfDDPGPaper", bound="DDPGPaper")
 
@@ -89,8 +90,9 @@ class DDPGPaper(OffPolicyAlgorithm):
     :param uniform_warmup: act uniformly at random until ``learning_starts``, as SB3 does. False: explore with policy
         and noise from the first step on, as in Algorithm 1
     :param stats_window_size: number of episodes that the logged rollout statistics average
-    :param executor: what carries out the gradient step. "eager": plain autograd, for any network; "fast": derivatives
-        written out, for plain networks on a CPU; "auto": the fastest that can. All compute the same
+    :param executor: what carries out the gradient step. "eager": plain autograd, for any network on any device; "fast":
+        derivatives written out, for plain networks on a CPU; "cuda_graph": recorded once and replayed, on an NVIDIA GPU
+        (experimental); "auto": "fast" where it can, else "eager". All compute the same
     :param matmul_precision: precision of float32 matrix products during ``learn()``. "medium" takes bfloat16 products
         where the processor has them, which is faster and less exact; None leaves torch's setting as it is
     :raises InvalidArgumentError: for an argument out of range (also a ``ValueError``)
@@ -300,7 +302,7 @@ class DDPGPaper(OffPolicyAlgorithm):
 
     @property
     def executor(self) -> str:
-        """What carries out the gradient step: "fast" or "eager"."""
+        """What carries out the gradient step: "fast", "cuda_graph" or "eager"."""
         assert self._executor is not None, "the model is not set up"
         return self._executor.name
 
@@ -475,23 +477,38 @@ class DDPGPaper(OffPolicyAlgorithm):
         self._executor.prepare()
         for _ in range(gradient_steps):
             batch = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)
-            try:
+            with self._naming_the_step():
                 metrics, td_errors = self._executor.step(batch, self.gamma, self.tau)
-            except NonFiniteError as error:
-                raise NonFiniteError(
-                    f"step {self.num_timesteps}, gradient step {self._n_updates + 1}: {error}. Training stopped before "
-                    "it reached the network's weights; the model can still be saved. Lower learning rates or rewards "
-                    "of smaller size (VecNormalize) are the usual cure."
-                ) from None
             self._n_updates += 1
             if hasattr(self.replay_buffer, "update_priorities"):
                 self.replay_buffer.update_priorities(batch.indices, td_errors)  # type: ignore[attr-defined]
-            # Means since the last log, rather than SB3's last minibatch
-            for name, value in metrics._asdict().items():
-                self.logger.record_mean(f"train/{name}", value)
+            self._record_metrics(metrics)
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         if self.action_noise is not None:
             self.logger.record("train/noise_scale", noise_scale(self.action_noise))
+
+    @contextmanager
+    def _naming_the_step(self) -> Iterator[None]:
+        try:
+            yield
+        except NonFiniteError as error:
+            raise NonFiniteError(
+                f"step {self.num_timesteps}, gradient step {self._n_updates + 1}: {error}. Training stopped before it "
+                "reached the network's weights; the model can still be saved. Lower learning rates or rewards of "
+                "smaller size (VecNormalize) are the usual cure."
+            ) from None
+
+    def _record_metrics(self, metrics: StepMetrics | None) -> None:
+        """Log means since the last log, rather than SB3's last minibatch."""
+        for name, value in metrics._asdict().items() if metrics is not None else ():
+            self.logger.record_mean(f"train/{name}", value)
+
+    def dump_logs(self) -> None:
+        """Write log data."""
+        if self._executor is not None:
+            with self._naming_the_step():
+                self._record_metrics(self._executor.read_metrics())
+        super().dump_logs()
 
     def _update_learning_rates(self) -> None:
         """Set both optimisers' learning rates by their schedules, and log them."""

@@ -3,9 +3,10 @@
 from typing import Protocol
 
 from ddpg_ext.common.errors import InvalidArgumentError, nearest
+from ddpg_ext.ddpg_paper.cuda_graph import CUDAGraphExecutor
 from ddpg_ext.ddpg_paper.fast_cpu import FastCPUExecutor
 from ddpg_ext.ddpg_paper.policies import DDPGPaperPolicy
-from ddpg_ext.ddpg_paper.update import Samples, StepResult, gradient_step
+from ddpg_ext.ddpg_paper.update import Samples, StepMetrics, StepResult, gradient_step
 
 
 class Executor(Protocol):
@@ -28,6 +29,11 @@ class Executor(Protocol):
     def step(self, batch: Samples, gamma: float, tau: float) -> StepResult:
         """As :func:`ddpg_ext.ddpg_paper.update.gradient_step`."""
 
+    def read_metrics(self) -> StepMetrics | None:
+        """
+        :return: the means of what ``step`` did not give back at once, None if it did
+        """
+
 
 class EagerExecutor:
     """Plain autograd, for any network on any device."""
@@ -47,9 +53,19 @@ class EagerExecutor:
     def step(self, batch: Samples, gamma: float, tau: float) -> StepResult:
         return gradient_step(self.policy, batch, gamma, tau)
 
+    def read_metrics(self) -> StepMetrics | None:
+        return None
 
-#: in the order of preference
-EXECUTORS: dict[str, type[Executor]] = {"fast": FastCPUExecutor, "eager": EagerExecutor}
+
+#: all there are; the CUDA graph has yet to prove itself on more machines, and is taken on request only
+EXECUTORS: dict[str, type[Executor]] = {
+    "fast": FastCPUExecutor,
+    "cuda_graph": CUDAGraphExecutor,
+    "eager": EagerExecutor,
+}
+
+#: what "auto" chooses from, in the order of preference
+AUTOMATIC = ["fast", "eager"]
 
 
 def check_executor(name: str) -> None:
@@ -69,10 +85,10 @@ def make_executor(name: str, policy: DDPGPaperPolicy) -> tuple[Executor, list[st
     :raises InvalidArgumentError: if the one asked for cannot execute the policy
     """
     check_executor(name)
+    candidates = AUTOMATIC if name == "auto" else [name]
     passed_over: list[str] = []
-    for candidate, executor_class in EXECUTORS.items():
-        if name not in ("auto", candidate):
-            continue
+    for candidate in candidates:
+        executor_class = EXECUTORS[candidate]
         reason = executor_class.unsupported(policy)
         if reason is None:
             return executor_class(policy), passed_over

@@ -315,6 +315,12 @@ class FastCPUExecutor:
         with th.no_grad():
             return self._step(batch, gamma, tau)
 
+    def read_metrics(self) -> StepMetrics | None:
+        """
+        :return: None, since ``step`` gives its metrics back at once
+        """
+        return None
+
     def _step(self, batch: Samples, gamma: float, tau: float) -> StepResult:
         assert isinstance(batch.observations, th.Tensor)  # for mypy: no Dict observations here
         assert isinstance(batch.next_observations, th.Tensor)

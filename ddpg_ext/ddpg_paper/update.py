@@ -1,7 +1,7 @@
 """One gradient step of Algorithm 1, written once, in the paper's order."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -17,6 +17,8 @@ SATURATION_THRESHOLD = 0.99
 
 #: A minibatch. Prioritised replay adds ``weights`` (importance-sampling weights, shape ``(batch, 1)``) and ``indices``.
 Samples = ReplayBufferSamples | DictReplayBufferSamples
+
+Minimise = Callable[[th.Tensor, th.optim.Optimizer, str], None]
 
 
 class StepMetrics(NamedTuple):
@@ -35,7 +37,8 @@ class StepMetrics(NamedTuple):
 class StepResult(NamedTuple):
     """What one gradient step gives back."""
 
-    metrics: StepMetrics
+    #: None: they stay on the device until they are asked for
+    metrics: StepMetrics | None
     #: y - Q(s, a) before the step, shape ``(batch, 1)``
     td_errors: th.Tensor
 
@@ -67,6 +70,19 @@ def gradient_step(policy: DDPGPaperPolicy, batch: Samples, gamma: float, tau: fl
     :return: what was measured on the way
     :raises NonFiniteError: if a loss is NaN or infinite, before it reaches the weights of its network
     """
+    metrics, td_errors = update(policy, batch, gamma, tau, minimise_if_finite)
+    return StepResult(StepMetrics(*metrics.tolist()), td_errors)
+
+
+def update(
+    policy: DDPGPaperPolicy, batch: Samples, gamma: float, tau: float, minimise: Minimise
+) -> tuple[th.Tensor, th.Tensor]:
+    """
+    The definition of the gradient step; its parameters are those of :func:`gradient_step`.
+
+    :param minimise: takes a loss, an optimiser and the loss's name, and makes a step down the loss if it is finite
+    :return: the fields of ``StepMetrics``, shape ``(5,)``, and the TD errors, shape ``(batch, 1)``
+    """
     # Set y_i = r_i + gamma Q'(s_{i+1}, mu'(s_{i+1}))
     targets = td_targets(policy, batch, gamma)
 
@@ -75,39 +91,36 @@ def gradient_step(policy: DDPGPaperPolicy, batch: Samples, gamma: float, tau: fl
     td_errors = targets - q_values
     weights = getattr(batch, "weights", None)
     critic_loss = td_errors.square().mean() if weights is None else (weights * td_errors.square()).mean()
-    critic_loss_value = _minimise(critic_loss, policy.critic.optimizer, "critic loss")
+    minimise(critic_loss, policy.critic.optimizer, "critic loss")
 
     # Update the actor policy using the sampled policy gradient: ascend Q(s, mu(s)) of the critic as just updated
     with _frozen(policy.critic):
         actions = policy.actor(batch.observations)
         actor_loss = -policy.critic(batch.observations, actions).mean()
-        actor_loss_value = _minimise(actor_loss, policy.actor.optimizer, "actor loss")
+        minimise(actor_loss, policy.actor.optimizer, "actor loss")
 
     # Update the target networks: theta' <- tau theta + (1 - tau) theta'
     target_tensors, online_tensors = policy.target_pairs()
     with th.no_grad():
         th._foreach_lerp_(target_tensors, online_tensors, tau)
 
-    saturated = actions.detach().abs() > SATURATION_THRESHOLD
-    metrics = StepMetrics(
-        critic_loss=critic_loss_value,
-        actor_loss=actor_loss_value,
-        q_mean=q_values.mean().item(),
-        target_q_mean=targets.mean().item(),
-        action_saturation=saturated.float().mean().item(),
-    )
-    return StepResult(metrics, td_errors.detach())
+    saturation = (actions.detach().abs() > SATURATION_THRESHOLD).float().mean()
+    metrics = (critic_loss, actor_loss, q_values.mean(), targets.mean(), saturation)
+    return th.stack([metric.detach() for metric in metrics]), td_errors.detach()
 
 
-def _minimise(loss: th.Tensor, optimizer: th.optim.Optimizer, name: str) -> float:
-    """One optimiser step down the loss, if it is finite."""
+def minimise_if_finite(loss: th.Tensor, optimizer: th.optim.Optimizer, name: str) -> None:
+    """
+    One optimiser step down the loss.
+
+    :raises NonFiniteError: if the loss is NaN or infinite
+    """
     value = loss.item()
     if not math.isfinite(value):
         raise NonFiniteError(f"the {name} is {value}")
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
-    return value
 
 
 @contextmanager
