@@ -4,7 +4,7 @@ How well variants of DDPG learn: one process per run, returns evaluated without 
     python benchmarks/learning.py --env Pendulum-v1 --steps 20000 --seeds 0 1 2 --jobs 2
     python benchmarks/learning.py --env HalfCheetah-v5 --steps 300000 --variants paper "no batch norm"
 
-prints a markdown table, and writes learning.json (settings, versions, all evaluations) and learning_curve.png to --out.
+prints a markdown table, and writes learning.json (settings, versions, returns, curves) and learning_curve.png to --out.
 """
 
 import argparse
