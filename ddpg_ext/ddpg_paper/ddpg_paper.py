@@ -429,6 +429,7 @@ class DDPGPaper(OffPolicyAlgorithm):
         dones: np.ndarray,
         infos: list[dict[str, Any]],
     ) -> None:
+        self._check_finite("action", buffer_action)
         env = self._vec_normalize_env
         if env is not None:
             # One bad value spoils those of all environments, or is clipped: look at what there was before

@@ -8,6 +8,7 @@ Each layer is a small object with preallocated outputs and gradients; a network 
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch as th
 from gymnasium import spaces
@@ -53,6 +54,7 @@ class _Linear(_Layer):
     def __init__(self, module: Linear, grads: dict[th.Tensor, th.Tensor]) -> None:
         super().__init__(module, grads)
         self.weight, self.bias = module.weight, module.bias
+        self.transposed = module.weight.detach().t()
 
     def resize(self, batch_size: int) -> None:
         self.out = th.empty(batch_size, self.weight.shape[0])
@@ -66,7 +68,7 @@ class _Linear(_Layer):
         if params:
             self.grads[self.weight] = affine(grad.t(), self.x.t(), None, self.grads[self.weight])
             th.sum(grad, 0, out=self.grads[self.bias])
-        return affine(grad, self.weight.t(), None, self.grad_input) if inputs else grad
+        return affine(grad, self.transposed, None, self.grad_input) if inputs else grad
 
 
 class _ActionInput(_Layer):
@@ -77,6 +79,7 @@ class _ActionInput(_Layer):
     def __init__(self, module: ActionInput, grads: dict[th.Tensor, th.Tensor]) -> None:
         super().__init__(module, grads)
         self.weight, self.weight_action, self.bias = module.weight_features, module.weight_action, module.bias
+        self.transposed, self.action_transposed = self.weight.detach().t(), self.weight_action.detach().t()
 
     def resize(self, batch_size: int) -> None:
         self.out = th.empty(batch_size, self.weight.shape[0])
@@ -85,14 +88,14 @@ class _ActionInput(_Layer):
 
     def forward(self, x: th.Tensor) -> th.Tensor:
         self.x = x
-        return affine(x, self.weight, self.bias, self.out).addmm_(self.actions, self.weight_action.t())
+        return affine(x, self.weight, self.bias, self.out).addmm_(self.actions, self.action_transposed)
 
     def backward(self, grad: th.Tensor, params: bool, inputs: bool) -> th.Tensor:
         if params:
             self.grads[self.weight] = affine(grad.t(), self.x.t(), None, self.grads[self.weight])
             self.grads[self.weight_action] = th.mm(grad.t(), self.actions)
             th.sum(grad, 0, out=self.grads[self.bias])
-        return affine(grad, self.weight.t(), None, self.grad_input) if inputs else grad
+        return affine(grad, self.transposed, None, self.grad_input) if inputs else grad
 
     def action_gradient(self, grad: th.Tensor) -> th.Tensor:
         return th.mm(grad, self.weight_action, out=self.grad_action)
@@ -206,10 +209,6 @@ class _Critic:
         return self.action_input.action_gradient(self.q_net.backward(grad, params=False, inputs=True))
 
 
-#: a tensor, since torch would make one of the number for each parameter
-_ONE = th.tensor(1.0)
-
-
 class _Adam:
     """``torch.optim.Adam.step`` without its hundred Python calls, on the optimiser's own state."""
 
@@ -217,7 +216,9 @@ class _Adam:
         self.optimizer = optimizer
         self.state = optimizer.state
         self.grads = grads
-        self.groups: list[tuple[int, list[th.Tensor], list[th.Tensor], list[th.Tensor], list[th.Tensor]]] = []
+        self.groups: list[
+            tuple[int, list[th.Tensor], list[th.Tensor], list[th.Tensor], list[th.Tensor], th.Tensor]
+        ] = []
         for index, group in enumerate(optimizer.param_groups):
             params = group["params"]
             for param in params:
@@ -226,13 +227,17 @@ class _Adam:
                         step=th.zeros(()), exp_avg=th.zeros_like(param), exp_avg_sq=th.zeros_like(param)
                     )
             states = [self.state[param] for param in params]
+            # The step counts as views of one tensor, which one addition advances
+            counts = th.stack([state["step"] for state in states])
+            for state, count in zip(states, counts.unbind(), strict=True):
+                state["step"] = count
             exp_avgs, exp_avg_sqs, steps = ([s[name] for s in states] for name in ("exp_avg", "exp_avg_sq", "step"))
-            self.groups.append((index, params, exp_avgs, exp_avg_sqs, steps))
+            self.groups.append((index, params, exp_avgs, exp_avg_sqs, steps, counts))
 
     def step(self) -> None:
-        for index, params, exp_avgs, exp_avg_sqs, steps in self.groups:
+        for index, params, exp_avgs, exp_avg_sqs, steps, counts in self.groups:
             group = self.optimizer.param_groups[index]
-            th._foreach_add_(steps, _ONE)
+            counts.add_(1)
             th._fused_adam_(
                 params,
                 [self.grads[param] for param in params],
@@ -261,10 +266,17 @@ class FastCPUExecutor:
 
     def __init__(self, policy: DDPGPaperPolicy) -> None:
         self.policy = policy
+        self._build()
+
+    def _build(self) -> None:
+        policy = self.policy
         self.actor, self.actor_target = _Chain(policy.actor.mu, {}), _Chain(policy.actor_target.mu, {})
         self.critic, self.critic_target = _Critic(policy.critic), _Critic(policy.critic_target)
         self.actor_adam = _Adam(policy.actor.optimizer, self.actor.grads)
         self.critic_adam = _Adam(policy.critic.optimizer, self.critic.grads)
+        self.target_pairs = policy.target_pairs()
+        self.tensors = [*policy.parameters(), *policy.buffers()]
+        self.held = self._held()
         self.batch_size = 0
 
     @staticmethod
@@ -295,12 +307,14 @@ class FastCPUExecutor:
         return next((reason for reason, supported in checks.items() if not supported), None)
 
     def prepare(self) -> None:
-        """Pick up what may have been exchanged since the last step, such as a loaded optimiser's state."""
-        actor, critic = self.policy.actor, self.policy.critic
-        if self.actor_adam.state is not actor.optimizer.state or self.critic_adam.state is not critic.optimizer.state:
-            self.actor_adam = _Adam(actor.optimizer, self.actor.grads)
-            self.critic_adam = _Adam(critic.optimizer, self.critic.grads)
-        self.target_pairs = self.policy.target_pairs()
+        """Pick up what may have been exchanged since the last step: a loaded optimiser's state, or moved networks."""
+        if self._held() != self.held:
+            self._build()
+
+    def _held(self) -> list[Any]:
+        """What this executor holds on to, by identity."""
+        states = [id(network.optimizer.state) for network in (self.policy.actor, self.policy.critic)]
+        return states + [tensor.data_ptr() for tensor in self.tensors]
 
     def step(self, batch: Samples, gamma: float, tau: float) -> StepResult:
         """
