@@ -16,19 +16,18 @@ def uses_onednn(x: th.Tensor, weight: th.Tensor) -> bool:
     """
     :param x: shape ``(batch, in_features)``
     :param weight: shape ``(out_features, in_features)``
-    :return: whether :func:`affine` takes oneDNN's kernel
+    :return: whether these are float32 on a CPU, and so large that :func:`affine` takes oneDNN's kernel
     """
-    return (
-        _ONEDNN is not None
-        and len(x) * weight.numel() >= _ONEDNN_FROM
-        and x.device.type == "cpu"
-        and x.dtype == weight.dtype == th.float32
-    )
+    return _is_large(x, weight) and x.device.type == "cpu" and x.dtype == weight.dtype == th.float32
+
+
+def _is_large(x: th.Tensor, weight: th.Tensor) -> bool:
+    return _ONEDNN is not None and x.shape[0] * weight.numel() >= _ONEDNN_FROM
 
 
 def affine(x: th.Tensor, weight: th.Tensor, bias: th.Tensor | None, out: th.Tensor | None = None) -> th.Tensor:
     """
-    x W^T + b, without autograd.
+    x W^T + b for float32 on a CPU, without autograd.
 
     :param x: shape ``(batch, in_features)``
     :param weight: shape ``(out_features, in_features)``
@@ -36,7 +35,7 @@ def affine(x: th.Tensor, weight: th.Tensor, bias: th.Tensor | None, out: th.Tens
     :param out: memory for the result, which may be used or not
     :return: shape ``(batch, out_features)``
     """
-    if uses_onednn(x, weight):
+    if _is_large(x, weight):
         assert _ONEDNN is not None  # for mypy
         return _ONEDNN(x, weight, bias, "none", [], "")
     return th.mm(x, weight.t(), out=out) if bias is None else th.addmm(bias, x, weight.t(), out=out)

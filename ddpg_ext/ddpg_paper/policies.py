@@ -7,7 +7,7 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.policies import BaseModel, BasePolicy
-from stable_baselines3.common.preprocessing import get_action_dim
+from stable_baselines3.common.preprocessing import get_action_dim, is_image_space
 from stable_baselines3.common.torch_layers import (
     BaseFeaturesExtractor,
     CombinedExtractor,
@@ -279,6 +279,7 @@ class DDPGPaperPolicy(BasePolicy):
             "action_layer": action_layer,
             "share_features_extractor": share_features_extractor,
         }
+        self._has_vector_obs = isinstance(observation_space, spaces.Box) and not is_image_space(observation_space)
         self._build(lr_schedule)
 
     def _build(self, lr_schedule: Schedule) -> None:
@@ -352,7 +353,10 @@ class DDPGPaperPolicy(BasePolicy):
         if type(self).predict is not BasePolicy.predict:  # a policy with its own ideas
             return self.scale_action(self.predict(observation)[0])
         self.set_training_mode(False)
-        tensor, _ = self.obs_to_tensor(observation)
+        if self._has_vector_obs:  # without SB3's questions whether this is a batch, an image, or a dict
+            tensor: PyTorchObs = th.as_tensor(observation, device=next(self.actor.parameters()).device)
+        else:
+            tensor, _ = self.obs_to_tensor(observation)
         with th.no_grad():
             actions = self._predict(tensor)
         return actions.cpu().numpy().reshape(-1, *self.action_space.shape)
