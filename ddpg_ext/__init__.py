@@ -3,11 +3,16 @@
 from pathlib import Path
 
 from ddpg_ext.common.errors import (
+    CheckpointError,
+    CheckpointNotFoundError,
+    DamagedCheckpointError,
     DDPGPaperError,
+    EnvironmentNotFoundError,
     InvalidArgumentError,
     InvalidArgumentTypeError,
     NonFiniteError,
     UnsupportedSpaceError,
+    UntrustedContentError,
 )
 from ddpg_ext.common.noise import LinearDecay, OrnsteinUhlenbeckNoise, ScheduledActionNoise
 from ddpg_ext.ddpg_paper import DDPGPaper
@@ -15,8 +20,12 @@ from ddpg_ext.ddpg_paper import DDPGPaper
 __version__ = Path(__file__).with_name("version.txt").read_text(encoding="utf-8").strip()
 
 __all__ = [
+    "CheckpointError",
+    "CheckpointNotFoundError",
     "DDPGPaper",
     "DDPGPaperError",
+    "DamagedCheckpointError",
+    "EnvironmentNotFoundError",
     "InvalidArgumentError",
     "InvalidArgumentTypeError",
     "LinearDecay",
@@ -24,5 +33,6 @@ __all__ = [
     "OrnsteinUhlenbeckNoise",
     "ScheduledActionNoise",
     "UnsupportedSpaceError",
+    "UntrustedContentError",
     "__version__",
 ]

@@ -1,9 +1,7 @@
 """DDPG as the paper describes it, on Stable-Baselines3's training, callback and save/load machinery."""
 
-import inspect
-import io
 import math
-import pathlib
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar, TypeVar
@@ -15,14 +13,13 @@ from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise
-from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import FloatSchedule, update_learning_rate
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ddpg_ext.common.denormals import flush_denormals
-from ddpg_ext.common.errors import InvalidArgumentError, InvalidArgumentTypeError, NonFiniteError, nearest
+from ddpg_ext.common.errors import InvalidArgumentError, NonFiniteError, nearest
 from ddpg_ext.common.noise import OrnsteinUhlenbeckNoise, noise_scale, seed_random_stream, vectorize
 from ddpg_ext.ddpg_paper.arguments import (
     check_learning_rate,
@@ -34,12 +31,13 @@ from ddpg_ext.ddpg_paper.arguments import (
     copy_containers,
 )
 from ddpg_ext.ddpg_paper.policies import Actor, Critic, DDPGPaperPolicy, MlpPolicy, MultiInputPolicy
+from ddpg_ext.ddpg_paper.save_load import SaveLoad
 from ddpg_ext.ddpg_paper.update import gradient_step
 
 SelfDDPGPaper = TypeVar("SelfDDPGPaper", bound="DDPGPaper")
 
 
-class DDPGPaper(OffPolicyAlgorithm):
+class DDPGPaper(SaveLoad):
     """
     Deep Deterministic Policy Gradient as in the paper (Lillicrap et al., "Continuous control with deep reinforcement
     learning", ICLR 2016, https://arxiv.org/abs/1509.02971).
@@ -159,6 +157,8 @@ class DDPGPaper(OffPolicyAlgorithm):
         self.qf_learning_rate = qf_learning_rate
         self.qf_weight_decay = qf_weight_decay
         self.uniform_warmup = uniform_warmup
+        #: what training on a model that was another algorithm's goes without
+        self._import_note: str | None = None
         if _init_setup_model:
             self._setup_model()
 
@@ -277,6 +277,9 @@ class DDPGPaper(OffPolicyAlgorithm):
         :return: the trained model
         :raises NonFiniteError: if an observation, a reward or a loss is NaN or infinite; the model can be saved then
         """
+        if self._import_note is not None:
+            warnings.warn(self._import_note)
+            self._import_note = None
         with flush_denormals():
             return super().learn(
                 total_timesteps=total_timesteps,
@@ -397,36 +400,6 @@ class DDPGPaper(OffPolicyAlgorithm):
             self.logger.record(f"train/{name}", rate)
 
     # --------------------------------------------------------------- save, load
-
-    @classmethod
-    def load(  # SB3 returns its own TypeVar
-        cls: type[SelfDDPGPaper],
-        path: str | pathlib.Path | io.BufferedIOBase,
-        env: GymEnv | None = None,
-        device: th.device | str = "auto",
-        custom_objects: dict[str, Any] | None = None,
-        print_system_info: bool = False,
-        force_reset: bool = True,
-        **kwargs: Any,
-    ) -> SelfDDPGPaper:
-        """
-        Load a model from a zip file that ``save`` wrote.
-
-        :param path: the file
-        :param env: environment to go on training in; needs the same spaces
-        :param device: "auto", "cpu", "cuda", ...
-        :param custom_objects: what to put in the place of saved attributes, by name
-        :param print_system_info: print the versions that saved it and those that load it
-        :param force_reset: reset the environment before training goes on
-        :param kwargs: constructor arguments to change
-        :return: the model
-        :raises InvalidArgumentTypeError: for a keyword that the constructor does not have
-        """
-        known = set(inspect.signature(cls).parameters) - {"policy", "env", "device", "_init_setup_model"}
-        for name in kwargs:
-            if name not in known:
-                raise InvalidArgumentTypeError(f"load() got the keyword {name!r}; {nearest(name, known)}")
-        return super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "actor", "critic", "actor_target", "critic_target"]
