@@ -19,6 +19,10 @@ from ddpg_ext.ddpg_paper import DDPGPaper
 
 __version__ = Path(__file__).with_name("version.txt").read_text(encoding="utf-8").strip()
 
+# These build on what is above, and on the version
+from ddpg_ext.checkpoints.snapshot import SnapshotCallback
+from ddpg_ext.checkpoints.zoo_run import load_zoo_run
+
 __all__ = [
     "CheckpointError",
     "CheckpointNotFoundError",
@@ -32,7 +36,9 @@ __all__ = [
     "NonFiniteError",
     "OrnsteinUhlenbeckNoise",
     "ScheduledActionNoise",
+    "SnapshotCallback",
     "UnsupportedSpaceError",
     "UntrustedContentError",
     "__version__",
+    "load_zoo_run",
 ]

@@ -159,6 +159,9 @@ class DDPGPaper(SaveLoad):
         self.uniform_warmup = uniform_warmup
         #: what training on a model that was another algorithm's goes without
         self._import_note: str | None = None
+        #: for snapshots: what seeds resets, and what the log had collected
+        self._snapshot_entropy: int | None = None
+        self._pending_log: dict[str, Any] | None = None
         if _init_setup_model:
             self._setup_model()
 
@@ -402,7 +405,7 @@ class DDPGPaper(SaveLoad):
     # --------------------------------------------------------------- save, load
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "actor", "critic", "actor_target", "critic_target"]
+        return [*super()._excluded_save_params(), "_pending_log", "actor", "critic", "actor_target", "critic_target"]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return ["policy", "actor.optimizer", "critic.optimizer"], []

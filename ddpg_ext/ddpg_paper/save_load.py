@@ -134,6 +134,41 @@ class SaveLoad(OffPolicyAlgorithm):
         self.replay_buffer = buffer
 
     @classmethod
+    def resume(
+        cls: type[SelfSaveLoad],
+        path: str | pathlib.Path,
+        env: GymEnv,
+        device: th.device | str = "auto",
+        *,
+        trusted: bool = False,
+        allow: Iterable[Any] = (),
+        custom_objects: dict[str, Any] | None = None,
+    ) -> SelfSaveLoad:
+        """
+        Go on with a training run exactly where a snapshot of :class:`~ddpg_ext.SnapshotCallback` was taken.
+
+        With ``model.learn(total - model.num_timesteps, callback=SnapshotCallback(...), reset_num_timesteps=False)``
+        the run ends with the same weights, bit for bit, as if it had never stopped (on the same machine, with the same
+        versions and number of threads).
+
+        :param path: folder of the snapshots: the newest is taken, or if it is damaged the one before; or one snapshot
+        :param env: the environment, made as for the first start. A ``VecNormalize`` gets its statistics back; if it is
+            missing, it is put around
+        :param device: "auto", "cpu", "cuda", ...
+        :param trusted: see :meth:`load`
+        :param allow: see :meth:`load`
+        :param custom_objects: see :meth:`load`; a lambda as a schedule has to be given again here
+        :return: the model
+        :raises CheckpointNotFoundError: if there is no snapshot yet
+        :raises CheckpointError: if no snapshot is whole, or the environment is another
+        """
+        from ddpg_ext.checkpoints.model_file import Trust
+        from ddpg_ext.checkpoints.snapshot import resume_model
+
+        trust = Trust(trusted, allow, custom_objects)
+        return resume_model(cls, path, env, device, trust)  # type: ignore[type-var]
+
+    @classmethod
     def from_sb3(cls: type[SelfSaveLoad], model: TD3) -> SelfSaveLoad:
         """
         Go on with a live SB3 DDPG or TD3: its networks, optimisers, counters, environment and replay buffer.
