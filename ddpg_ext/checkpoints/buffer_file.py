@@ -14,12 +14,14 @@ from ddpg_ext.checkpoints import buffer_state, codec
 from ddpg_ext.checkpoints.atomic import ZipWriter, write_zip
 from ddpg_ext.checkpoints.known import Allowed, class_path
 from ddpg_ext.checkpoints.numpy_parts import check_shape, make_dtype
-from ddpg_ext.checkpoints.pickle_vm import Call, Global, parse
+from ddpg_ext.checkpoints.pickle_vm import Budget, Call, Global, parse
 from ddpg_ext.checkpoints.rebuild import Rebuilder
 from ddpg_ext.checkpoints.zip_reader import ZipReader, open_regular_file, resolve_suffix
 from ddpg_ext.common.errors import CheckpointError, DamagedCheckpointError, UntrustedContentError
 
 FOLDER = "replay_buffer/"
+#: a buffer of HER has two for each of its transitions
+MAX_OPCODES = 6_000_000
 
 
 class StoredArray:
@@ -151,9 +153,10 @@ _PLAIN = (bool, int, float, type(None), GoalSelectionStrategy)
 
 def _from_pickle(file: Any, allowed: Allowed) -> ReplayBuffer:
     """SB3's own file: one of its buffers, pickled."""
-    root = parse(file).root
+    root = parse(file, Budget(MAX_OPCODES)).root
     if not (isinstance(root, Call) and isinstance(root.func, Global) and str(root.func) in _BUFFERS):
-        raise UntrustedContentError(f"{root.func if isinstance(root, Call) else root!r:.80} instead of a replay buffer")
+        found = root.func if isinstance(root, Call) and isinstance(root.func, Global) else type(root).__name__
+        raise UntrustedContentError(f"{found} instead of a replay buffer")
     if not isinstance(root.state, dict):
         raise DamagedCheckpointError("its replay buffer has no attributes")
     state = dict(root.state)

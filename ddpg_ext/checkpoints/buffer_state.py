@@ -2,10 +2,12 @@
 A replay buffer as arrays and plain values, and back.
 
 A buffer of one's own takes part by two methods: ``snapshot_state()``, which gives ``(values, arrays)``, a dict of what
-:mod:`~ddpg_ext.checkpoints.codec` encodes and a dict of NumPy arrays; and ``load_snapshot_state(values, arrays)``. For
-SB3's buffers, and others that keep their state in attributes, these functions find both by themselves.
+:mod:`~ddpg_ext.checkpoints.codec` encodes and a dict of NumPy arrays; and ``load_snapshot_state(values, arrays)``,
+where each of the arrays has ``shape``, ``dtype`` and ``read_into(target)`` and is not in memory yet. For SB3's buffers,
+and others that keep their state in attributes, these functions find both by themselves.
 """
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -50,16 +52,11 @@ def set_state(buffer: Any, values: dict[str, Any], arrays: dict[str, Any]) -> No
 
     :param buffer: the buffer
     :param values: its plain values
-    :param arrays: by name, a function that reads the array into the rows that it is given, with attributes ``shape``
-        and ``dtype``: see :class:`~ddpg_ext.checkpoints.buffer_file.StoredArray`
+    :param arrays: its arrays by name, not read yet: :class:`~ddpg_ext.checkpoints.buffer_file.StoredArray`
     :raises DamagedCheckpointError: if they are not those of such a buffer
     """
     if hasattr(buffer, "load_snapshot_state"):
-        loaded = {}
-        for name, stored in arrays.items():
-            loaded[name] = np.empty(stored.shape, stored.dtype)
-            stored.read_into(loaded[name])
-        buffer.load_snapshot_state(values, loaded)
+        buffer.load_snapshot_state(values, arrays)
         return
     present_values, present_arrays = get_state(buffer)
     if set(arrays) != set(present_arrays) or set(values) - {"infos"} != set(present_values) - {"infos"}:
@@ -103,15 +100,12 @@ def end_episodes(buffer: Any, indices: np.ndarray) -> None:
     if hasattr(buffer, "end_episodes"):
         buffer.end_episodes(indices)
     elif hasattr(buffer, "truncate_last_trajectory"):
-        import warnings
-
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it warns that it does what it is asked to do
             buffer.truncate_last_trajectory()
-    elif isinstance(buffer, ReplayBuffer) and (buffer.pos > 0 or buffer.full):
+    elif isinstance(buffer, ReplayBuffer) and buffer.size() > 0 and buffer.handle_timeout_termination:
         buffer.dones[buffer.pos - 1, indices] = 1
-        if buffer.handle_timeout_termination:
-            buffer.timeouts[buffer.pos - 1, indices] = 1
+        buffer.timeouts[buffer.pos - 1, indices] = 1
 
 
 def _is_dict_of_arrays(value: Any) -> bool:

@@ -35,6 +35,17 @@ def is_lambda_type(func: Any) -> bool:
     )
 
 
+def is_function(node: Any) -> bool:
+    """
+    :param node: what the pickle machine made
+    :return: whether it is a function, stored by value
+    """
+    if not isinstance(node, Call):
+        return False
+    made = ("cloudpickle._make_function", "cloudpickle._make_skel_func")
+    return is_lambda_type(node.func) or (isinstance(node.func, Global) and canonical(node.func) in made)
+
+
 def _code_of(call: Call) -> bytes | None:
     """The byte code of a function of one argument and one closure cell, without default arguments."""
     code = call.args[0] if isinstance(call.args, tuple) and call.args else None

@@ -21,8 +21,9 @@ from stable_baselines3.common.utils import get_device, get_system_info
 
 from ddpg_ext.checkpoints import codec
 from ddpg_ext.checkpoints.atomic import ZipWriter, write_zip
+from ddpg_ext.checkpoints.functions import is_function
 from ddpg_ext.checkpoints.known import Allowed
-from ddpg_ext.checkpoints.pickle_vm import Budget, Global, canonical, parse
+from ddpg_ext.checkpoints.pickle_vm import Budget, canonical, parse
 from ddpg_ext.checkpoints.rebuild import load_pickle
 from ddpg_ext.checkpoints.tensors import load_tensors, save_tensors
 from ddpg_ext.checkpoints.zip_reader import ZipReader, resolve_suffix
@@ -32,8 +33,11 @@ PICKLED = ":serialized:"
 OURS = ":ddpg_ext:"
 #: functions that SB3 derives from other fields, and stores nonetheless: they are neither needed nor read
 DERIVED = ("lr_schedule", "qf_lr_schedule")
-#: what a stored function may name without being suspicious: the parts that functions are made of
-_FUNCTION_PARTS = {"cloudpickle", "builtins.float", "stable_baselines3.common.utils", "types"}
+#: names of cloudpickle's that every stored function has; one that has others is not dropped in silence
+_FUNCTION_PARTS = {
+    *("_make_function", "_make_skel_func", "_fill_function", "_function_setstate", "_builtin_type"),
+    *("_make_cell", "_make_empty_cell", "_get_cell_contents"),
+}
 
 
 @dataclass
@@ -151,7 +155,9 @@ def read_model_members(archive: ZipReader, device: th.device | str, trust: Trust
             raise type(error)(f"{archive.name}: its field `{name}`: {error}") from None
     params = {}
     for name in archive.names:
-        if name.endswith(".pth") and name not in ("pytorch_variables.pth", "tensors.pth"):
+        if name in ("pytorch_variables.pth", "tensors.pth"):
+            archive.read(name)  # nothing of ours; but a damaged file is not to be used
+        elif name.endswith(".pth"):
             try:
                 params[name.removesuffix(".pth")] = load_tensors(archive.read(name), get_device(device), budget)
             except CheckpointError as error:
@@ -184,11 +190,9 @@ def _read_field(name: str, item: Any, trust: Trust, budget: Budget) -> Any:
 
 def _is_only_a_function(pickled: bytes, budget: Budget) -> bool:
     """Whether a pickle names nothing beyond what a stored function is made of; it is dropped unread in any case."""
-    return all(
-        any(canonical(name) == part or canonical(name).startswith(f"{part}.") for part in _FUNCTION_PARTS)
-        for name in parse(pickled, budget).globals
-        if isinstance(name, Global)
-    )
+    allowed = {f"cloudpickle.{part}" for part in _FUNCTION_PARTS} | {"builtins.float"}
+    root, names = parse(pickled, budget)
+    return is_function(root) and all(canonical(name) in allowed for name in names)
 
 
 def _refusal(file: str, name: str, what: str) -> str:

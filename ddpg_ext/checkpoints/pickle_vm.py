@@ -5,6 +5,7 @@ which of them it knows how to honour.
 """
 
 import io
+import pickle
 import pickletools
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from typing import Any, BinaryIO, NamedTuple
 from ddpg_ext.common.errors import CheckpointError, DamagedCheckpointError, UntrustedContentError
 
 #: opcodes that one file may spend; each costs a microsecond and at most about 100 bytes
-MAX_OPCODES = 2_000_000
+MAX_OPCODES = 300_000
 #: SB3's generators store integers of 128 bits; nothing needs more than this
 MAX_INTEGER_BITS = 1024
 #: keys beyond this hash like smaller ones, by which a file could make a dict slow
@@ -167,6 +168,8 @@ class _Machine:
         elif name in _TUPLES:
             items = [self.pop() for _ in range(_TUPLES[name])]
             self.stack.append(tuple(reversed(items)))
+        elif name == "PROTO" and arg > pickle.HIGHEST_PROTOCOL:
+            raise DamagedCheckpointError(f"there is no pickle protocol {arg}")
         elif name not in ("PROTO", "FRAME", "STOP"):
             method = getattr(self, f"op_{name.lower()}", None)
             if method is None:  # EXT1, EXT2, EXT4, NEXT_BUFFER, READONLY_BUFFER

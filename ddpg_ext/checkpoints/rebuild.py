@@ -112,7 +112,11 @@ class Rebuilder:
     def _reconstructed(self, call: Call) -> Call:
         """Protocols 0 and 1: ``_reconstructor(cls, object, None)``."""
         args = call.args
-        ok = isinstance(args, tuple) and len(args) == 3 and isinstance(args[0], Global) and args[2] is None
+        if not isinstance(args, tuple) or len(args) != 3 or not isinstance(args[0], Global):
+            raise DamagedCheckpointError("a reconstruction of nothing")
+        if canonical(args[0]) == "stable_baselines3.common.type_aliases.TrainFreq":  # a tuple
+            return Call(args[0], args[2])
+        ok = args[2] is None
         if not ok or args[1] not in (Global("builtins", "object"), Global("__builtin__", "object")):
             raise UntrustedContentError("a reconstruction of something else than a plain object")
         if args[0].name == "_reconstructor":
@@ -297,14 +301,21 @@ def _deque(rebuilder: Rebuilder, call: Call) -> Any:
 
 def _set(rebuilder: Rebuilder, call: Call) -> Any:
     (items,) = _args(call, list)
-    if not all(isinstance(item, str | int) for item in items):
+    if not all(isinstance(item, str | int | None) for item in items):
         raise UntrustedContentError("a set of something else than plain values")
-    return set(items)
+    return frozenset(items) if str(call.func).endswith("frozenset") else set(items)
 
 
 def _bytearray(rebuilder: Rebuilder, call: Call) -> bytearray:
-    data, *_ = _args(call, bytes) if len(call.args) == 1 else _args(call, str, str)
-    return bytearray(data) if isinstance(data, bytes) else bytearray(_latin1(data))
+    args = rebuilder.build(call.args)
+    if args and not isinstance(args[0], bytes | str):  # a number would be a size to reserve
+        raise DamagedCheckpointError("a bytearray with arguments that it does not take")
+    return bytearray(_latin1(args[0]) if isinstance(args[0], str) else args[0]) if args else bytearray()
+
+
+def _bytes(rebuilder: Rebuilder, call: Call) -> bytes:
+    _args(call)  # protocols below 3 store only empty ones this way
+    return b""
 
 
 def _encode(rebuilder: Rebuilder, call: Call) -> bytes:
@@ -374,6 +385,8 @@ HANDLERS: dict[str, Handler] = {
     "collections.OrderedDict": _ordered_dict,
     "collections.deque": _deque,
     "builtins.set": _set,
+    "builtins.frozenset": _set,
+    "builtins.bytes": _bytes,
     "builtins.bytearray": _bytearray,
     "builtins.getattr": _getattr,
     "_codecs.encode": _encode,

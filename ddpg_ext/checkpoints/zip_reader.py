@@ -86,8 +86,8 @@ class ZipReader:
 
     @property
     def names(self) -> list[str]:
-        """The members."""
-        return list(self._infos)
+        """The members, without the manifest."""
+        return [name for name in self._infos if name != MANIFEST]
 
     def __contains__(self, name: str) -> bool:
         return name in self._infos
@@ -158,7 +158,7 @@ class ZipReader:
         except (*_BROKEN, OSError) as error:
             raise DamagedCheckpointError(f"{self.name}: {name} is damaged: {error}") from None
         if self.manifest is not None:
-            listed = self.manifest["members"][name]
+            listed = self.manifest["members"].get(name)
             if not isinstance(listed, dict) or listed.get("sha256") != digest.hexdigest():
                 raise DamagedCheckpointError(f"{self.name}: {name} does not have the checksum that it was written with")
 

@@ -17,6 +17,7 @@ from ddpg_ext.checkpoints.zip_reader import open_regular_file
 from ddpg_ext.common.errors import CheckpointError, DamagedCheckpointError, UntrustedContentError
 
 MAX_YAML = 2**18
+MAX_DEPTH = 20
 MAX_STATISTICS = 256 * 2**20
 
 
@@ -40,9 +41,14 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except ImportError:
         raise CheckpointError(f"reading {path.name} needs PyYAML: pip install 'ddpg_ext[extra]'") from None
     try:
-        # Aliases let a short file describe an enormous one; the Zoo writes none
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, _loader(yaml))):
-            raise UntrustedContentError(f"{path} has aliases, which the Zoo does not write")
+        depth = 0
+        for event in yaml.parse(text, _loader(yaml)):
+            # Aliases let a short file describe an enormous one; the Zoo writes none
+            if isinstance(event, yaml.AliasEvent):
+                raise UntrustedContentError(f"{path} has aliases, which the Zoo does not write")
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > MAX_DEPTH:
+                raise CheckpointError(f"{path} has lists or names that lie too deep in each other")
         content = yaml.load(text, _loader(yaml))  # a SafeLoader with one tag more
     except yaml.constructor.ConstructorError as error:
         raise UntrustedContentError(
