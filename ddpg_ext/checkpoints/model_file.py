@@ -31,8 +31,8 @@ from ddpg_ext.common.errors import CheckpointError, DamagedCheckpointError, Untr
 
 PICKLED = ":serialized:"
 OURS = ":ddpg_ext:"
-#: functions that SB3 derives from other fields, and stores nonetheless: they are neither needed nor read
-DERIVED = ("lr_schedule", "qf_lr_schedule")
+#: functions that SB3 stores beside the fields that it derives them from; they are derived again, not read
+DERIVED = {"lr_schedule": "learning_rate", "qf_lr_schedule": "qf_learning_rate"}
 #: names of cloudpickle's that every stored function has; one that has others is not dropped in silence
 _FUNCTION_PARTS = {
     *("_make_function", "_make_skel_func", "_fill_function", "_function_setstate", "_builtin_type"),
@@ -146,6 +146,8 @@ def read_model_members(archive: ZipReader, device: th.device | str, trust: Trust
     for name, item in fields.items():
         if name in trust.custom:
             data[name] = trust.custom[name]
+            continue
+        if DERIVED.get(name) in trust.custom:
             continue
         try:
             data[name] = _read_field(name, item, trust, budget)

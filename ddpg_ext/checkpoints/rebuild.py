@@ -219,11 +219,19 @@ def _object_array(rebuilder: Rebuilder, shape: tuple[int, ...], data: Any) -> np
 
 
 def _array_from_buffer(rebuilder: Rebuilder, call: Call) -> np.ndarray:
-    data, dtype_node, shape, order = _args(call, (bytes, bytearray), (Call, Global), tuple, str)
+    kinds: tuple[Any, ...] = ((bytes, bytearray), (Call, Global), tuple, str)
+    if isinstance(call.args, tuple) and len(call.args) == 5:  # NumPy >= 2.3, for arrays with permuted axes
+        kinds = (*kinds, (tuple, type(None)))
+    data, dtype_node, shape, order, *axes = _args(call, *kinds)
     dtype = rebuilder.build(dtype_node)
     if not isinstance(dtype, np.dtype) or dtype.kind == "O":
         raise DamagedCheckpointError("an array whose dtype is none")
-    return numpy_parts.make_array(dtype, shape, data, order)
+    array = numpy_parts.make_array(dtype, shape, data, order)
+    if axes and axes[0] is not None:
+        if not all(type(axis) is int for axis in axes[0]) or sorted(axes[0]) != list(range(array.ndim)):
+            raise DamagedCheckpointError("an array whose axes are not those of its shape")
+        array = array.transpose(axes[0])
+    return array
 
 
 def _scalar(rebuilder: Rebuilder, call: Call) -> Any:

@@ -72,6 +72,7 @@ VALUES = {
     "float32 array": np.ones((2, 2), np.float32),
     "Fortran array": np.asfortranarray(np.arange(12.0).reshape(3, 4)),
     "big-endian array": np.arange(5, dtype=">i4"),
+    "permuted array": np.arange(24.0).reshape(2, 3, 4).transpose(1, 0, 2),
     "strided array": np.arange(20)[::3],
     "bool array": np.array([True, False]),
     "empty array": np.zeros((0, 3), np.float32),
