@@ -3,26 +3,42 @@
 from pathlib import Path
 
 from ddpg_ext.common.errors import (
+    CheckpointError,
+    CheckpointNotFoundError,
+    DamagedCheckpointError,
     DDPGPaperError,
+    EnvironmentNotFoundError,
     InvalidArgumentError,
     InvalidArgumentTypeError,
     NonFiniteError,
     UnsupportedSpaceError,
+    UntrustedContentError,
 )
 from ddpg_ext.common.noise import LinearDecay, OrnsteinUhlenbeckNoise, ScheduledActionNoise
 from ddpg_ext.ddpg_paper import DDPGPaper
 
 __version__ = Path(__file__).with_name("version.txt").read_text(encoding="utf-8").strip()
 
+# These build on what is above, and on the version
+from ddpg_ext.checkpoints.snapshot import SnapshotCallback
+from ddpg_ext.checkpoints.zoo_run import load_zoo_run
+
 __all__ = [
+    "CheckpointError",
+    "CheckpointNotFoundError",
     "DDPGPaper",
     "DDPGPaperError",
+    "DamagedCheckpointError",
+    "EnvironmentNotFoundError",
     "InvalidArgumentError",
     "InvalidArgumentTypeError",
     "LinearDecay",
     "NonFiniteError",
     "OrnsteinUhlenbeckNoise",
     "ScheduledActionNoise",
+    "SnapshotCallback",
     "UnsupportedSpaceError",
+    "UntrustedContentError",
     "__version__",
+    "load_zoo_run",
 ]

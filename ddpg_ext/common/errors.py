@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import Any
 
 
 class DDPGPaperError(Exception):
@@ -34,6 +35,38 @@ class ReplayBufferError(DDPGPaperError, RuntimeError):
 
     What it holds is unharmed.
     """
+
+
+class CheckpointError(DDPGPaperError, ValueError):
+    """A file cannot be used as a checkpoint; the message names the file, the part of it and what would do."""
+
+
+class DamagedCheckpointError(CheckpointError):
+    """A file is truncated, altered, or not in the format that it should be in."""
+
+
+class UntrustedContentError(CheckpointError):
+    """A file asks for something that is not known to be harmless; the message names the field and what it asks for."""
+
+
+class CheckpointNotFoundError(CheckpointError, FileNotFoundError):
+    """There is no such file, or no checkpoint in the folder."""
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+
+class EnvironmentNotFoundError(CheckpointError):
+    """
+    A run's environment cannot be built here; the message says what to install or to pass.
+
+    :param message: what is missing and what would do
+    :param model: the run's model, where it could be loaded without the environment
+    """
+
+    def __init__(self, message: str, model: Any = None) -> None:
+        super().__init__(message)
+        self.model = model
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -1,9 +1,6 @@
 """DDPG as the paper describes it, on Stable-Baselines3's training, callback and save/load machinery."""
 
-import inspect
-import io
 import math
-import pathlib
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,15 +13,14 @@ from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise, VectorizedActionNoise
-from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule, TensorDict, TrainFrequencyUnit
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule, TrainFrequencyUnit
 from stable_baselines3.common.utils import FloatSchedule, update_learning_rate
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ddpg_ext.buffers import PackedReplayBuffer
 from ddpg_ext.common.checks import check_number
-from ddpg_ext.common.errors import InvalidArgumentError, InvalidArgumentTypeError, NonFiniteError, nearest
+from ddpg_ext.common.errors import InvalidArgumentError, NonFiniteError, nearest
 from ddpg_ext.common.float_mode import flush_denormals, matmul_precision
 from ddpg_ext.common.noise import OrnsteinUhlenbeckNoise, noise_scale, seed_random_stream, vectorize
 from ddpg_ext.common.normalization import restore_statistics, running_statistics
@@ -43,12 +39,13 @@ from ddpg_ext.ddpg_paper.arguments import (
 )
 from ddpg_ext.ddpg_paper.executors import Executor, check_executor, make_executor
 from ddpg_ext.ddpg_paper.policies import Actor, Critic, DDPGPaperPolicy, MlpPolicy, MultiInputPolicy
+from ddpg_ext.ddpg_paper.save_load import SaveLoad
 from ddpg_ext.ddpg_paper.update import StepMetrics
 
 SelfDDPGPaper = TypeVar("SelfDDPGPaper", bound="DDPGPaper")
 
 
-class DDPGPaper(OffPolicyAlgorithm):
+class DDPGPaper(SaveLoad):
     """
     Deep Deterministic Policy Gradient as in the paper (Lillicrap et al., "Continuous control with deep reinforcement
     learning", ICLR 2016, https://arxiv.org/abs/1509.02971).
@@ -180,6 +177,11 @@ class DDPGPaper(OffPolicyAlgorithm):
         self.matmul_precision = matmul_precision
         self._executor_choice = executor
         self._executor: Executor | None = None
+        #: what training on a model that was another algorithm's goes without
+        self._import_note: str | None = None
+        #: for snapshots: what seeds resets, and what the log had collected
+        self._snapshot_entropy: int | None = None
+        self._pending_log: dict[str, Any] | None = None
         if _init_setup_model:
             self._setup_model()
 
@@ -364,6 +366,9 @@ class DDPGPaper(OffPolicyAlgorithm):
         :return: the trained model
         :raises NonFiniteError: if an observation, a reward or a loss is NaN or infinite; the model can be saved then
         """
+        if self._import_note is not None:
+            warnings.warn(self._import_note)
+            self._import_note = None
         with flush_denormals(), matmul_precision(self.matmul_precision):
             return super().learn(
                 total_timesteps=total_timesteps,
@@ -411,7 +416,7 @@ class DDPGPaper(OffPolicyAlgorithm):
             # An environment's step follows, which must not spoil the normalisation
             self._statistics_before = running_statistics(self._vec_normalize_env)
         warming_up = self.uniform_warmup and self.num_timesteps < learning_starts
-        if warming_up or type(self).predict is not OffPolicyAlgorithm.predict:
+        if warming_up or type(self).predict is not SaveLoad.predict:
             return super()._sample_action(learning_starts if warming_up else 0, action_noise, n_envs)
         # As SB3 does it, but the policy's actions need not go to the environment's bounds and back for the noise
         assert self._last_obs is not None, "self._last_obs was not set"
@@ -523,64 +528,9 @@ class DDPGPaper(OffPolicyAlgorithm):
 
     # --------------------------------------------------------------- save, load
 
-    @classmethod
-    def load(  # SB3 returns its own TypeVar
-        cls: type[SelfDDPGPaper],
-        path: str | pathlib.Path | io.BufferedIOBase,
-        env: GymEnv | None = None,
-        device: th.device | str = "auto",
-        custom_objects: dict[str, Any] | None = None,
-        print_system_info: bool = False,
-        force_reset: bool = True,
-        **kwargs: Any,
-    ) -> SelfDDPGPaper:
-        """
-        Load a model from a zip file that ``save`` wrote.
-
-        :param path: the file
-        :param env: environment to go on training in; needs the same spaces
-        :param device: "auto", "cpu", "cuda", ...
-        :param custom_objects: what to put in the place of saved attributes, by name
-        :param print_system_info: print the versions that saved it and those that load it
-        :param force_reset: reset the environment before training goes on
-        :param kwargs: constructor arguments to change
-        :return: the model
-        :raises InvalidArgumentTypeError: for a keyword that the constructor does not have
-        """
-        known = set(inspect.signature(cls).parameters) - {"policy", "env", "device", "_init_setup_model"}
-        for name in kwargs:
-            if name not in known:
-                raise InvalidArgumentTypeError(f"load() got the keyword {name!r}; {nearest(name, known)}")
-        if "stats_window_size" in kwargs:
-            kwargs["ep_info_buffer"] = None  # which is then made with the new size
-        for name, attribute in (("stats_window_size", "_stats_window_size"), ("executor", "_executor_choice")):
-            if name in kwargs:
-                kwargs[attribute] = kwargs.pop(name)
-        model = super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
-        # The noise that the file holds has a stream of its own
-        if kwargs.get("seed") is not None and "action_noise" not in kwargs:
-            model._seed_noise(kwargs["seed"])
-        return model
-
-    def set_parameters(
-        self,
-        load_path_or_dict: str | TensorDict,
-        exact_match: bool = True,
-        device: th.device | str = "auto",
-    ) -> None:
-        """
-        Load weights and the optimisers' states. The weight decay is an argument of the model, and stays its own.
-
-        :param load_path_or_dict: a zip file that ``save`` wrote, or what ``get_parameters`` gave
-        :param exact_match: whether every parameter must be there
-        :param device: where to load the tensors to
-        """
-        super().set_parameters(load_path_or_dict, exact_match, device)
-        self._set_weight_decay()
-
     def _excluded_save_params(self) -> list[str]:
         networks = ["actor", "critic", "actor_target", "critic_target"]
-        return [*super()._excluded_save_params(), *networks, "_executor", "_statistics_before"]
+        return [*super()._excluded_save_params(), *networks, "_executor", "_statistics_before", "_pending_log"]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return ["policy", "actor.optimizer", "critic.optimizer"], []

@@ -1,0 +1,227 @@
+"""
+The allow-list: which classes a file may name, and which objects it may hold, with which attributes.
+
+Nothing here imports by a name that comes from a file, and nothing calls an object's ``__init__``, ``__setstate__`` or
+``__reduce__`` with what a file says: an object is made empty, and gets exactly the attributes listed for it, each of
+the kind listed for it.
+"""
+
+import builtins
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+import torch as th
+from stable_baselines3.common import buffers, torch_layers
+from stable_baselines3.common.noise import (
+    ActionNoise,
+    NormalActionNoise,
+    OrnsteinUhlenbeckActionNoise,
+    VectorizedActionNoise,
+)
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.running_mean_std import RunningMeanStd
+from stable_baselines3.common.type_aliases import TrainFrequencyUnit
+from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, LinearSchedule
+from stable_baselines3.her.goal_selection_strategy import GoalSelectionStrategy
+from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
+from stable_baselines3.td3 import policies as td3_policies
+
+from ddpg_ext.common.errors import DamagedCheckpointError, InvalidArgumentTypeError, UntrustedContentError
+from ddpg_ext.common.noise import LinearDecay, OrnsteinUhlenbeckNoise, ScheduledActionNoise
+
+Check = Callable[[Any], bool]
+
+
+def class_path(cls: type) -> str:
+    """Where a class is defined, as files name it."""
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+# ---------------------------------------------------------------------- names
+
+ENUMS: dict[str, type[Enum]] = {class_path(cls): cls for cls in (TrainFrequencyUnit, GoalSelectionStrategy)}
+
+_CLASSES: dict[str, type] = {
+    class_path(cls): cls
+    for cls in (
+        td3_policies.TD3Policy,
+        td3_policies.CnnPolicy,
+        td3_policies.MultiInputPolicy,
+        torch_layers.FlattenExtractor,
+        torch_layers.NatureCNN,
+        torch_layers.CombinedExtractor,
+        buffers.ReplayBuffer,
+        buffers.DictReplayBuffer,
+        buffers.NStepReplayBuffer,
+        HerReplayBuffer,
+        *(getattr(np, name) for name in ("float16", "float32", "float64", "int32", "int64", "uint8")),
+        *(getattr(builtins, name) for name in ("float", "int", "bool")),
+    )
+}
+#: kinds of classes of this package that a file may name
+_OWN_KINDS = (BasePolicy, torch_layers.BaseFeaturesExtractor, buffers.BaseBuffer, th.nn.Module)
+
+
+class Allowed:
+    """
+    The classes and functions that the caller allows a file to use, beyond the ones listed here.
+
+    :param extra: classes or functions; a file may make instances of the classes and call the functions
+    :raises InvalidArgumentTypeError: if one has no name that a file could name it by
+    """
+
+    def __init__(self, extra: Iterable[Any] = ()) -> None:
+        self.extra: dict[str, Any] = {}
+        for item in extra:
+            if not callable(item) or not hasattr(item, "__qualname__"):
+                raise InvalidArgumentTypeError(f"`allow` must list classes or functions, got {item!r}")
+            self.extra[f"{item.__module__}.{item.__qualname__}"] = item
+
+    def find_class(self, module: str, name: str) -> type | None:
+        """
+        :param module: module that a file names
+        :param name: class that it names there
+        :return: the class, or None if it is not on the list
+        """
+        path = f"{module}.{name}"
+        if path in self.extra or path in _CLASSES:
+            return self.extra.get(path) or _CLASSES[path]
+        if module.startswith("torch.nn.modules.") or module == "torch.nn":
+            return _subclass(getattr(th.nn, name, None), th.nn.Module, "torch.nn.modules.")
+        if module.startswith("torch.optim"):
+            return _subclass(getattr(th.optim, name, None), th.optim.Optimizer, "torch.optim.")
+        if module.startswith("ddpg_ext.") and module in sys.modules and "." not in name:
+            return _subclass(getattr(sys.modules[module], name, None), _OWN_KINDS, "ddpg_ext.")
+        return None
+
+
+def _subclass(found: Any, kinds: Any, prefix: str) -> type | None:
+    """What was found, if it is a class of these kinds that is defined where it says."""
+    is_one = isinstance(found, type) and issubclass(found, kinds) and found.__module__.startswith(prefix)
+    return found if is_one else None
+
+
+# -------------------------------------------------------------------- objects
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _integer(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _array(value: Any) -> bool:
+    return _number(value) or (isinstance(value, np.ndarray) and value.dtype.kind in "biuf")
+
+
+def _dtype(value: Any) -> bool:
+    if isinstance(value, np.dtype):
+        return value.kind in "biuf"
+    return isinstance(value, type) and (issubclass(value, np.number) or value in (float, int, bool))
+
+
+def _generator(value: Any) -> bool:
+    return isinstance(value, np.random.Generator)
+
+
+def _noise(value: Any) -> bool:
+    return isinstance(value, ActionNoise)
+
+
+def _noises(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_noise, value))
+
+
+def _schedule(value: Any) -> bool:
+    # An instance, not a class: a class would be made again and again
+    return callable(value) and not isinstance(value, type)
+
+
+def _or_none(check: Check) -> Check:
+    return lambda value: value is None or check(value)
+
+
+@dataclass(frozen=True)
+class Known:
+    """
+    A class whose instances a file may hold.
+
+    :param cls: the class
+    :param attributes: its attributes, and what each must be
+    :param defaults: attributes that older files do not have
+    """
+
+    cls: type
+    attributes: Mapping[str, Check]
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+
+    def make(self, state: Any) -> Any:
+        """
+        :param state: attributes and their values
+        :return: an object with them
+        :raises UntrustedContentError: for an attribute that is not listed, or of another kind than is listed
+        :raises DamagedCheckpointError: if one is missing
+        """
+        name = self.cls.__name__
+        if not isinstance(state, dict):
+            raise DamagedCheckpointError(f"a {name} has no attributes")
+        state = {**self.defaults, **state}
+        for key, value in state.items():
+            if key not in self.attributes:
+                raise UntrustedContentError(f"a {name} with the attribute {str(key)[:60]!r}, which it does not have")
+            if not self.attributes[key](value):
+                raise UntrustedContentError(f"a {name} whose {key!r} is a {type(value).__name__}")
+        missing = sorted(set(self.attributes) - set(state))
+        if missing:
+            raise DamagedCheckpointError(f"a {name} lacks {', '.join(missing)}")
+        instance: Any = object.__new__(self.cls)
+        instance.__dict__.update(state)
+        return instance
+
+
+_OBJECTS = (
+    Known(NormalActionNoise, {"_mu": _array, "_sigma": _array, "_dtype": _dtype}, {"_dtype": np.float32}),
+    Known(
+        OrnsteinUhlenbeckActionNoise,
+        {
+            **{"_theta": _number, "_mu": _array, "_sigma": _array, "_dt": _number, "_dtype": _dtype},
+            **{"initial_noise": _or_none(_array), "noise_prev": _array},
+        },
+        {"_dtype": np.float32},
+    ),
+    Known(VectorizedActionNoise, {"n_envs": _integer, "_base_noise": _noise, "_noises": _noises}),
+    Known(
+        OrnsteinUhlenbeckNoise,
+        {
+            **{"mean": _array, "sigma": _array, "theta": _number, "dt": _number, "dtype": _dtype},
+            **{"initial_noise": _or_none(_array), "noise_prev": _array, "seed": _or_none(_integer), "_rng": _generator},
+        },
+    ),
+    Known(ScheduledActionNoise, {"noise": _noise, "schedule": _schedule, "n_steps": _integer}),
+    Known(LinearDecay, {"n_steps": _integer, "start": _number, "end": _number}),
+    Known(FloatSchedule, {"value_schedule": _schedule}),
+    Known(ConstantSchedule, {"val": _number}),
+    Known(LinearSchedule, {"start": _number, "end": _number, "end_fraction": _number}),
+    Known(RunningMeanStd, {"mean": _array, "var": _array, "count": _number}),
+)
+OBJECTS: dict[str, Known] = {class_path(known.cls): known for known in _OBJECTS}
+KNOWN_BY_CLASS: dict[type, Known] = {known.cls: known for known in _OBJECTS}
+
+
+def linear_to_zero(initial: Any) -> LinearSchedule:
+    """
+    The Zoo's ``lin_<value>`` schedule.
+
+    :param initial: learning rate at the start
+    :return: a schedule that falls to 0 over training
+    """
+    if not _number(initial):
+        raise UntrustedContentError("a linear schedule whose start is not a number")
+    return LinearSchedule(float(initial), 0.0, 1.0)

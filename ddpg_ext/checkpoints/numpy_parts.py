@@ -1,0 +1,136 @@
+"""NumPy arrays, dtypes and generators from their parts, each part checked: no file says what memory is read."""
+
+import math
+import re
+from typing import Any
+
+import numpy as np
+
+from ddpg_ext.common.errors import DamagedCheckpointError, UntrustedContentError
+
+_PLAIN_DTYPE = re.compile(r"[<>|=]?[biufcSU]\d{1,4}")
+_BIT_GENERATORS: dict[str, type[np.random.BitGenerator]] = {
+    name: getattr(np.random, name) for name in ("PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64")
+}
+
+
+def make_dtype(code: Any) -> np.dtype:
+    """
+    :param code: a dtype as text, such as "<f4"
+    :return: the dtype, of plain numbers or text
+    :raises UntrustedContentError: for another: structured, of objects, ...
+    """
+    if not (isinstance(code, str) and _PLAIN_DTYPE.fullmatch(code)):
+        raise UntrustedContentError(f"an array of dtype {str(code)[:40]!r}, where plain numbers are expected")
+    try:
+        return np.dtype(code)
+    except TypeError:
+        raise DamagedCheckpointError(f"there is no dtype {code!r}") from None
+
+
+def make_array(dtype: np.dtype, shape: Any, data: Any, order: str = "C") -> np.ndarray:
+    """
+    :param dtype: type of the elements
+    :param shape: the array's shape
+    :param data: its bytes
+    :param order: "C" or "F"
+    :return: the array, with memory of its own
+    :raises DamagedCheckpointError: if the bytes are more or fewer than shape and dtype ask for
+    """
+    shape = check_shape(shape)
+    if not isinstance(data, bytes | bytearray) or len(data) != math.prod(shape) * dtype.itemsize:
+        size = len(data) if isinstance(data, bytes | bytearray) else "no"
+        raise DamagedCheckpointError(f"an array of shape {shape} and dtype {dtype} has {size} bytes")
+    array = np.frombuffer(bytearray(data), dtype) if math.prod(shape) else np.empty(0, dtype)
+    return array.reshape(shape, order="F" if order == "F" else "C")
+
+
+def check_shape(shape: Any) -> tuple[int, ...]:
+    """
+    :param shape: what a file calls a shape
+    :return: it, if it is one
+    :raises DamagedCheckpointError: if it is not
+    """
+    shape = (shape,) if isinstance(shape, int) else shape
+    if not (isinstance(shape, tuple | list) and len(shape) <= 32 and all(type(n) is int and n >= 0 for n in shape)):
+        raise DamagedCheckpointError("an array has something else than whole numbers as its shape")
+    return tuple(shape)
+
+
+def make_generator(state: Any, seed_sequence: dict[str, Any] | None = None) -> np.random.Generator:
+    """
+    :param state: a bit generator's ``state``
+    :param seed_sequence: attributes of the ``SeedSequence`` that it spawns from
+    :return: the generator in that state
+    :raises DamagedCheckpointError: if the state is not one
+    """
+    bit_generator = make_bit_generator(state)
+    if seed_sequence is not None:
+        try:
+            sequence = np.random.SeedSequence(
+                _natural_numbers(seed_sequence["entropy"]),
+                spawn_key=tuple(_natural_numbers(list(seed_sequence["spawn_key"]))),
+                pool_size=min(int(seed_sequence["pool_size"]), 64),
+                n_children_spawned=int(seed_sequence["n_children_spawned"]),
+            )
+            saved, bit_generator = bit_generator.state, type(bit_generator)(sequence)
+            bit_generator.state = saved
+        except (TypeError, ValueError, KeyError, OverflowError):
+            raise DamagedCheckpointError("the seed sequence of a random generator is not one") from None
+    return np.random.Generator(bit_generator)
+
+
+def make_bit_generator(state: Any) -> np.random.BitGenerator:
+    """
+    :param state: a bit generator's ``state``
+    :return: the bit generator in that state
+    :raises DamagedCheckpointError: if the state is not one
+    """
+    try:
+        bit_generator = _BIT_GENERATORS[state["bit_generator"]](0)
+        inner = state["state"]
+        # NumPy takes these positions as they are, and then reads from there
+        if "pos" in inner and not 0 <= int(inner["pos"]) <= 624:
+            raise ValueError("position")
+        if "buffer_pos" in state and not 0 <= int(state["buffer_pos"]) <= 4:
+            raise ValueError("position")
+        bit_generator.state = state
+    except (TypeError, ValueError, KeyError, OverflowError, IndexError, AttributeError):
+        raise DamagedCheckpointError("the state of a random generator is not one") from None
+    return bit_generator
+
+
+def make_random_state(state: Any) -> np.random.RandomState:
+    """
+    :param state: what ``RandomState.get_state(legacy=False)`` gives
+    :return: the generator in that state
+    :raises DamagedCheckpointError: if the state is not one
+    """
+    bit_generator = make_bit_generator(state)
+    random_state = np.random.RandomState(bit_generator)  # gym's spaces have these
+    try:
+        random_state.set_state(state)
+    except (TypeError, ValueError, KeyError):
+        raise DamagedCheckpointError("the state of a random generator is not one") from None
+    return random_state
+
+
+def generator_state(generator: np.random.Generator) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """
+    :param generator: a generator
+    :return: its state, and that of the seed sequence that it spawns from (None where it has none)
+    """
+    bit_generator = generator.bit_generator
+    sequence = bit_generator.seed_seq
+    if not isinstance(sequence, np.random.SeedSequence):
+        return dict(bit_generator.state), None
+    names = ("entropy", "spawn_key", "pool_size", "n_children_spawned")
+    return dict(bit_generator.state), {name: getattr(sequence, name) for name in names}
+
+
+def _natural_numbers(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_natural_numbers(item) for item in value]
+    if value is not None and (not isinstance(value, int) or value < 0):
+        raise ValueError("not a natural number")
+    return value

@@ -1,0 +1,111 @@
+"""Gymnasium spaces from the attributes of ``gym``'s or ``gymnasium``'s, of any version."""
+
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+from ddpg_ext.common.errors import CheckpointError, DamagedCheckpointError, UntrustedContentError
+
+
+def make_space(kind: str, state: dict[str, Any]) -> spaces.Space:
+    """
+    :param kind: name of the class: "Box", "Discrete", "MultiDiscrete", "MultiBinary", "Dict" or "Tuple"
+    :param state: its attributes
+    :return: the same space of the installed gymnasium, made by its constructor, which checks it
+    :raises UntrustedContentError: for another kind of space
+    :raises DamagedCheckpointError: for attributes that make no such space
+    """
+    if kind not in _MAKERS:
+        raise UntrustedContentError(f"a space of the class {kind}")
+    try:
+        space = _MAKERS[kind](state)
+    except CheckpointError:
+        raise
+    except Exception as error:
+        raise DamagedCheckpointError(f"a {kind} space with attributes that make none: {error}") from None
+    # The generators of old gym's spaces (RandomState) have no counterpart
+    rng = state.get("_np_random")
+    if isinstance(rng, np.random.Generator):
+        space._np_random = rng
+    return space
+
+
+def space_state(space: spaces.Space) -> dict[str, Any] | None:
+    """
+    :param space: a space
+    :return: the attributes that :func:`make_space` needs, or None for a space that it does not make
+    """
+    kind = type(space).__name__
+    if type(space) is not getattr(spaces, kind, None) or kind not in _STATES:
+        return None
+    return {name: getattr(space, name) for name in _STATES[kind]}
+
+
+def _box(state: dict[str, Any]) -> spaces.Space:
+    low, high, dtype = state["low"], state["high"], state["dtype"]
+    if not (isinstance(low, np.ndarray) and isinstance(high, np.ndarray) and low.shape == high.shape):
+        raise DamagedCheckpointError("a Box whose bounds are not two arrays of one shape")
+    dtype = np.dtype(dtype)
+    if dtype.kind not in "biuf":
+        raise DamagedCheckpointError(f"a Box of dtype {dtype}")
+    return spaces.Box(low.astype(dtype), high.astype(dtype), dtype=dtype)
+
+
+def _discrete(state: dict[str, Any]) -> spaces.Space:
+    return spaces.Discrete(int(state["n"]), start=int(state.get("start", 0)))
+
+
+def _multi_discrete(state: dict[str, Any]) -> spaces.Space:
+    nvec = _numbers(state["nvec"])
+    start = state.get("start")
+    return spaces.MultiDiscrete(nvec, start=None if start is None else _numbers(start))
+
+
+def _multi_binary(state: dict[str, Any]) -> spaces.Space:
+    n = state["n"]
+    sizes = [int(size) for size in (n if isinstance(n, tuple | list | np.ndarray) else [n])]
+    if not 0 < np.prod(sizes, dtype=object) < 1e8:
+        raise DamagedCheckpointError("a MultiBinary space of no or too great size")
+    return spaces.MultiBinary(sizes if isinstance(n, tuple | list | np.ndarray) else sizes[0])
+
+
+def _dict(state: dict[str, Any]) -> spaces.Space:
+    parts = state["spaces"]
+    if not isinstance(parts, dict) or not all(isinstance(key, str) for key in parts):
+        raise DamagedCheckpointError("a Dict space whose parts have no names")
+    return spaces.Dict({key: _space(part) for key, part in parts.items()})
+
+
+def _tuple(state: dict[str, Any]) -> spaces.Space:
+    return spaces.Tuple([_space(part) for part in state["spaces"]])
+
+
+def _space(value: Any) -> spaces.Space:
+    if not isinstance(value, spaces.Space):
+        raise DamagedCheckpointError(f"a space that is made of a {type(value).__name__}")
+    return value
+
+
+def _numbers(value: Any) -> np.ndarray:
+    if not isinstance(value, np.ndarray) or value.dtype.kind not in "iu":
+        raise DamagedCheckpointError("a space whose sizes are not an array of whole numbers")
+    return value
+
+
+_MAKERS = {
+    "Box": _box,
+    "Discrete": _discrete,
+    "MultiDiscrete": _multi_discrete,
+    "MultiBinary": _multi_binary,
+    "Dict": _dict,
+    "Tuple": _tuple,
+}
+_STATES = {
+    "Box": ("low", "high", "dtype"),
+    "Discrete": ("n", "start"),
+    "MultiDiscrete": ("nvec", "start"),
+    "MultiBinary": ("n",),
+    "Dict": ("spaces",),
+    "Tuple": ("spaces",),
+}

@@ -1,0 +1,342 @@
+"""Agents of SB3, of any age, as files and live: the same actions, the same optimisers, and back."""
+
+import base64
+import io
+import json
+import os
+import pickle
+import sys
+import types
+import zipfile
+from pathlib import Path
+
+import cloudpickle
+import gymnasium as gym
+import hostile
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from stable_baselines3 import DDPG, SAC, TD3
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.noise import NormalActionNoise
+from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
+
+from ddpg_ext import CheckpointError, DDPGPaper, InvalidArgumentError, UntrustedContentError
+
+th.set_num_threads(1)
+AGENTS = Path(os.environ.get("DDPG_EXT_ZOO_AGENTS", Path(__file__).parents[3] / "shared" / "zoo_agents"))
+PENDULUM = AGENTS / "ddpg" / "Pendulum-v1_1" / "Pendulum-v1.zip"
+
+
+def numpy_actor(file, observations, low, high):
+    """The actor's forward pass, from the tensors in an SB3 zip alone."""
+    with zipfile.ZipFile(file) as archive:
+        state = th.load(io.BytesIO(archive.read("policy.pth")), weights_only=True)
+    weights = {int(name.split(".")[2]): state for name in state if name.startswith("actor.mu.")}
+    hidden = observations.astype(np.float64)
+    for index in sorted(weights):
+        weight, bias = (state[f"actor.mu.{index}.{part}"].numpy().astype(np.float64) for part in ("weight", "bias"))
+        hidden = hidden @ weight.T + bias
+        hidden = np.tanh(hidden) if index == max(weights) else np.maximum(hidden, 0)
+    return low + (hidden + 1) / 2 * (high - low)
+
+
+def numpy_critic(file, observations, actions):
+    with zipfile.ZipFile(file) as archive:
+        state = th.load(io.BytesIO(archive.read("policy.pth")), weights_only=True)
+    indices = sorted({int(name.split(".")[2]) for name in state if name.startswith("critic.qf0.")})
+    hidden = np.concatenate([observations, actions], axis=1).astype(np.float64)
+    for index in indices:
+        weight, bias = (state[f"critic.qf0.{index}.{part}"].numpy().astype(np.float64) for part in ("weight", "bias"))
+        hidden = hidden @ weight.T + bias
+        hidden = hidden if index == indices[-1] else np.maximum(hidden, 0)
+    return hidden
+
+
+def saved(model):
+    stream = io.BytesIO()
+    model.save(stream)
+    stream.seek(0)
+    return stream
+
+
+def trained(cls, env="Pendulum-v1", steps=60, **kwargs):
+    kwargs["policy_kwargs"] = {"net_arch": [16, 12], **kwargs.get("policy_kwargs", {})}
+    return cls("MlpPolicy", env, learning_starts=20, buffer_size=500, batch_size=8, seed=0, **kwargs).learn(steps)
+
+
+def batch(n=50):
+    rng = np.random.default_rng(1)
+    return rng.normal(size=(n, 3)).astype(np.float32), rng.uniform(-1, 1, (n, 1)).astype(np.float32)
+
+
+# ------------------------------------------------------------------------ published agent
+
+
+needs_agent = pytest.mark.skipif(not PENDULUM.exists(), reason="the published agent is not here")
+
+
+@needs_agent
+def test_the_published_agent_opens():
+    observations, actions = batch()
+    model = DDPGPaper.load(PENDULUM)
+    expected = numpy_actor(PENDULUM, observations, -2, 2)
+    assert np.abs(model.predict(observations)[0] - expected).max() < 1e-6
+    with th.no_grad():
+        values = model.critic(th.as_tensor(observations), th.as_tensor(actions)).numpy()
+    assert np.allclose(values, numpy_critic(PENDULUM, observations, actions), rtol=1e-5, atol=1e-4)
+    assert (model.num_timesteps, model._n_updates, model.gamma, model.batch_size) == (20_000, 10_000, 0.98, 100)
+    assert model.train_freq == TrainFreq(1, TrainFrequencyUnit.EPISODE)
+    assert isinstance(model.action_noise, NormalActionNoise)
+    assert model.lr_schedule(0.1) == model.qf_lr_schedule(0.1) == 0.001
+
+
+@needs_agent
+def test_the_published_agents_optimisers_are_mapped():
+    model = DDPGPaper.load(PENDULUM)
+    with zipfile.ZipFile(PENDULUM) as archive:
+        critic = th.load(io.BytesIO(archive.read("critic.optimizer.pth")), weights_only=True)["state"]
+        actor = th.load(io.BytesIO(archive.read("actor.optimizer.pth")), weights_only=True)["state"]
+    first = model.critic.action_input
+    entries = model.critic.optimizer.state
+    for key in ("exp_avg", "exp_avg_sq"):
+        both = th.cat([entries[first.weight_features][key], entries[first.weight_action][key]], dim=1)
+        assert th.equal(both, critic[0][key])
+        assert th.equal(entries[first.bias][key], critic[1][key])
+        assert th.equal(entries[model.critic.q_net[1].weight][key], critic[2][key])
+        for index, param in enumerate(model.actor.parameters()):
+            assert th.equal(model.actor.optimizer.state[param][key], actor[index][key])
+    assert all(float(entry["step"]) == 10_000 for entry in entries.values())
+
+
+@needs_agent
+def test_the_published_agent_trains_on():
+    model = DDPGPaper.load(PENDULUM, env=gym.make("Pendulum-v1"), batch_size=8, gradient_steps=3)
+    model.learning_starts = 0
+    model.learn(200, reset_num_timesteps=False)
+    assert model.num_timesteps == 20_200
+    assert model._n_updates == 10_003
+
+
+# ------------------------------------------------------ other published agents: stand-ins
+
+
+class Space:
+    """Pickles as gym's spaces did: under gym's names, with gym's attributes."""
+
+    def __init__(self, **attributes):
+        self.__dict__.update(attributes)
+
+
+def gym_box(low, high, version):
+    low, high = np.asarray(low, np.float32), np.asarray(high, np.float32)
+    attributes = {"dtype": np.dtype("float32"), "low": low, "high": high}
+    attributes |= {"bounded_below": -np.inf < low, "bounded_above": np.inf > high}
+    if version == "0.17":
+        attributes |= {"shape": low.shape, "np_random": np.random.RandomState(1)}
+    elif version == "0.21":
+        attributes |= {"_shape": low.shape, "_np_random": None}
+    else:  # 0.26
+        attributes |= {"_shape": low.shape, "low_repr": "x", "high_repr": "y", "_np_random": np.random.default_rng(2)}
+    modules = {name: types.ModuleType(name) for name in ("gym", "gym.spaces", "gym.spaces.box")}
+    box = type("Box", (Space,), {"__module__": "gym.spaces.box", "__qualname__": "Box"})
+    modules["gym.spaces.box"].Box = box
+    try:
+        sys.modules.update(modules)
+        return pickle.dumps(box(**attributes), 4)
+    finally:
+        for name in modules:
+            sys.modules.pop(name)
+
+
+def gym_era_zip(obs_low, obs_high, act_low, act_high, version="0.21", learning_rate=1e-3):
+    """An SB3 DDPG's file as it would have been written in the gym era, with these spaces."""
+    obs_space = spaces.Box(np.float32(obs_low), np.float32(obs_high))
+    act_space = spaces.Box(np.float32(act_low), np.float32(act_high))
+    env = gym.Env()
+    env.observation_space, env.action_space = obs_space, act_space
+    env.reset = lambda **kwargs: (np.zeros(obs_space.shape, np.float32), {})
+    noise = NormalActionNoise(np.zeros(act_space.shape), 0.1 * np.ones(act_space.shape))
+    model = DDPG("MlpPolicy", env, action_noise=noise, policy_kwargs={"net_arch": [40, 30]}, buffer_size=10, seed=0)
+    good = saved(model).getvalue()
+
+    def field(pickled):
+        return {":type:": "<class 'x'>", ":serialized:": base64.b64encode(pickled).decode()}
+
+    scope = {"__name__": "__main__"}
+    exec("def constant_fn(val):\n    def func(_):\n        return val\n    return func\n", scope)
+    exec("def linear(v):\n    def f(progress_remaining):\n        return progress_remaining * v\n    return f\n", scope)
+    exec("def get(v):\n    return lambda progress_remaining: float(v(progress_remaining))\n", scope)
+    schedule = scope["linear"](1e-3) if learning_rate == "linear" else scope["constant_fn"](learning_rate)
+    old_noise = (
+        cloudpickle.dumps(noise).replace(b"_dtype", b"_dtypo") if version == "0.26" else cloudpickle.dumps(noise)
+    )
+    fields = {
+        "observation_space": field(gym_box(obs_low, obs_high, version)),
+        "action_space": field(gym_box(act_low, act_high, version)),
+        "learning_rate": field(cloudpickle.dumps(schedule)),
+        "lr_schedule": field(cloudpickle.dumps(scope["get"](schedule))),
+        "_last_dones": field(cloudpickle.dumps(np.array([True]))),
+        "remove_time_limit_termination": False,
+    }
+    assert old_noise
+    return hostile.with_data(good, **fields)
+
+
+STAND_INS = {
+    "MountainCarContinuous-v0": ([-1.2, -0.07], [0.6, 0.07], [-1.0], [1.0]),
+    "LunarLanderContinuous-v2": ([-np.inf] * 8, [np.inf] * 8, [-1.0] * 2, [1.0] * 2),
+    "HopperBulletEnv-v0": ([-np.inf] * 16, [np.inf] * 16, [-1.0] * 3, [1.0] * 3),
+    "ReacherBulletEnv-v0": ([-np.inf] * 9, [np.inf] * 9, [-1.0] * 2, [1.0] * 2),
+}
+
+
+@pytest.mark.parametrize("version", ["0.17", "0.21", "0.26"])
+@pytest.mark.parametrize("env_id", STAND_INS)
+def test_agents_of_the_gym_era_open(tmp_path, env_id, version):
+    obs_low, obs_high, act_low, act_high = STAND_INS[env_id]
+    path = tmp_path / f"{env_id}.zip"
+    path.write_bytes(gym_era_zip(*STAND_INS[env_id], version=version))
+    model = DDPGPaper.load(path)
+    assert model.observation_space == spaces.Box(np.float32(obs_low), np.float32(obs_high))
+    observations = np.random.default_rng(0).normal(size=(20, len(obs_low))).astype(np.float32)
+    expected = numpy_actor(path, observations, np.array(act_low), np.array(act_high))
+    assert np.abs(model.predict(observations)[0] - expected).max() < 1e-6
+    # SB3 itself says that there is no gym
+    with pytest.raises(ModuleNotFoundError, match="gym"):
+        DDPG.load(path)
+
+
+def test_schedules_of_the_gym_era(tmp_path):
+    path = tmp_path / "agent.zip"
+    path.write_bytes(gym_era_zip(*STAND_INS["MountainCarContinuous-v0"], learning_rate="linear"))
+    model = DDPGPaper.load(path, env=gym.make("MountainCarContinuous-v0"))
+    assert model.lr_schedule(0.5) == pytest.approx(5e-4)
+    model.learn(5)
+
+
+# --------------------------------------------------------------------------------- today
+
+
+@pytest.mark.parametrize("cls", [DDPG, TD3])
+@pytest.mark.parametrize("live", [False, True])
+def test_predictions_and_values_are_the_originals(tmp_path, cls, live):
+    original = trained(cls, policy_kwargs={"activation_fn": th.nn.Tanh})
+    observations, actions = batch()
+    model = DDPGPaper.from_sb3(original) if live else DDPGPaper.load(saved(original))
+    assert np.abs(model.predict(observations)[0] - original.predict(observations)[0]).max() < 1e-6
+    with th.no_grad():
+        pair = th.as_tensor(observations), th.as_tensor(actions)
+        for critic in ("critic", "critic_target"):
+            theirs = getattr(original, critic).q1_forward(*pair)
+            assert th.allclose(getattr(model, critic)(*pair), theirs, atol=1e-6)
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_one_update_after_the_move_is_the_originals(live):
+    """Weights, optimisers and targets: the same minibatch moves the converted model as it moves SB3's DDPG."""
+    original = trained(DDPG)
+    model = DDPGPaper.from_sb3(original) if live else DDPGPaper.load(saved(original))
+    rng = np.random.default_rng(3)
+    buffer = ReplayBuffer(32, original.observation_space, original.action_space)
+    for _ in range(32):
+        obs, next_obs, action = rng.normal(size=(1, 3)), rng.normal(size=(1, 3)), rng.uniform(-1, 1, (1, 1))
+        buffer.add(obs, next_obs, action, rng.normal(size=1), rng.random(1) < 0.2, [{}])
+    observations = batch()[0]
+    before = original.predict(observations)[0]
+    for either in (original, model):
+        either.replay_buffer = buffer
+        either._current_progress_remaining = 0.5
+        if not hasattr(either, "_logger"):
+            from stable_baselines3.common.logger import configure
+
+            either.set_logger(configure(None, []))
+        np.random.seed(0)
+        # SB3 draws noise for its target actions, and clips it to nothing
+        either.train(gradient_steps=3, batch_size=8)
+    after = original.predict(observations)[0]
+    assert np.abs(after - before).max() > 1e-4
+    assert np.abs(model.predict(observations)[0] - after).max() < 1e-5
+
+
+def test_training_a_former_td3_says_what_is_lost():
+    original = trained(TD3)
+    model = DDPGPaper.from_sb3(original)
+    with pytest.warns(UserWarning, match=r"critics.*policy delay.*target actions"):
+        model.learn(5, reset_num_timesteps=False)
+
+
+def test_shared_and_separate_networks_of_images():
+    class Images(gym.Env):
+        observation_space = spaces.Box(0, 255, (36, 36, 3), np.uint8)
+        action_space = spaces.Box(-1, 1, (2,))
+
+        def reset(self, **kwargs):
+            super().reset(**kwargs)
+            return self.observation_space.sample(), {}
+
+        def step(self, action):
+            return self.observation_space.sample(), 0.0, False, False, {}
+
+    for shared in (False, True):
+        kwargs = {"net_arch": [8], "share_features_extractor": shared, "features_extractor_kwargs": {"features_dim": 6}}
+        original = DDPG(
+            "CnnPolicy", Images(), policy_kwargs=kwargs, buffer_size=20, learning_starts=5, batch_size=2
+        ).learn(9)
+        observations = np.random.default_rng(0).integers(0, 255, (4, 3, 36, 36)).astype(np.uint8)
+        for model in (DDPGPaper.load(saved(original)), DDPGPaper.from_sb3(original)):
+            assert model.policy.share_features_extractor is shared
+            assert np.abs(model.predict(observations)[0] - original.predict(observations)[0]).max() < 1e-6
+
+
+def test_from_sb3_keeps_what_belongs_to_the_run():
+    original = trained(DDPG)
+    model = DDPGPaper.from_sb3(original)
+    assert model.env is original.env
+    assert model.replay_buffer is original.replay_buffer
+    assert model.num_timesteps == original.num_timesteps
+    model.learn(10, reset_num_timesteps=False)
+    assert model.num_timesteps == original.num_timesteps + 10
+
+
+def test_there_and_back():
+    original = trained(DDPG)
+    back = DDPGPaper.from_sb3(original).to_sb3_ddpg()
+    assert type(back) is DDPG
+    for name, tensor in original.policy.state_dict().items():
+        assert th.equal(tensor, back.policy.state_dict()[name])
+    for network in ("actor", "critic"):
+        one, other = (getattr(model, network).optimizer.state_dict()["state"] for model in (original, back))
+        assert one.keys() == other.keys()
+        assert all(th.equal(one[index][key], other[index][key]) for index in one for key in one[index])
+    back.learn(10, reset_num_timesteps=False)
+
+
+def test_back_only_where_sb3_has_the_networks():
+    with pytest.raises(CheckpointError, match="batch_norm"):
+        DDPGPaper("MlpPolicy", "Pendulum-v1", buffer_size=10).to_sb3_ddpg()
+    model = DDPGPaper(
+        "MlpPolicy", "Pendulum-v1", buffer_size=10, policy_kwargs={"batch_norm": False, "action_layer": 1}
+    )
+    with pytest.warns(UserWarning, match="one learning rate"):
+        back = model.to_sb3_ddpg()
+    observations = batch()[0]
+    assert np.abs(back.predict(observations)[0] - model.predict(observations)[0]).max() < 1e-6
+
+
+def test_other_algorithms_are_refused():
+    original = SAC("MlpPolicy", "Pendulum-v1", buffer_size=10, policy_kwargs={"net_arch": [4]})
+    with pytest.raises(InvalidArgumentError, match="SAC"):
+        DDPGPaper.from_sb3(original)
+    with pytest.raises(UntrustedContentError, match="policy_class"):
+        DDPGPaper.load(saved(original))
+
+
+def test_data_stays_json():
+    """A former SB3 model, saved here, is a file of this package like any other."""
+    model = DDPGPaper.from_sb3(trained(TD3))
+    with zipfile.ZipFile(saved(model)) as archive:
+        data = json.loads(archive.read("data"))
+    assert all(":ddpg_ext:" in item for item in data.values() if isinstance(item, dict) and ":serialized:" in item)
+    assert DDPGPaper.load(saved(model))._import_note == model._import_note
