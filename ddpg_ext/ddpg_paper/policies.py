@@ -140,6 +140,12 @@ class Critic(BaseModel):
             features_extractor=features_extractor,
             normalize_images=normalize_images,
         )
+        self.net_arch = net_arch
+        self.features_dim = features_dim
+        self.activation_fn = activation_fn
+        self.batch_norm = batch_norm
+        self.action_layer = action_layer
+        self.final_init = final_init
         self.share_features_extractor = share_features_extractor
 
         # `widths` are those of the layers before, at, and after the one where the action enters (1 is the output Q)
@@ -153,6 +159,20 @@ class Critic(BaseModel):
         self.q_net = nn.Sequential(*(above if net_arch else []))
         if final_init is not None:
             fan_in_uniform_(self.q_net[-1] if net_arch else self.action_input, final_init)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        data = super()._get_constructor_parameters()
+        data.update(
+            net_arch=self.net_arch,
+            features_dim=self.features_dim,
+            activation_fn=self.activation_fn,
+            features_extractor=self.features_extractor,
+            batch_norm=self.batch_norm,
+            action_layer=self.action_layer,
+            final_init=self.final_init,
+            share_features_extractor=self.share_features_extractor,
+        )
+        return data
 
     def forward(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
         """
