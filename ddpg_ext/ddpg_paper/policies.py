@@ -18,7 +18,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ddpg_ext.common.errors import InvalidArgumentError
+from ddpg_ext.common.errors import InvalidArgumentError, InvalidArgumentTypeError
 from ddpg_ext.common.layers import ActionInput, BatchNorm, fan_in_uniform_, mlp
 
 BatchNormChoice = bool | Literal["actor", "critic"]
@@ -219,6 +219,7 @@ class DDPGPaperPolicy(BasePolicy):
         observation) to the number of its hidden layers; the paper has 2
     :param final_init: the last layers of both networks start in U[-final_init, final_init]; None: by their fan-in
     :raises InvalidArgumentError: for a value out of range
+    :raises InvalidArgumentTypeError: for an activation or optimiser that is no class of that kind
     """
 
     #: minibatch size that ``DDPGPaper(batch_size=None)`` takes with this policy (paper, section 7)
@@ -247,6 +248,8 @@ class DDPGPaperPolicy(BasePolicy):
         action_layer: int = 2,
         final_init: float | None = 3e-3,
     ) -> None:
+        _check_class("activation_fn", activation_fn, nn.Module)
+        _check_class("optimizer_class", optimizer_class, th.optim.Optimizer)
         super().__init__(
             observation_space,
             action_space,
@@ -455,6 +458,17 @@ class MultiInputPolicy(DDPGPaperPolicy):
             batch_norm,
             action_layer,
             final_init,
+        )
+
+
+def _check_class(name: str, value: Any, base: type) -> None:
+    """
+    :raises InvalidArgumentTypeError: if an argument is no subclass of ``base``
+    """
+    if not (isinstance(value, type) and issubclass(value, base)):
+        raise InvalidArgumentTypeError(
+            f"`{name}` must be a subclass of {base.__module__}.{base.__qualname__} (the class, no instance), "
+            f"got {value!r}"
         )
 
 
