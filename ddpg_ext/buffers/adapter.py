@@ -138,7 +138,7 @@ class ReplayBufferAdapter(ReplayBuffer):
 
         :param obs: observations, shape ``(n_envs, *obs_shape)``
         :param next_obs: the observations that followed; where an episode ended, the one it ended with
-        :param action: actions, shape ``(n_envs, action_dim)``
+        :param action: actions, shape ``(n_envs, action_dim)`` or ``(n_envs, *action_shape)``
         :param reward: rewards, shape ``(n_envs,)``
         :param done: whether the episode ended, shape ``(n_envs,)``
         :param infos: one dict for each environment
@@ -149,6 +149,8 @@ class ReplayBufferAdapter(ReplayBuffer):
         n_envs = self.n_envs
         observations = self._checked("obs", obs, self.obs_shape, self.obs_dtype)
         next_observations = self._checked("next_obs", next_obs, self.obs_shape, self.obs_dtype)
+        if np.ndim(action) > 2:  # as SB3: actions of more dimensions are stored flat
+            action = self._reshaped("action", np.asarray(action), self.action_space.shape or ()).reshape(n_envs, -1)
         actions = self._checked("action", action, (self.action_dim,), _FLOAT32)
         rewards = self._checked("reward", reward, (1,), _FLOAT32)
         episode_ends = np.asarray(done, dtype=bool)
