@@ -301,7 +301,7 @@ class PackedReplayBuffer(ReplayBufferAdapter):
     def device(self, device: th.device | str) -> None:
         self._device = get_device(device)
         if self.storage == "device" and "_rows" in self.__dict__:
-            state = self._rows.__getstate__()
-            self._rows = Rows.__new__(Rows)
-            self._rows.__setstate__(state)
-            self.__setstate__({})
+            state = self.__getstate__()
+            state["_rows"] = Rows.__new__(Rows)
+            state["_rows"].__setstate__(self._rows.__getstate__())
+            self.__setstate__(state)

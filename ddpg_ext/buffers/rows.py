@@ -2,6 +2,7 @@
 
 import warnings
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from ddpg_ext.common.errors import ReplayBufferError
 _FLOAT32 = np.dtype(np.float32)
 #: what the first words of the state are; the others are the caller's
 _N_STORED, _HEAD, _N_ADDED, _EPOCH, _N_WORDS = range(5)
-_CALLERS_WORDS = 8
+_CALLERS_WORDS = 9
 
 
 class Rows:
@@ -75,7 +76,7 @@ class Rows:
         self._store.reserve("ends", 0, ends.nbytes)
         if hasattr(self, "_ends") and not self._store.is_persistent:
             ends[: len(self._ends)] = self._ends
-        self._ends = ends
+        self._ends: th.Tensor = ends
         self._ends_out: Any = ends.numpy() if ends.device.type == "cpu" else ends
 
     def _make_views(self) -> None:
@@ -150,6 +151,21 @@ class Rows:
     def flush(self) -> None:
         """Bring what is in files to the disk."""
         self._store.flush()
+
+    def column(self, name: str, dtype: np.dtype, padded: Callable[[int], int]) -> np.ndarray:
+        """
+        :param name: what it holds
+        :param dtype: its type
+        :param padded: the length that is wanted for a number of rows
+        :return: an array for one more number per row, which persists where the rows do
+        """
+        return self._store.host_array(name, (padded(self._all_end_ids.size),), dtype)
+
+    def newest_and_head(self) -> tuple[np.ndarray, np.ndarray]:
+        """
+        :return: each environment's row of the newest transition, and the one behind it, which holds none
+        """
+        return self._first_rows + self._newest(), self._first_rows + self.head
 
     @property
     def epoch(self) -> int:
