@@ -306,8 +306,8 @@ class Rows:
             fields = th.index_select(self._all_fields, 0, index).to(device)
             actions, dones, rewards = fields.split_with_sizes(self._field_sizes, 1)
         if self._store.is_persistent:
-            # The system maps some pages around those that are read
-            self._store.touched(windows.nbytes + 2**16 * len(rows))
+            # The system maps pages around those that are read, about a megabyte on some
+            self._store.touched(windows.nbytes + 2**20 * len(rows))
         return obs, actions, next_obs, dones, rewards
 
     def _as_index(self, rows: np.ndarray) -> th.Tensor:
