@@ -175,7 +175,8 @@ class PackedReplayBuffer(ReplayBufferAdapter):
             rows.staged_rewards[...] = reward
             ends = done if np.count_nonzero(done) else None
             rows.staged_dones[...] = 0.0 if ends is None else self._terminal(ends, infos)
-            if np.count_nonzero(np.isfinite(rows.staged_floats)) == rows.staged_floats.size:
+            # The fastest test for NaN and infinity: nothing else times 0 is not 0
+            if rows.staged_floats.dot(rows.zeros) == 0.0:
                 rows.write(ends)
                 self._advance()
                 return

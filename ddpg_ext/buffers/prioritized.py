@@ -145,9 +145,8 @@ class PrioritizedReplayBuffer(PackedReplayBuffer):
         super()._advance()
         # The newest transitions are drawn soon; the rows at the head are no transitions (any more)
         newest, head = self._rows.newest_and_head()
-        values = np.zeros(2 * self.n_envs)
-        values[: self.n_envs] = self.max_priority**self.alpha
-        self._tree.set(np.concatenate((newest, head)), values)
+        self._tree.set(newest, self.max_priority**self.alpha)
+        self._tree.set(head, 0.0)
 
     def sample(  # type: ignore[override] # SB3's type has no place for weights and indices
         self, batch_size: int, env: VecNormalize | None = None

@@ -98,8 +98,9 @@ class Rows:
         fields = staged[:, obs_dim:width] if self._is_packed else np.zeros((n_envs, self.action_dim + 2), np.float32)
         self.staged_obs, self.staged_next_obs = staged[:, :obs_dim], staged[:, width:]
         self.staged_actions, self.staged_dones, self.staged_rewards = fields[:, :-2], fields[:, -2], fields[:, -1]
-        #: what may hold a NaN
-        self.staged_floats = staged if self._is_packed else fields
+        #: what may hold a NaN, in one dimension
+        self.staged_floats = (staged if self._is_packed else fields).reshape(-1)
+        self.zeros = np.zeros_like(self.staged_floats)
         # NumPy writes faster than torch, where it can
         on_cpu = self._observations.device.type == "cpu"
         self._windows_out: Any = windows.numpy() if on_cpu else windows
@@ -194,7 +195,8 @@ class Rows:
             n_places = len(self._ends)
             self._set_ends(2 * n_places)
             self._free = [*reversed(range(n_places, 2 * n_places)), *self._free]
-        if self._store.is_persistent:
+        is_persistent = self._store.is_persistent
+        if is_persistent:
             self._prepare_files(head)
         while self._kept_apart and self._kept_apart[0][0] == head:
             _, env, place = self._kept_apart.popleft()
@@ -213,7 +215,7 @@ class Rows:
         self.n_added += 1
         if self.n_stored < self.capacity:
             self.n_stored += 1
-        if self._store.is_persistent:
+        if is_persistent:
             self._state[_HEAD] = self.head
             self._state[_N_ADDED] = self.n_added
             self._state[_N_STORED] = self.n_stored

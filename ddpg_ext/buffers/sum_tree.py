@@ -6,6 +6,8 @@ import numpy as np
 WIDTH = 32
 #: length from which on a level is not summed up further
 MAX_TOP = 1024
+#: changes that may wait before sums are made
+MAX_CHANGES = 64
 
 
 class SumTree:
@@ -30,7 +32,8 @@ class SumTree:
             level = np.concatenate((sums, np.zeros(-len(sums) % WIDTH)))
         self._top = level
         #: where the sums of each level's groups are: the values of the next level
-        self._sums = [*(groups.reshape(-1) for groups in self._groups[1:]), level]
+        self._sums = [*(groups.reshape(-1) for groups in self._groups[1:]), level][: len(self._groups)]
+        self._changed: list[np.ndarray] = []
 
     @staticmethod
     def padded(n: int) -> int:
@@ -43,19 +46,30 @@ class SumTree:
     @property
     def total(self) -> float:
         """The sum of all values."""
+        self._refresh()
         return float(self._top.sum())
 
-    def set(self, indices: np.ndarray, values: np.ndarray) -> None:
+    def set(self, indices: np.ndarray, values: np.ndarray | float) -> None:
         """
         :param indices: which values to change; of one that comes twice, the last counts
         :param values: to what
         """
         self.leaves[indices] = values
-        for level, groups in enumerate(self._groups):
+        # Sums are made when they are needed, for all changes at once
+        self._changed.append(indices)
+        if len(self._changed) > MAX_CHANGES:
+            self._refresh()
+
+    def _refresh(self) -> None:
+        if not self._changed:
+            return
+        indices = np.concatenate(self._changed)
+        self._changed.clear()
+        for groups, all_ends, sums in zip(self._groups, self._ends, self._sums, strict=True):
             indices = indices // WIDTH
             ends = groups.take(indices, axis=0).cumsum(axis=1)
-            self._ends[level][indices] = ends
-            self._sums[level][indices] = ends[:, -1]
+            all_ends[indices] = ends
+            sums[indices] = ends[:, -1]
 
     def find(self, points: np.ndarray) -> np.ndarray:
         """
@@ -64,6 +78,7 @@ class SumTree:
         :param points: numbers in [0, total), shape ``(n,)``
         :return: the index of the value that each falls into. Rounding may, very rarely, give another one close to it
         """
+        self._refresh()
         ends = self._top.cumsum()
         found = ends.searchsorted(points, side="right")
         np.minimum(found, len(ends) - 1, out=found)
