@@ -184,8 +184,8 @@ class Rows:
         """
         Write what is staged, one step of all environments, to the head.
 
-        A process that is killed on the way leaves every transition that counts whole: what is overwritten counts no
-        more, and what is written does not count yet.
+        A process that is killed on the way leaves every transition that counts whole, and so does a keyboard interrupt:
+        what is overwritten counts no more, and what is written does not count yet.
 
         :param episode_ends: whether the episodes end with it, shape ``(n_envs,)``; None: none does
         :raises ReplayBufferError: if the disk is full; what is stored is unharmed
@@ -199,18 +199,16 @@ class Rows:
         if is_persistent:
             self._prepare_files(head)
         while self._kept_apart and self._kept_apart[0][0] == head:
-            _, env, place = self._kept_apart.popleft()
+            _, env, place = self._kept_apart[0]
             self._end_ids[env, head] = 0
+            self._kept_apart.popleft()
             self._free.append(place)
         if self.staged_obs.tobytes() != self._pending and self.n_stored:
             self._keep_pending_apart()
+        self._pending = None  # so that after an interrupt, the next step has a closer look
         self._windows_out[:, head] = self._staged_window
         if not self._is_packed:
             self._fields_out[:, head] = self._staged_fields
-        self._pending = self.staged_next_obs.tobytes()
-        if episode_ends is not None:
-            for env in np.flatnonzero(episode_ends).tolist():
-                self._keep_apart(head, env)
         self.head = head + 1 if head < self.capacity else 0
         self.n_added += 1
         if self.n_stored < self.capacity:
@@ -219,11 +217,16 @@ class Rows:
             self._state[_HEAD] = self.head
             self._state[_N_ADDED] = self.n_added
             self._state[_N_STORED] = self.n_stored
+        if episode_ends is not None:
+            for env in np.flatnonzero(episode_ends).tolist():
+                self._keep_apart(head, env)
+        self._pending = self.staged_next_obs.tobytes()
 
     def _keep_pending_apart(self) -> None:
         """The head's observations are not the newest next observations: before they go, keep those that differ."""
         newest = self._newest()
-        pending = np.frombuffer(self._pending or b"", self.obs_dtype).reshape(self.n_envs, self.obs_dim)
+        # Not from `_pending`, which an interrupted step has left empty
+        pending = self._observations[:, newest + 1].cpu().numpy()
         for env in range(self.n_envs):
             if not self._end_ids[env, newest] and self.staged_obs[env].tobytes() != pending[env].tobytes():
                 self._keep_apart(newest, env)
@@ -235,8 +238,8 @@ class Rows:
         """
         place = self._free.pop()
         self._ends_out[place] = self._windows_out[env, row, -self.obs_dim :]
-        self._end_ids[env, row] = place + 1
         self._kept_apart.append((row, env, place))
+        self._end_ids[env, row] = place + 1
 
     def _prepare_files(self, head: int) -> None:
         """Ask for room on the disk, and discount what will be overwritten."""

@@ -42,9 +42,17 @@ class MemoryStorage:
             where arrays persist
         :param dtype: its type
         :return: a tensor, of zeros where nothing was written
+        :raises ReplayBufferError: if there is not enough memory
         """
-        # NumPy's zeros take no memory until they are written to; torch's do
-        return th.from_numpy(np.zeros(shape, dtype)).to(self.device)
+        try:
+            # NumPy's zeros take no memory until they are written to; torch's do
+            return th.from_numpy(np.zeros(shape, dtype)).to(self.device)
+        except MemoryError:
+            n_bytes = float(np.prod(shape)) * dtype.itemsize
+            raise ReplayBufferError(
+                f"the replay buffer needs {n_bytes / 1e9:.1f} GB of memory; lower `buffer_size`, or keep it in files: "
+                "PackedReplayBuffer with `replay_buffer_kwargs=dict(storage='memmap', directory=...)`"
+            ) from None
 
     def host_array(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         """As :meth:`tensor`, but in the computer's memory whatever the device, and with all its bytes reserved."""

@@ -1,5 +1,6 @@
 """PackedReplayBuffer against a plain list of what was added."""
 
+import contextlib
 import copy
 import io
 import pickle
@@ -443,3 +444,50 @@ def test_saves_to_a_stream():
     pickle.dump(filled(), stream)
     stream.seek(0)
     assert pickle.load(stream).size() == 30
+
+
+def test_more_than_the_memory_holds_is_a_clear_error():
+    space = spaces.Box(0, 255, (1000, 1000, 9), np.uint8)
+    with pytest.raises(ReplayBufferError, match=r"9000000\.0 GB of memory.*memmap"):
+        PackedReplayBuffer(10**9 - 2, space, ACTIONS, "cpu")
+
+
+@pytest.mark.parametrize("stage", ["_keep_apart", "head", "n_stored", "_pending"])
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 1000), n_before=st.integers(0, 12), n_after=st.integers(1, 12))
+def test_an_interrupted_add_leaves_whole_transitions(stage, seed, n_before, n_after):
+    """Ctrl-C anywhere in add(): what is drawn later was added, even if the interrupted step was not or only half."""
+    rng = np.random.default_rng(seed)
+    buffer = PackedReplayBuffer(8, SPACES["float32"], ACTIONS, "cpu")
+    model = Model(buffer, SPACES["float32"])
+    for _ in range(n_before):
+        model.add(rng, [int(rng.choice([0, 0, 1, 3]))])
+    everything = {model.as_bytes(*row[:5]) for row in model.stored[0]}
+
+    class Interrupted(type(buffer._rows)):
+        def __setattr__(self, name, value):
+            if name == stage:
+                raise KeyboardInterrupt
+            super().__setattr__(name, value)
+
+        def _keep_apart(self, *args):
+            super()._keep_apart(*args)
+            if stage == "_keep_apart":
+                raise KeyboardInterrupt
+
+    buffer._rows.__class__ = Interrupted
+    last_obs, n_added = model.last_obs, model.n_added
+    with contextlib.suppress(KeyboardInterrupt):
+        model.add(rng, [int(rng.choice([0, 1]))])
+    buffer._rows.__class__ = type(buffer._rows).__mro__[1]
+    if model.n_added > n_added:  # this step does not come by the stage
+        everything.add(model.as_bytes(*model.stored[0][-1][:5]))
+    else:  # SB3 then goes on from the same observation
+        model.last_obs, model.n_added = last_obs, n_added + 1
+        # The step went in if its number is ever drawn, and then as a whole, the same every time
+        drawn = model.rows_of(buffer._make_batch(np.arange(buffer._rows.head)[: buffer.size() + 1]))
+        everything |= {row for row in drawn if row[1] == np.float32([n_added, 0]).tobytes()}
+    for _ in range(n_after):
+        model.add(rng, [int(rng.choice([0, 0, 1, 3]))])
+        everything.add(model.as_bytes(*model.stored[0][-1][:5]))
+        assert set(model.rows_of(buffer.sample(50))) <= everything
