@@ -7,7 +7,7 @@ from stable_baselines3.common.logger import CSVOutputFormat, Logger, configure
 from toys import CountingEnv, counting_envs, recorded, small_model
 
 from ddpg_ext import LinearDecay, OrnsteinUhlenbeckNoise, ScheduledActionNoise
-from ddpg_ext.ddpg_paper.executors import AUTOMATIC
+from ddpg_ext.ddpg_paper.executors import AUTOMATIC, EXECUTORS
 from ddpg_ext.ddpg_paper.update import td_targets
 
 
@@ -40,14 +40,14 @@ def test_a_learning_rate_of_zero_stops_learning():
 @pytest.mark.parametrize("executor", AUTOMATIC)
 def test_logged_metrics_are_means_since_the_last_log(executor, monkeypatch):
     """Every log's value is the mean over the gradient steps since the one before, and each step counts once."""
-    metrics, step = [], AUTOMATIC[executor].step
+    metrics, step = [], EXECUTORS[executor].step
 
     def spy(*args, **kwargs):
         result = step(*args, **kwargs)
         metrics.append(result.metrics)
         return result
 
-    monkeypatch.setattr(AUTOMATIC[executor], "step", spy)
+    monkeypatch.setattr(EXECUTORS[executor], "step", spy)
     model = small_model(CountingEnv(length=5), gradient_steps=2, executor=executor)
     records = recorded(model)
     model.learn(41, log_interval=2)

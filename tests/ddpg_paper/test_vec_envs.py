@@ -12,7 +12,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFram
 from toys import CountingEnv, PointEnv, counting_envs, drawn, first, recorded, same, small_model, weights
 
 from ddpg_ext import DDPGPaper
-from ddpg_ext.ddpg_paper.executors import AUTOMATIC
+from ddpg_ext.ddpg_paper.executors import AUTOMATIC, EXECUTORS
 
 
 @pytest.mark.parametrize("n_envs", [1, 2, 3])
@@ -126,13 +126,13 @@ def test_vec_normalize(n_envs):
 @pytest.mark.parametrize("executor", AUTOMATIC)
 def test_updates_learn_from_normalised_minibatches(executor, monkeypatch):
     """Rewards of 1000 and step counts up to 50 reach the gradient step within the clips."""
-    batches, step = [], AUTOMATIC[executor].step
+    batches, step = [], EXECUTORS[executor].step
 
     def spy(self, batch, gamma, tau):
         batches.append(batch)
         return step(self, batch, gamma, tau)
 
-    monkeypatch.setattr(AUTOMATIC[executor], "step", spy)
+    monkeypatch.setattr(EXECUTORS[executor], "step", spy)
     env = VecNormalize(counting_envs(1, length=50, reward=1000.0), clip_obs=2.0, clip_reward=1.5)
     small_model(env, executor=executor).learn(40)
     assert len(batches) == 33
