@@ -2,5 +2,12 @@
 
 from ddpg_ext.buffers.adapter import ReplayBufferAdapter, Transitions
 from ddpg_ext.buffers.packed import PackedReplayBuffer
+from ddpg_ext.buffers.prioritized import PrioritizedReplayBuffer, PrioritizedReplayBufferSamples
 
-__all__ = ["PackedReplayBuffer", "ReplayBufferAdapter", "Transitions"]
+__all__ = [
+    "PackedReplayBuffer",
+    "PrioritizedReplayBuffer",
+    "PrioritizedReplayBufferSamples",
+    "ReplayBufferAdapter",
+    "Transitions",
+]

@@ -90,7 +90,6 @@ class ReplayBufferAdapter(ReplayBuffer):
         self.handle_timeout_termination = handle_timeout_termination
         #: observations are stored in the space's type, except that float64 becomes float32, as the networks make it
         self.obs_dtype = np.dtype(np.float32 if observation_space.dtype == np.float64 else observation_space.dtype)
-        self._zeros = np.zeros((n_envs, 1), dtype=np.float32)
         self.set_random_seed(seed)
 
     def set_random_seed(self, seed: int | None) -> None:
@@ -138,7 +137,7 @@ class ReplayBufferAdapter(ReplayBuffer):
 
         :param obs: observations, shape ``(n_envs, *obs_shape)``
         :param next_obs: the observations that followed; where an episode ended, the one it ended with
-        :param action: actions, shape ``(n_envs, action_dim)``
+        :param action: actions, shape ``(n_envs, action_dim)`` or ``(n_envs, *action_shape)``
         :param reward: rewards, shape ``(n_envs,)``
         :param done: whether the episode ended, shape ``(n_envs,)``
         :param infos: one dict for each environment
@@ -149,6 +148,8 @@ class ReplayBufferAdapter(ReplayBuffer):
         n_envs = self.n_envs
         observations = self._checked("obs", obs, self.obs_shape, self.obs_dtype)
         next_observations = self._checked("next_obs", next_obs, self.obs_shape, self.obs_dtype)
+        if np.ndim(action) > 2:  # as SB3: actions of more dimensions are stored flat
+            action = self._reshaped("action", np.asarray(action), self.action_space.shape or ()).reshape(n_envs, -1)
         actions = self._checked("action", action, (self.action_dim,), _FLOAT32)
         rewards = self._checked("reward", reward, (1,), _FLOAT32)
         episode_ends = np.asarray(done, dtype=bool)
@@ -156,17 +157,24 @@ class ReplayBufferAdapter(ReplayBuffer):
             episode_ends = self._reshaped("done", episode_ends, ())
         if len(infos) != n_envs:
             raise InvalidArgumentError(f"`infos` must hold one dict for each of {n_envs} environments, got {infos!r}")
-        dones = self._zeros
-        if np.count_nonzero(episode_ends):
-            dones = episode_ends.astype(np.float32).reshape(n_envs, 1)
-            if self.handle_timeout_termination:
-                for env in np.flatnonzero(episode_ends):
-                    if infos[env].get("TimeLimit.truncated", False):
-                        dones[env] = 0.0
+        dones = self._terminal(episode_ends, infos).reshape(n_envs, 1)
         first = self.pos * n_envs
         transitions = Transitions(observations, actions, next_observations, dones, rewards)
         self._write(np.arange(first, first + n_envs), transitions, episode_ends)
         self._advance()
+
+    def _terminal(self, episode_ends: np.ndarray, infos: list[dict[str, Any]]) -> np.ndarray:
+        """
+        :param episode_ends: whether an episode ended, shape ``(n_envs,)``
+        :param infos: one dict for each environment
+        :return: 1 where its last observation is terminal, 0 where it was only cut short, or goes on; float32
+        """
+        dones = episode_ends.astype(np.float32)
+        if self.handle_timeout_termination:
+            for env in np.flatnonzero(episode_ends):
+                if infos[env].get("TimeLimit.truncated", False):
+                    dones[env] = 0.0
+        return dones
 
     def _advance(self) -> None:
         """Count the step that was just written."""
@@ -212,8 +220,12 @@ class ReplayBufferAdapter(ReplayBuffer):
 
     def _get_samples(self, batch_inds: np.ndarray, env: VecNormalize | None = None) -> ReplayBufferSamples:
         # SB3's own entry: slots are given, and the environment is drawn for each
-        batch_inds = np.asarray(batch_inds, dtype=np.int64)
-        return self._make_batch(batch_inds * self.n_envs + self._rng.integers(self.n_envs, size=len(batch_inds)), env)
+        slots = np.asarray(batch_inds, dtype=np.int64)
+        return self._make_batch(self._indices(slots, self._rng.integers(self.n_envs, size=len(slots))), env)
+
+    def _indices(self, slots: np.ndarray, envs: np.ndarray) -> np.ndarray:
+        """Numbers of transitions, by slot and environment."""
+        return slots * self.n_envs + envs
 
     def _make_batch(self, indices: np.ndarray, env: VecNormalize | None = None) -> ReplayBufferSamples:
         """
@@ -242,10 +254,11 @@ class ReplayBufferAdapter(ReplayBuffer):
         """
         array = np.asarray(value)
         if array.dtype != dtype:
-            if not np.can_cast(array.dtype, dtype, "same_kind"):
+            are_integers = array.dtype.kind in "biu" and dtype.kind in "iu"
+            if not are_integers and not np.can_cast(array.dtype, dtype, "same_kind"):
                 raise InvalidArgumentTypeError(f"`{name}` must be of a type that fits {dtype}, got {array.dtype}")
             given, array = array, array.astype(dtype)
-            if dtype.kind in "iu" and not np.array_equal(given, array):
+            if are_integers and not np.array_equal(given, array):
                 raise InvalidArgumentTypeError(f"`{name}` has values that do not fit {dtype}: {given!r}")
         if array.shape != (self.n_envs, *shape):
             array = self._reshaped(name, array, shape)
@@ -261,7 +274,7 @@ class ReplayBufferAdapter(ReplayBuffer):
         full = (self.n_envs, *shape)
         squeezed = [full[:-1]] if shape in ((), (1,)) else []
         if self.n_envs == 1:
-            squeezed.append(shape)
+            squeezed += [shape, ()] if shape == (1,) else [shape]
         if array.shape != full and array.shape not in squeezed:
             raise InvalidArgumentError(f"`{name}` must have the shape {full}, got {array.shape}")
         return array.reshape(full)

@@ -1,5 +1,6 @@
 """The default replay buffer: one packed row for each transition, and no observation twice."""
 
+import os
 from typing import Any
 
 import numpy as np
@@ -10,26 +11,29 @@ from stable_baselines3.common.utils import get_device
 from stable_baselines3.common.vec_env import VecNormalize
 
 from ddpg_ext.buffers.adapter import ReplayBufferAdapter, Transitions
+from ddpg_ext.buffers.rows import Rows
+from ddpg_ext.buffers.storage import MemmapStorage, MemoryStorage
 from ddpg_ext.common.checks import check_number
 from ddpg_ext.common.errors import InvalidArgumentError
 
-STORAGES = ("memory", "device")
+STORAGES = ("memory", "device", "memmap")
+_FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+_64_BITS = 2**64 - 1
+_HAS_GENERATOR = 0
 
 
 class PackedReplayBuffer(ReplayBufferAdapter):
     """
-    Replay buffer with one packed row for each transition: observation, action, done, reward.
+    Replay buffer with one packed row for each transition, and no observation stored twice.
 
-    Each environment has a ring of rows of its own, in the order of time, so that the next observation of a transition
-    is the observation of the next row, and a transition is drawn as one contiguous piece of memory. Only where the
-    next observation is *not* that of the next row is it kept apart, in a side table: at the end of an episode, for the
-    newest transition, and wherever the observation that is added next is another one. What is drawn is exactly what
-    was added, whatever was added, and all ``buffer_size`` transitions can be drawn.
+    A transition's next observation is the observation of the row after it, so that it is drawn as one contiguous piece
+    of memory. Only where that is not so is the next observation kept apart: at the end of an episode, and wherever the
+    observation that is added next is another one. What is drawn is exactly what was added, whatever was added, and all
+    ``buffer_size`` transitions can be drawn.
 
     The memory is about half of that of SB3's ``ReplayBuffer`` (a third where the space is of float64, which is stored
-    as float32), at any kind of episode end; see the table in the guide.
-
-    Observations that are not float32 (images, for instance) keep their type and have an array of their own.
+    as float32), at any kind of episode end; the guide has a table. Observations that are not float32, images for
+    instance, keep their type.
 
     :param buffer_size: capacity in transitions, over all environments
     :param observation_space: a Box, Discrete, MultiDiscrete or MultiBinary space
@@ -43,10 +47,13 @@ class PackedReplayBuffer(ReplayBufferAdapter):
         and its discount (as SB3's ``NStepReplayBuffer``); sums end with an episode and with the newest transition
     :param gamma: discount factor of these sums, in [0, 1]; without effect for ``n_steps=1``
     :param storage: "memory": the computer's; "device": that of ``device``, such as a GPU, so that nothing is moved when
-        a batch is drawn
+        a batch is drawn; "memmap": files in ``directory``, which survive the process and may be larger than the memory
+    :param directory: for "memmap" only. If it holds a buffer of the same spaces and size, that one is continued: its
+        transitions, and, unless ``seed`` is given, its random stream
     :param seed: of the generator that draws batches; None: ``DDPGPaper`` seeds it from its own seed
     :raises UnsupportedSpaceError: for another space
     :raises InvalidArgumentError: for an argument out of range
+    :raises ReplayBufferError: if the directory cannot be written, is in use, or holds another buffer
     """
 
     def __init__(
@@ -62,8 +69,19 @@ class PackedReplayBuffer(ReplayBufferAdapter):
         n_steps: int = 1,
         gamma: float = 0.99,
         storage: str = "memory",
+        directory: str | os.PathLike[str] | None = None,
         seed: int | None = None,
     ) -> None:
+        check_number("n_steps", n_steps, lambda n: n > 0, "a whole number above 0", integer=True)
+        check_number("gamma", gamma, lambda x: 0 <= x <= 1, "a number in [0, 1]")
+        if storage not in STORAGES:
+            raise InvalidArgumentError(f"`storage` must be one of {', '.join(map(repr, STORAGES))}, got {storage!r}")
+        if (directory is not None) != (storage == "memmap"):
+            raise InvalidArgumentError(
+                f"`directory` must be given with storage='memmap' and only then, got {directory!r} with {storage!r}"
+            )
+        self.storage = storage
+        self.directory = None if directory is None else os.path.abspath(directory)
         super().__init__(
             buffer_size,
             observation_space,
@@ -74,178 +92,127 @@ class PackedReplayBuffer(ReplayBufferAdapter):
             handle_timeout_termination,
             seed=seed,
         )
-        check_number("n_steps", n_steps, lambda n: n > 0, "a whole number above 0", integer=True)
-        check_number("gamma", gamma, lambda x: 0 <= x <= 1, "a number in [0, 1]")
-        if storage not in STORAGES:
-            raise InvalidArgumentError(f"`storage` must be one of {', '.join(map(repr, STORAGES))}, got {storage!r}")
         self.n_steps = n_steps
         self.gamma = gamma
-        self.storage = storage
-        self._allocate()
-        self.reset()
+        # For sums of 1, 2, ... rewards: the discounts of the rewards, and of what follows
+        self._discounts = np.tril(np.broadcast_to(gamma ** np.arange(n_steps), (n_steps, n_steps))).astype(np.float32)
+        self._next_discounts = (gamma ** np.arange(1.0, n_steps + 1)).astype(np.float32)[:, None]
+        store = self._make_store()
+        obs_dim = int(np.prod(self.obs_shape))
+        self._rows = Rows(n_envs, self.buffer_size, obs_dim, self.obs_dtype, self.action_dim, store)
+        self._take_over(is_seeded=seed is not None)
 
-    # ------------------------------------------------------------------ storage
+    def _make_store(self) -> MemoryStorage:
+        if self.storage == "memmap":
+            layout = {
+                "format": 1,
+                "buffer_size": self.buffer_size,
+                "n_envs": self.n_envs,
+                "observation_space": str(self.observation_space),
+                "action_space": str(self.action_space),
+            }
+            return MemmapStorage.at(str(self.directory), layout)
+        return MemoryStorage(self.device if self.storage == "device" else "cpu")
 
-    def _allocate(self) -> None:
-        """Make the arrays. One row more than there are slots mirrors row 0, so that the last row has a next one."""
-        obs_dim, n_fields = int(np.prod(self.obs_shape)), self.action_dim + 2
-        shape = (self.n_envs, self.buffer_size + 1)
-        if self.obs_dtype == np.float32:
-            # Two views of the same rows
-            rows = self._new_tensor("rows", (*shape, obs_dim + n_fields), np.dtype(np.float32))
-            observations, fields = rows[..., :obs_dim], rows[..., obs_dim:]
-        else:
-            observations = self._new_tensor("observations", (*shape, obs_dim), self.obs_dtype)
-            fields = self._new_tensor("fields", (*shape, n_fields), np.dtype(np.float32))
-        ends = self._new_tensor("ends", (self.n_envs + 64, obs_dim), self.obs_dtype)
-        end_ids = np.zeros(shape, dtype=np.int32)
-        self._set_arrays(observations, fields, ends, end_ids)
+    def _take_over(self, is_seeded: bool) -> None:
+        """
+        Count what is in the rows, and go on with the random stream that is saved with them.
 
-    def _new_tensor(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> th.Tensor:
+        :param is_seeded: whether to keep the generator that there is
         """
-        :param name: what it will hold
-        :param shape: its shape
-        :param dtype: its type
-        :return: a tensor of zeros where ``storage`` says
-        """
-        # NumPy's zeros take no memory until they are written to; torch's do
-        zeros = th.from_numpy(np.zeros(shape, dtype))
-        return zeros.to(self.device) if self.storage == "device" else zeros
-
-    def _set_arrays(self, observations: th.Tensor, fields: th.Tensor, ends: th.Tensor, end_ids: np.ndarray) -> None:
-        """
-        :param observations: shape ``(n_envs, buffer_size + 1, obs_dim)``
-        :param fields: action, done and reward, shape ``(n_envs, buffer_size + 1, action_dim + 2)``
-        :param ends: next observations that are kept apart, shape ``(any, obs_dim)``; the first ``n_envs`` are those of
-            the newest transitions
-        :param end_ids: for each row, 0 if its next observation is in the next row, or else 1 + its place in ``ends``
-        """
-        self._observations, self._fields, self._ends, self._end_ids = observations, fields, ends, end_ids
-        self._end_ids_flat = end_ids.reshape(-1)
-        n_rows, obs_dim, width = self._end_ids_flat.size, observations.shape[2], observations.stride(1)
-        # Row i of this overlapping view is row i of the ring and the observation of row i + 1
-        self._windows = observations.as_strided((n_rows - 1, width + obs_dim), (width, 1))
-        n_fields = fields.shape[2]
-        self._fields_flat = fields.as_strided((n_rows, n_fields), (fields.stride(1), 1))
-        self._is_packed = width > obs_dim
-        self._sizes = [obs_dim, *([self.action_dim, 1, 1] if self._is_packed else []), obs_dim]
-        self._field_sizes = [self.action_dim, 1, 1]
-        # What add() writes to: NumPy is faster than torch at that, where it can
-        self._on_host = observations.device.type == "cpu"
-        as_writable = (lambda tensor: tensor.numpy()) if self._on_host else (lambda tensor: tensor)
-        self._obs_out, self._fields_out, self._ends_out = map(as_writable, (observations, fields, ends))
-        self._row_of_env = np.arange(self.n_envs) * (self.buffer_size + 1)
-        self._newest_ids = np.arange(1, self.n_envs + 1, dtype=np.int32)
-        self._staging = np.zeros((self.n_envs, n_fields), dtype=np.float32)
+        rows, n_envs = self._rows, self.n_envs
+        self.pos, self.full = rows.n_added % self.buffer_size, rows.n_stored == self.buffer_size
+        # What add() takes without a second look; half-precision observations get one, for overflows
+        self._env_shape = (n_envs,)
+        self._obs_batch_shape, self._action_batch_shape = (n_envs, *self.obs_shape), (n_envs, self.action_dim)
+        self._staged_obs = rows.staged_obs.reshape(self._obs_batch_shape)
+        self._staged_next_obs = rows.staged_next_obs.reshape(self._obs_batch_shape)
+        is_packed = self.obs_dtype == np.float32
+        self._obs_dtypes = _FLOATS if is_packed else () if self.obs_dtype.kind == "f" else (self.obs_dtype,)
+        words = rows.callers_words if rows.is_persistent else None
+        self._words = words
+        if words is not None and words[_HAS_GENERATOR] and not is_seeded:
+            self._load_generator(words)
+        elif words is not None:
+            self._save_generator(words)
 
     def reset(self) -> None:
         """Forget all transitions. The random stream goes on."""
         super().reset()
-        self._end_ids[:] = 0
-        # Places of `ends` from `n_envs` on: those below _n_ends were used, those in _free are so no more
-        self._n_ends = self.n_envs
-        self._free: list[int] = []
-        self._pending = b""
-        self._pending_ends = np.zeros(self.n_envs, dtype=bool)
+        self._rows.clear()
+
+    def size(self) -> int:
+        """
+        :return: the number of transitions of each environment
+        """
+        return self._rows.n_stored
 
     # ---------------------------------------------------------------------- add
 
+    def add(  # documented in the adapter
+        self,
+        obs: np.ndarray,
+        next_obs: np.ndarray,
+        action: np.ndarray,
+        reward: np.ndarray,
+        done: np.ndarray,
+        infos: list[dict[str, Any]],
+    ) -> None:
+        rows = self._rows
+        if (
+            type(obs) is type(next_obs) is type(action) is type(reward) is type(done) is np.ndarray
+            and obs.shape == next_obs.shape == self._obs_batch_shape
+            and action.shape == self._action_batch_shape
+            and reward.shape == done.shape == (len(infos),) == self._env_shape
+            and obs.dtype in self._obs_dtypes
+            and next_obs.dtype in self._obs_dtypes
+            and action.dtype in _FLOATS
+            and reward.dtype in _FLOATS
+        ):
+            self._staged_obs[...] = obs
+            self._staged_next_obs[...] = next_obs
+            rows.staged_actions[...] = action
+            rows.staged_rewards[...] = reward
+            ends = done if np.count_nonzero(done) else None
+            rows.staged_dones[...] = 0.0 if ends is None else self._terminal(ends, infos)
+            # The fastest test for NaN and infinity: nothing else times 0 is not 0
+            if rows.staged_floats.dot(rows.zeros) == 0.0:
+                rows.write(ends)
+                self._advance()
+                return
+        # Whatever this is: it is converted or refused there
+        super().add(obs, next_obs, action, reward, done, infos)
+
     def _write(self, indices: np.ndarray, transitions: Transitions, episode_ends: np.ndarray) -> None:
-        pos, n_envs = self.pos, self.n_envs
-        obs = transitions.observations.reshape(n_envs, -1)
-        next_obs = transitions.next_observations.reshape(n_envs, -1)
-        old_ids = self._end_ids[:, pos]
-        if np.count_nonzero(old_ids):
-            self._free += [int(old) - 1 for old in old_ids if old > n_envs]
-        self._assign(self._obs_out, (slice(None), pos), obs)
-        if pos == 0:
-            self._assign(self._obs_out, (slice(None), self.buffer_size), obs)
-        if self._pending and self.buffer_size > 1:
-            self._settle_newest(obs)
-        staging = self._staging
-        staging[:, :-2] = transitions.actions
-        staging[:, -2:-1] = transitions.dones
-        staging[:, -1:] = transitions.rewards
-        self._assign(self._fields_out, (slice(None), pos), staging)
-        self._assign(self._ends_out, slice(n_envs), next_obs)
-        self._end_ids[:, pos] = self._newest_ids
-        self._pending = next_obs.tobytes()
-        self._pending_ends = episode_ends
-
-    def _assign(self, target: Any, key: Any, values: np.ndarray) -> None:
-        target[key] = values if self._on_host else th.from_numpy(np.ascontiguousarray(values))
-
-    def _settle_newest(self, obs: np.ndarray) -> None:
-        """
-        Decide where the next observations of the newest transitions stay, now that the following row is known.
-
-        :param obs: the following row's observations, shape ``(n_envs, obs_dim)``
-        """
-        previous = (self.pos - 1) % self.buffer_size
-        if obs.tobytes() == self._pending and not np.count_nonzero(self._pending_ends):
-            self._end_ids[:, previous] = 0
-            return
-        pending = np.frombuffer(self._pending, self.obs_dtype).reshape(obs.shape)
-        for env in range(self.n_envs):
-            if self._pending_ends[env] or obs[env].tobytes() != pending[env].tobytes():
-                place = self._free.pop() if self._free else self._new_end()
-                self._ends_out[place] = self._ends_out[env]
-                self._end_ids[env, previous] = place + 1
-            else:
-                self._end_ids[env, previous] = 0
-
-    def _new_end(self) -> int:
-        """
-        :return: a place of ``ends`` that was never used
-        """
-        if self._n_ends == len(self._ends):
-            grown = self._new_tensor("ends", (2 * len(self._ends), self._ends.shape[1]), self.obs_dtype)
-            grown[: len(self._ends)] = self._ends
-            self._ends = grown
-            self._ends_out = grown.numpy() if self._on_host else grown
-        self._n_ends += 1
-        return self._n_ends - 1
+        rows = self._rows
+        self._staged_obs[...] = transitions.observations
+        self._staged_next_obs[...] = transitions.next_observations
+        rows.staged_actions[...] = transitions.actions
+        rows.staged_dones[...] = transitions.dones[:, 0]
+        rows.staged_rewards[...] = transitions.rewards[:, 0]
+        rows.write(episode_ends)
 
     # ------------------------------------------------------------------- sample
 
-    def _rows(self, indices: np.ndarray) -> np.ndarray:
-        """Numbers of transitions (by time, then environment) to numbers of rows (by environment, then time)."""
-        if self.n_envs == 1:
-            return indices
-        slots, envs = np.divmod(indices, self.n_envs)
-        return self._row_of_env[envs] + slots
+    def _draw(self, batch_size: int) -> np.ndarray:
+        rows = self._rows.nth(super()._draw(batch_size))
+        if self._words is not None:
+            self._save_generator(self._words)
+        return rows
+
+    def _indices(self, slots: np.ndarray, envs: np.ndarray) -> np.ndarray:
+        # Here a transition's number is that of its row
+        return self._rows.by_age((self.pos - 1 - slots) % self.buffer_size, envs)
 
     def _read(self, indices: np.ndarray) -> Transitions:
-        rows = self._rows(indices)
-        index = self._as_index(rows)
-        windows = th.index_select(self._windows, 0, index)
-        end_ids = self._end_ids_flat.take(rows)
-        if np.count_nonzero(end_ids):
-            self._insert_ends(windows[:, -self._sizes[-1] :], end_ids)
-        if self._is_packed:
-            if windows.device != self.device:
-                windows = windows.to(self.device)
-            obs, actions, dones, rewards, next_obs = windows.split_with_sizes(self._sizes, 1)
-        else:
-            obs, next_obs = windows.to(self.device).split_with_sizes(self._sizes, 1)
-            fields = th.index_select(self._fields_flat, 0, index).to(self.device)
-            actions, dones, rewards = fields.split_with_sizes(self._field_sizes, 1)
-        if len(self.obs_shape) != 1:
-            obs, next_obs = obs.view(-1, *self.obs_shape), next_obs.view(-1, *self.obs_shape)
-        return Transitions(obs, actions, next_obs, dones, rewards)
-
-    def _as_index(self, rows: np.ndarray) -> th.Tensor:
-        index = th.from_numpy(rows)
-        return index if self._on_host else index.to(self._observations.device)
-
-    def _insert_ends(self, next_obs: th.Tensor, end_ids: np.ndarray) -> None:
-        """
-        :param next_obs: next observations, shape ``(n, obs_dim)``; those that are kept apart are put in
-        :param end_ids: shape ``(n,)``
-        """
-        where = np.flatnonzero(end_ids)
-        places = end_ids[where].astype(np.int64) - 1
-        next_obs[self._as_index(where)] = self._ends[self._as_index(places)]
+        transitions = Transitions._make(self._rows.read(indices, self.device))
+        if len(self.obs_shape) == 1:
+            return transitions
+        shape = (-1, *self.obs_shape)
+        return transitions._replace(
+            observations=transitions.observations.view(shape),
+            next_observations=transitions.next_observations.view(shape),
+        )
 
     def _make_batch(self, indices: np.ndarray, env: VecNormalize | None = None) -> ReplayBufferSamples:
         if self.n_steps > 1:
@@ -256,81 +223,86 @@ class PackedReplayBuffer(ReplayBufferAdapter):
 
     def _make_n_step_batch(self, indices: np.ndarray, env: VecNormalize | None) -> ReplayBufferSamples:
         """
-        :param indices: numbers of the transitions that the sums start with
+        :param indices: rows of the transitions that the sums start with
         :param env: ``VecNormalize`` whose statistics normalise observations and each reward
         :return: their observations and actions; sums of discounted rewards; and next observations and dones of the
             last transition of each sum
         """
-        steps = np.arange(self.n_steps)
-        slots, envs = np.divmod(indices, self.n_envs)
-        slots = (slots[:, None] + steps) % self.buffer_size
-        rows = self._row_of_env[envs][:, None] + slots
-        # Episode ends and the newest transition are kept apart: that is where sums stop
-        stops = self._end_ids_flat.take(rows) != 0
+        followed, rewards, stops = self._rows.sequences(indices, self.n_steps)
         stops[:, -1] = True
         last = stops.argmax(axis=1)
-        rewards = self._fields_flat[:, -1][self._as_index(rows.ravel())].cpu().numpy().reshape(rows.shape)
         if env is not None:
             rewards = env.normalize_reward(rewards)
-        discounts = np.where(steps <= last[:, None], self.gamma**steps, 0.0).astype(np.float32)
-        returns = np.einsum("ij,ij->i", rewards, discounts)[:, None]
-        next_discounts = (self.gamma ** (last + 1.0)).astype(np.float32)[:, None]
-
-        first = self._read(indices)
-        after = self._read(slots[np.arange(len(last)), last] * self.n_envs + envs)
-        obs, next_obs = first.observations, after.next_observations
+        n = len(indices)
+        returns = (rewards * self._discounts[last]).sum(axis=1, keepdims=True)
+        # Both ends of the sums at once: the first n are where they start
+        both = self._read(np.concatenate((indices, followed[np.arange(n), last])))
+        obs, next_obs = both.observations[:n], both.next_observations[n:]
         if env is not None:
             obs, next_obs = (env.normalize_obs(x.cpu().numpy()) for x in (obs, next_obs))
-        data = (obs, first.actions, next_obs, after.dones, returns, next_discounts)
+        data = (obs, both.actions[:n], next_obs, both.dones[n:], returns, self._next_discounts[last])
         return ReplayBufferSamples(*(th.as_tensor(x, device=self.device) for x in data))
+
+    # -------------------------------------------------------------- random stream
+
+    def set_random_seed(self, seed: int | None) -> None:  # documented in the adapter
+        super().set_random_seed(seed)
+        words = getattr(self, "_words", None)  # there are none yet during construction
+        if words is not None:
+            self._save_generator(words)
+
+    def _save_generator(self, words: np.ndarray) -> None:
+        """Keep seed and generator with the rows, so that draws go on where they were even after a crash."""
+        state = self._rng.bit_generator.state
+        number, increment = state["state"]["state"], state["state"]["inc"]
+        words[_HAS_GENERATOR] = 1
+        words[1] = 0 if self.seed is None else self.seed + 1
+        words[2:8] = (
+            number >> 64,
+            number & _64_BITS,
+            increment >> 64,
+            increment & _64_BITS,
+            state["has_uint32"],
+            state["uinteger"],
+        )
+
+    def _load_generator(self, words: np.ndarray) -> None:
+        values = [int(word) for word in words]
+        self.seed = values[1] - 1 if values[1] else None
+        self._rng.bit_generator.state = {
+            "bit_generator": "PCG64",
+            "state": {"state": values[2] << 64 | values[3], "inc": values[4] << 64 | values[5]},
+            "has_uint32": values[6],
+            "uinteger": values[7],
+        }
 
     # --------------------------------------------------------------- save, load
 
+    def flush(self) -> None:
+        """Bring what is in files to the disk, where it survives a power failure. Nothing to do in memory."""
+        self._rows.flush()
+
     def __getstate__(self) -> dict[str, Any]:
-        """Only rows that were written to, and nothing that is a view of another."""
-        state = {name: value for name, value in self.__dict__.items() if name not in _VIEWS}
-        used = slice(None) if self.full else slice(self.pos + 1)
-        arrays = (self._observations[:, used], self._fields[:, used], self._ends[: self._n_ends])
-        state["_saved"] = [*(tensor.cpu().numpy() for tensor in arrays), self._end_ids[:, used]]
-        return state
+        self.flush()
+        views = ("_staged_obs", "_staged_next_obs", "_words")
+        return {name: value for name, value in self.__dict__.items() if name not in views}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        saved = state.pop("_saved")
         self.__dict__.update(state)
         self._device: th.device = get_device(self._device)  # that of the file may not be here
-        self._allocate()
-        for tensor, array in zip((self._observations, self._fields), saved[:2], strict=True):
-            tensor[:, : array.shape[1]] = th.from_numpy(array)
-        ends = saved[2]
-        if len(ends) > len(self._ends):
-            self._ends = self._new_tensor("ends", ends.shape, self.obs_dtype)
-        self._ends[: len(ends)] = th.from_numpy(ends)
-        self._end_ids[:, : saved[3].shape[1]] = saved[3]
-        self._set_arrays(self._observations, self._fields, self._ends, self._end_ids)
+        self._rows.restore(self._make_store())
+        self._take_over(is_seeded=True)
 
-    @property  # an attribute in SB3, which its load_replay_buffer() assigns to
+    @property
     def device(self) -> th.device:
-        """Where sampled tensors go, and with ``storage="device"`` where transitions are."""
+        """Where sampled tensors go, and with ``storage="device"`` where the rows are. Can be assigned to, as in SB3."""
         return self._device
 
     @device.setter
     def device(self, device: th.device | str) -> None:
         self._device = get_device(device)
-        if "_observations" in self.__dict__ and self.storage == "device":
-            # Through the saved form, which leaves views to be made anew
-            self.__setstate__(self.__getstate__())
-
-
-#: attributes that are views of others
-_VIEWS = {
-    "_observations",
-    "_fields",
-    "_ends",
-    "_end_ids",
-    "_end_ids_flat",
-    "_windows",
-    "_fields_flat",
-    "_obs_out",
-    "_fields_out",
-    "_ends_out",
-}
+        if self.storage == "device" and "_rows" in self.__dict__:
+            state = self.__getstate__()
+            state["_rows"] = Rows.__new__(Rows)
+            state["_rows"].__setstate__(self._rows.__getstate__())
+            self.__setstate__(state)

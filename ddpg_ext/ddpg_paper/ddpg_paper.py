@@ -78,7 +78,7 @@ class DDPGPaper(SaveLoad):
         :class:`~ddpg_ext.ddpg_paper.policies.DDPGPaperPolicy`
     :param verbose: 0 quiet, 1 info, 2 debug
     :param seed: seeds NumPy, torch, Python, the environment, the action space, the exploration noise and the replay
-        buffer
+        buffer: from 0 to 2**32 - 1; None: none of them
     :param device: "auto", "cpu", "cuda", ...
     :param _init_setup_model: whether to build the networks now
     :param qf_learning_rate: learning rate of the critic's Adam, a number > 0 or a schedule
@@ -322,8 +322,14 @@ class DDPGPaper(SaveLoad):
         """
         Seed Python, NumPy, torch, the environment, the action space, the exploration noise and the replay buffer.
 
-        :param seed: None changes nothing
+        :param seed: a whole number from 0 to 2**32 - 1; None changes nothing
+        :raises InvalidArgumentError: if it is out of range
+        :raises InvalidArgumentTypeError: if it is something else
         """
+        if seed is not None:
+            what = "a whole number from 0 to 2**32 - 1, or None"
+            check_number("seed", seed, lambda n: 0 <= n < 2**32, what, integer=True)
+            seed = int(seed)  # Python's generator takes none of NumPy's numbers
         super().set_random_seed(seed)
         # During set-up noise and buffer take care of themselves: loaded ones go on where they were
         if seed is not None and hasattr(self, "policy"):
@@ -357,18 +363,20 @@ class DDPGPaper(SaveLoad):
         """
         Train. Denormal numbers are flushed to zero meanwhile: see :func:`ddpg_ext.common.float_mode.flush_denormals`.
 
-        :param total_timesteps: environment steps to train for (a lower bound)
+        :param total_timesteps: environment steps to train for (a lower bound), >= 0
         :param callback: called at every step
         :param log_interval: episodes between two logs
         :param tb_log_name: name of the run for TensorBoard
         :param reset_num_timesteps: False continues: steps, episode and noise go on, as if training had not stopped
         :param progress_bar: show one (extra ``extra``)
         :return: the trained model
+        :raises InvalidArgumentError: if ``total_timesteps`` is out of range
         :raises NonFiniteError: if an observation, a reward or a loss is NaN or infinite; the model can be saved then
         """
         if self._import_note is not None:
             warnings.warn(self._import_note)
             self._import_note = None
+        check_number("total_timesteps", total_timesteps, lambda n: 0 <= n < math.inf, "a finite number >= 0")
         with flush_denormals(), matmul_precision(self.matmul_precision):
             return super().learn(
                 total_timesteps=total_timesteps,

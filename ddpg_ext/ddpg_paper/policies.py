@@ -18,7 +18,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ddpg_ext.common.errors import InvalidArgumentError
+from ddpg_ext.common.errors import InvalidArgumentError, InvalidArgumentTypeError
 from ddpg_ext.common.layers import ActionInput, BatchNorm, fan_in_uniform_, mlp
 
 BatchNormChoice = bool | Literal["actor", "critic"]
@@ -140,6 +140,12 @@ class Critic(BaseModel):
             features_extractor=features_extractor,
             normalize_images=normalize_images,
         )
+        self.net_arch = net_arch
+        self.features_dim = features_dim
+        self.activation_fn = activation_fn
+        self.batch_norm = batch_norm
+        self.action_layer = action_layer
+        self.final_init = final_init
         self.share_features_extractor = share_features_extractor
 
         # `widths` are those of the layers before, at, and after the one where the action enters (1 is the output Q)
@@ -153,6 +159,20 @@ class Critic(BaseModel):
         self.q_net = nn.Sequential(*(above if net_arch else []))
         if final_init is not None:
             fan_in_uniform_(self.q_net[-1] if net_arch else self.action_input, final_init)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        data = super()._get_constructor_parameters()
+        data.update(
+            net_arch=self.net_arch,
+            features_dim=self.features_dim,
+            activation_fn=self.activation_fn,
+            features_extractor=self.features_extractor,
+            batch_norm=self.batch_norm,
+            action_layer=self.action_layer,
+            final_init=self.final_init,
+            share_features_extractor=self.share_features_extractor,
+        )
+        return data
 
     def forward(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
         """
@@ -199,6 +219,7 @@ class DDPGPaperPolicy(BasePolicy):
         observation) to the number of its hidden layers; the paper has 2
     :param final_init: the last layers of both networks start in U[-final_init, final_init]; None: by their fan-in
     :raises InvalidArgumentError: for a value out of range
+    :raises InvalidArgumentTypeError: for an activation or optimiser that is no class of that kind
     """
 
     #: minibatch size that ``DDPGPaper(batch_size=None)`` takes with this policy (paper, section 7)
@@ -227,6 +248,8 @@ class DDPGPaperPolicy(BasePolicy):
         action_layer: int = 2,
         final_init: float | None = 3e-3,
     ) -> None:
+        _check_class("activation_fn", activation_fn, nn.Module)
+        _check_class("optimizer_class", optimizer_class, th.optim.Optimizer)
         super().__init__(
             observation_space,
             action_space,
@@ -441,6 +464,17 @@ class MultiInputPolicy(DDPGPaperPolicy):
             batch_norm,
             action_layer,
             final_init,
+        )
+
+
+def _check_class(name: str, value: Any, base: type) -> None:
+    """
+    :raises InvalidArgumentTypeError: if an argument is no subclass of ``base``
+    """
+    if not (isinstance(value, type) and issubclass(value, base)):
+        raise InvalidArgumentTypeError(
+            f"`{name}` must be a subclass of {base.__module__}.{base.__qualname__} (the class, no instance), "
+            f"got {value!r}"
         )
 
 

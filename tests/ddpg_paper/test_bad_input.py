@@ -1,7 +1,10 @@
 """Wrong arguments raise the package's own errors; messages name the argument, what was given and what would do."""
 
+import functools
+
 import numpy as np
 import pytest
+import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import NormalActionNoise
@@ -49,6 +52,7 @@ ARGUMENTS = [
     *numbers("learning_starts", "a whole number >= 0", [-1], ["x", True, 2.5]),
     *numbers("gradient_steps", "-1 or a whole number >= 0", [-2], ["x", None, True, 1.5]),
     *numbers("n_steps", "a whole number above 0", [0, -1], ["x", None, 1.5]),
+    *numbers("seed", "a whole number from 0 to 2**32 - 1, or None", [-1, 2**32], ["x", True, 1.5, NAN, [1]]),
     *numbers("stats_window_size", "a whole number above 0", [0, -1], ["x", None, 1.5]),
     *numbers("train_freq", "a whole number above 0", [0, -1], ["x", None, 1.5, [1, "step"], (1,), (1, 2, 3)]),
     ({"train_freq": (0, "step")}, VALUE, ["0"]),
@@ -92,6 +96,14 @@ ARGUMENTS = [
         VALUE,
         ["`optimizer_kwargs`", "'weight_decay'", "0.1", "`qf_weight_decay`"],
     ),
+    *[
+        policy_kwargs("activation_fn", value, TYPE, ["subclass of torch.nn.modules.module.Module"])
+        for value in ("relu", th.relu, th.nn.ReLU(), dict, None)
+    ],
+    *[
+        policy_kwargs("optimizer_class", value, TYPE, ["subclass of torch.optim.optimizer.Optimizer"])
+        for value in ("adam", functools.partial(th.optim.Adam, eps=1e-5), th.nn.ReLU, None)
+    ],
     # Buffers and flags
     ({"replay_buffer_class": "prioritised"}, TYPE, ["'prioritised'", "subclass of SB3's ReplayBuffer"]),
     ({"replay_buffer_class": dict}, TYPE, ["dict", "subclass of SB3's ReplayBuffer"]),
@@ -180,6 +192,25 @@ def test_training_per_episode_with_several_environments():
         make_model(env=toy_vec_env(3), train_freq=(1, "episode")).learn(10)
 
 
+@pytest.mark.parametrize("value", [NAN, INF, -1, "100", None, True, [10]])
+def test_steps_to_learn_for(value):
+    """Nothing happens before the error: no reset, no new logger."""
+    model = make_model()
+    error = VALUE if isinstance(value, float | int) and value is not True else TYPE
+    with pytest.raises(error, match=r"`total_timesteps` must be a finite number >= 0, got ") as caught:
+        model.learn(value)
+    check(caught, error, [repr(value)])
+    assert model._last_obs is None
+    assert model.learn(1e1).num_timesteps == 10
+
+
+def test_seed_of_set_random_seed():
+    model = make_model(seed=np.int64(2**32 - 1))
+    with pytest.raises(InvalidArgumentError, match=r"`seed` must be a whole number from 0 to .* or None, got -3"):
+        model.set_random_seed(-3)
+    model.set_random_seed(None)
+
+
 def test_unknown_keyword_of_load(tmp_path):
     make_model().save(tmp_path / "model")
     with pytest.raises(InvalidArgumentTypeError, match="'qf_learnin_rate'; did you mean 'qf_learning_rate'"):
@@ -207,6 +238,9 @@ ACCEPTED = [
     {"policy_kwargs": {"final_init": np.float32(0.1)}},
     {"gradient_steps": 0},
     {"learning_starts": 0},
+    {"seed": 0},
+    {"seed": np.int64(7)},
+    {"seed": 2**32 - 1},
 ]
 
 

@@ -13,7 +13,7 @@ from toys import LinearExtractor, PointEnv, recorded, same, small_model, weights
 
 from ddpg_ext import DDPGPaper, InvalidArgumentError
 from ddpg_ext.common.layers import ActionInput
-from ddpg_ext.ddpg_paper.policies import Actor, DDPGPaperPolicy, MlpPolicy, MultiInputPolicy
+from ddpg_ext.ddpg_paper.policies import Actor, Critic, DDPGPaperPolicy, MlpPolicy, MultiInputPolicy
 
 OBSERVATIONS = np.random.default_rng(0).uniform(-1, 1, (10, 2)).astype(np.float32)
 
@@ -218,6 +218,31 @@ def test_actor_round_trip(tmp_path):
     loaded = Actor.load(tmp_path / "actor", device="cpu")
     loaded.set_training_mode(False)
     np.testing.assert_array_equal(loaded.predict(OBSERVATIONS)[0], model.predict(OBSERVATIONS)[0])
+
+
+@pytest.mark.parametrize(
+    "policy_kwargs",
+    [
+        {},
+        {"net_arch": [7, 6, 5], "action_layer": 3, "batch_norm": False, "activation_fn": nn.Tanh, "final_init": None},
+        {"features_extractor_class": LinearExtractor, "share_features_extractor": True, "action_layer": 1},
+    ],
+)
+def test_critic_round_trip(tmp_path, policy_kwargs):
+    """The critic alone is enough to value actions, and it is built as it was."""
+    model = small_model(policy_kwargs=policy_kwargs).learn(30)
+    model.critic.save(tmp_path / "critic")
+    loaded = Critic.load(tmp_path / "critic", device="cpu")
+    loaded.set_training_mode(False)
+    model.critic.set_training_mode(False)
+    batch = model.replay_buffer.sample(10)
+    with th.no_grad():
+        ours, theirs = (critic(batch.observations, batch.actions) for critic in (model.critic, loaded))
+    np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
+    assert str(loaded) == str(model.critic)
+    assert loaded.own_named_parameters().keys() == model.critic.own_named_parameters().keys()
+    for name in set(inspect.signature(Critic).parameters) - {"features_extractor"}:
+        assert getattr(loaded, name) == getattr(model.critic, name), name
 
 
 def test_multi_input_policy_round_trip(tmp_path):

@@ -10,7 +10,7 @@ from stable_baselines3.common.envs import IdentityEnvBox
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.preprocessing import get_flattened_obs_dim
 from stable_baselines3.common.vec_env import DummyVecEnv
-from toys import ChaosEnv, CountingEnv, small_model
+from toys import ChaosEnv, CountingEnv, first, small_model
 
 from ddpg_ext import DDPGPaper
 
@@ -53,7 +53,8 @@ def expected_input(space: spaces.Space, observation: np.ndarray) -> np.ndarray:
 def test_observation_spaces(name):
     """The networks see an observation's documented encoding, the buffer keeps it unchanged, and learning runs."""
     space = OBSERVATIONS[name]
-    model = small_model(env=ChaosEnv(space))
+    env = ChaosEnv(space)
+    model = small_model(env=env)
     if name == "image":  # SB3 would stack and transpose pictures for a CnnPolicy; a matrix of bytes is flattened
         assert model.observation_space.shape == (1, 36, 36)
     model.learn(40)
@@ -71,8 +72,12 @@ def test_observation_spaces(name):
     assert batch.shape == (2, 1)
     np.testing.assert_allclose(batch, [action, action], rtol=1e-5)
 
-    stored = model.replay_buffer.observations[:40, 0]
-    assert all(space.contains(stored[i].reshape(space.shape).astype(space.dtype)) for i in range(40))
+    # Of two episodes of 20 steps; float64 is stored as float32, which is all that the networks see
+    stored = first(model.replay_buffer, 40)
+    for values, offset in ((stored.observations, 0), (stored.next_observations, 1)):
+        given = np.concatenate([episode[offset : offset + 20] for episode in env.episodes[:2]])
+        as_stored = given.astype(np.float32) if given.dtype == np.float64 else given
+        np.testing.assert_array_equal(values.numpy().reshape(as_stored.shape), as_stored)
 
 
 @pytest.mark.parametrize("name", ACTIONS)
@@ -81,7 +86,7 @@ def test_action_spaces(name):
     space = ACTIONS[name]
     env = CountingEnv(action_space=space)
     model = small_model(env=env).learn(60)
-    stored = model.replay_buffer.actions[:60, 0].astype(np.float64)
+    stored = first(model.replay_buffer, 60).actions.numpy().astype(np.float64)
     assert (np.abs(stored) <= 1).all()
     assert stored.std() > 0.1  # the noise is in there
     low, high = space.low.flatten().astype(np.float64), space.high.flatten().astype(np.float64)
@@ -106,7 +111,7 @@ def test_a_saturated_actor_reaches_the_bounds_and_not_beyond(name, sign):
     np.testing.assert_array_equal(action, space.low if sign < 0 else space.high)
     # Noise on top of it is clipped
     model.learn(20)
-    assert (np.abs(model.replay_buffer.actions[:20]) <= 1).all()
+    assert first(model.replay_buffer, 20).actions.abs().max() <= 1
 
 
 @pytest.mark.parametrize("observation", [OBSERVATIONS["float32"], OBSERVATIONS["float64"]])

@@ -9,10 +9,10 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFrameStack, VecNormalize
-from toys import CountingEnv, PointEnv, counting_envs, recorded, same, small_model, weights
+from toys import CountingEnv, PointEnv, counting_envs, drawn, first, recorded, same, small_model, weights
 
-import ddpg_ext.ddpg_paper.ddpg_paper as algorithm
 from ddpg_ext import DDPGPaper
+from ddpg_ext.ddpg_paper.executors import AUTOMATIC, EXECUTORS
 
 
 @pytest.mark.parametrize("n_envs", [1, 2, 3])
@@ -23,26 +23,21 @@ def test_every_transition_is_stored_in_its_place(n_envs, terminates):
     the end of an episode, where the vectorised environment has already moved on.
     """
     model = small_model(counting_envs(n_envs, length=4, terminates=terminates)).learn(10 * n_envs)
-    buffer = model.replay_buffer
-    assert buffer.size() == 10
-    for row in range(10):
-        for env in range(n_envs):
-            episode, step = divmod(row, 4)
-            assert buffer.observations[row, env].tolist() == [env, episode, step]
-            assert buffer.next_observations[row, env].tolist() == [env, episode, step + 1]
-            assert buffer.rewards[row, env] == env + 1
-            assert buffer.dones[row, env] == (step == 3)
-            # Cut off is not over: the buffer takes those dones back when it is sampled
-            assert buffer.timeouts[row, env] == (step == 3 and not terminates)
-    everything = buffer._get_samples(np.arange(10))
-    assert everything.dones.sum() == (2 if terminates else 0)
+    assert model.replay_buffer.size() == 10
+    transitions = drawn(model.replay_buffer)
+    assert set(transitions) == {(env, *divmod(row, 4)) for env in range(n_envs) for row in range(10)}
+    for (env, episode, step), (_, next_observation, done, reward) in transitions.items():
+        assert next_observation == [env, episode, step + 1]
+        assert reward == env + 1
+        # Cut off is not over
+        assert done == (step == 3 and terminates)
 
 
 def test_the_environments_get_the_stored_actions():
     venv = counting_envs(3)
     model = small_model(venv).learn(60)
-    given = np.stack([env.actions for env in venv.envs], axis=1)
-    np.testing.assert_allclose(given, model.replay_buffer.actions[:20], atol=1e-6)
+    for (env, episode, step), (action, *_) in drawn(model.replay_buffer).items():
+        np.testing.assert_allclose(venv.envs[env].actions[10 * episode + step], action, atol=1e-6)
 
 
 def test_each_environment_explores_on_its_own():
@@ -52,7 +47,8 @@ def test_each_environment_explores_on_its_own():
         for param in list(model.actor.mu.children())[-2].parameters():
             param.zero_()
     model.learn(3 * 500)
-    noise = model.replay_buffer.actions[:500, :, 0]
+    transitions = drawn(model.replay_buffer)
+    noise = np.array([[transitions[env, 0, step][0][0] for env in range(3)] for step in range(500)])
     # White noise from the coloured: x_t - (1 - theta) x_{t-1} = sigma N(0, 1)
     innovations = noise[1:] - 0.85 * noise[:-1]
     assert np.abs(np.corrcoef(innovations.T) - np.eye(3)).max() < 0.2
@@ -69,7 +65,8 @@ def test_subprocesses_give_what_one_process_gives():
         return model
 
     one, several = train(DummyVecEnv), train(SubprocVecEnv)
-    np.testing.assert_array_equal(one.replay_buffer.observations[:30], several.replay_buffer.observations[:30])
+    ours, theirs = one.replay_buffer.sample(300), several.replay_buffer.sample(300)
+    assert all(th.equal(a, b) for a, b in zip(ours, theirs, strict=True) if a is not None)
     assert same(weights(one.policy), weights(several.policy))
 
 
@@ -105,19 +102,18 @@ def test_vec_normalize(n_envs):
     env = VecNormalize(counting_envs(n_envs, length=4), clip_obs=2.0, clip_reward=1.5, gamma=0.9)
     model = small_model(env).learn(12 * n_envs)
     buffer = model.replay_buffer
-    for row in range(12):
-        for index in range(n_envs):
-            episode, step = divmod(row, 4)
-            assert buffer.observations[row, index].tolist() == [index, episode, step]
-            # A terminal observation reaches SB3 normalised, and is unscaled again; what was clipped stays so
-            if step < 3:
-                assert buffer.next_observations[row, index].tolist() == [index, episode, step + 1]
-            assert buffer.rewards[row, index] == index + 1
+    transitions = drawn(buffer)
+    assert set(transitions) == {(index, *divmod(row, 4)) for index in range(n_envs) for row in range(12)}
+    for (index, episode, step), (_, next_observation, _, reward) in transitions.items():
+        # A terminal observation reaches SB3 normalised, and is unscaled again; what was clipped stays so
+        if step < 3:
+            assert next_observation == [index, episode, step + 1]
+        assert reward == index + 1
     for count in (1, 2):
-        np.random.seed(count)  # draws the environment of each row
-        batch = buffer._get_samples(np.arange(12), env=env)
-        np.random.seed(count)
-        raw = buffer._get_samples(np.arange(12))
+        buffer.set_random_seed(count)
+        batch = buffer.sample(50, env=env)
+        buffer.set_random_seed(count)
+        raw = buffer.sample(50)
         scaled = (raw.observations.numpy() - env.obs_rms.mean) / np.sqrt(env.obs_rms.var + env.epsilon)
         np.testing.assert_allclose(batch.observations, np.clip(scaled, -2, 2), atol=1e-4)
         rewards = raw.rewards.numpy() / np.sqrt(env.ret_rms.var + env.epsilon)
@@ -127,18 +123,18 @@ def test_vec_normalize(n_envs):
         env.obs_rms.var *= 4 * count
 
 
-def test_updates_learn_from_normalised_minibatches(monkeypatch):
+@pytest.mark.parametrize("executor", AUTOMATIC)
+def test_updates_learn_from_normalised_minibatches(executor, monkeypatch):
     """Rewards of 1000 and step counts up to 50 reach the gradient step within the clips."""
-    batches = []
-    step = algorithm.gradient_step
+    batches, step = [], EXECUTORS[executor].step
 
-    def spy(policy, batch, gamma, tau):
+    def spy(self, batch, gamma, tau):
         batches.append(batch)
-        return step(policy, batch, gamma, tau)
+        return step(self, batch, gamma, tau)
 
-    monkeypatch.setattr(algorithm, "gradient_step", spy)
+    monkeypatch.setattr(EXECUTORS[executor], "step", spy)
     env = VecNormalize(counting_envs(1, length=50, reward=1000.0), clip_obs=2.0, clip_reward=1.5)
-    small_model(env).learn(40)
+    small_model(env, executor=executor).learn(40)
     assert len(batches) == 33
     for batch in batches:
         assert batch.observations.abs().max() <= 2
@@ -154,7 +150,7 @@ def test_the_policy_acts_on_normalised_observations():
     seen: list[np.ndarray] = []
     model.actor.mu.register_forward_pre_hook(lambda _, args: seen.append(args[0].numpy().copy()))
     model.learn(10)
-    raw = model.replay_buffer.observations[:10, 0]
+    raw = first(model.replay_buffer, 10).observations.numpy()
     np.testing.assert_allclose(np.concatenate(seen), (raw - [1.0, -2.0]) / [2.0, 0.5], rtol=1e-5, atol=1e-5)
 
 
@@ -200,13 +196,13 @@ def test_frame_stack():
     model = small_model(env).learn(12)
     assert model.observation_space.shape == (9,)
     assert model.actor.features_dim == 9
-    buffer = model.replay_buffer
+    stored = first(model.replay_buffer, 12)
     for row in range(12):
         episode, step = divmod(row, 4)
         frames = [[0, episode, s] if s >= 0 else [0, 0, 0] for s in range(step - 2, step + 1)]
-        assert buffer.observations[row, 0].reshape(3, 3).tolist() == frames
+        assert stored.observations[row].reshape(3, 3).tolist() == frames
         after = [[0, episode, s] if s >= 0 else [0, 0, 0] for s in range(step - 1, step + 2)]
-        assert buffer.next_observations[row, 0].reshape(3, 3).tolist() == after
+        assert stored.next_observations[row].reshape(3, 3).tolist() == after
 
 
 def test_monitor_files(tmp_path):

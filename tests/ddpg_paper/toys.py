@@ -6,8 +6,10 @@ import gymnasium as gym
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from ddpg_ext import DDPGPaper
@@ -82,23 +84,34 @@ class PointEnv(gym.Env):
 
 
 class ChaosEnv(gym.Env):
-    """Samples of any observation space, in episodes of 20 steps; reward 1 for a first action above 0."""
+    """
+    Samples of any observation space, in episodes of 20 steps; reward 1 for a first action above 0.
+
+    It remembers the observations that it gave, by episode.
+    """
 
     def __init__(self, observation_space: spaces.Space, action_space: spaces.Box = UNIT_BOX) -> None:
         self.observation_space = observation_space
         self.action_space = action_space
+        self.episodes: list[list[Any]] = []
+
+    def _observation(self) -> Any:
+        observation = self.observation_space.sample()
+        self.episodes[-1].append(observation)
+        return observation
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
         super().reset(seed=seed)
         if seed is not None:
             self.observation_space.seed(seed)
         self.count = 0
-        return self.observation_space.sample(), {}
+        self.episodes.append([])
+        return self._observation(), {}
 
     def step(self, action: np.ndarray):
         assert self.action_space.contains(action), f"{action!r} is not in {self.action_space}"
         self.count += 1
-        return self.observation_space.sample(), float(action.flat[0] > 0), False, self.count >= 20, {}
+        return self._observation(), float(action.flat[0] > 0), False, self.count >= 20, {}
 
 
 class LinearExtractor(BaseFeaturesExtractor):
@@ -153,3 +166,28 @@ def same(left: dict[str, th.Tensor], right: dict[str, th.Tensor]) -> bool:
 def counting_envs(n_envs: int, **kwargs: Any) -> DummyVecEnv:
     """A DummyVecEnv of CountingEnvs that tell themselves apart by their index."""
     return DummyVecEnv([lambda i=i: CountingEnv(env_index=i, **kwargs) for i in range(n_envs)])
+
+
+def first(buffer: ReplayBuffer, n: int) -> ReplayBufferSamples:
+    """The first n transitions of a buffer for a single environment, in their order."""
+    assert buffer.n_envs == 1
+    return buffer._get_samples(np.arange(n))
+
+
+def drawn(buffer: ReplayBuffer) -> dict[tuple[int, int, int], tuple[list[float], list[float], float, float]]:
+    """
+    All that a buffer holds of CountingEnvs, drawn by ``sample`` until each transition has turned up.
+
+    :return: (environment, episode, step) -> (action, next observation, done, reward)
+    """
+    transitions: dict[tuple[int, int, int], tuple[list[float], list[float], float, float]] = {}
+    n_stored = buffer.size() * buffer.n_envs
+    for _ in range(200):
+        batch = buffer.sample(n_stored)
+        fields = (batch.actions, batch.next_observations, batch.dones[:, 0], batch.rewards[:, 0])
+        for observation, *transition in zip(*(field.tolist() for field in (batch.observations, *fields)), strict=True):
+            # What is drawn twice is the same both times
+            assert transitions.setdefault(tuple(map(int, observation)), tuple(transition)) == tuple(transition)
+        if len(transitions) == n_stored:
+            return transitions
+    raise AssertionError(f"{n_stored} transitions are stored, {len(transitions)} were drawn")

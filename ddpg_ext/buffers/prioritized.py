@@ -1,0 +1,229 @@
+"""Prioritised experience replay (Schaul et al., ICLR 2016, https://arxiv.org/abs/1511.05952), proportional variant."""
+
+import os
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.vec_env import VecNormalize
+
+from ddpg_ext.buffers.packed import PackedReplayBuffer
+from ddpg_ext.buffers.sum_tree import SumTree
+from ddpg_ext.common.checks import check_number
+from ddpg_ext.common.errors import InvalidArgumentError, NonFiniteError, ReplayBufferError
+
+#: batches that may be drawn before the first priorities come back
+MAX_UNRETURNED = 10
+#: place among the words that persist with the rows; the generator has those before it
+_MAX_PRIORITY = 8
+
+
+class PrioritizedReplayBufferSamples(NamedTuple):
+    """SB3's ``ReplayBufferSamples``, with what prioritised replay adds behind its fields."""
+
+    observations: th.Tensor
+    actions: th.Tensor
+    next_observations: th.Tensor
+    dones: th.Tensor
+    rewards: th.Tensor
+    discounts: th.Tensor | None
+    #: importance-sampling weights, shape ``(batch, 1)``, the largest being 1
+    weights: th.Tensor
+    #: what ``update_priorities`` knows the transitions by, shape ``(batch,)``
+    indices: np.ndarray
+
+
+class PrioritizedReplayBuffer(PackedReplayBuffer):
+    r"""
+    Replay buffer that draws a transition in proportion to its priority :math:`p_i = (|\delta_i| + \epsilon)^\alpha`.
+
+    :math:`\delta_i` is the TD error when the transition was last drawn; a new one has the largest priority so far, so
+    that it is drawn soon. A minibatch of n is drawn one transition from each n-th of the sum of all priorities (section
+    3.3 of the paper), and comes with the weights :math:`w_i = (N P(i))^{-\beta}`, divided by the largest of the
+    minibatch, which correct the critic's loss for what is drawn too often.
+
+    ``DDPGPaper`` applies the weights to the critic's loss and returns the TD errors. The actor's loss stays unweighted:
+    the deterministic policy gradient needs no correction for where the states come from, as it is taken over the states
+    of the buffer anyway. SB3's own algorithms return no priorities; with them, this buffer raises after a few batches.
+
+    Everything else, storage, n-step sums and images, is :class:`PackedReplayBuffer`'s.
+
+    :param buffer_size: see :class:`PackedReplayBuffer`, as for all others up to ``directory``
+    :param observation_space: see there
+    :param action_space: see there
+    :param device: see there
+    :param n_envs: see there
+    :param optimize_memory_usage: see there
+    :param handle_timeout_termination: see there
+    :param n_steps: see there
+    :param gamma: see there
+    :param storage: see there; with "memmap", priorities persist, too
+    :param directory: see there
+    :param alpha: how much priorities count, >= 0; 0 draws uniformly
+    :param beta: how much the weights correct, in [0, 1]; or a function of the number of transitions added so far, such
+        as ``LinearDecay(100_000, start=0.4, end=1.0)``
+    :param eps: added to the absolute TD error, > 0
+    :param seed: of the generator that draws batches; None: ``DDPGPaper`` seeds it from its own seed
+    :raises InvalidArgumentError: for an argument out of range
+    """
+
+    def __init__(
+        self,
+        buffer_size: int,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        device: th.device | str = "auto",
+        n_envs: int = 1,
+        optimize_memory_usage: bool = False,
+        handle_timeout_termination: bool = True,
+        *,
+        n_steps: int = 1,
+        gamma: float = 0.99,
+        storage: str = "memory",
+        directory: str | os.PathLike[str] | None = None,
+        alpha: float = 0.6,
+        beta: float | Callable[[int], float] = 0.4,
+        eps: float = 1e-6,
+        seed: int | None = None,
+    ) -> None:
+        check_number("alpha", alpha, lambda x: 0 <= x < np.inf, "a number >= 0")
+        if not callable(beta):
+            check_number("beta", beta, lambda x: 0 <= x <= 1, "a number in [0, 1] or a function of the step")
+        check_number("eps", eps, lambda x: 0 < x < np.inf, "a number above 0")
+        self.alpha, self.beta, self.eps = alpha, beta, eps
+        #: the largest ``|TD error| + eps`` so far, 1 at the beginning
+        self.max_priority = 1.0
+        super().__init__(
+            buffer_size,
+            observation_space,
+            action_space,
+            device,
+            n_envs,
+            optimize_memory_usage,
+            handle_timeout_termination,
+            n_steps=n_steps,
+            gamma=gamma,
+            storage=storage,
+            directory=directory,
+            seed=seed,
+        )
+
+    def _take_over(self, is_seeded: bool) -> None:
+        super()._take_over(is_seeded)
+        rows = self._rows
+        leaves = rows.column("priorities", np.dtype(np.float64), SumTree.padded)
+        stored = rows.nth(np.arange(rows.n_stored * self.n_envs))
+        saved = self.__dict__.pop("_saved_priorities", None)
+        if saved is not None:
+            leaves[stored] = saved
+        elif self._words is not None and self._words[_MAX_PRIORITY]:
+            self.max_priority = float(self._words[_MAX_PRIORITY:].view(np.float64)[0])
+        # Files may hold priorities of transitions that do not count (any more), or not yet those of one that does
+        values = leaves[stored]
+        values[values == 0] = self.max_priority**self.alpha
+        leaves[:] = 0.0
+        leaves[stored] = values
+        self._tree = SumTree(leaves)
+        self._n_unreturned: int | None = 0
+        self._set_max_priority(self.max_priority)
+
+    def _set_max_priority(self, max_priority: float) -> None:
+        self.max_priority = max_priority
+        if self._words is not None:
+            self._words[_MAX_PRIORITY:].view(np.float64)[0] = max_priority
+
+    def reset(self) -> None:
+        """Forget all transitions and their priorities. The random stream goes on."""
+        super().reset()
+        self._set_max_priority(1.0)
+        self._tree.leaves[:] = 0.0
+        self._tree = SumTree(self._tree.leaves)
+
+    def _advance(self) -> None:
+        super()._advance()
+        # The newest transitions are drawn soon; the rows at the head are no transitions (any more)
+        newest, head = self._rows.newest_and_head()
+        self._tree.set(newest, self.max_priority**self.alpha)
+        self._tree.set(head, 0.0)
+
+    def sample(  # type: ignore[override] # SB3's type has no place for weights and indices
+        self, batch_size: int, env: VecNormalize | None = None
+    ) -> PrioritizedReplayBufferSamples:
+        """
+        Draw transitions in proportion to their priorities.
+
+        :param batch_size: how many, > 0
+        :param env: ``VecNormalize`` whose statistics normalise observations and rewards
+        :return: the minibatch with weights and indices, in memory of its own
+        :raises InvalidArgumentError: if ``batch_size`` is not above 0, or ``beta`` is a function and gives a number
+            outside [0, 1]
+        :raises ReplayBufferError: if the buffer is empty, or priorities never come back
+        """
+        self._check_draw(batch_size)
+        self._check_returned()
+        beta = self.beta(self._rows.n_added * self.n_envs) if callable(self.beta) else self.beta
+        if not 0 <= beta <= 1:
+            raise InvalidArgumentError(f"`beta` gave {beta} after {self._rows.n_added} steps; it must stay in [0, 1]")
+        rows = self._draw(batch_size)
+        probabilities = self._tree.leaves[rows] / self._tree.total
+        # The largest weight is that of the smallest probability; N cancels out
+        weights = ((probabilities.min() / probabilities) ** beta).astype(np.float32)[:, None]
+        batch = self._make_batch(rows, env)
+        return PrioritizedReplayBufferSamples(*batch, th.from_numpy(weights).to(self.device), rows)
+
+    def _draw(self, batch_size: int) -> np.ndarray:
+        total = self._tree.total
+        rows = self._tree.find((np.arange(batch_size) + self._rng.random(batch_size)) * (total / batch_size))
+        # Rounding can end beside a value, where there may be no transition
+        while np.count_nonzero(self._tree.leaves[rows]) < batch_size:
+            missed = self._tree.leaves[rows] == 0
+            rows[missed] = self._tree.find(self._rng.random(np.count_nonzero(missed)) * total)
+        if self._words is not None:
+            self._save_generator(self._words)
+        return rows
+
+    def _check_returned(self) -> None:
+        if self._n_unreturned is None:
+            return
+        if self._n_unreturned >= MAX_UNRETURNED:
+            raise ReplayBufferError(
+                f"{MAX_UNRETURNED} batches were drawn and no priorities came back. Use PrioritizedReplayBuffer with "
+                "DDPGPaper, which returns them; an algorithm of your own must call "
+                "`update_priorities(batch.indices, td_errors)` after each gradient step"
+            )
+        self._n_unreturned += 1
+
+    def update_priorities(self, indices: np.ndarray, td_errors: th.Tensor | np.ndarray) -> None:
+        """
+        Set priorities by the TD errors that the last gradient step found.
+
+        :param indices: ``indices`` of the minibatch
+        :param td_errors: one for each, of any sign
+        :raises InvalidArgumentError: if there are not as many errors as indices
+        :raises NonFiniteError: for NaN or infinite errors; the priorities stay as they were
+        """
+        if isinstance(td_errors, th.Tensor):
+            td_errors = td_errors.detach().cpu().numpy()
+        errors = np.abs(np.asarray(td_errors, dtype=np.float64)).ravel()
+        if len(errors) != len(indices):
+            raise InvalidArgumentError(f"`td_errors` must hold {len(indices)} numbers, got {len(errors)}")
+        largest = float(errors.max(initial=0.0))
+        if not np.isfinite(largest):
+            raise NonFiniteError("`td_errors` must be finite; the priorities were not changed")
+        self._n_unreturned = None
+        priorities = errors + self.eps
+        self._set_max_priority(max(self.max_priority, largest + self.eps))
+        # What was drawn may have been overwritten since
+        is_stored = self._tree.leaves[indices] > 0
+        if np.count_nonzero(is_stored) < len(indices):
+            indices, priorities = indices[is_stored], priorities[is_stored]
+        self._tree.set(indices, priorities**self.alpha)
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = super().__getstate__()
+        leaves = state.pop("_tree").leaves
+        if not self._rows.is_persistent:
+            state["_saved_priorities"] = leaves[self._rows.nth(np.arange(self._rows.n_stored * self.n_envs))]
+        return state

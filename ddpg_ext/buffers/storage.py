@@ -1,0 +1,202 @@
+"""Where the arrays of a :class:`~ddpg_ext.buffers.PackedReplayBuffer` live: in memory, on a device, or in files."""
+
+import json
+import mmap
+import os
+from pathlib import Path
+from typing import Any, ClassVar
+from weakref import WeakValueDictionary
+
+import numpy as np
+import torch as th
+
+from ddpg_ext.common.errors import ReplayBufferError
+
+try:
+    import fcntl
+except ImportError:  # Windows: two processes in one directory go unnoticed there
+    fcntl = None  # type: ignore[assignment]
+
+
+class MemoryStorage:
+    """
+    Arrays in memory, the computer's or a device's.
+
+    :param device: where
+    """
+
+    #: bytes that are reserved at once, where rows have to be
+    RESERVED_AT_ONCE = 32 * 2**20
+
+    def __init__(self, device: th.device | str = "cpu") -> None:
+        self.device = th.device(device)
+        #: whether arrays survive the process
+        self.is_persistent = False
+        #: whose arrays they are; the latest who asked for them
+        self.user: object = None
+
+    def tensor(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> th.Tensor:
+        """
+        :param name: what it holds
+        :param shape: its shape; may be larger than an earlier one of that name, whose content it then starts with
+            where arrays persist
+        :param dtype: its type
+        :return: a tensor, of zeros where nothing was written
+        :raises ReplayBufferError: if there is not enough memory
+        """
+        try:
+            # NumPy's zeros take no memory until they are written to; torch's do
+            return th.from_numpy(np.zeros(shape, dtype)).to(self.device)
+        except MemoryError:
+            n_bytes = float(np.prod(shape)) * dtype.itemsize
+            raise ReplayBufferError(
+                f"the replay buffer needs {n_bytes / 1e9:.1f} GB of memory; lower `buffer_size`, or keep it in files: "
+                "PackedReplayBuffer with `replay_buffer_kwargs=dict(storage='memmap', directory=...)`"
+            ) from None
+
+    def host_array(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        """As :meth:`tensor`, but in the computer's memory whatever the device, and with all its bytes reserved."""
+        return np.zeros(shape, dtype)
+
+    def reserve(self, name: str, start: int, stop: int) -> None:
+        """
+        Make sure that bytes can be written.
+
+        :param name: of the array
+        :param start: first byte
+        :param stop: last byte + 1
+        :raises ReplayBufferError: if there is no room
+        """
+
+    def touched(self, n_bytes: int) -> None:
+        """
+        :param n_bytes: how many bytes were read or written since the last call, roughly
+        """
+
+    def flush(self) -> None:
+        """Bring what was written to the disk."""
+
+
+class MemmapStorage(MemoryStorage):
+    """
+    Arrays in the files of a directory, mapped into memory.
+
+    The files are sparse: they take as much of the disk as was written. They survive the process, even if it is
+    killed; :meth:`flush` brings them through a power failure, too. A directory belongs to one process at a time.
+
+    :param directory: made if it does not exist
+    :param layout: what the files must have in common with a buffer to hold its transitions
+    :raises ReplayBufferError: if the directory cannot be written, is in use, or was made for another layout
+    """
+
+    #: resident memory that mapped files may take before it is given back, in bytes
+    MAX_RESIDENT = 512 * 2**20
+    _open: ClassVar["WeakValueDictionary[Path, MemmapStorage]"] = WeakValueDictionary()
+
+    def __init__(self, directory: Path, layout: dict[str, Any]) -> None:
+        super().__init__()
+        self.is_persistent = True
+        self.directory = directory
+        self._maps: dict[str, mmap.mmap] = {}
+        self._resident = 0
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            self._lock = open(directory / "lock", "ab")  # noqa: SIM115 # held as long as the storage
+        except OSError as error:
+            raise ReplayBufferError(f"the directory {directory} cannot be written: {error}") from error
+        if fcntl is not None:
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                self._lock.close()
+                raise ReplayBufferError(f"the directory {directory} is in use by another process") from None
+        self._check_layout(layout)
+
+    @classmethod
+    def at(cls, directory: str | os.PathLike[str], layout: dict[str, Any]) -> "MemmapStorage":
+        """
+        :param directory: where
+        :param layout: see the class
+        :return: the storage of that directory: the one that this process has open, or a new one
+        """
+        path = Path(directory).resolve()
+        storage = cls._open.get(path)
+        if storage is None:
+            storage = cls._open[path] = cls(path, layout)
+        storage._check_layout(layout)
+        return storage
+
+    def __str__(self) -> str:
+        return f"the directory {self.directory}"
+
+    def _check_layout(self, layout: dict[str, Any]) -> None:
+        file = self.directory / "layout.json"
+        if not file.exists():
+            if any(self.directory.glob("*.bin")):
+                raise ReplayBufferError(
+                    f"the directory {self.directory} holds files, but no replay buffer's layout.json"
+                )
+            temporary = file.with_suffix(".tmp")
+            temporary.write_text(json.dumps(layout, indent=2) + "\n", encoding="utf-8")
+            temporary.replace(file)
+            return
+        try:
+            there = json.loads(file.read_text(encoding="utf-8"))
+            different = [key for key in layout if there.get(key) != layout[key]]
+        except (ValueError, AttributeError):
+            raise ReplayBufferError(f"{file} is damaged") from None
+        if different:
+            what = ", ".join(f"{key} {there.get(key)!r} instead of {layout[key]!r}" for key in different)
+            raise ReplayBufferError(f"the directory {self.directory} holds another replay buffer: {what}")
+
+    def tensor(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> th.Tensor:
+        n_bytes = int(np.prod(shape)) * dtype.itemsize
+        try:
+            with open(self.directory / f"{name}.bin", "r+b" if self._path(name).exists() else "w+b") as file:
+                if self._path(name).stat().st_size < n_bytes:
+                    file.truncate(n_bytes)
+                self._maps[name] = mmap.mmap(file.fileno(), n_bytes)
+        except OSError as error:
+            raise ReplayBufferError(f"{self._path(name)} cannot be written: {error}") from error
+        return th.from_numpy(np.frombuffer(self._maps[name], dtype).reshape(shape))
+
+    def host_array(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        array = self.tensor(name, shape, dtype).numpy()
+        self.reserve(name, 0, array.nbytes)
+        return array
+
+    def _path(self, name: str) -> Path:
+        return self.directory / f"{name}.bin"
+
+    def reserve(self, name: str, start: int, stop: int) -> None:
+        # Writing to a mapped page for which the disk has no room kills the process, so ask for room first
+        try:
+            with open(self._path(name), "r+b") as file:
+                if hasattr(os, "posix_fallocate"):
+                    os.posix_fallocate(file.fileno(), start, stop - start)
+                else:  # rewrite what is there
+                    file.seek(start)
+                    content = file.read(stop - start)
+                    file.seek(start)
+                    file.write(content)
+        except OSError as error:
+            raise ReplayBufferError(
+                f"no room for {(stop - start) / 2**20:.1f} MiB more in {self._path(name)}: {error}. The transition was "
+                "not stored; those before it are unharmed"
+            ) from error
+
+    def touched(self, n_bytes: int) -> None:
+        self._resident += n_bytes
+        if self._resident > self.MAX_RESIDENT:
+            self.release()
+
+    def release(self) -> None:
+        """Give back the memory that mapped pages take. Their content is kept by the system's page cache or the disk."""
+        self._resident = 0
+        for mapped in self._maps.values():
+            if hasattr(mapped, "madvise"):
+                mapped.madvise(mmap.MADV_DONTNEED)
+
+    def flush(self) -> None:
+        for mapped in self._maps.values():
+            mapped.flush()

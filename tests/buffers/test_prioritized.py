@@ -1,0 +1,246 @@
+"""Prioritised replay: what is drawn how often, with which weights, and what happens to priorities."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from stable_baselines3 import TD3
+
+from ddpg_ext import DDPGPaper, LinearDecay
+from ddpg_ext.buffers import PrioritizedReplayBuffer
+from ddpg_ext.common.errors import InvalidArgumentError, NonFiniteError, ReplayBufferError
+
+SPACE = spaces.Box(-np.inf, np.inf, (2,), np.float32)
+ACTIONS = spaces.Box(-1, 1, (1,), np.float32)
+
+
+def add(buffer, n, first=0):
+    """Transitions whose reward is their number; no episode ends."""
+    for i in range(first, first + n):
+        numbers = i * buffer.n_envs + np.arange(buffer.n_envs)
+        obs = np.stack((numbers, np.zeros_like(numbers)), axis=1).astype(np.float32)
+        next_obs = obs + np.float32([buffer.n_envs, 0])
+        action, done = np.zeros((buffer.n_envs, 1), np.float32), np.zeros(buffer.n_envs, bool)
+        buffer.add(obs, next_obs, action, numbers.astype(np.float32), done, [{}] * buffer.n_envs)
+
+
+def make(size=40, n_envs=1, **kwargs):
+    return PrioritizedReplayBuffer(size, SPACE, ACTIONS, "cpu", n_envs, seed=0, **kwargs)
+
+
+def rows_by_number(buffer):
+    """Which index the transition of each reward has."""
+    rows = buffer._rows.nth(np.arange(buffer.size() * buffer.n_envs))
+    rewards = buffer._make_batch(rows).rewards.squeeze(1).numpy().astype(int)
+    return dict(zip(rewards.tolist(), rows.tolist(), strict=True))
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("n_envs", [1, 4])
+@pytest.mark.parametrize("n_added", [20, 95])
+def test_draws_in_proportion_to_priorities_and_weights_by_the_formula(alpha, n_envs, n_added):
+    """After wrap-around and updates; P(i) is the softened TD error's share, computed here from the errors alone."""
+    buffer = make(40, n_envs, alpha=alpha, beta=0.7, eps=0.01)
+    add(buffer, n_added // n_envs)
+    index_of = rows_by_number(buffer)
+    rng = np.random.default_rng(1)
+    errors = {number: rng.exponential() for number in index_of}
+    for number, index in index_of.items():
+        sign = rng.choice([-1, 1])
+        buffer.update_priorities(np.array([index]), th.tensor([[sign * errors[number]]]))
+    exact = np.array([(errors[number] + 0.01) ** alpha for number in index_of])
+    exact /= exact.sum()
+
+    n, batch_size = 400, 50
+    counts = dict.fromkeys(index_of, 0)
+    for _ in range(n):
+        batch = buffer.sample(batch_size)
+        numbers = batch.rewards.squeeze(1).numpy().astype(int).tolist()
+        for number in numbers:
+            counts[number] += 1
+        assert [index_of[number] for number in numbers] == batch.indices.tolist()
+        probability = dict(zip(index_of, exact, strict=True))
+        expected = np.array([(len(index_of) * probability[number]) ** -0.7 for number in numbers])
+        np.testing.assert_allclose(batch.weights.squeeze(1), expected / expected.max(), rtol=1e-5)
+        assert batch.weights.shape == (batch_size, 1)
+        assert batch.weights.dtype == th.float32
+    observed, wanted = np.array(list(counts.values())), n * batch_size * exact
+    chi_square = ((observed - wanted) ** 2 / wanted).sum()
+    # 99.9 % quantile for 39 degrees of freedom; one transition per stratum varies less than independent draws
+    assert chi_square < 72.1
+
+
+def test_one_transition_comes_from_each_part_of_the_sum():
+    buffer = make(10, alpha=1.0, eps=1e-9)
+    add(buffer, 10)
+    index_of = rows_by_number(buffer)
+    buffer.update_priorities(np.array([index_of[i] for i in range(10)]), np.r_[np.ones(9), 91.0])
+    batch = buffer.sample(10)
+    assert (batch.rewards == 9).sum() >= 9
+
+
+def test_new_transitions_have_the_largest_priority_so_far():
+    buffer = make(10, alpha=0.6, eps=1e-6)
+    add(buffer, 3)
+    leaves = buffer._tree.leaves
+    assert leaves[:3].tolist() == [1.0] * 3
+    buffer.update_priorities(np.array([0, 1]), np.array([7.0, 0.5]))
+    buffer.update_priorities(np.array([0]), np.array([0.1]))
+    add(buffer, 1, first=3)
+    np.testing.assert_allclose(leaves[:4], [(x + 1e-6) ** 0.6 for x in (0.1, 0.5, 1 - 1e-6, 7.0)])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    n_envs=st.integers(1, 4),
+    capacity=st.integers(1, 8),
+    operations=st.lists(st.sampled_from(["add"] * 6 + ["update"] * 3 + ["reload", "reset"]), max_size=40),
+    seed=st.integers(0, 1000),
+)
+def test_only_what_is_stored_is_drawn_and_all_of_it_can_be(n_envs, capacity, operations, seed):
+    rng = np.random.default_rng(seed)
+    buffer = make(capacity * n_envs, n_envs)
+    buffer.update_priorities(np.zeros(0, np.int64), np.zeros(0))  # an algorithm that returns priorities
+    n_added, stored, pending = 0, [], None
+    for operation in operations:
+        if operation == "add":
+            add(buffer, 1, first=n_added)
+            stored = (stored + [n_added * n_envs + env for env in range(n_envs)])[-capacity * n_envs :]
+            n_added += 1
+        elif operation == "reset":
+            buffer.reset()
+            stored, pending = [], None
+        elif operation == "reload":
+            buffer = pickle.loads(pickle.dumps(buffer))
+            buffer.update_priorities(np.zeros(0, np.int64), np.zeros(0))
+        elif stored:
+            # Late, so that some of the minibatch may have been overwritten
+            if pending is not None:
+                buffer.update_priorities(pending, rng.normal(size=len(pending)))
+            pending = buffer.sample(4).indices
+        leaves = buffer._tree.leaves
+        assert np.flatnonzero(leaves).tolist() == sorted(rows_by_number(buffer).values() if stored else [])
+        assert buffer._tree.total == pytest.approx(leaves.sum())
+        if stored:
+            assert sorted(rows_by_number(buffer)) == stored
+            assert set(buffer.sample(8).rewards.squeeze(1).int().tolist()) <= set(stored)
+
+
+@pytest.mark.parametrize("storage", ["memory", "device", "memmap"])
+def test_the_next_samples_after_loading_are_the_same(storage, tmp_path):
+    kwargs = {"storage": storage, "directory": tmp_path / "buffer" if storage == "memmap" else None}
+    buffer = make(20, 2, **kwargs)
+    add(buffer, 13)
+    for _ in range(5):
+        batch = buffer.sample(8)
+        buffer.update_priorities(batch.indices, np.random.default_rng(0).normal(size=(8, 1)))
+    saved = pickle.dumps(buffer)
+    expected = [buffer.sample(8) for _ in range(3)]
+    loaded = pickle.loads(saved)
+    assert loaded.max_priority == buffer.max_priority
+    for batch in expected:
+        again = loaded.sample(8)
+        assert np.array_equal(batch.indices, again.indices)
+        assert th.equal(batch.weights, again.weights)
+        assert th.equal(batch.rewards, again.rewards)
+
+
+def test_priorities_survive_in_files(tmp_path):
+    def train(buffer):
+        add(buffer, 25)
+        buffer.update_priorities(buffer.sample(8).indices, np.arange(8.0))
+        return buffer
+
+    train(make(20, storage="memmap", directory=tmp_path))
+    reopened = PrioritizedReplayBuffer(20, SPACE, ACTIONS, "cpu", storage="memmap", directory=tmp_path)
+    in_memory = train(make(20))
+    assert np.array_equal(reopened._tree.leaves, in_memory._tree.leaves)
+    assert reopened.max_priority == in_memory.max_priority > 7
+    for _ in range(3):
+        assert th.equal(reopened.sample(8).rewards, in_memory.sample(8).rewards)
+
+
+def test_moving_a_device_resident_buffer_keeps_priorities():
+    buffer = make(20, storage="device")
+    add(buffer, 10)
+    buffer.update_priorities(np.arange(10), np.arange(10.0))
+    leaves = buffer._tree.leaves.copy()
+    buffer.device = th.device("cpu")  # as SB3's load_replay_buffer() does
+    assert np.array_equal(buffer._tree.leaves, leaves)
+
+
+def test_n_step_sums():
+    buffer = make(10, n_steps=3, gamma=0.5)
+    add(buffer, 6)
+    batch = buffer.sample(200)
+    for reward, start, end, discount in zip(
+        batch.rewards, batch.observations, batch.next_observations, batch.discounts, strict=True
+    ):
+        first, last = int(start[0]), int(end[0])
+        assert last == min(first + 3, 6)
+        assert reward == pytest.approx(sum(0.5 ** (i - first) * i for i in range(first, last)))
+        assert discount == pytest.approx(0.5 ** (last - first))
+
+
+def test_beta_follows_its_schedule():
+    buffer = make(10, beta=LinearDecay(10, start=0.0, end=1.0), alpha=1.0, eps=1e-9)
+    add(buffer, 5)
+    buffer.update_priorities(np.arange(5), np.array([1.0, 2, 3, 4, 5]))
+    batch = buffer.sample(64)
+    np.testing.assert_allclose(batch.weights[:, 0], (1 / (1 + batch.rewards[:, 0])) ** 0.5, rtol=1e-6)
+    bad = make(beta=lambda step: 1.5)
+    add(bad, 1)
+    with pytest.raises(InvalidArgumentError, match="beta"):
+        bad.sample(1)
+
+
+def test_an_algorithm_that_returns_no_priorities_is_refused():
+    model = TD3("MlpPolicy", "Pendulum-v1", replay_buffer_class=PrioritizedReplayBuffer, learning_starts=10, seed=0)
+    with pytest.raises(ReplayBufferError, match="DDPGPaper"):
+        model.learn(40)
+
+
+def test_ddpg_paper_returns_priorities_and_continues_exactly(tmp_path):
+    def new():
+        return DDPGPaper(
+            "MlpPolicy",
+            "Pendulum-v1",
+            seed=0,
+            batch_size=8,
+            policy_kwargs={"net_arch": [16, 16]},
+            replay_buffer_class=PrioritizedReplayBuffer,
+            replay_buffer_kwargs={"beta": LinearDecay(200, start=0.4, end=1.0)},
+        )
+
+    whole, parts = new().learn(120), new().learn(70).learn(50, reset_num_timesteps=False)
+    for one, other in zip(whole.policy.state_dict().values(), parts.policy.state_dict().values(), strict=True):
+        assert th.equal(one, other)
+    leaves = whole.replay_buffer._tree.leaves
+    assert len(np.unique(leaves[:120])) > 50
+    assert np.array_equal(leaves, parts.replay_buffer._tree.leaves)
+    whole.save_replay_buffer(tmp_path / "buffer")
+    parts.load_replay_buffer(tmp_path / "buffer")
+    assert np.array_equal(leaves, parts.replay_buffer._tree.leaves)
+
+
+@pytest.mark.parametrize("kwargs", [{"alpha": -1}, {"alpha": np.nan}, {"beta": 1.1}, {"eps": 0}, {"beta": -0.1}])
+def test_refuses_bad_arguments(kwargs):
+    with pytest.raises(InvalidArgumentError, match=f"`{next(iter(kwargs))}`"):
+        make(**kwargs)
+
+
+def test_refuses_bad_priorities_and_keeps_what_it_has():
+    buffer = make()
+    add(buffer, 5)
+    before = buffer._tree.leaves.copy()
+    with pytest.raises(NonFiniteError):
+        buffer.update_priorities(np.arange(2), np.array([1.0, np.nan]))
+    with pytest.raises(InvalidArgumentError, match="td_errors"):
+        buffer.update_priorities(np.arange(2), np.ones(3))
+    assert np.array_equal(buffer._tree.leaves, before)
+    with pytest.raises(ReplayBufferError, match="empty"):
+        make().sample(3)
