@@ -9,7 +9,7 @@ import torch as th
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize, unwrap_vec_normalize
 
-from ddpg_ext.checkpoints.numpy_parts import generator_state, make_bit_generator, make_generator
+from ddpg_ext.checkpoints.numpy_parts import generator_state, make_bit_generator, make_generator, make_random_state
 from ddpg_ext.common.errors import CheckpointError, DamagedCheckpointError
 
 
@@ -59,73 +59,83 @@ def install_recorder(vec_env: VecEnv) -> ResetRecorder | None:
     return cast(ResetRecorder, base.envs[0])
 
 
-def repeat_reset(vec_env: VecEnv, before: dict[str, Any]) -> Any:
+def prepare_reset(vec_env: VecEnv, reset: dict[str, Any]) -> None:
     """
-    Reset the only environment as it was reset before.
+    Put everything in its place for the next ``vec_env.reset()`` to be the one that a snapshot followed.
 
-    :param vec_env: the environment
-    :param before: what the recorder remembered
-    :return: the observation
+    :param vec_env: environments
+    :param reset: kind "repeated", with what the recorder remembered ``before`` it; or "seeded", with a ``seed`` for the
+        first environment (the others have the following ones) and the generators of the ``process``
+    :raises DamagedCheckpointError: if it is none of these
     """
+    if reset["kind"] == "seeded":
+        set_process_generators(reset["process"])
+        vec_env.seed(int(reset["seed"]))
+        return
     recorder = install_recorder(vec_env)
     if recorder is None:
         raise CheckpointError("the snapshot is of one environment in this process; pass such an environment")
-    try:
-        seed, options, generators, process = (before[key] for key in ("seed", "options", "env", "process"))
-    except (TypeError, KeyError):
-        raise DamagedCheckpointError("its record of the environment's reset is none") from None
-    _set_env_generators(recorder.env, generators)
-    set_process_generators(process)
+    before = reset["before"]
+    _set_env_generators(recorder.env, before["env"])
+    set_process_generators(before["process"])
     base = vec_env.unwrapped
-    base._seeds, base._options = [seed], [options or {}]
-    return vec_env.reset()
+    base._seeds, base._options = [before["seed"]], [before["options"] or {}]
 
 
-def seeded_reset(vec_env: VecEnv, seed: int, process: dict[str, Any] | None = None) -> Any:
-    """
-    Reset all environments with seeds.
-
-    :param vec_env: environments
-    :param seed: of the first; the others have the following ones
-    :param process: generators of the process to restore before
-    :return: the observations
-    """
-    if process is not None:
-        set_process_generators(process)
-    vec_env.seed(seed)
-    return vec_env.reset()
+def _layers(env: gym.Env) -> list[gym.Env]:
+    """The environment's wrappers, and itself."""
+    layers = [env]
+    while isinstance(layers[-1], gym.Wrapper):
+        layers.append(layers[-1].env)
+    return layers
 
 
-_SPACES = ("action_space", "observation_space")
+def _all_spaces(space: gym.Space, name: str) -> dict[str, gym.Space]:
+    """A space and its parts, each of which has a generator of its own."""
+    found = {name: space}
+    parts: Any = getattr(space, "spaces", {})
+    for key, part in parts.items() if isinstance(parts, dict) else enumerate(parts):
+        found |= _all_spaces(part, f"{name}/{key}")
+    return found
 
 
 def _env_generators(env: gym.Env) -> dict[str, Any]:
-    inner = env.unwrapped
-    found = {name: getattr(inner, name, None) for name in _SPACES}
-    generators = {name: getattr(space, "_np_random", None) for name, space in found.items()}
-    generators["env"] = getattr(inner, "_np_random", None)
-    return {
-        name: list(generator_state(generator))
-        for name, generator in generators.items()
-        if isinstance(generator, np.random.Generator)
-    }
+    """The states of all generators among the attributes of an environment and its wrappers, and of their spaces."""
+    states: dict[str, Any] = {}
+    for depth, layer in enumerate(_layers(env)):
+        for attribute, value in vars(layer).items():
+            name = f"{depth}.{attribute}"
+            if isinstance(value, np.random.Generator):
+                states[name] = list(generator_state(value))
+            elif isinstance(value, np.random.RandomState):
+                states[name] = value.get_state(legacy=False)
+            elif isinstance(value, gym.Space):
+                for path, space in _all_spaces(value, name).items():
+                    if isinstance(space._np_random, np.random.Generator):
+                        states[path] = list(generator_state(space._np_random))
+    return states
 
 
 def _set_env_generators(env: gym.Env, states: dict[str, Any]) -> None:
-    inner = env.unwrapped
-    for name, state in states.items():
-        owner = inner if name == "env" else getattr(inner, name, None) if name in _SPACES else None
-        if owner is not None:
-            owner._np_random = make_generator(*state)
+    layers = _layers(env)
+    for path, state in states.items():
+        depth, _, attribute = path.partition("/")[0].partition(".")
+        layer = layers[int(depth)]
+        value = vars(layer).get(attribute)
+        if isinstance(value, gym.Space):
+            _all_spaces(value, f"{depth}.{attribute}")[path]._np_random = make_generator(*state)
+        elif isinstance(state, dict):
+            setattr(layer, attribute, make_random_state(state))
+        else:
+            setattr(layer, attribute, make_generator(*state))
 
 
-def space_generator(space: gym.Space) -> list[Any] | None:
+def space_generator(space: gym.Space) -> list[Any]:
     """
     :param space: the action space, which random actions are drawn from
-    :return: the state of its generator, None if it has not drawn yet
+    :return: the state of its generator, which is made now if it was not yet
     """
-    generator = space._np_random
-    return list(generator_state(generator)) if isinstance(generator, np.random.Generator) else None
+    return list(generator_state(space.np_random))
 
 
 def set_space_generator(space: gym.Space, state: Any) -> None:
@@ -133,8 +143,7 @@ def set_space_generator(space: gym.Space, state: Any) -> None:
     :param space: the action space
     :param state: what :func:`space_generator` gave
     """
-    # gymnasium seeds it when it is first used
-    space._np_random = None if state is None else make_generator(*state)  # type: ignore[assignment]
+    space._np_random = make_generator(*state)
 
 
 def process_generators(with_torch: bool = True) -> dict[str, Any]:

@@ -192,6 +192,8 @@ def _fit_env(cls: type[DDPGPaper], file: ModelFile, env: GymEnv, data: dict[str,
         check_for_correct_spaces(vec_env, data["observation_space"], data["action_space"])
     except ValueError as error:
         raise CheckpointError(f"{file.name} is not for this environment. {error}") from None
+    # The environment's own, whose generators it shares
+    data["observation_space"], data["action_space"] = vec_env.observation_space, vec_env.action_space
     data["n_envs"] = vec_env.num_envs
     return vec_env
 

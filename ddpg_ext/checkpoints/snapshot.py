@@ -8,10 +8,13 @@ model's seed and the step. The moments and the seeds are functions of the steps 
 and resumed, and one that was not, have the same resets.
 """
 
+import contextlib
+import copy
 import os
 import re
 import secrets
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -55,8 +58,8 @@ class SnapshotCallback(BaseCallback):
         with a ``train_freq`` of several steps, for the end of a rollout)
     :param keep: number of snapshots to keep, at least 1; with 2 there is one to fall back on if the disk damages one
     :param reset: take snapshots without waiting for episodes' ends, by resetting the environments; None: only if there
-        are several, or they are in other processes. Needed as True for an environment that draws from a generator
-        other than its ``np_random`` or the process's
+        are several, or they are in other processes. Needed as True for an environment whose
+        generators are not among its attributes, as long as it honours seeds
     :param verbose: 1: print each snapshot
     :raises InvalidArgumentError: for a value out of range
     """
@@ -144,8 +147,9 @@ class SnapshotCallback(BaseCallback):
         unfinished = np.flatnonzero(~self._last_dones) if self._last_dones is not None else np.array([], dtype=int)
         buffer_state.end_episodes(model.replay_buffer, unfinished)
         seed = int(np.random.SeedSequence([model._snapshot_entropy, steps]).generate_state(1)[0] >> 1)
-        process = env_state.process_generators(with_torch=False)
-        model._last_obs = env_state.seeded_reset(self._env, seed)
+        reset = {"kind": "seeded", "seed": seed, "process": env_state.process_generators(with_torch=False)}
+        env_state.prepare_reset(self._env, reset)
+        model._last_obs = self._env.reset()  # type: ignore[assignment] # as in SB3
         if model._vec_normalize_env is not None:
             model._last_original_obs = model._vec_normalize_env.get_original_obs()
         else:
@@ -153,7 +157,7 @@ class SnapshotCallback(BaseCallback):
         model._last_episode_starts = np.ones(self._env.num_envs, dtype=bool)
         if model.action_noise is not None:
             model.action_noise.reset()
-        return {"kind": "seeded", "seed": seed, "process": process}
+        return reset
 
 
 def write_snapshot(path: Path, model: DDPGPaper, reset: dict[str, Any]) -> None:
@@ -234,18 +238,14 @@ def _read_snapshot(cls: type[Model], path: Path, env: GymEnv, device: th.device 
         file = read_model_members(archive, device, trust)
         vec_env = cls._wrap_env(env, 0)
         if state["vec_normalize"] is not None and unwrap_vec_normalize(vec_env) is None:
-            vec_env = make_vec_normalize(vec_env, state["vec_normalize"])
+            # A copy, since the wrapper goes on with the statistics that it gets
+            vec_env = make_vec_normalize(vec_env, copy.deepcopy(state["vec_normalize"]))
         saved_envs = file.data.get("n_envs")
         if vec_env.num_envs != saved_envs:
             raise CheckpointError(f"{path} is of {saved_envs} environments, got {vec_env.num_envs}")
         model = build_model(cls, file, vec_env, device, force_reset=False)
         buffer_file.read_members(archive, model.replay_buffer, trust.allowed)
-    try:
-        _restore(model, state)
-    except (TypeError, KeyError, ValueError, AttributeError, IndexError) as error:
-        if isinstance(error, CheckpointError):
-            raise type(error)(f"{path}: {error}") from None
-        raise DamagedCheckpointError(f"{path}: its {STATE} is not a training state: {error!r}") from None
+    _restore(model, state, path)
     return model
 
 
@@ -257,29 +257,41 @@ def _read_state(archive: ZipReader, trust: Trust) -> dict[str, Any]:
     return state
 
 
-def _restore(model: DDPGPaper, state: dict[str, Any]) -> None:
+def _restore(model: DDPGPaper, state: dict[str, Any], path: Path) -> None:
     """Reset the environments as they were reset, and then put everything where it was."""
     assert model.env is not None  # it was given
-    vec_env, reset = model.env, state["reset"]
-    if reset["kind"] == "repeated":
-        obs = env_state.repeat_reset(vec_env, reset["before"])
-    else:
-        obs = env_state.seeded_reset(vec_env, int(reset["seed"]), reset["process"])
+    vec_env = model.env
+    with _damage(path):
+        env_state.prepare_reset(vec_env, state["reset"])
+    obs: Any = vec_env.reset()
     normalize = unwrap_vec_normalize(vec_env)
     if normalize is not None:
         obs = normalize.get_original_obs()
     if not _equal(obs, model._last_obs if normalize is None else model._last_original_obs):
         raise CheckpointError(
-            "the environment does not start its episode where it did before the snapshot: it is another environment, "
-            "or its reset depends on more than its `np_random`. SnapshotCallback(reset=True) helps if it honours seeds"
+            f"{path}: the environment does not start its episode where it did before the snapshot. It is another "
+            "environment; or its reset depends on more than the generators among its attributes, for which "
+            "SnapshotCallback(reset=True) is the cure if it honours seeds"
         )
-    if normalize is not None:
-        env_state.set_normalize_state(normalize, state["vec_normalize"])
-    env_state.set_monitor_states(vec_env, state["monitors"])
-    env_state.set_space_generator(model.action_space, state["action_space"])
-    model._pending_log = state["log"]
-    # Last, since all of the above may draw
-    env_state.set_process_generators(state["process"])
+    with _damage(path):
+        if normalize is not None:
+            env_state.set_normalize_state(normalize, state["vec_normalize"])
+        env_state.set_monitor_states(vec_env, state["monitors"])
+        env_state.set_space_generator(model.action_space, state["action_space"])
+        model._pending_log = state["log"]
+        # Last, since all of the above may draw
+        env_state.set_process_generators(state["process"])
+
+
+@contextlib.contextmanager
+def _damage(path: Path) -> Iterator[None]:
+    """What goes wrong inside is the file's fault."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise type(error)(f"{path}: {error}") from None
+    except (TypeError, KeyError, ValueError, AttributeError, IndexError) as error:
+        raise DamagedCheckpointError(f"{path}: its {STATE} is not a training state: {error!r}") from None
 
 
 def _equal(a: Any, b: Any) -> bool:

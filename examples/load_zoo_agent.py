@@ -1,0 +1,41 @@
+"""
+Open an agent of the RL Zoo (or a run of the quickstart), see how good it is, and train it on.
+
+    python examples/load_zoo_agent.py rl-trained-agents/ddpg/Pendulum-v1_1
+    python examples/load_zoo_agent.py runs/Pendulum-v1_1 --checkpoint last --train 5000
+
+Nothing in the agent's files is executed.
+"""
+
+import argparse
+
+from stable_baselines3.common.evaluation import evaluate_policy
+
+from ddpg_ext import CheckpointError, load_zoo_run
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", help="a run's folder, a folder of runs, or a zip file")
+    parser.add_argument("--checkpoint", help="'best', 'last' or a number of steps")
+    parser.add_argument("--env", help="environment id to use instead of the run's")
+    parser.add_argument("--episodes", type=int, default=10)
+    parser.add_argument("--train", type=int, default=0, help="environment steps to train on")
+    args = parser.parse_args()
+
+    checkpoint = int(args.checkpoint) if args.checkpoint and args.checkpoint.isdigit() else args.checkpoint
+    try:
+        model, env = load_zoo_run(args.run, checkpoint=checkpoint, env=args.env, seed=0)
+    except CheckpointError as error:
+        raise SystemExit(f"{type(error).__name__}: {error}") from None
+    print(f"{args.run}: trained for {model.num_timesteps:,} steps, {model.policy.net_arch} units")
+    mean, std = evaluate_policy(model, env, args.episodes)
+    print(f"Mean return over {args.episodes} episodes without noise: {mean:.1f} +/- {std:.1f}")
+    if args.train:
+        model.learn(args.train, reset_num_timesteps=False)
+        mean, std = evaluate_policy(model, env, args.episodes)
+        print(f"After {args.train:,} steps more: {mean:.1f} +/- {std:.1f}")
+
+
+if __name__ == "__main__":
+    main()

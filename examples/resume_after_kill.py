@@ -1,0 +1,40 @@
+"""
+Train with snapshots; stop it however you like, start it again, and it goes on as if nothing had happened.
+
+    python examples/resume_after_kill.py                     # kill it (Ctrl-C, kill -9, the power), and run it again
+    python examples/resume_after_kill.py --env HalfCheetah-v5 --steps 300000
+"""
+
+import argparse
+from pathlib import Path
+
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import VecNormalize
+
+from ddpg_ext import CheckpointNotFoundError, DDPGPaper, SnapshotCallback
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--env", default="Pendulum-v1", help="environment id, with continuous actions")
+    parser.add_argument("--steps", type=int, default=20_000, help="environment steps in all")
+    parser.add_argument("--every", type=int, default=2_000, help="environment steps between two snapshots, at least")
+    parser.add_argument("--folder", type=Path, default=Path("runs/resume_after_kill"), help="where snapshots go")
+    args = parser.parse_args()
+
+    env = VecNormalize(make_vec_env(args.env))
+    try:
+        model = DDPGPaper.resume(args.folder, env)
+        print(f"Going on after {model.num_timesteps:,} steps")
+    except CheckpointNotFoundError:
+        model = DDPGPaper("MlpPolicy", env, seed=0)
+        print("Starting anew")
+    snapshots = SnapshotCallback(args.folder, every=args.every, verbose=1)
+    model.learn(args.steps - model.num_timesteps, callback=snapshots, reset_num_timesteps=False)
+    model.save(args.folder / "model.zip")
+    weights = sum(tensor.double().abs().sum().item() for tensor in model.policy.state_dict().values())
+    print(f"Done. Sum of all weights, to compare with a run that was never stopped: {weights!r}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,362 @@
+"""Snapshots: what is in them, when they are taken, and that a run goes on from them bit for bit."""
+
+import re
+from itertools import pairwise
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.envs import BitFlippingEnv
+from stable_baselines3.common.noise import ActionNoise, NormalActionNoise, OrnsteinUhlenbeckActionNoise
+from stable_baselines3.common.utils import LinearSchedule
+from stable_baselines3.common.vec_env import SubprocVecEnv, VecFrameStack, VecNormalize
+from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
+
+from ddpg_ext import (
+    CheckpointError,
+    CheckpointNotFoundError,
+    DamagedCheckpointError,
+    DDPGPaper,
+    InvalidArgumentError,
+    LinearDecay,
+    OrnsteinUhlenbeckNoise,
+    ScheduledActionNoise,
+    SnapshotCallback,
+    UntrustedContentError,
+)
+from ddpg_ext.checkpoints.snapshot import snapshots
+
+th.set_num_threads(1)
+STEPS = 150
+
+
+def vec_env(env_id="InvertedPendulum-v5", n_envs=1, normalize=True, **kwargs):
+    env = make_vec_env(env_id, n_envs, **kwargs)
+    return VecNormalize(env) if normalize else env
+
+
+def make(env=None, policy="MlpPolicy", **kwargs):
+    kwargs = {"buffer_size": 90, "batch_size": 4, "learning_starts": 20, "seed": 3, **kwargs}
+    return DDPGPaper(policy, vec_env() if env is None else env, policy_kwargs={"net_arch": [6, 6]}, **kwargs)
+
+
+def everything(model):
+    arrays = {name: tensor.numpy() for name, tensor in model.policy.state_dict().items()}
+    for name in ("actor", "critic"):
+        for index, entry in getattr(model, name).optimizer.state_dict()["state"].items():
+            arrays |= {f"{name}.{index}.{key}": value.numpy() for key, value in entry.items()}
+    arrays["counts"] = np.array([model.num_timesteps, model._n_updates, model._episode_num, model.replay_buffer.pos])
+    arrays["episodes"] = np.array([[info["r"], info["l"]] for info in model.ep_info_buffer])
+    arrays["random"] = np.array([np.random.random(), th.rand(()).item(), model.action_space.sample()[0]])
+    arrays["obs"] = (
+        np.concatenate([np.ravel(part) for part in model._last_obs.values()])
+        if isinstance(model._last_obs, dict)
+        else model._last_obs
+    )
+    return arrays
+
+
+def assert_goes_on_exactly(tmp_path, make_env, make_model=make, every=30, steps=STEPS, **resume):
+    """Run once; then go on from each of its snapshots, in other random states, and compare the ends."""
+    model = make_model(make_env())
+    model.learn(steps, callback=SnapshotCallback(tmp_path / "whole", every=every, keep=100))
+    expected = everything(model)
+    files = snapshots(tmp_path / "whole")
+    assert len(files) >= 2
+    for file in {files[0], files[len(files) // 2]}:
+        np.random.seed(12345)
+        th.manual_seed(12345)
+        resumed = DDPGPaper.resume(file, make_env(), **resume)
+        folder = tmp_path / f"resumed_{file.stem}"
+        left = steps - resumed.num_timesteps
+        resumed.learn(left, callback=SnapshotCallback(folder, every=every), reset_num_timesteps=False)
+        arrays = everything(resumed)
+        assert arrays.keys() == expected.keys()
+        for name, array in expected.items():
+            assert array.tobytes() == arrays[name].tobytes(), name
+    return model
+
+
+# ---------------------------------------------------------------------------- exactness
+
+
+@pytest.mark.parametrize("n_envs", [1, 3])
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {},
+        {"train_freq": 4, "gradient_steps": -1},
+        {"uniform_warmup": True, "learning_starts": 100},
+        {"n_steps": 3},
+        {"action_noise": NormalActionNoise(np.zeros(1), np.ones(1))},
+        {"action_noise": OrnsteinUhlenbeckActionNoise(np.zeros(1), np.ones(1))},
+        {"action_noise": ScheduledActionNoise(OrnsteinUhlenbeckNoise(np.zeros(1)), LinearDecay(100))},
+        {"learning_rate": LinearSchedule(1e-3, 0.0, 1.0), "qf_learning_rate": LinearSchedule(1e-2, 1e-3, 0.5)},
+        {"replay_buffer_kwargs": {"handle_timeout_termination": False}, "optimize_memory_usage": True},
+        {"seed": None},
+    ],
+    ids=str,
+)
+def test_resumed_runs_end_the_same(tmp_path, n_envs, kwargs):
+    assert_goes_on_exactly(tmp_path, lambda: vec_env(n_envs=n_envs), lambda env: make(env, **kwargs))
+
+
+def test_training_by_episodes(tmp_path):
+    assert_goes_on_exactly(
+        tmp_path, vec_env, lambda env: make(env, train_freq=(1, "episode"), gradient_steps=-1, batch_size=2)
+    )
+
+
+@pytest.mark.parametrize(
+    "make_env",
+    [
+        lambda: vec_env(normalize=False),
+        lambda: VecFrameStack(vec_env(normalize=False), 3),
+        lambda: VecNormalize(VecFrameStack(vec_env(n_envs=2, normalize=False), 2)),
+        lambda: vec_env("MountainCarContinuous-v0", env_kwargs={"max_episode_steps": 20}),
+    ],
+    ids=["plain", "frames", "frames of several", "another"],
+)
+def test_other_environments(tmp_path, make_env):
+    assert_goes_on_exactly(tmp_path, make_env)
+
+
+def test_processes(tmp_path):
+    made = []
+
+    def make_env():
+        made.append(vec_env(n_envs=2, vec_env_cls=SubprocVecEnv, vec_env_kwargs={"start_method": "fork"}))
+        return made[-1]
+
+    try:
+        assert_goes_on_exactly(tmp_path, make_env, steps=90)
+    finally:
+        for env in made:
+            env.close()
+
+
+@pytest.mark.parametrize("n_envs", [1, 2])
+@pytest.mark.parametrize("hindsight", [False, True])
+def test_dict_observations(tmp_path, n_envs, hindsight):
+    kwargs = {"replay_buffer_class": HerReplayBuffer} if hindsight else {}
+
+    def make_env():
+        return make_vec_env(lambda: BitFlippingEnv(n_bits=4, continuous=True, max_steps=8), n_envs)
+
+    assert_goes_on_exactly(tmp_path, make_env, lambda env: make(env, "MultiInputPolicy", **kwargs))
+
+
+class Drawing(gym.Env):
+    """Draws from every generator there is, in ``reset`` and in ``step``, of its own and of the process."""
+
+    observation_space = spaces.Box(-np.inf, np.inf, (4,), np.float64)
+
+    def __init__(self):
+        self.action_space = spaces.Box(-1, 1, (1,))
+        self.old = np.random.RandomState()
+
+    def _draw(self):
+        import random
+
+        own = self.action_space.sample()[0] + self.old.normal()
+        return np.array([self.np_random.normal(), np.random.normal(), random.random(), own])
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return self._draw(), {}
+
+    def step(self, action):
+        return self._draw(), float(self.np_random.normal()), bool(self.np_random.random() < 0.15), False, {}
+
+
+def test_an_environment_that_draws_from_everything(tmp_path):
+    assert_goes_on_exactly(tmp_path, lambda: make_vec_env(Drawing))
+
+
+@pytest.mark.parametrize("reset", [None, False])
+def test_snapshots_leave_a_run_of_one_environment_as_it_is(tmp_path, reset):
+    expected = everything(make().learn(STEPS))
+    watched = make().learn(STEPS, callback=SnapshotCallback(tmp_path, every=10, reset=reset))
+    assert snapshots(tmp_path)
+    for name, array in everything(watched).items():
+        assert array.tobytes() == expected[name].tobytes(), name
+
+
+class PrivateGenerator(gym.Env):
+    """Honours seeds, but draws from a generator that is hidden in a list."""
+
+    observation_space = spaces.Box(-np.inf, np.inf, (1,), np.float64)
+    action_space = spaces.Box(-1, 1, (1,))
+
+    def __init__(self):
+        self._secret = [np.random.RandomState()]
+
+    def reset(self, *, seed=None, options=None):
+        if seed is not None:
+            self._secret = [np.random.RandomState(seed)]
+        self._left = 10
+        return self._secret[0].normal(size=1), {}
+
+    def step(self, action):
+        self._left -= 1
+        return self._secret[0].normal(size=1), 0.0, self._left == 0, False, {}
+
+
+def test_an_environment_with_a_private_generator(tmp_path):
+    """It is noticed; and with ``reset=True`` it resumes exactly."""
+    make(make_vec_env(PrivateGenerator)).learn(STEPS, callback=SnapshotCallback(tmp_path / "a", every=30))
+    env = make_vec_env(PrivateGenerator, seed=99)
+    with pytest.raises(CheckpointError, match="reset=True"):
+        DDPGPaper.resume(tmp_path / "a", env)
+    model = make(make_vec_env(PrivateGenerator))
+    model.learn(STEPS, callback=SnapshotCallback(tmp_path / "b", every=30, keep=9, reset=True))
+    resumed = DDPGPaper.resume(snapshots(tmp_path / "b")[1], make_vec_env(PrivateGenerator, seed=5))
+    callback = SnapshotCallback(tmp_path / "c", every=30, reset=True)
+    resumed.learn(STEPS - resumed.num_timesteps, callback=callback, reset_num_timesteps=False)
+    for name, tensor in model.policy.state_dict().items():
+        assert th.equal(tensor, resumed.policy.state_dict()[name])
+
+
+def test_the_log_goes_on(tmp_path):
+    """Means since the last line of the log, and what the ``Monitor`` counted, are part of the state."""
+    model = make()
+    model.learn(STEPS, callback=SnapshotCallback(tmp_path, every=30, keep=9), log_interval=10**6)
+    resumed = DDPGPaper.resume(snapshots(tmp_path)[1], vec_env())
+    callback = SnapshotCallback(tmp_path / "other", every=30)
+    left = STEPS - resumed.num_timesteps
+    resumed.learn(left, callback=callback, reset_num_timesteps=False, log_interval=10**6)
+    assert dict(resumed.logger.name_to_value) == dict(model.logger.name_to_value)
+    one, other = (m.env.get_attr("episode_returns")[0] for m in (model, resumed))
+    assert len(one) > 3
+    assert one == other
+
+
+# ----------------------------------------------------------------------- files and errors
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A folder of three snapshots."""
+    folder = tmp_path / "run"
+    make().learn(STEPS, callback=SnapshotCallback(folder, every=30, keep=3))
+    return folder
+
+
+def test_how_many_are_kept(run):
+    files = snapshots(run)
+    assert len(files) == 3
+    steps = [int(re.findall(r"\d+", file.name)[0]) for file in files]
+    assert steps == sorted(steps, reverse=True)
+    assert all(a - b >= 30 for a, b in pairwise(steps))
+    assert sorted(run.iterdir()) == sorted(files)
+    assert DDPGPaper.resume(run, vec_env()).num_timesteps == steps[0]
+    assert DDPGPaper.resume(files[2], vec_env()).num_timesteps == steps[2]
+
+
+def test_a_snapshot_is_a_model_file(run):
+    model = DDPGPaper.load(snapshots(run)[0])
+    resumed = DDPGPaper.resume(run, vec_env())
+    observations = np.random.default_rng(0).normal(size=(3, 4))
+    assert np.array_equal(model.predict(observations)[0], resumed.predict(observations)[0])
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "flip", "flip in the buffer", "garbage"])
+def test_the_one_before_a_damaged_snapshot_is_used(run, damage):
+    newest, before = snapshots(run)[:2]
+    content = bytearray(newest.read_bytes())
+    if damage.startswith("flip"):
+        at = content.find(b"replay_buffer/observations") + 60 if "buffer" in damage else len(content) // 2
+        content[at] ^= 0x10
+    newest.write_bytes({"cut": content[:-500], "empty": b"", "garbage": b"x" * 1000}.get(damage, content))
+    with pytest.warns(UserWarning, match=f"{newest.name}.*Going on from {before.name}"):
+        model = DDPGPaper.resume(run, vec_env())
+    assert f"{model.num_timesteps:012d}" in before.name
+
+
+def test_all_damaged(run):
+    for file in snapshots(run):
+        file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(DamagedCheckpointError):
+        DDPGPaper.resume(run, vec_env())
+
+
+def test_left_overs_of_a_kill_are_cleared(run):
+    left_over = run / ".snapshot_000000000999.zip.12345.tmp"
+    left_over.write_bytes(b"half a snapshot")
+    model = DDPGPaper.resume(run, vec_env())
+    model.learn(1, callback=SnapshotCallback(run), reset_num_timesteps=False)
+    assert not left_over.exists()
+
+
+def test_nothing_to_resume(tmp_path):
+    for path in (tmp_path, tmp_path / "nothing", tmp_path / "nothing.zip"):
+        with pytest.raises(CheckpointNotFoundError, match="no snapshot"):
+            DDPGPaper.resume(path, vec_env())
+    make().save(tmp_path / "model")
+    with pytest.raises(CheckpointError, match="not a snapshot"):
+        DDPGPaper.resume(tmp_path / "model.zip", vec_env())
+
+
+def test_the_wrong_environment(run):
+    with pytest.raises(CheckpointError, match="not for this environment"):
+        DDPGPaper.resume(run, vec_env("Pendulum-v1"))
+    with pytest.raises(CheckpointError, match="environments"):
+        DDPGPaper.resume(run, vec_env(n_envs=2))
+
+
+def test_normalisation_is_put_around_where_it_is_missing(run):
+    model = DDPGPaper.resume(run, vec_env(normalize=False))
+    reference = DDPGPaper.resume(run, vec_env())
+    for resumed in (model, reference):
+        assert isinstance(resumed.env, VecNormalize)
+    assert np.array_equal(model.env.obs_rms.mean, reference.env.obs_rms.mean)
+    assert model.env.training
+
+
+class OwnNoise(ActionNoise):
+    def __init__(self):
+        self.calls = 0
+
+    def __call__(self):
+        self.calls += 1
+        return np.full(1, 0.1 / self.calls)
+
+
+def test_noise_of_ones_own(tmp_path):
+    assert_goes_on_exactly(tmp_path, vec_env, lambda env: make(env, action_noise=OwnNoise()), allow=[OwnNoise])
+    with pytest.raises(UntrustedContentError, match="OwnNoise"):
+        DDPGPaper.resume(tmp_path / "whole", vec_env())
+
+
+def test_a_lambda_is_given_again(tmp_path):
+    def make_model(env):
+        return make(env, learning_rate=lambda progress: 1e-3 * progress)
+
+    resume = {"custom_objects": {"learning_rate": lambda progress: 1e-3 * progress}}
+    assert_goes_on_exactly(tmp_path, vec_env, make_model, **resume)
+    with pytest.raises(UntrustedContentError, match="learning_rate"):
+        DDPGPaper.resume(tmp_path / "whole", vec_env())
+
+
+@pytest.mark.parametrize("kwargs", [{"every": 0}, {"every": 1.5}, {"keep": 0}, {"keep": True}], ids=str)
+def test_wrong_arguments(tmp_path, kwargs):
+    with pytest.raises(InvalidArgumentError, match=next(iter(kwargs))):
+        SnapshotCallback(tmp_path, **kwargs)
+
+
+def test_several_environments_have_to_be_reset(tmp_path):
+    with pytest.raises(InvalidArgumentError, match="reset"):
+        make(vec_env(n_envs=2)).learn(10, callback=SnapshotCallback(tmp_path, reset=False))
+
+
+def test_cut_episodes_do_not_count_as_terminal(tmp_path):
+    """Several environments: what a snapshot cuts off bootstraps, and n-step returns do not run across it."""
+    model = make(vec_env(n_envs=2), n_steps=3, learning_starts=1000)
+    model.learn(32, callback=SnapshotCallback(tmp_path, every=30))
+    buffer = model.replay_buffer
+    assert len(snapshots(tmp_path)) == 1
+    assert (buffer.dones[14] == 1).all()
+    assert buffer.timeouts[14].any()

@@ -1,0 +1,72 @@
+"""A run that is killed at random moments, again and again, ends exactly as one that never was."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def launcher():
+    process = subprocess.Popen(
+        [sys.executable, str(Path(__file__).with_name("killed_run.py"))],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+    )
+    yield process
+    process.stdin.close()
+    process.stdout.close()
+    process.wait()
+
+
+def start(launcher, task, folder):
+    print(task, folder, file=launcher.stdin, flush=True)
+    return int(launcher.stdout.readline())
+
+
+def status(launcher):
+    return int(launcher.stdout.readline())
+
+
+def final(folder):
+    with np.load(folder / "final.npz") as arrays:
+        return dict(arrays)
+
+
+@pytest.mark.parametrize(("task", "least"), [("pendulum", 20), ("mujoco", 20), ("several", 8)])
+def test_killed_runs_end_as_the_one_that_was_not(launcher, tmp_path, task, least):
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    start(launcher, task, whole)
+    assert status(launcher) == 0
+    expected = final(whole)
+
+    rng = np.random.default_rng(sum(map(ord, task)))
+    kills = runs = 0
+    while kills < least or runs == 0:
+        folder = tmp_path / f"killed_{runs}"
+        folder.mkdir()
+        while not (folder / "final.npz").exists():
+            process = start(launcher, task, folder)
+            # After enough kills, this run may finish
+            if kills < least:
+                time.sleep(rng.uniform(0.02, 0.4))
+                os.kill(process, signal.SIGKILL)
+            code = status(launcher)
+            assert code in (0, -signal.SIGKILL)
+            kills += code != 0
+        runs += 1
+        arrays = final(folder)
+        assert arrays.keys() == expected.keys()
+        for name, array in expected.items():
+            assert array.tobytes() == arrays[name].tobytes(), name
+    assert kills >= least
