@@ -228,6 +228,14 @@ class _Adam:
             states = [self.state[param] for param in params]
             exp_avgs, exp_avg_sqs, steps = ([s[name] for s in states] for name in ("exp_avg", "exp_avg_sq", "step"))
             self.groups.append((index, params, exp_avgs, exp_avg_sqs, steps))
+        self.n_states = len(self.state)
+
+    def is_of(self, optimizer: th.optim.Optimizer) -> bool:
+        """
+        :param optimizer: a network's
+        :return: whether this is what carries it out: it may have been exchanged, or have loaded or lost its state
+        """
+        return self.state is optimizer.state and len(self.state) == self.n_states
 
     def step(self) -> None:
         for index, params, exp_avgs, exp_avg_sqs, steps in self.groups:
@@ -263,8 +271,9 @@ class FastCPUExecutor:
         self.policy = policy
         self.actor, self.actor_target = _Chain(policy.actor.mu, {}), _Chain(policy.actor_target.mu, {})
         self.critic, self.critic_target = _Critic(policy.critic), _Critic(policy.critic_target)
-        self.actor_adam = _Adam(policy.actor.optimizer, self.actor.grads)
-        self.critic_adam = _Adam(policy.critic.optimizer, self.critic.grads)
+        # Made by `prepare`: as with autograd, an optimiser without a step has no state
+        self.actor_adam: _Adam | None = None
+        self.critic_adam: _Adam | None = None
         self.batch_size = 0
 
     @staticmethod
@@ -297,8 +306,9 @@ class FastCPUExecutor:
     def prepare(self) -> None:
         """Pick up what may have been exchanged since the last step, such as a loaded optimiser's state."""
         actor, critic = self.policy.actor, self.policy.critic
-        if self.actor_adam.state is not actor.optimizer.state or self.critic_adam.state is not critic.optimizer.state:
+        if self.actor_adam is None or not self.actor_adam.is_of(actor.optimizer):
             self.actor_adam = _Adam(actor.optimizer, self.actor.grads)
+        if self.critic_adam is None or not self.critic_adam.is_of(critic.optimizer):
             self.critic_adam = _Adam(critic.optimizer, self.critic.grads)
         self.target_pairs = self.policy.target_pairs()
 
@@ -318,6 +328,8 @@ class FastCPUExecutor:
     def _step(self, batch: Samples, gamma: float, tau: float) -> StepResult:
         assert isinstance(batch.observations, th.Tensor)  # for mypy: no Dict observations here
         assert isinstance(batch.next_observations, th.Tensor)
+        assert self.actor_adam is not None, "prepare() comes first"
+        assert self.critic_adam is not None
         obs = batch.observations.float().flatten(1)
         next_obs = batch.next_observations.float().flatten(1)
         if len(obs) != self.batch_size:
