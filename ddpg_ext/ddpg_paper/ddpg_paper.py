@@ -1,5 +1,6 @@
 """DDPG as the paper describes it, on Stable-Baselines3's training, callback and save/load machinery."""
 
+import copy
 import inspect
 import io
 import math
@@ -583,6 +584,9 @@ class DDPGPaper(OffPolicyAlgorithm):
         :param exact_match: whether every parameter must be there
         :param device: where to load the tensors to
         """
+        if isinstance(load_path_or_dict, dict):
+            # torch's optimisers take tensors as they are: two models would go on with one and the same Adam state
+            load_path_or_dict = copy.deepcopy(load_path_or_dict)
         super().set_parameters(load_path_or_dict, exact_match, device)
         self._set_weight_decay()
 
