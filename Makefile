@@ -14,6 +14,7 @@ help:
 	@echo "make lint | type | format     ruff check | mypy | ruff format and import order"
 	@echo "make commit-checks            format check, type check and lint, as CI runs them"
 	@echo "make doc                      build the documentation, warnings as errors"
+	@echo "make benchmark                measure the replay buffers against SB3's"
 	@echo "make clean                    remove the virtual environment and what was built"
 
 # Set-up: made once, and again only when what it installs changes. The stamp is touched last,
@@ -57,6 +58,9 @@ commit-checks: $(VENV)/.installed
 
 doc: $(VENV)/.docs
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
+
+benchmark: $(VENV)/.installed
+	$(BIN)/python benchmarks/buffers.py
 
 clean:
 	rm -rf $(VENV) build dist docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

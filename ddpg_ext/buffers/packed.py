@@ -31,9 +31,8 @@ class PackedReplayBuffer(ReplayBufferAdapter):
     observation that is added next is another one. What is drawn is exactly what was added, whatever was added, and all
     ``buffer_size`` transitions can be drawn.
 
-    The memory is about half of that of SB3's ``ReplayBuffer`` (a third where the space is of float64, which is stored
-    as float32), at any kind of episode end; the guide has a table. Observations that are not float32, images for
-    instance, keep their type.
+    With large observations the memory is half of that of SB3's ``ReplayBuffer`` (a third where the space is of float64,
+    which is stored as float32); the guide has a table. Observations of other types, images for instance, keep theirs.
 
     :param buffer_size: capacity in transitions, over all environments
     :param observation_space: a Box, Discrete, MultiDiscrete or MultiBinary space

@@ -44,9 +44,9 @@ class PrioritizedReplayBuffer(PackedReplayBuffer):
     3.3 of the paper), and comes with the weights :math:`w_i = (N P(i))^{-\beta}`, divided by the largest of the
     minibatch, which correct the critic's loss for what is drawn too often.
 
-    ``DDPGPaper`` applies the weights to the critic's loss and returns the TD errors. The actor's loss stays unweighted:
-    the deterministic policy gradient needs no correction for where the states come from, as it is taken over the states
-    of the buffer anyway. SB3's own algorithms return no priorities; with them, this buffer raises after a few batches.
+    ``DDPGPaper`` applies the weights to the critic's loss and returns the TD errors. The actor's loss stays unweighted,
+    a plain mean over the states that are drawn. SB3's own algorithms return no priorities; with them, this buffer
+    raises after a few batches.
 
     Everything else, storage, n-step sums and images, is :class:`PackedReplayBuffer`'s.
 

@@ -126,6 +126,10 @@ class MemmapStorage(MemoryStorage):
         storage._check_layout(layout)
         return storage
 
+    def __del__(self) -> None:
+        if hasattr(self, "_lock"):
+            self._lock.close()
+
     def __str__(self) -> str:
         return f"the directory {self.directory}"
 

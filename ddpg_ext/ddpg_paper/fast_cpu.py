@@ -266,7 +266,9 @@ class FastCPUExecutor:
 
     def __init__(self, policy: DDPGPaperPolicy) -> None:
         self.policy = policy
-        self._build()
+        self.batch_size = 0
+        # Built by `prepare`: as with autograd, an optimiser without a step has no state
+        self.held: list[Any] | None = None
 
     def _build(self) -> None:
         policy = self.policy
@@ -276,8 +278,8 @@ class FastCPUExecutor:
         self.critic_adam = _Adam(policy.critic.optimizer, self.critic.grads)
         self.target_pairs = policy.target_pairs()
         self.tensors = [*policy.parameters(), *policy.buffers()]
-        self.held = self._held()
         self.batch_size = 0
+        self.held = self._held()
 
     @staticmethod
     def unsupported(policy: DDPGPaperPolicy) -> str | None:
@@ -307,14 +309,15 @@ class FastCPUExecutor:
         return next((reason for reason, supported in checks.items() if not supported), None)
 
     def prepare(self) -> None:
-        """Pick up what may have been exchanged since the last step: a loaded optimiser's state, or moved networks."""
-        if self._held() != self.held:
+        """Pick up what may have been exchanged since the last step: an optimiser's state, or moved networks."""
+        if self.held is None or self._held() != self.held:
             self._build()
 
     def _held(self) -> list[Any]:
         """What this executor holds on to, by identity."""
-        states = [id(network.optimizer.state) for network in (self.policy.actor, self.policy.critic)]
-        return states + [tensor.data_ptr() for tensor in self.tensors]
+        states = [network.optimizer.state for network in (self.policy.actor, self.policy.critic)]
+        held = [(id(state), len(state)) for state in states]
+        return held + [tensor.data_ptr() for tensor in self.tensors]
 
     def step(self, batch: Samples, gamma: float, tau: float) -> StepResult:
         """
@@ -338,6 +341,8 @@ class FastCPUExecutor:
     def _step(self, batch: Samples, gamma: float, tau: float) -> StepResult:
         assert isinstance(batch.observations, th.Tensor)  # for mypy: no Dict observations here
         assert isinstance(batch.next_observations, th.Tensor)
+        assert self.actor_adam is not None, "prepare() comes first"
+        assert self.critic_adam is not None
         obs = batch.observations.float().flatten(1)
         next_obs = batch.next_observations.float().flatten(1)
         if len(obs) != self.batch_size:

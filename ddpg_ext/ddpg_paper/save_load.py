@@ -1,5 +1,6 @@
 """Saving, loading and resuming: the methods of ``DDPGPaper`` that touch files."""
 
+import copy
 import inspect
 import io
 import pathlib
@@ -114,6 +115,9 @@ class SaveLoad(OffPolicyAlgorithm):
         :param exact_match: whether every parameter must be there
         :param device: where to load the tensors to
         """
+        if isinstance(load_path_or_dict, dict):
+            # torch's optimisers take tensors as they are: two models would go on with one and the same Adam state
+            load_path_or_dict = copy.deepcopy(load_path_or_dict)
         super().set_parameters(load_path_or_dict, exact_match, device)
         cast("DDPGPaper", self)._set_weight_decay()
 

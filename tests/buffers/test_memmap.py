@@ -1,5 +1,6 @@
 """Replay buffers in files: reopened, turned back, killed, and on disks that do not want them."""
 
+import contextlib
 import os
 import pickle
 import signal
@@ -138,6 +139,31 @@ def test_survives_being_killed(seconds, tmp_path):
         assert len(numbers) in (38, 40) or numbers[0] == 0
     add(buffer, 50, first=0)
     assert stored(buffer) == sorted(2 * list(range(30, 50)))
+
+
+@pytest.mark.parametrize("stage", ["head", "n_added", "n_stored", "_pending"])
+@pytest.mark.parametrize("n_added", [3, 20, 47])
+def test_files_are_whole_at_every_stage_of_an_add(stage, n_added, tmp_path):
+    """As killing the process just there: only what is in the files is left."""
+    buffer = make(tmp_path)
+    add(buffer, n_added)
+
+    class Killed(type(buffer._rows)):
+        def __setattr__(self, name, value):
+            if name == stage:
+                raise KeyboardInterrupt
+            super().__setattr__(name, value)
+
+    buffer._rows.__class__ = Killed
+    with contextlib.suppress(KeyboardInterrupt):
+        add(buffer, 1, first=n_added)
+    del buffer
+    reopened = make(tmp_path)
+    numbers = stored(reopened)
+    assert set(numbers) <= set(range(max(0, n_added - 20), n_added + 1))
+    assert len(numbers) >= min(n_added, 19)
+    add(reopened, 30, first=0)
+    assert stored(reopened) == list(range(10, 30))
 
 
 def test_a_directory_belongs_to_one_process(tmp_path):

@@ -309,6 +309,20 @@ def test_get_and_set_parameters(trained):
         assert th.equal(value, expected), name
 
 
+def test_set_parameters_copies(trained):
+    """What one model learns afterwards does not reach the other, nor the dict in between."""
+    other = small_model(seed=1)
+    parameters = trained.get_parameters()
+    other.set_parameters(parameters, device="cpu")
+    before = deepcopy(parameters)
+    recorded(other)
+    one_update(other, trained.replay_buffer)
+    assert same(weights(trained.policy), before["policy"])
+    for name in ("actor.optimizer", "critic.optimizer"):
+        for index, state in before[name]["state"].items():
+            assert same(state, parameters[name]["state"][index])
+
+
 def test_parameters_from_a_file(trained, tmp_path):
     trained.save(tmp_path / "model")
     other = small_model(seed=1)
