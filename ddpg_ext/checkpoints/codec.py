@@ -18,6 +18,7 @@ from stable_baselines3.common.type_aliases import TrainFreq
 
 from ddpg_ext.checkpoints import numpy_parts, spaces_parts
 from ddpg_ext.checkpoints.known import ENUMS, KNOWN_BY_CLASS, OBJECTS, Allowed, class_path
+from ddpg_ext.checkpoints.pickle_vm import check_key
 from ddpg_ext.common.errors import CheckpointError, DamagedCheckpointError, UntrustedContentError
 
 TAG = "!"
@@ -139,9 +140,7 @@ def _decode(value: Any, allowed: Allowed, depth: int) -> Any:
 def _decode_dict(pairs: Any) -> dict[Any, Any]:
     result = {}
     for key, item in pairs:
-        if not (key is None or isinstance(key, str | bool) or (isinstance(key, int) and abs(key) < 2**60)):
-            raise UntrustedContentError(f"a {type(key).__name__} as a key")
-        result[key] = item
+        result[check_key(key)] = item
     return result
 
 
@@ -163,8 +162,8 @@ def _decode_enum(path: Any, name: Any) -> Enum:
 
 _DECODERS: dict[str, Any] = {
     "tuple": lambda items: tuple(items),
-    "set": lambda items: {item for item in items if isinstance(item, str | int | None)},
-    "frozenset": lambda items: frozenset(item for item in items if isinstance(item, str | int | None)),
+    "set": lambda items: {check_key(item) for item in items},
+    "frozenset": lambda items: frozenset(check_key(item) for item in items),
     "dict": _decode_dict,
     "deque": lambda maxlen, items: collections.deque(items, maxlen),
     "train_freq": lambda frequency, unit: TrainFreq(frequency, unit),

@@ -1,5 +1,6 @@
 """The part of a training state that lives in the environments and in the process: episodes, statistics, generators."""
 
+import inspect
 import random
 from typing import Any, cast
 
@@ -121,7 +122,10 @@ def _set_env_generators(env: gym.Env, states: dict[str, Any]) -> None:
     for path, state in states.items():
         depth, _, attribute = path.partition("/")[0].partition(".")
         layer = layers[int(depth)]
-        value = vars(layer).get(attribute)
+        value = inspect.getattr_static(layer, attribute, None)
+        # A file must not put a generator where something else belongs
+        if not isinstance(value, gym.Space | np.random.Generator | np.random.RandomState | None):
+            raise DamagedCheckpointError(f"its environment has a generator {attribute[:60]!r}, this one has not")
         if isinstance(value, gym.Space):
             _all_spaces(value, f"{depth}.{attribute}")[path]._np_random = make_generator(*state)
         elif isinstance(state, dict):

@@ -72,7 +72,7 @@ def convert(file: ModelFile) -> ModelFile:
     weight_decay = optimizer_kwargs.get("weight_decay", 0.0) if isinstance(optimizer_kwargs, dict) else 0.0
     converted["qf_weight_decay"] = weight_decay
     params = {"policy": sb3_layout.policy_from_sb3(state, get_action_dim(action_space))}
-    return ModelFile(converted, params, file.version, file.system_info, file.name)
+    return ModelFile(converted, params, file.version, file.system_info, file.name, file.trusted)
 
 
 def _policy_kwargs(data: dict[str, Any], state: sb3_layout.State) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from ddpg_ext.checkpoints import from_sb3
 from ddpg_ext.checkpoints.model_file import ModelFile, Trust, read_model
 from ddpg_ext.checkpoints.sb3_layout import check_optimizer_state
-from ddpg_ext.common.errors import CheckpointError, DamagedCheckpointError, DDPGPaperError
+from ddpg_ext.common.errors import CheckpointError, DamagedCheckpointError, DDPGPaperError, UntrustedContentError
 from ddpg_ext.ddpg_paper.ddpg_paper import DDPGPaper
 from ddpg_ext.ddpg_paper.policies import DDPGPaperPolicy
 
@@ -123,15 +123,12 @@ def _check_data(cls: type[DDPGPaper], file: ModelFile, kwargs: dict[str, Any]) -
             raise CheckpointError(f"its field `{key}` would replace a part of {cls.__name__}")
         if key in model_attributes:
             del data[key]
-    for key in _WHOLE_NUMBERS:
-        if key in data and (type(data[key]) is not int or not -1 <= data[key] < 2**62):
-            raise DamagedCheckpointError(f"its field `{key}` is {str(data[key])[:60]!r}, not a whole number")
-    for key in ("policy_kwargs", "replay_buffer_kwargs"):
-        if not isinstance(data.get(key, {}), dict):
-            raise DamagedCheckpointError(f"its field `{key}` is not a dict")
-    for key in ("learning_rate", "qf_learning_rate"):
-        if isinstance(data.get(key), type):
-            raise DamagedCheckpointError(f"its field `{key}` is a class, not a number or a schedule")
+    _check_kinds(data)
+    if "directory" in data.get("replay_buffer_kwargs", {}) and not (file.trusted or "replay_buffer_kwargs" in kwargs):
+        raise UntrustedContentError(
+            "its replay buffer lies in a folder that the file names; pass replay_buffer_kwargs= with that folder, or "
+            "trusted=True"
+        )
     buffer_size = kwargs.get("buffer_size", data.get("buffer_size", 0))
     if not isinstance(buffer_size, int) or buffer_size > MAX_BUFFER_SIZE or data.get("n_envs", 1) > 10**5:
         raise CheckpointError(f"it asks for a replay buffer of {buffer_size!r} transitions; pass buffer_size=")
@@ -141,6 +138,18 @@ def _check_data(cls: type[DDPGPaper], file: ModelFile, kwargs: dict[str, Any]) -
         raise CheckpointError(f"`policy_kwargs` must be the saved ones {saved_kwargs}, got {kwargs['policy_kwargs']}")
     _check_architecture(data, file.params.get("policy"))
     return data
+
+
+def _check_kinds(data: dict[str, Any]) -> None:
+    for key in _WHOLE_NUMBERS:
+        if key in data and (type(data[key]) is not int or not -1 <= data[key] < 2**62):
+            raise DamagedCheckpointError(f"its field `{key}` is {str(data[key])[:60]!r}, not a whole number")
+    for key in ("policy_kwargs", "replay_buffer_kwargs"):
+        if not isinstance(data.get(key, {}), dict):
+            raise DamagedCheckpointError(f"its field `{key}` is not a dict")
+    for key in ("learning_rate", "qf_learning_rate"):
+        if isinstance(data.get(key), type):
+            raise DamagedCheckpointError(f"its field `{key}` is a class, not a number or a schedule")
 
 
 def _check_architecture(data: dict[str, Any], state: Any) -> None:

@@ -54,6 +54,8 @@ class ModelFile:
     system_info: str = ""
     #: where it came from, for messages
     name: str = "the file"
+    #: whether the caller trusts it
+    trusted: bool = False
 
 
 @dataclass
@@ -168,7 +170,7 @@ def read_model_members(archive: ZipReader, device: th.device | str, trust: Trust
         archive.read(name, 2**20).decode(errors="replace") if name in archive else ""
         for name in ("_stable_baselines3_version", "system_info.txt")
     )
-    return ModelFile(data, params, version, system_info, archive.name)
+    return ModelFile(data, params, version, system_info, archive.name, trust.trusted)
 
 
 def _read_field(name: str, item: Any, trust: Trust, budget: Budget) -> Any:

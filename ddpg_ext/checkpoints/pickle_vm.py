@@ -221,7 +221,7 @@ class _Machine:
         self.stack.append(target)
 
     def op_frozenset(self, arg: Any) -> None:
-        self.stack.append(frozenset(_key(item) for item in self.pop_mark()))
+        self.stack.append(frozenset(check_key(item) for item in self.pop_mark()))
 
     def op_append(self, arg: Any) -> None:
         item = self.pop()
@@ -235,7 +235,7 @@ class _Machine:
         items = self.pop_mark()
         target = self.stack[-1]
         if isinstance(target, set):
-            target.update(_key(item) for item in items)
+            target.update(check_key(item) for item in items)
         else:
             _append(target, items)
 
@@ -332,7 +332,7 @@ def _append(target: Any, items: list[Any]) -> None:
 def _set_items(target: Any, items: list[Any]) -> None:
     if len(items) % 2:
         raise DamagedCheckpointError("the pickle sets a key without a value")
-    pairs = [(_key(key), value) for key, value in zip(items[::2], items[1::2], strict=True)]
+    pairs = [(check_key(key), value) for key, value in zip(items[::2], items[1::2], strict=True)]
     if isinstance(target, dict):
         target.update(pairs)
     elif isinstance(target, Call):
@@ -341,8 +341,14 @@ def _set_items(target: Any, items: list[Any]) -> None:
         raise DamagedCheckpointError("the pickle sets items of something that is not a dict")
 
 
-def _key(key: Any) -> Any:
-    """Keys are hashed, which a file must not be able to make slow or deep: plain ones only, and flat tuples of them."""
+def check_key(key: Any) -> Any:
+    """
+    Keys are hashed, which a file must not be able to make slow or deep: plain ones only, and flat tuples of them.
+
+    :param key: a key of a dict, or a member of a set
+    :return: the key
+    :raises UntrustedContentError: if it is another
+    """
     parts = key if type(key) is tuple else (key,)
     for part in parts:
         if not (part is None or isinstance(part, str | bytes | bool | int)):

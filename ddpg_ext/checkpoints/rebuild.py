@@ -11,7 +11,7 @@ from stable_baselines3.common.type_aliases import TrainFreq
 from ddpg_ext.checkpoints import numpy_parts, spaces_parts
 from ddpg_ext.checkpoints.functions import is_lambda_type, known_function
 from ddpg_ext.checkpoints.known import ENUMS, OBJECTS, Allowed, linear_to_zero
-from ddpg_ext.checkpoints.pickle_vm import Budget, Call, Global, PersistentId, canonical, parse
+from ddpg_ext.checkpoints.pickle_vm import Budget, Call, Global, PersistentId, canonical, check_key, parse
 from ddpg_ext.common.errors import CheckpointError, DamagedCheckpointError, UntrustedContentError
 
 #: how deep containers may lie in each other, and how many values may result
@@ -309,9 +309,8 @@ def _deque(rebuilder: Rebuilder, call: Call) -> Any:
 
 def _set(rebuilder: Rebuilder, call: Call) -> Any:
     (items,) = _args(call, list)
-    if not all(isinstance(item, str | int | None) for item in items):
-        raise UntrustedContentError("a set of something else than plain values")
-    return frozenset(items) if str(call.func).endswith("frozenset") else set(items)
+    members = {check_key(item) for item in items}
+    return frozenset(members) if str(call.func).endswith("frozenset") else members
 
 
 def _bytearray(rebuilder: Rebuilder, call: Call) -> bytearray:

@@ -18,7 +18,7 @@ from ddpg_ext.common.errors import CheckpointError, CheckpointNotFoundError, Dam
 
 MAX_MEMBERS = 10_000
 #: a member is read into memory whole only up to this size (arrays are streamed)
-MAX_JSON = 256 * 2**20
+MAX_JSON = 64 * 2**20
 #: beyond this size, what is unpacked may be at most `MAX_RATIO` times as large as the file
 SMALL = 64 * 2**20
 MAX_RATIO = 20

@@ -181,10 +181,10 @@ class _Settings:
     def __init__(self, file: Path) -> None:
         self.file = file
         self.run = file.parent
-        folders = [folder for folder in self.run.iterdir() if folder.is_dir() and (folder / "config.yml").is_file()]
-        name = self.run.name.rpartition("_")[0]
-        named = [folder for folder in folders if folder.name in (name, file.stem)]
-        self.folder = (named or folders or [self.run])[0]
+        # Named like the environment; not just any folder: a zip may lie among other things
+        names = (self.run.name.rpartition("_")[0], file.stem)
+        folders = [self.run / name for name in names if name and (self.run / name / "config.yml").is_file()]
+        self.folder = (folders or [self.run])[0]
         self.args = read_yaml(self.folder / "args.yml")
         self.config = read_yaml(self.folder / "config.yml")
 

@@ -263,6 +263,10 @@ def vectors(canary: str) -> dict[str, bytes]:
         "colliding keys": b"}("
         + b"".join(b"\x8a\x10" + ((2**61 - 1) * i).to_bytes(16, "little") + b"N" for i in range(1, 20_000))
         + b"u",
+        "colliding members": call(
+            "builtins:set",
+            b"](" + b"".join(b"\x8a\x10" + ((2**61 - 1) * i).to_bytes(16, "little") for i in range(1, 20_000)) + b"e",
+        ),
         "huge integer": b"\x8b" + struct.pack("<i", 10**6) + b"\x7f" * 10**6,
         "huge integer in text": b"L" + b"9" * 100_000 + b"L\n",
         "huge promise": b"\x8e" + struct.pack("<Q", 2**62) + b"x",

@@ -265,6 +265,7 @@ def test_deep_values_in_own_files(own_zip):
         {"policy_kwargs": {"net_arch": "x"}},
         {"policy_kwargs": {"net_arch": [8, 8]}},
         {"policy_kwargs": {"evil": 1}},
+        {"replay_buffer_kwargs": {"storage": "memmap", "directory": "/tmp/somewhere"}},
         {"policy_kwargs": 1},
         {"policy_kwargs": {"activation_fn": "os.system"}},
         {"policy_kwargs": {"optimizer_class": 3}},
