@@ -1,5 +1,6 @@
 """The default replay buffer: one packed row for each transition, and no observation twice."""
 
+import copy
 import os
 from typing import Any
 
@@ -14,12 +15,30 @@ from ddpg_ext.buffers.adapter import ReplayBufferAdapter, Transitions
 from ddpg_ext.buffers.rows import Rows
 from ddpg_ext.buffers.storage import MemmapStorage, MemoryStorage
 from ddpg_ext.common.checks import check_number
-from ddpg_ext.common.errors import InvalidArgumentError
+from ddpg_ext.common.errors import CheckpointError, DamagedCheckpointError, InvalidArgumentError
 
 STORAGES = ("memory", "device", "memmap")
 _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 _64_BITS = 2**64 - 1
 _HAS_GENERATOR = 0
+_SEED_TYPES = (int, type(None))
+#: of a snapshot
+_VALUES = {"buffer_size", "n_envs", "counts", "seed", "generator"}
+
+
+def check_equal_arguments(buffer: Any, values: dict[str, Any], *names: str) -> None:
+    """
+    :param buffer: a replay buffer
+    :param values: of a buffer that was saved
+    :param names: what they must have in common
+    :raises CheckpointError: if they do not
+    """
+    for name in names:
+        if values[name] != getattr(buffer, name):
+            raise CheckpointError(
+                f"it was made with {name}={str(values[name])[:60]}, the model has {getattr(buffer, name)!r}: they must "
+                "be equal"
+            )
 
 
 class PackedReplayBuffer(ReplayBufferAdapter):
@@ -277,6 +296,57 @@ class PackedReplayBuffer(ReplayBufferAdapter):
 
     # --------------------------------------------------------------- save, load
 
+    def end_episodes(self, envs: np.ndarray) -> None:
+        """
+        Say that the episodes under way are cut short: no sum of rewards runs on from the newest transitions.
+
+        :param envs: of these environments
+        """
+        self._rows.end_sequences(envs)
+
+    def snapshot_state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """
+        What a file needs to hold for the buffer to go on exactly: see :mod:`ddpg_ext.checkpoints.buffer_state`. Of
+        files, too, a copy is taken.
+
+        :return: plain values and the generator; and the arrays, as views
+        """
+        values = {
+            "buffer_size": self.buffer_size,
+            "n_envs": self.n_envs,
+            "counts": list(self._rows.counts),
+            "seed": self.seed,
+            "generator": self._rng,
+        }
+        return values, self._rows.arrays()
+
+    def load_snapshot_state(self, values: dict[str, Any], arrays: dict[str, Any]) -> None:
+        """
+        Replace transitions and random stream. If that fails on the way, the buffer is empty.
+
+        :param values: those of :meth:`snapshot_state`
+        :param arrays: by name; each with ``shape`` and ``read_into(target)``
+        :raises CheckpointError: if they are of a buffer of another size
+        :raises DamagedCheckpointError: if they are not those of such a buffer
+        """
+        if set(values) != _VALUES or set(arrays) != self._rows.names:
+            raise DamagedCheckpointError(f"its parts are not those of a {type(self).__name__}")
+        check_equal_arguments(self, values, "buffer_size", "n_envs")
+        counts, seed, generator = values["counts"], values["seed"], values["generator"]
+        is_generator = isinstance(generator, np.random.Generator)
+        if not (is_generator and isinstance(generator.bit_generator, np.random.PCG64) and type(seed) in _SEED_TYPES):
+            raise DamagedCheckpointError("its random generator is not one")
+        if not (isinstance(counts, list) and len(counts) == 3 and all(type(count) is int for count in counts)):
+            raise DamagedCheckpointError(f"its counts are {str(counts)[:60]}")
+        try:
+            n_ends = int(arrays["ends"].shape[0])
+            self._rows.load(tuple(counts), n_ends, lambda name, target: arrays[name].read_into(target))
+            self.seed, self._rng = seed, copy.deepcopy(generator)
+            self._take_over(is_seeded=True)
+        except BaseException:
+            self.reset()
+            raise
+
     def flush(self) -> None:
         """Bring what is in files to the disk, where it survives a power failure. Nothing to do in memory."""
         self._rows.flush()
@@ -299,8 +369,9 @@ class PackedReplayBuffer(ReplayBufferAdapter):
 
     @device.setter
     def device(self, device: th.device | str) -> None:
-        self._device = get_device(device)
-        if self.storage == "device" and "_rows" in self.__dict__:
+        device, former = get_device(device), self.__dict__.get("_device")
+        self._device = device
+        if device != former and self.storage == "device" and "_rows" in self.__dict__:
             state = self.__getstate__()
             state["_rows"] = Rows.__new__(Rows)
             state["_rows"].__setstate__(self._rows.__getstate__())

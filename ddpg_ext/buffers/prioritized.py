@@ -9,10 +9,10 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecNormalize
 
-from ddpg_ext.buffers.packed import PackedReplayBuffer
+from ddpg_ext.buffers.packed import PackedReplayBuffer, check_equal_arguments
 from ddpg_ext.buffers.sum_tree import SumTree
 from ddpg_ext.common.checks import check_number
-from ddpg_ext.common.errors import InvalidArgumentError, NonFiniteError, ReplayBufferError
+from ddpg_ext.common.errors import DamagedCheckpointError, InvalidArgumentError, NonFiniteError, ReplayBufferError
 
 #: batches that may be drawn before the first priorities come back
 MAX_UNRETURNED = 10
@@ -117,6 +117,8 @@ class PrioritizedReplayBuffer(PackedReplayBuffer):
         stored = rows.nth(np.arange(rows.n_stored * self.n_envs))
         saved = self.__dict__.pop("_saved_priorities", None)
         if saved is not None:
+            if saved.shape != stored.shape:
+                raise DamagedCheckpointError(f"it has {len(saved)} priorities for {len(stored)} transitions")
             leaves[stored] = saved
         elif self._words is not None and self._words[_MAX_PRIORITY]:
             self.max_priority = float(self._words[_MAX_PRIORITY:].view(np.float64)[0])
@@ -221,9 +223,40 @@ class PrioritizedReplayBuffer(PackedReplayBuffer):
             indices, priorities = indices[is_stored], priorities[is_stored]
         self._tree.set(indices, priorities**self.alpha)
 
+    def _stored_priorities(self) -> np.ndarray:
+        return self._tree.leaves[self._rows.nth(np.arange(self._rows.n_stored * self.n_envs))]
+
+    def snapshot_state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:  # documented in the parent
+        values, arrays = super().snapshot_state()
+        own = {"alpha": self.alpha, "max_priority": self.max_priority, "n_unreturned": self._n_unreturned}
+        return {**values, **own}, {**arrays, "priorities": self._stored_priorities()}
+
+    def load_snapshot_state(self, values: dict[str, Any], arrays: dict[str, Any]) -> None:
+        if not {"alpha", "max_priority", "n_unreturned"} <= set(values) or "priorities" not in arrays:
+            raise DamagedCheckpointError(f"its parts are not those of a {type(self).__name__}")
+        check_equal_arguments(self, values, "alpha")
+        values, arrays = dict(values), dict(arrays)
+        del values["alpha"]
+        max_priority, n_unreturned = values.pop("max_priority"), values.pop("n_unreturned")
+        stored = arrays.pop("priorities")
+        if not (
+            isinstance(max_priority, float) and 0 < max_priority < np.inf and type(n_unreturned) in (int, type(None))
+        ):
+            raise DamagedCheckpointError(f"its largest priority is {str(max_priority)[:60]}")
+        priorities = np.empty(stored.shape, np.float64)
+        stored.read_into(priorities)
+        if not (np.isfinite(priorities).all() and (priorities >= 0).all()):
+            raise DamagedCheckpointError("its priorities are not finite and >= 0")
+        self.max_priority, self._saved_priorities = max_priority, priorities
+        try:
+            super().load_snapshot_state(values, arrays)
+        finally:
+            self.__dict__.pop("_saved_priorities", None)
+        self._n_unreturned = n_unreturned
+
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
-        leaves = state.pop("_tree").leaves
+        del state["_tree"]
         if not self._rows.is_persistent:
-            state["_saved_priorities"] = leaves[self._rows.nth(np.arange(self._rows.n_stored * self.n_envs))]
+            state["_saved_priorities"] = self._stored_priorities()
         return state

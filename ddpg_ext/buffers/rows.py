@@ -9,7 +9,7 @@ import numpy as np
 import torch as th
 
 from ddpg_ext.buffers.storage import MemoryStorage
-from ddpg_ext.common.errors import ReplayBufferError
+from ddpg_ext.common.errors import DamagedCheckpointError, ReplayBufferError
 
 _FLOAT32 = np.dtype(np.float32)
 #: what the first words of the state are; the others are the caller's
@@ -59,9 +59,11 @@ class Rows:
         if self._is_packed:  # two views of the same rows
             rows = store.tensor("rows", (*shape, self.obs_dim + n_fields), _FLOAT32)
             self._observations, self._fields = rows[..., : self.obs_dim], rows[..., self.obs_dim :]
+            self._tensors = {"rows": rows}
         else:
             self._observations = store.tensor("observations", (*shape, self.obs_dim), self.obs_dtype)
             self._fields = store.tensor("fields", (*shape, n_fields), _FLOAT32)
+            self._tensors = {"observations": self._observations, "fields": self._fields}
         #: for each row, 0 if its next observation is in the next row, or else 1 + its place in `_ends`
         self._end_ids = store.host_array("end_ids", shape, np.dtype(np.int32))
         self._state = store.host_array("state", (_N_WORDS + _CALLERS_WORDS,), np.dtype(np.int64))
@@ -241,20 +243,37 @@ class Rows:
         self._kept_apart.append((row, env, place))
         self._end_ids[env, row] = place + 1
 
+    def _reserve(self, start: int, stop: int) -> None:
+        """Ask for room on the disk for these rows of each ring."""
+        for name, tensor in self._tensors.items():
+            n_bytes = tensor.stride(1) * tensor.element_size()
+            for first in self._first_rows.tolist():
+                self._store.reserve(name, (first + start) * n_bytes, (first + stop) * n_bytes)
+
+    def _check_user(self) -> None:
+        if self._store.is_persistent and self._store.user is not self:
+            raise ReplayBufferError(f"{self._store} was taken over by a replay buffer that was made or loaded later")
+
+    def end_sequences(self, envs: np.ndarray) -> None:
+        """
+        Have no sequence run on from the newest transitions, whatever is added next.
+
+        :param envs: of these environments
+        """
+        self._check_user()
+        newest = self._newest()
+        for env in envs.tolist() if self.n_stored else ():
+            if not self._end_ids[env, newest]:
+                self._keep_apart(newest, env)
+
     def _prepare_files(self, head: int) -> None:
         """Ask for room on the disk, and discount what will be overwritten."""
-        if self._store.user is not self:
-            raise ReplayBufferError(f"{self._store} was taken over by a replay buffer that was made or loaded later")
+        self._check_user()
         if head + 2 > self._reserved:
-            arrays = {"rows": self._observations}
-            if not self._is_packed:
-                arrays = {"observations": self._observations, "fields": self._fields}
-            row_sizes = {name: array.stride(1) * array.element_size() for name, array in arrays.items()}
-            at_once = self._store.RESERVED_AT_ONCE // (sum(row_sizes.values()) * self.n_envs)
+            row_bytes = sum(tensor.stride(1) * tensor.element_size() for tensor in self._tensors.values())
+            at_once = self._store.RESERVED_AT_ONCE // (row_bytes * self.n_envs)
             stop = min(head + max(at_once, 2), self._n_rows + 1)
-            for name, n_bytes in row_sizes.items():
-                for first in self._first_rows.tolist():
-                    self._store.reserve(name, (first + head) * n_bytes, (first + stop) * n_bytes)
+            self._reserve(head, stop)
             self._reserved = stop
         if head == 0 and self.n_stored:
             self._reserved = self._n_rows + 1  # all were written once
@@ -335,16 +354,66 @@ class Rows:
 
     # --------------------------------------------------------------- save, load
 
+    def _parts(self, n_stored: int, head: int, n_ends: int) -> dict[str, Any]:
+        """All that is stored: views of the rows that were written to, and of the first places of ``_ends``."""
+        used = slice(head + 1 if n_stored == head else None)
+        rows = {name: tensor[:, used] for name, tensor in self._tensors.items()}
+        return {**rows, "end_ids": self._end_ids[:, used], "ends": self._ends[:n_ends]}
+
+    @property
+    def names(self) -> set[str]:
+        """The names of :meth:`arrays`."""
+        return {*self._tensors, "end_ids", "ends"}
+
+    @property
+    def counts(self) -> tuple[int, int, int]:
+        """Transitions of each environment, the row that is written next, and steps that were ever added."""
+        return self.n_stored, self.head, self.n_added
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """
+        :return: all that is stored, by name; views, unless it is on a device
+        """
+        parts = self._parts(self.n_stored, self.head, int(self._end_ids.max()))
+        return {name: part.cpu().numpy() if isinstance(part, th.Tensor) else part for name, part in parts.items()}
+
+    def load(self, counts: tuple[int, int, int], n_ends: int, read: Callable[[str, np.ndarray], None]) -> None:
+        """
+        Replace all that is stored. If that fails on the way, :meth:`clear` has to follow.
+
+        :param counts: ``counts`` of the rows that ``arrays`` came from
+        :param n_ends: how many next observations were kept apart there
+        :param read: called with a name of ``arrays``, and an array of that shape to fill
+        :raises DamagedCheckpointError: if the counts and arrays do not fit each other
+        """
+        self._check_user()
+        self.clear()
+        n_stored, head, n_added = counts
+        if not (0 <= n_stored <= self.capacity >= head >= 0 and n_stored <= n_added < 2**62):
+            raise DamagedCheckpointError(f"its counts are {counts}")
+        if n_ends > len(self._ends):
+            self._set_ends(n_ends)
+        parts = self._parts(n_stored, head, n_ends)
+        self._reserve(0, parts["end_ids"].shape[1])
+        for name, part in parts.items():
+            if isinstance(part, th.Tensor) and part.device.type != "cpu":
+                host = np.empty(tuple(part.shape), self.obs_dtype if name in ("observations", "ends") else _FLOAT32)
+                read(name, host)
+                part.copy_(th.from_numpy(host))
+            else:
+                read(name, part.numpy() if isinstance(part, th.Tensor) else part)
+        places = self._end_ids[self._end_ids != 0]
+        if len(places) and not (places.min() > 0 and places.max() <= n_ends and len(np.unique(places)) == len(places)):
+            raise DamagedCheckpointError("what it kept apart is not there")
+        self._set_counts(n_stored, head, n_added)
+
     def __getstate__(self) -> dict[str, Any]:
         """What is in files stays there; otherwise, the rows that were written to."""
         state = {name: getattr(self, name) for name in ("n_envs", "capacity", "obs_dim", "obs_dtype", "action_dim")}
-        state["counts"] = (self.n_stored, self.head, self.n_added)
+        state["counts"] = self.counts
         state["epoch"] = self.epoch
         if not self._store.is_persistent:
-            used = slice(self.head + 1 if self.n_stored == self.head else None)
-            state["arrays"] = [self._observations[:, used].cpu().numpy(), self._fields[:, used].cpu().numpy()]
-            state["end_ids"] = self._end_ids[:, used]
-            state["ends"] = self._ends[: int(self._end_ids.max())].cpu().numpy()
+            state["arrays"] = self.arrays()
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -365,20 +434,16 @@ class Rows:
             setattr(self, name, saved[name])
         self._allocate(store)
         n_stored, head, n_added = saved["counts"]
-        if store.is_persistent:
-            n_there, _, n_added_there = map(int, self._state[: _N_ADDED + 1])
-            if saved["epoch"] != self.epoch or n_added_there < n_added:
-                raise ReplayBufferError(f"{store} was emptied since the replay buffer was saved")
-            kept = n_added - max(n_added_there - n_there, n_added - n_stored)
-            if kept < n_stored:
-                warnings.warn(f"{n_stored - kept} transitions of the replay buffer were overwritten since it was saved")
-                n_stored = max(kept, 0)
-        else:
-            for target, array in zip((self._observations, self._fields), saved["arrays"], strict=True):
-                target[:, : array.shape[1]] = th.from_numpy(array)
-            self._end_ids[:, : saved["end_ids"].shape[1]] = saved["end_ids"]
-            if len(saved["ends"]) > len(self._ends):
-                self._set_ends(len(saved["ends"]))
-            self._ends[: len(saved["ends"])] = th.from_numpy(saved["ends"])
+        if not store.is_persistent:
+            arrays = saved["arrays"]
+            self.load(saved["counts"], len(arrays["ends"]), lambda name, target: np.copyto(target, arrays[name]))
             self._state[_EPOCH] = saved["epoch"]
+            return
+        n_there, _, n_added_there = map(int, self._state[: _N_ADDED + 1])
+        if saved["epoch"] != self.epoch or n_added_there < n_added:
+            raise ReplayBufferError(f"{store} was emptied since the replay buffer was saved")
+        kept = n_added - max(n_added_there - n_there, n_added - n_stored)
+        if kept < n_stored:
+            warnings.warn(f"{n_stored - kept} transitions of the replay buffer were overwritten since it was saved")
+            n_stored = max(kept, 0)
         self._set_counts(n_stored, head, n_added)

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+import numpy as np
+
 import ddpg_ext
 
 #: the member that lists all others with their sizes and checksums
@@ -54,6 +56,20 @@ def _sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
+def views_of_bytes(data: Any) -> Iterator[memoryview]:
+    """
+    :param data: bytes, or an array whose last dimension lies in one piece
+    :yield: its memory in the order of its elements, in as many pieces as it lies in
+    """
+    if isinstance(data, np.ndarray) and data.ndim > 1 and not data.flags.c_contiguous:
+        for part in data:
+            yield from views_of_bytes(part)
+        return
+    view = memoryview(data)
+    # An empty array cannot be cast, and has nothing to write
+    yield view.cast("B") if view.nbytes else memoryview(b"")
+
+
 class ZipWriter:
     """
     Writes members into a zip file, and at the end the manifest.
@@ -72,19 +88,18 @@ class ZipWriter:
         Write a member, without a second copy of it in memory.
 
         :param name: name of the member
-        :param data: bytes, or a contiguous array
+        :param data: bytes, or an array
         """
-        view = memoryview(data)
-        # An empty array cannot be cast, and has nothing to write
-        view = view.cast("B") if view.nbytes else memoryview(b"")
-        digest = hashlib.sha256()
+        digest, size = hashlib.sha256(), 0
         # The date is left at zip's zero: files with the same content are the same
         with self._archive.open(zipfile.ZipInfo(name), "w", force_zip64=True) as member:
-            for start in range(0, len(view), _CHUNK):
-                chunk = view[start : start + _CHUNK]
-                digest.update(chunk)
-                member.write(chunk)
-        self._members[name] = {"size": len(view), "sha256": digest.hexdigest()}
+            for view in views_of_bytes(data):
+                size += len(view)
+                for start in range(0, len(view), _CHUNK):
+                    chunk = view[start : start + _CHUNK]
+                    digest.update(chunk)
+                    member.write(chunk)
+        self._members[name] = {"size": size, "sha256": digest.hexdigest()}
 
     def write_json(self, name: str, value: Any) -> None:
         """
@@ -92,6 +107,10 @@ class ZipWriter:
         :param value: JSON
         """
         self.write(name, json.dumps(value, indent=1).encode())
+
+    def abandon(self) -> None:
+        """Leave the archive as it is: the file is closed, or full, when Python would end it."""
+        self._archive.fp = None
 
     def close(self) -> None:
         """Write the manifest, and end the archive."""
@@ -114,5 +133,9 @@ def write_zip(path: Any, kind: str) -> Iterator[ZipWriter]:
     """
     with contextlib.nullcontext(path) if hasattr(path, "write") else atomic_file(Path(path)) as file:
         writer = ZipWriter(cast(BinaryIO, file), kind)
-        yield writer
-        writer.close()
+        try:
+            yield writer
+            writer.close()
+        except BaseException:
+            writer.abandon()
+            raise

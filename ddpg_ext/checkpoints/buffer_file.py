@@ -20,6 +20,7 @@ from ddpg_ext.checkpoints.zip_reader import ZipReader, open_regular_file, resolv
 from ddpg_ext.common.errors import CheckpointError, DamagedCheckpointError, UntrustedContentError
 
 FOLDER = "replay_buffer/"
+LAYOUT = f"{FOLDER}layout.json"
 #: a buffer of HER has two for each of its transitions
 MAX_OPCODES = 6_000_000
 
@@ -42,10 +43,12 @@ class StoredArray:
 
     def read_into(self, target: np.ndarray) -> None:
         """
-        :param target: contiguous, of this shape and dtype
+        :param target: of this shape and dtype; its last dimension in one piece
         """
-        if target.shape != self.shape or target.dtype != self.dtype or not target.flags.c_contiguous:
-            raise DamagedCheckpointError(f"{self._name} has shape {self.shape}, not {target.shape}")
+        if target.shape != self.shape or target.dtype != self.dtype:
+            raise DamagedCheckpointError(
+                f"{self._name} has shape {self.shape} and dtype {self.dtype}, not {target.shape} and {target.dtype}"
+            )
         self._archive.read_into(self._name, target)
 
 
@@ -58,11 +61,10 @@ def write_members(archive: ZipWriter, buffer: Any) -> None:
     values, arrays = buffer_state.get_state(buffer)
     layout = {}
     for name, array in arrays.items():
-        array = np.ascontiguousarray(array)
         archive.write(f"{FOLDER}{name}", array)
         layout[name] = {"shape": list(array.shape), "dtype": array.dtype.str}
     description = {"class": class_path(type(buffer)), "values": codec.encode(values), "arrays": layout}
-    archive.write_json(f"{FOLDER}layout.json", description)
+    archive.write_json(LAYOUT, description)
 
 
 def read_members(archive: ZipReader, buffer: Any, allowed: Allowed) -> None:
@@ -72,7 +74,7 @@ def read_members(archive: ZipReader, buffer: Any, allowed: Allowed) -> None:
     :param allowed: classes of the caller's own
     :raises CheckpointError: if the file is damaged, or is of another buffer
     """
-    description = archive.read_json(f"{FOLDER}layout.json")
+    description = archive.read_json(LAYOUT)
     try:
         saved_class, layout = description["class"], dict(description["arrays"])
         values = codec.decode(description["values"], allowed)

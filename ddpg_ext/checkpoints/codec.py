@@ -9,6 +9,7 @@ import base64
 import collections
 import json
 from enum import Enum
+from pathlib import Path
 from types import FunctionType
 from typing import Any
 
@@ -74,6 +75,8 @@ def _parts(value: Any) -> tuple[str, list[Any]] | None:
         return "train_freq", list(value)
     if kind in (bytes, bytearray):
         return "bytes", [base64.b64encode(value).decode()]
+    if isinstance(value, Path):
+        return "path", [str(value)]
     if isinstance(value, Enum) and class_path(kind) in ENUMS:
         return "enum", [class_path(kind), value.name]
     if kind in KNOWN_BY_CLASS and set(vars(value)) <= set(KNOWN_BY_CLASS[kind].attributes):
@@ -168,6 +171,7 @@ _DECODERS: dict[str, Any] = {
     "deque": lambda maxlen, items: collections.deque(items, maxlen),
     "train_freq": lambda frequency, unit: TrainFreq(frequency, unit),
     "bytes": _decode_bytes,
+    "path": Path,
     "enum": _decode_enum,
     "object": _decode_object,
     "space": lambda kind, state: spaces_parts.make_space(kind, state),

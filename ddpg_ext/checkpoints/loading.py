@@ -13,9 +13,10 @@ from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.utils import check_for_correct_spaces
 from stable_baselines3.common.vec_env import VecEnv
 
-from ddpg_ext.checkpoints import from_sb3
-from ddpg_ext.checkpoints.model_file import ModelFile, Trust, read_model
+from ddpg_ext.checkpoints import buffer_file, from_sb3
+from ddpg_ext.checkpoints.model_file import ModelFile, Trust, read_model_members
 from ddpg_ext.checkpoints.sb3_layout import check_optimizer_state
+from ddpg_ext.checkpoints.zip_reader import ZipReader, resolve_suffix
 from ddpg_ext.common.errors import CheckpointError, DamagedCheckpointError, DDPGPaperError, UntrustedContentError
 from ddpg_ext.ddpg_paper.ddpg_paper import DDPGPaper
 from ddpg_ext.ddpg_paper.policies import DDPGPaperPolicy
@@ -49,11 +50,17 @@ def load_model(
     :return: the model
     :raises CheckpointError: if the file is missing, damaged, asks for what it must not have, or does not fit ``env``
     """
-    file = read_model(path, device, trust or Trust())
-    if print_system_info:
-        print("== SAVED MODEL SYSTEM INFO ==")
-        print(file.system_info or f"SB3 {file.version}, nothing more is known")
-    return build_model(cls, file, env, device, force_reset, kwargs or {})
+    trust = trust or Trust()
+    with ZipReader(resolve_suffix(path, ".zip")) as archive:
+        file = read_model_members(archive, device, trust)
+        if print_system_info:
+            print("== SAVED MODEL SYSTEM INFO ==")
+            print(file.system_info or f"SB3 {file.version}, nothing more is known")
+        model = build_model(cls, file, env, device, force_reset, kwargs or {})
+        is_model = archive.manifest is not None and archive.manifest.get("kind") == "model"
+        if is_model and buffer_file.LAYOUT in archive and "replay_buffer" not in trust.custom:
+            buffer_file.read_members(archive, model.replay_buffer, trust.allowed)
+    return model
 
 
 def build_model(
@@ -124,10 +131,11 @@ def _check_data(cls: type[DDPGPaper], file: ModelFile, kwargs: dict[str, Any]) -
         if key in model_attributes:
             del data[key]
     _check_kinds(data)
-    if "directory" in data.get("replay_buffer_kwargs", {}) and not (file.trusted or "replay_buffer_kwargs" in kwargs):
+    is_given = "replay_buffer_kwargs" in kwargs or "replay_buffer_kwargs" in file.replaced
+    if "directory" in data.get("replay_buffer_kwargs", {}) and not (file.trusted or is_given):
         raise UntrustedContentError(
-            "its replay buffer lies in a folder that the file names; pass replay_buffer_kwargs= with that folder, or "
-            "trusted=True"
+            "its replay buffer lies in a folder that the file names; pass "
+            "custom_objects={'replay_buffer_kwargs': {...}} with that folder, or trusted=True"
         )
     buffer_size = kwargs.get("buffer_size", data.get("buffer_size", 0))
     if not isinstance(buffer_size, int) or buffer_size > MAX_BUFFER_SIZE or data.get("n_envs", 1) > 10**5:

@@ -19,14 +19,14 @@ import torch as th
 from stable_baselines3.common.save_util import data_to_json
 from stable_baselines3.common.utils import get_device, get_system_info
 
-from ddpg_ext.checkpoints import codec
+from ddpg_ext.checkpoints import buffer_file, codec
 from ddpg_ext.checkpoints.atomic import ZipWriter, write_zip
 from ddpg_ext.checkpoints.functions import is_function
 from ddpg_ext.checkpoints.known import Allowed
 from ddpg_ext.checkpoints.pickle_vm import Budget, canonical, parse
 from ddpg_ext.checkpoints.rebuild import load_pickle
 from ddpg_ext.checkpoints.tensors import load_tensors, save_tensors
-from ddpg_ext.checkpoints.zip_reader import ZipReader, resolve_suffix
+from ddpg_ext.checkpoints.zip_reader import ZipReader
 from ddpg_ext.common.errors import CheckpointError, DamagedCheckpointError, UntrustedContentError
 
 PICKLED = ":serialized:"
@@ -56,6 +56,8 @@ class ModelFile:
     name: str = "the file"
     #: whether the caller trusts it
     trusted: bool = False
+    #: the fields that the caller has replaced
+    replaced: frozenset[str] = frozenset()
 
 
 @dataclass
@@ -77,18 +79,21 @@ class Trust:
         self.custom = dict(self.custom_objects or {})
 
 
-def write_model(path: Any, data: dict[str, Any], params: dict[str, Any]) -> None:
+def write_model(path: Any, data: dict[str, Any], params: dict[str, Any], replay_buffer: Any = None) -> None:
     """
     Write a model's file, atomically if ``path`` is a path.
 
     :param path: where it goes (".zip" may be left out), or an open binary file
     :param data: attributes of the model
     :param params: state dicts by name
+    :param replay_buffer: a replay buffer to put in as well
     """
     if isinstance(path, str | os.PathLike) and not os.path.splitext(path)[1]:
         path = f"{os.fspath(path)}.zip"
     with write_zip(path, "model") as archive:
         write_model_members(archive, data, params)
+        if replay_buffer is not None:
+            buffer_file.write_members(archive, replay_buffer)
 
 
 def write_model_members(archive: ZipWriter, data: dict[str, Any], params: dict[str, Any]) -> None:
@@ -121,24 +126,13 @@ def data_with_json(data: dict[str, Any]) -> str:
     return codec.json.dumps(fields, indent=4)
 
 
-def read_model(path: Any, device: th.device | str, trust: Trust) -> ModelFile:
-    """
-    :param path: path (".zip" may be left out), or an open binary file
-    :param device: where tensors go
-    :param trust: what the file may do
-    :return: what it holds
-    :raises CheckpointError: if there is no such file, if it is damaged, or asks for what it must not have
-    """
-    with ZipReader(resolve_suffix(path, ".zip")) as archive:
-        return read_model_members(archive, device, trust)
-
-
 def read_model_members(archive: ZipReader, device: th.device | str, trust: Trust) -> ModelFile:
     """
     :param archive: the open file
     :param device: where tensors go
     :param trust: what it may do
     :return: what it holds
+    :raises CheckpointError: if it is damaged, or asks for what it must not have
     """
     fields = archive.read_json("data")
     if not isinstance(fields, dict):
@@ -170,7 +164,7 @@ def read_model_members(archive: ZipReader, device: th.device | str, trust: Trust
         archive.read(name, 2**20).decode(errors="replace") if name in archive else ""
         for name in ("_stable_baselines3_version", "system_info.txt")
     )
-    return ModelFile(data, params, version, system_info, archive.name, trust.trusted)
+    return ModelFile(data, params, version, system_info, archive.name, trust.trusted, frozenset(trust.custom))
 
 
 def _read_field(name: str, item: Any, trust: Trust, budget: Budget) -> Any:

@@ -33,4 +33,5 @@ def save_model(
     :param exclude: attributes to leave out, beyond those that SB3 leaves out
     :param include: attributes to keep that would be left out
     """
-    write_model(path, model_data(model, exclude, include), model.get_parameters())
+    data = model_data(model, exclude, include)
+    write_model(path, data, model.get_parameters(), data.pop("replay_buffer", None))

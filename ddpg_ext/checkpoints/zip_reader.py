@@ -10,9 +10,7 @@ import zlib
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, cast
 
-import numpy as np
-
-from ddpg_ext.checkpoints.atomic import FORMAT_VERSION, MANIFEST
+from ddpg_ext.checkpoints.atomic import FORMAT_VERSION, MANIFEST, views_of_bytes
 from ddpg_ext.checkpoints.codec import parse_json
 from ddpg_ext.common.errors import CheckpointError, CheckpointNotFoundError, DamagedCheckpointError
 
@@ -135,24 +133,23 @@ class ZipReader:
         Read a member straight into memory that is there.
 
         :param name: a member
-        :param target: a contiguous array, or a view of bytes, of exactly the member's size
+        :param target: an array whose last dimension lies in one piece, or bytes, of exactly the member's size
         :raises DamagedCheckpointError: if there is no such member, or it was altered
         """
         size = self.size(name)
-        flat: Any = target.reshape(-1).view(np.uint8) if isinstance(target, np.ndarray) else target
-        view = memoryview(flat)
-        if view.nbytes != size:
-            raise DamagedCheckpointError(f"{self.name}: {name} has {size:,} bytes instead of {view.nbytes:,}")
+        if target.nbytes != size:
+            raise DamagedCheckpointError(f"{self.name}: {name} has {size:,} bytes instead of {target.nbytes:,}")
         digest = hashlib.sha256()
         try:
             with cast(zipfile.ZipExtFile, self._archive.open(name)) as member:
-                done = 0
-                while done < size:
-                    n = member.readinto(view[done : done + _CHUNK])
-                    if not n:
-                        raise EOFError("it ends too early")
-                    digest.update(view[done : done + n])
-                    done += n
+                for view in views_of_bytes(target):
+                    done = 0
+                    while done < len(view):
+                        n = member.readinto(view[done : done + _CHUNK])
+                        if not n:
+                            raise EOFError("it ends too early")
+                        digest.update(view[done : done + n])
+                        done += n
                 if member.read(1):
                     raise EOFError("it is longer than it says")
         except (*_BROKEN, OSError) as error:

@@ -8,9 +8,12 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch as th
+from gymnasium import spaces
 from stable_baselines3 import DDPG, TD3
+from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import GymEnv, TensorDict
+from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from ddpg_ext.common.errors import InvalidArgumentError, InvalidArgumentTypeError, nearest
@@ -129,7 +132,36 @@ class SaveLoad(OffPolicyAlgorithm):
         """
         from ddpg_ext.checkpoints.buffer_file import save_buffer
 
+        if not isinstance(self.replay_buffer, ReplayBuffer):
+            raise InvalidArgumentTypeError(f"there is no replay buffer to save: it is {self.replay_buffer!r:.80}")
         save_buffer(path, self.replay_buffer)
+
+    def _empty_replay_buffer(self) -> ReplayBuffer:
+        """A buffer as the set-up makes it."""
+        model = cast("DDPGPaper", self)
+        with model._default_replay_buffer():
+            chosen, kwargs = self.replay_buffer_class, dict(self.replay_buffer_kwargs)
+        if chosen is None:
+            is_dict = isinstance(self.observation_space, spaces.Dict)
+            chosen = DictReplayBuffer if is_dict else NStepReplayBuffer if self.n_steps > 1 else ReplayBuffer
+            if chosen is NStepReplayBuffer:
+                kwargs |= {"n_steps": self.n_steps, "gamma": self.gamma}
+        if issubclass(chosen, HerReplayBuffer):
+            kwargs["env"] = self._env_of_her()
+        return chosen(
+            self.buffer_size,
+            self.observation_space,
+            self.action_space,
+            device=self.device,
+            n_envs=self.n_envs,
+            optimize_memory_usage=self.optimize_memory_usage,
+            **kwargs,
+        )
+
+    def _env_of_her(self) -> VecEnv:
+        if self.env is None:
+            raise InvalidArgumentError("a `HerReplayBuffer` needs the environment: load the model with `env=`")
+        return self.env
 
     def load_replay_buffer(
         self,
@@ -151,12 +183,13 @@ class SaveLoad(OffPolicyAlgorithm):
         from ddpg_ext.checkpoints.buffer_file import load_buffer
         from ddpg_ext.checkpoints.known import Allowed
 
-        buffer = load_buffer(path, self.replay_buffer, Allowed(allow), trusted)
+        present = self._empty_replay_buffer() if self.replay_buffer is None else self.replay_buffer
+        buffer = load_buffer(path, present, Allowed(allow), trusted)
+        if not isinstance(buffer, ReplayBuffer):
+            raise InvalidArgumentTypeError(f"{path} holds a {type(buffer).__name__}, not a replay buffer")
         if isinstance(buffer, HerReplayBuffer):
-            if buffer is not self.replay_buffer:
-                if self.env is None:
-                    raise InvalidArgumentError("a `HerReplayBuffer` needs the environment: load the model with `env=`")
-                buffer.set_env(self.env)
+            if buffer is not present:
+                buffer.set_env(self._env_of_her())
             if truncate_last_traj:
                 buffer.truncate_last_trajectory()
         buffer.device = self.device

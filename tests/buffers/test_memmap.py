@@ -16,7 +16,7 @@ from gymnasium import spaces
 from ddpg_ext import DDPGPaper
 from ddpg_ext.buffers import PackedReplayBuffer
 from ddpg_ext.buffers.storage import MemmapStorage
-from ddpg_ext.common.errors import ReplayBufferError
+from ddpg_ext.common.errors import ReplayBufferError, UntrustedContentError
 
 SPACE = spaces.Box(-np.inf, np.inf, (3,), np.float32)
 IMAGE = spaces.Box(0, 255, (3, 4, 4), np.uint8)
@@ -106,7 +106,11 @@ def test_the_model_that_made_it_can_load_it(tmp_path):
     model.save_replay_buffer(tmp_path / "buffer")
     expected = model.replay_buffer.sample(10).observations
     model.learn(30, reset_num_timesteps=False)
-    loaded = DDPGPaper.load(tmp_path / "model", env=model.get_env())
+    with pytest.raises(UntrustedContentError, match="folder"):  # which a file may not choose
+        DDPGPaper.load(tmp_path / "model", env=model.get_env())
+    kwargs = {"storage": "memmap", "directory": tmp_path / "files"}
+    loaded = DDPGPaper.load(tmp_path / "model", model.get_env(), custom_objects={"replay_buffer_kwargs": kwargs})
+    assert loaded.replay_buffer.size() == 90
     loaded.load_replay_buffer(tmp_path / "buffer")
     assert loaded.replay_buffer.size() == 60
     assert th.equal(loaded.replay_buffer.sample(10).observations, expected)

@@ -1,5 +1,6 @@
 """No file, whatever it holds, executes anything, hangs or fills the memory: it is refused by a ``CheckpointError``."""
 
+import contextlib
 import io
 import json
 import os
@@ -58,8 +59,14 @@ def venv():
 
 
 @pytest.fixture(autouse=True)
-def guarded():
-    """A gigabyte more than now at most, half a minute at most, and no canary."""
+def no_canary():
+    yield
+    assert not os.path.exists(CANARY)
+
+
+@contextlib.contextmanager
+def limits():
+    """A gigabyte more than now at most, and half a minute. Not for pytest's reports, which need what they need."""
     with open("/proc/self/statm") as file:
         now = int(file.read().split()[0]) * resource.getpagesize()
     old = resource.getrlimit(resource.RLIMIT_AS)
@@ -70,15 +77,16 @@ def guarded():
 
     former = signal.signal(signal.SIGALRM, hang)
     signal.alarm(30)
-    yield
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, former)
-    resource.setrlimit(resource.RLIMIT_AS, old)
-    assert not os.path.exists(CANARY)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, former)
+        resource.setrlimit(resource.RLIMIT_AS, old)
 
 
 def refused(function, *args, **kwargs):
-    with pytest.raises(CheckpointError) as caught:
+    with pytest.raises(CheckpointError) as caught, limits():
         function(*args, **kwargs)
     assert 10 < len(str(caught.value)) < 5000
     return str(caught.value)

@@ -103,7 +103,7 @@ def test_a_shared_extractor_is_shared_after_loading(tmp_path):
     model = model_with(LinearExtractor, share_features_extractor=True)
     model.train(2, 8)
     model.save(tmp_path / "model")
-    loaded = DDPGPaper.load(tmp_path / "model", device="cpu")
+    loaded = DDPGPaper.load(tmp_path / "model", device="cpu", allow=[LinearExtractor])
     assert loaded.actor.features_extractor is loaded.critic.features_extractor
     assert same(weights(model.policy), weights(loaded.policy))
     np.testing.assert_array_equal(model.predict(OBSERVATIONS)[0], loaded.predict(OBSERVATIONS)[0])

@@ -168,7 +168,7 @@ def test_a_policy_of_ones_own(tmp_path):
     np.testing.assert_array_equal(model.predict(OBSERVATIONS)[0], np.full((10, 2), 0.5, np.float32))
     model.learn(20)
     model.save(tmp_path / "model")
-    loaded = DDPGPaper.load(tmp_path / "model", device="cpu")
+    loaded = DDPGPaper.load(tmp_path / "model", device="cpu", allow=[CautiousPolicy])
     assert isinstance(loaded.policy, CautiousPolicy)
     np.testing.assert_array_equal(loaded.predict(OBSERVATIONS)[0], model.predict(OBSERVATIONS)[0])
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import pickle
 import zipfile
 from copy import deepcopy
 from pathlib import Path
@@ -9,10 +10,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch as th
+from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, LinearSchedule
 from stable_baselines3.common.vec_env import DummyVecEnv
 from toys import CountingEnv, PointEnv, counting_envs, drawn, first, recorded, same, small_model, weights
 
-from ddpg_ext import DDPGPaper, InvalidArgumentError, InvalidArgumentTypeError, OrnsteinUhlenbeckNoise
+from ddpg_ext import (
+    CheckpointError,
+    DDPGPaper,
+    InvalidArgumentError,
+    InvalidArgumentTypeError,
+    OrnsteinUhlenbeckNoise,
+    UntrustedContentError,
+)
 from ddpg_ext.buffers import PackedReplayBuffer
 
 CUDA = pytest.param("cuda", marks=pytest.mark.skipif(not th.cuda.is_available(), reason="no CUDA device"))
@@ -154,7 +163,7 @@ def test_set_parameters_keeps_the_models_own_weight_decay(trained):
         ({"tau": 2.0}, InvalidArgumentError, "tau"),
         ({"qf_learning_rate": -1.0}, InvalidArgumentError, "qf_learning_rate"),
         ({"action_noise": "uhlenbeck"}, InvalidArgumentError, "ornstein-uhlenbeck"),
-        ({"policy_kwargs": {"net_arch": [7]}}, ValueError, "policy kwargs"),
+        ({"policy_kwargs": {"net_arch": [7]}}, CheckpointError, "policy_kwargs"),
     ],
 )
 def test_wrong_arguments_on_loading(trained, tmp_path, kwargs, error, message):
@@ -206,11 +215,41 @@ def test_custom_objects(trained, tmp_path, capsys):
     assert "SAVED MODEL SYSTEM INFO" in capsys.readouterr().out
 
 
-def test_schedules_survive(tmp_path):
-    """Functions as learning rates come back as such, and give plain floats even where NumPy computes them."""
-    model = small_model(learning_rate=lambda p: p * np.float64(0.5), qf_learning_rate=lambda p: p * np.sin(1.0))
-    model.save(tmp_path / "model")
+@pytest.mark.parametrize(
+    "schedule",
+    [LinearSchedule(1e-3, 1e-4, 0.5), ConstantSchedule(2e-3), FloatSchedule(LinearSchedule(1.0, 0.5, 1.0))],
+    ids=lambda schedule: type(schedule).__name__,
+)
+def test_sb3s_schedules_survive(tmp_path, schedule):
+    small_model(learning_rate=schedule, qf_learning_rate=schedule).save(tmp_path / "model")
     loaded = DDPGPaper.load(tmp_path / "model", device="cpu")
+    assert type(loaded.learning_rate) is type(loaded.qf_learning_rate) is type(schedule)
+    for remaining in (1.0, 0.75, 0.5, 0.0):
+        assert loaded.lr_schedule(remaining) == loaded.qf_lr_schedule(remaining) == schedule(remaining)
+
+
+def halved(remaining):
+    return remaining * np.float64(0.5)
+
+
+def sine(remaining):
+    return remaining * np.sin(1.0)
+
+
+def test_functions_survive_with_permission(tmp_path):
+    """Functions as learning rates come back as such, and give plain floats even where NumPy computes them."""
+    small_model(learning_rate=halved, qf_learning_rate=sine).save(tmp_path / "named")
+    named = DDPGPaper.load(tmp_path / "named", device="cpu", allow=[halved, sine])
+    assert (named.learning_rate, named.qf_learning_rate) == (halved, sine)
+    model = small_model(learning_rate=lambda p: halved(p), qf_learning_rate=lambda p: sine(p))
+    model.save(tmp_path / "model")
+    with pytest.raises(UntrustedContentError, match="learning_rate"):
+        DDPGPaper.load(tmp_path / "model", device="cpu")
+    for loaded in (named, DDPGPaper.load(tmp_path / "model", device="cpu", trusted=True)):
+        assert_halved_and_sine(loaded)
+
+
+def assert_halved_and_sine(loaded):
     for schedule, expected in ((loaded.lr_schedule, 0.25), (loaded.qf_lr_schedule, 0.5 * np.sin(1.0))):
         assert type(schedule(0.5)) is float
         assert schedule(0.5) == pytest.approx(expected)
@@ -403,8 +442,12 @@ def test_the_replay_buffer(tmp_path, device):
 
 def test_the_replay_buffer_of_something_else_is_refused(tmp_path):
     model = small_model().learn(10)
-    model.replay_buffer, buffer = "no buffer", model.replay_buffer
-    model.save_replay_buffer(tmp_path / "buffer")
-    model.replay_buffer = buffer
-    with pytest.raises(AssertionError, match="ReplayBuffer"):
+    with (tmp_path / "buffer.pkl").open("wb") as file:
+        pickle.dump("no buffer", file)
+    with pytest.raises(UntrustedContentError, match="instead of a replay buffer"):
         model.load_replay_buffer(tmp_path / "buffer")
+    with pytest.raises(InvalidArgumentTypeError, match="not a replay buffer"):
+        model.load_replay_buffer(tmp_path / "buffer", trusted=True)
+    model.replay_buffer = "no buffer"
+    with pytest.raises(InvalidArgumentTypeError, match="no replay buffer"):
+        model.save_replay_buffer(tmp_path / "buffer")
