@@ -16,7 +16,7 @@ import ddpg_ext
 #: the member that lists all others with their sizes and checksums
 MANIFEST = "ddpg_ext.json"
 FORMAT_VERSION = 1
-_CHUNK = 16 * 2**20
+_CHUNK = 2**20
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ MAX_JSON = 64 * 2**20
 #: beyond this size, what is unpacked may be at most `MAX_RATIO` times as large as the file
 SMALL = 64 * 2**20
 MAX_RATIO = 20
-_CHUNK = 16 * 2**20
+_CHUNK = 2**20
 _BROKEN = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, RuntimeError, ValueError)
 
 

@@ -405,10 +405,13 @@ class DDPGPaper(SaveLoad):
             self.action_noise = vectorize(self.action_noise, self.env.num_envs)
         self._statistics_before = running_statistics(self._vec_normalize_env)
         mid_episode = not reset_num_timesteps and self._last_obs is not None
-        if not mid_episode and isinstance(self.replay_buffer, NStepReplayBuffer) and self.replay_buffer.size() > 0:
+        if not mid_episode and self.replay_buffer is not None and self.replay_buffer.size() > 0:
             # The environment will be reset: no return may run on from the last transition into the next episode
             buffer, last = self.replay_buffer, self.replay_buffer.pos - 1
-            buffer.timeouts[last] = np.maximum(buffer.timeouts[last], 1 - buffer.dones[last])
+            if isinstance(buffer, NStepReplayBuffer):
+                buffer.timeouts[last] = np.maximum(buffer.timeouts[last], 1 - buffer.dones[last])
+            elif hasattr(buffer, "end_episodes"):
+                buffer.end_episodes(np.arange(buffer.n_envs))
         with _kept_from_reset(self.action_noise if mid_episode else None):
             result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
         if self._vec_normalize_env is None:

@@ -158,7 +158,6 @@ def test_pickle_inside_a_good_replay_buffer(model, tmp_path, vector, attribute):
 @pytest.mark.parametrize("kind", hostile.broken_pickles(b"x" * 100))
 def test_broken_pickles(model, venv, sb3_zip, tmp_path, kind):
     path = tmp_path / "file.pkl"
-    model.replay_buffer.observations  # noqa: B018 # SB3's own, pickled
     path.write_bytes(
         hostile.broken_pickles(pickle.dumps(DDPG("MlpPolicy", "Pendulum-v1", **small()).replay_buffer))[kind]
     )

@@ -9,6 +9,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import tracemalloc
 import zipfile
 
 import gymnasium as gym
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 import torch as th
 from stable_baselines3 import DDPG
+from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.envs import BitFlippingEnv
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
@@ -35,6 +37,10 @@ from ddpg_ext import (
     ScheduledActionNoise,
     UntrustedContentError,
 )
+from ddpg_ext.buffers import PackedReplayBuffer, PrioritizedReplayBuffer
+from ddpg_ext.checkpoints.buffer_file import load_buffer, save_buffer
+from ddpg_ext.checkpoints.buffer_state import get_state
+from ddpg_ext.checkpoints.known import Allowed
 from ddpg_ext.checkpoints.zip_reader import ZipReader
 
 th.set_num_threads(1)
@@ -350,15 +356,30 @@ def test_a_buffer_of_another_size_is_refused(tmp_path):
         make().load_replay_buffer(tmp_path / "nothing")
 
 
-def test_a_buffer_is_written_without_a_second_copy(tmp_path):
-    import tracemalloc
-
-    model = make(buffer_size=200_000, learning_starts=10**6)
-    model.replay_buffer.full = True
-    size = sum(array.nbytes for array in buffer_arrays(model.replay_buffer).values())
-    tracemalloc.start()
-    model.save_replay_buffer(tmp_path / "buffer")
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < size / 10
-    assert (tmp_path / "buffer.pkl").stat().st_size < 1.1 * size
+@pytest.mark.parametrize(
+    ("buffer_class", "n_envs", "full"),
+    [
+        (ReplayBuffer, 1, True),
+        (PackedReplayBuffer, 1, True),
+        (PackedReplayBuffer, 3, False),
+        (PrioritizedReplayBuffer, 3, True),
+    ],
+)
+def test_a_buffer_is_written_and_read_without_a_second_copy(tmp_path, buffer_class, n_envs, full):
+    space, actions = gym.spaces.Box(-1, 1, (200,), np.float32), gym.spaces.Box(-1, 1, (2,), np.float32)
+    buffer, other = (buffer_class(9_000, space, actions, "cpu", n_envs) for _ in range(2))
+    rng, next_obs = np.random.default_rng(0), np.zeros((n_envs, 200), np.float32)
+    for _ in range(buffer.buffer_size + 5 if full else buffer.buffer_size - 500):
+        obs, next_obs = next_obs, rng.uniform(-1, 1, (n_envs, 200)).astype(np.float32)
+        buffer.add(obs, next_obs, np.zeros((n_envs, 2)), np.zeros(n_envs), np.zeros(n_envs), [{}] * n_envs)
+    size = sum(array.nbytes for array in get_state(buffer)[1].values())
+    path = tmp_path / "buffer.pkl"
+    for act in (lambda: save_buffer(path, buffer), lambda: load_buffer(path, other, Allowed())):
+        tracemalloc.start()
+        act()
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 3 * 2**20 < size / 2
+    assert path.stat().st_size < 1.02 * size
+    for name, array in get_state(buffer)[1].items():
+        assert np.array_equal(array, get_state(other)[1][name]), name

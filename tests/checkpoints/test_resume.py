@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.envs import BitFlippingEnv
 from stable_baselines3.common.noise import ActionNoise, NormalActionNoise, OrnsteinUhlenbeckActionNoise
+from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecFrameStack, VecNormalize
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
@@ -27,6 +29,7 @@ from ddpg_ext import (
     SnapshotCallback,
     UntrustedContentError,
 )
+from ddpg_ext.buffers import PackedReplayBuffer, PrioritizedReplayBuffer
 from ddpg_ext.checkpoints.snapshot import snapshots
 
 th.set_num_threads(1)
@@ -136,6 +139,111 @@ def test_processes(tmp_path):
     finally:
         for env in made:
             env.close()
+
+
+class Unending(gym.Env):
+    """Each observation is the number of steps so far, and that of the start always the same."""
+
+    observation_space = spaces.Box(-np.inf, np.inf, (1,), np.float32)
+    action_space = spaces.Box(-1, 1, (1,))
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self._steps = 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        self._steps += 1
+        return np.full(1, self._steps, np.float32), 1.0, False, False, {}
+
+
+BUFFERS = {
+    "sb3": {"replay_buffer_class": ReplayBuffer},
+    "sb3, n steps": {"replay_buffer_class": NStepReplayBuffer, "replay_buffer_kwargs": {"n_steps": 3, "gamma": 0.9}},
+    "packed": {"replay_buffer_class": PackedReplayBuffer, "replay_buffer_kwargs": {"n_steps": 2}},
+    "packed, its own seed": {"replay_buffer_class": PackedReplayBuffer, "replay_buffer_kwargs": {"seed": 5}},
+    "device": {"replay_buffer_class": PackedReplayBuffer, "replay_buffer_kwargs": {"storage": "device"}},
+    "prioritised": {"replay_buffer_class": PrioritizedReplayBuffer},
+    "prioritised, n steps": {
+        "replay_buffer_class": PrioritizedReplayBuffer,
+        "replay_buffer_kwargs": {"n_steps": 3, "alpha": 0.9, "beta": LinearDecay(100, start=0.4, end=1.0)},
+    },
+}
+
+
+@pytest.mark.parametrize("n_envs", [1, 3])
+@pytest.mark.parametrize("buffer", BUFFERS)
+def test_replay_buffers(tmp_path, n_envs, buffer):
+    kwargs = BUFFERS[buffer]
+    model = assert_goes_on_exactly(tmp_path, lambda: vec_env(n_envs=n_envs), lambda env: make(env, **kwargs))
+    resumed = DDPGPaper.resume(tmp_path / "whole", vec_env(n_envs=n_envs))
+    assert type(resumed.replay_buffer) is kwargs["replay_buffer_class"]
+    assert model.replay_buffer.full or n_envs == 1
+
+
+class Pictures(Unending):
+    """Observations that are images."""
+
+    observation_space = spaces.Box(0, 255, (3, 8, 8), np.uint8)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return self.np_random.integers(0, 256, (3, 8, 8), np.uint8), {}
+
+    def step(self, action):
+        self._steps += 1
+        return self.np_random.integers(0, 256, (3, 8, 8), np.uint8), 0.5, False, self._steps == 12, {}
+
+
+@pytest.mark.parametrize("n_envs", [1, 2])
+def test_images(tmp_path, n_envs):
+    kwargs = {"features_extractor_class": FlattenExtractor, "net_arch": [6, 6], "batch_norm": False}
+    assert_goes_on_exactly(
+        tmp_path,
+        lambda: make_vec_env(Pictures, n_envs),
+        lambda env: DDPGPaper("MlpPolicy", env, buffer_size=90, batch_size=4, seed=3, policy_kwargs=kwargs),
+    )
+
+
+@pytest.mark.parametrize("n_envs", [1, 3])
+@pytest.mark.parametrize("buffer_class", [PackedReplayBuffer, PrioritizedReplayBuffer])
+def test_replay_buffers_in_files(tmp_path, n_envs, buffer_class):
+    """A snapshot holds a copy: files that have gone on since are put back, and missing ones are made."""
+
+    def make_env():
+        return vec_env(n_envs=n_envs)
+
+    def kwargs(name):
+        return {"replay_buffer_kwargs": {"storage": "memmap", "directory": tmp_path / name}}
+
+    def make_model(env):
+        return make(env, replay_buffer_class=buffer_class, **kwargs("files"))
+
+    assert_goes_on_exactly(tmp_path, make_env, make_model, custom_objects=kwargs("files"))
+    with pytest.raises(UntrustedContentError, match="custom_objects"):
+        DDPGPaper.resume(tmp_path / "whole", make_env())
+    same = DDPGPaper.resume(tmp_path / "whole", make_env(), custom_objects=kwargs("files"))
+    moved = DDPGPaper.resume(tmp_path / "whole", make_env(), custom_objects=kwargs("others"))
+    for one, other in zip(same.replay_buffer.sample(50), moved.replay_buffer.sample(50), strict=True):
+        assert one is other is None or np.array_equal(one, other)
+
+
+@pytest.mark.parametrize(("first", "then"), [("fast", "eager"), ("eager", "fast")])
+def test_executors_go_on_from_each_other(tmp_path, first, then):
+    """What one has begun the other ends, with the same counts of Adam, and the same numbers up to rounding."""
+    whole = make(executor=first).learn(STEPS, callback=SnapshotCallback(tmp_path, every=30, keep=9))
+    file = snapshots(tmp_path)[1]
+    resumed = DDPGPaper.resume(file, vec_env(), custom_objects={"_executor_choice": then})
+    assert (whole.executor, resumed.executor) == (first, then)
+    steps = resumed.num_timesteps
+    assert steps < STEPS
+    resumed.learn(STEPS - steps, callback=SnapshotCallback(tmp_path / "b", every=30), reset_num_timesteps=False)
+    expected, found = everything(whole), everything(resumed)
+    assert expected.keys() == found.keys()
+    for name in (name for name in expected if name.endswith(".step")):
+        assert expected[name] == found[name] == whole._n_updates, name
+    for name, tensor in whole.policy.state_dict().items():
+        np.testing.assert_allclose(resumed.policy.state_dict()[name], tensor, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("n_envs", [1, 2])
@@ -352,11 +460,38 @@ def test_several_environments_have_to_be_reset(tmp_path):
         make(vec_env(n_envs=2)).learn(10, callback=SnapshotCallback(tmp_path, reset=False))
 
 
-def test_cut_episodes_do_not_count_as_terminal(tmp_path):
+@pytest.mark.parametrize("buffer_class", [None, NStepReplayBuffer, PrioritizedReplayBuffer])
+def test_cut_episodes_do_not_count_as_terminal(tmp_path, buffer_class):
     """Several environments: what a snapshot cuts off bootstraps, and n-step returns do not run across it."""
-    model = make(vec_env(n_envs=2), n_steps=3, learning_starts=1000)
-    model.learn(32, callback=SnapshotCallback(tmp_path, every=30))
-    buffer = model.replay_buffer
+    kwargs = {"n_steps": 3, "gamma": 0.5}
+    if buffer_class is not None:
+        kwargs = {"replay_buffer_class": buffer_class, "replay_buffer_kwargs": kwargs}
+    model = make(make_vec_env(Unending, 2), learning_starts=1000, **kwargs)
+    model.learn(36, callback=SnapshotCallback(tmp_path, every=30))
     assert len(snapshots(tmp_path)) == 1
-    assert (buffer.dones[14] == 1).all()
-    assert buffer.timeouts[14].any()
+    batch = model.replay_buffer.sample(500)
+    # The observation counts the steps of the episode: 15 before the cut, 3 after it; all reward is 1
+    lasts = batch.next_observations[:, 0]
+    assert set(lasts.tolist()) == set(range(3, 16))
+    assert not batch.dones.any()
+    n_rewards = lasts - batch.observations[:, 0]
+    assert ((n_rewards == 3) | (lasts == 15) | (lasts == 3)).all()
+    assert (n_rewards < 3).any()
+    assert th.equal(batch.rewards[:, 0], 2 - 0.5 ** (n_rewards - 1))
+    assert th.equal(batch.discounts[:, 0], 0.5**n_rewards)
+
+
+class Constant(Unending):
+    """All observations are the same: nothing but the snapshot tells where an episode was cut."""
+
+    def step(self, action):
+        return np.zeros(1, np.float32), 1.0, False, False, {}
+
+
+def test_cuts_are_seen_where_observations_do_not_tell(tmp_path):
+    model = make(make_vec_env(Constant, 2), learning_starts=1000, n_steps=3, gamma=0.5)
+    model.learn(36, callback=SnapshotCallback(tmp_path, every=30))
+    discounts = model.replay_buffer.sample(5000).discounts[:, 0]
+    # Of 18 steps, two before the cut and two before the end have shorter sums
+    for discount in (0.5, 0.25):
+        assert (discounts == discount).float().mean() == pytest.approx(2 / 18, abs=0.03)
