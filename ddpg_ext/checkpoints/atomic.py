@@ -93,6 +93,10 @@ class ZipWriter:
         """
         self.write(name, json.dumps(value, indent=1).encode())
 
+    def abandon(self) -> None:
+        """Write nothing more: otherwise ``zipfile`` ends the archive when it is collected, in a file that is closed."""
+        self._archive.fp = None
+
     def close(self) -> None:
         """Write the manifest, and end the archive."""
         manifest = {
@@ -114,5 +118,9 @@ def write_zip(path: Any, kind: str) -> Iterator[ZipWriter]:
     """
     with contextlib.nullcontext(path) if hasattr(path, "write") else atomic_file(Path(path)) as file:
         writer = ZipWriter(cast(BinaryIO, file), kind)
-        yield writer
+        try:
+            yield writer
+        except BaseException:
+            writer.abandon()
+            raise
         writer.close()

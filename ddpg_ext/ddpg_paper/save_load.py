@@ -87,10 +87,17 @@ class SaveLoad(OffPolicyAlgorithm):
         for name in kwargs:
             if name not in known:
                 raise InvalidArgumentTypeError(f"load() got the keyword {name!r}; {nearest(name, known)}")
+        if "stats_window_size" in kwargs:
+            # The buffer is then made with the new size
+            kwargs.update(_stats_window_size=kwargs.pop("stats_window_size"), ep_info_buffer=None)
         trust = Trust(trusted, allow, custom_objects)
-        return load_model(  # type: ignore[type-var]
+        model: Any = load_model(  # type: ignore[type-var]
             cls, path, env, device, trust, print_system_info, force_reset, kwargs
         )
+        # The noise that the file holds has a stream of its own
+        if kwargs.get("seed") is not None and "action_noise" not in kwargs:
+            model._seed_noise(kwargs["seed"])
+        return model
 
     def save_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
         """
