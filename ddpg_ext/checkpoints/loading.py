@@ -143,7 +143,9 @@ def _check_data(cls: type[DDPGPaper], file: ModelFile, kwargs: dict[str, Any]) -
     saved_kwargs = data.get("policy_kwargs", {})
     saved_kwargs.pop("device", None)
     if "policy_kwargs" in kwargs and kwargs["policy_kwargs"] != saved_kwargs:
-        raise CheckpointError(f"`policy_kwargs` must be the saved ones {saved_kwargs}, got {kwargs['policy_kwargs']}")
+        raise CheckpointError(
+            f"`policy_kwargs` must equal the stored policy kwargs {saved_kwargs}, got {kwargs['policy_kwargs']}"
+        )
     _check_architecture(data, file.params.get("policy"))
     return data
 

@@ -160,6 +160,9 @@ def test_own_classes_and_functions_take_permission(tmp_path):
 def test_constructor_arguments_can_be_changed(tmp_path):
     make().save(tmp_path / "model")
     assert DDPGPaper.load(tmp_path / "model", gamma=0.5).gamma == 0.5
+    assert DDPGPaper.load(tmp_path / "model", stats_window_size=5)._stats_window_size == 5
+    one, other = (DDPGPaper.load(tmp_path / "model", seed=9).action_noise() for _ in range(2))
+    assert np.array_equal(one, other)
     with pytest.raises(InvalidArgumentError, match="gamma"):
         DDPGPaper.load(tmp_path / "model", gamma=5)
     with pytest.raises(InvalidArgumentTypeError, match="did you mean 'gamma'"):
