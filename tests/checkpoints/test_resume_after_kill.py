@@ -14,12 +14,13 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def launcher():
+def launcher(tmp_path_factory):
     process = subprocess.Popen(
         [sys.executable, str(Path(__file__).with_name("killed_run.py"))],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
+        cwd=tmp_path_factory.mktemp("launcher"),  # where MuJoCo leaves its log
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
     )
     yield process
@@ -42,7 +43,13 @@ def final(folder):
         return dict(arrays)
 
 
-@pytest.mark.parametrize(("task", "least"), [("pendulum", 20), ("mujoco", 20), ("several", 8)])
+@pytest.mark.parametrize(
+    ("task", "least"),
+    [
+        *(("pendulum", 20), ("mujoco", 20), ("prioritised-pendulum", 20), ("prioritised-mujoco", 20)),
+        *(("several", 8), ("sb3", 5), ("files", 8)),
+    ],
+)
 def test_killed_runs_end_as_the_one_that_was_not(launcher, tmp_path, task, least):
     whole = tmp_path / "whole"
     whole.mkdir()
