@@ -5,11 +5,25 @@ import os
 # Before torch is imported: tests run beside other work, and two processes with spinning threads starve each other
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from pathlib import Path
+
 import pytest
 import torch as th
 from stable_baselines3.common.logger import configure
 
 th.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def away_from_the_repository(tmp_path_factory):
+    """Tests run in a temporary folder: MuJoCo writes its log to wherever it runs, for instance."""
+    root, before = str(Path(__file__).parents[1]), os.getcwd()
+    with pytest.MonkeyPatch.context() as patch:
+        # Processes that tests start find the package that is tested
+        patch.setenv("PYTHONPATH", root, prepend=os.pathsep)
+        os.chdir(tmp_path_factory.mktemp("cwd"))
+        yield
+        os.chdir(before)
 
 
 @pytest.fixture

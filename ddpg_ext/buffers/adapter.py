@@ -183,6 +183,16 @@ class ReplayBufferAdapter(ReplayBuffer):
             self.full = True
             self.pos = 0
 
+    def end_episodes(self, envs: np.ndarray) -> None:
+        """
+        Called when the environments are reset in the middle of their episodes, with no step that says so.
+
+        Each transition is already stored with what a minibatch needs, so there is nothing to do here; a store that
+        follows transitions from one to the next has to stop there.
+
+        :param envs: environments whose episodes end with what was added last
+        """
+
     def sample(  # SB3's base class declares no type for its own
         self, batch_size: int, env: VecNormalize | None = None
     ) -> ReplayBufferSamples:

@@ -296,12 +296,7 @@ class PackedReplayBuffer(ReplayBufferAdapter):
 
     # --------------------------------------------------------------- save, load
 
-    def end_episodes(self, envs: np.ndarray) -> None:
-        """
-        Say that the episodes under way are cut short: no sum of rewards runs on from the newest transitions.
-
-        :param envs: of these environments
-        """
+    def end_episodes(self, envs: np.ndarray) -> None:  # documented in the adapter
         self._rows.end_sequences(envs)
 
     def snapshot_state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

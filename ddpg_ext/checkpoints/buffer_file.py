@@ -63,8 +63,20 @@ def write_members(archive: ZipWriter, buffer: Any) -> None:
     for name, array in arrays.items():
         archive.write(f"{FOLDER}{name}", array)
         layout[name] = {"shape": list(array.shape), "dtype": array.dtype.str}
-    description = {"class": class_path(type(buffer)), "values": codec.encode(values), "arrays": layout}
+    description = {"class": class_path(type(buffer)), "values": _encode(values, buffer), "arrays": layout}
     archive.write_json(LAYOUT, description)
+
+
+def _encode(values: dict[str, Any], buffer: Any) -> Any:
+    for name, value in values.items():
+        try:
+            codec.encode(value)
+        except codec.NotEncodableError as error:
+            raise codec.NotEncodableError(
+                f"the replay buffer's attribute `{name}` is {error}, which has no JSON. Give {type(buffer).__name__} "
+                "the methods snapshot_state() and load_snapshot_state(values, arrays)"
+            ) from None
+    return codec.encode(values)
 
 
 def read_members(archive: ZipReader, buffer: Any, allowed: Allowed) -> None:

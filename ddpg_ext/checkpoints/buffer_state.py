@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.vec_env import VecEnv
 
 from ddpg_ext.common.errors import CheckpointError, DamagedCheckpointError
@@ -34,8 +33,8 @@ def get_state(buffer: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     for name, value in vars(buffer).items():
         if name in _NOT_STATE or isinstance(value, spaces.Space | VecEnv):
             continue
-        parts = {f"{name}/{key}": part for key, part in value.items()} if _is_dict_of_arrays(value) else {name: value}
-        for key, part in parts.items():
+        parts = {f"{name}/{key}": part for key, part in _arrays_in(value).items()}
+        for key, part in (parts or {name: value}).items():
             array = _as_array(part)
             if array is None:
                 values[key] = part.tolist() if isinstance(part, np.ndarray) else part
@@ -69,7 +68,7 @@ def set_state(buffer: Any, values: dict[str, Any], arrays: dict[str, Any]) -> No
     for name, stored in arrays.items():
         owner, _, key = name.partition("/")
         target = getattr(buffer, owner)
-        array = _as_array(target[key] if key else target)
+        array = _as_array(_arrays_in(target)[key] if key else target)
         assert array is not None  # since it is in present_arrays
         if stored.dtype != array.dtype or stored.shape[1:] != array.shape[1:] or stored.shape[0] > array.shape[0]:
             raise DamagedCheckpointError(
@@ -103,13 +102,17 @@ def end_episodes(buffer: Any, indices: np.ndarray) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it warns that it does what it is asked to do
             buffer.truncate_last_trajectory()
-    elif isinstance(buffer, ReplayBuffer) and buffer.size() > 0 and buffer.handle_timeout_termination:
+    elif hasattr(buffer, "timeouts") and buffer.size() > 0 and buffer.handle_timeout_termination:
         buffer.dones[buffer.pos - 1, indices] = 1
         buffer.timeouts[buffer.pos - 1, indices] = 1
 
 
-def _is_dict_of_arrays(value: Any) -> bool:
-    return isinstance(value, dict) and bool(value) and all(isinstance(part, np.ndarray) for part in value.values())
+def _arrays_in(value: Any) -> dict[str, np.ndarray]:
+    """The arrays of a dict or tuple of arrays, by key or number; nothing, if it is something else."""
+    parts = dict(enumerate(value)) if isinstance(value, tuple) else value
+    if not isinstance(parts, dict) or not all(_as_array(part) is not None for part in parts.values()):
+        return {}
+    return {str(key): part for key, part in parts.items()}
 
 
 def _as_array(value: Any) -> np.ndarray | None:

@@ -25,7 +25,7 @@ from ddpg_ext.common.errors import CheckpointError, DamagedCheckpointError, Untr
 TAG = "!"
 MAX_DEPTH = 60
 #: packages whose objects hold more than their attributes say
-_NOT_OBJECTS = ("builtins", "functools", "torch", "numpy", "types")
+_NOT_OBJECTS = ("builtins", "functools", "io", "_io", "torch", "numpy", "types")
 
 
 class NotEncodableError(CheckpointError):

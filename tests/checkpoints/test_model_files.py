@@ -37,7 +37,7 @@ from ddpg_ext import (
     ScheduledActionNoise,
     UntrustedContentError,
 )
-from ddpg_ext.buffers import PackedReplayBuffer, PrioritizedReplayBuffer
+from ddpg_ext.buffers import PackedReplayBuffer, PrioritizedReplayBuffer, ReplayBufferAdapter, Transitions
 from ddpg_ext.checkpoints.buffer_file import load_buffer, save_buffer
 from ddpg_ext.checkpoints.buffer_state import get_state
 from ddpg_ext.checkpoints.known import Allowed
@@ -357,6 +357,114 @@ def test_a_buffer_of_another_size_is_refused(tmp_path):
         make(buffer_size=100).load_replay_buffer(tmp_path / "buffer")
     with pytest.raises(CheckpointNotFoundError, match="nothing"):
         make().load_replay_buffer(tmp_path / "nothing")
+
+
+class OwnBuffer(ReplayBufferAdapter):
+    """A store of one's own: arrays in a tuple, which is all that there is to know."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        n = self.buffer_size * self.n_envs
+        self.store = tuple(np.zeros((n, width), np.float32) for width in (3, 1, 3, 1, 1))
+
+    def _write(self, indices, transitions, episode_ends):
+        for target, values in zip(self.store, transitions, strict=True):
+            target[indices] = values
+
+    def _read(self, indices):
+        return Transitions._make(values[indices] for values in self.store)
+
+
+def test_a_buffer_of_ones_own_comes_back(tmp_path):
+    model = make(replay_buffer_class=OwnBuffer).learn(50)
+    model.save_replay_buffer(tmp_path / "buffer")
+    model.save(tmp_path / "model", include=["replay_buffer"])
+    other = make(replay_buffer_class=OwnBuffer)
+    other.load_replay_buffer(tmp_path / "buffer")
+    loaded = DDPGPaper.load(tmp_path / "model", allow=[OwnBuffer])
+    expected = model.replay_buffer.sample(30)
+    for found in (other, loaded):
+        for mine, its in zip(found.replay_buffer.sample(30), expected, strict=True):
+            assert mine is its is None or th.equal(mine, its)
+    model.replay_buffer.open_file = io.BytesIO()
+    with pytest.raises(CheckpointError, match=r"`open_file` is a BytesIO.*snapshot_state"):
+        model.save_replay_buffer(tmp_path / "buffer")
+
+
+@pytest.mark.parametrize(
+    ("buffer_class", "kwargs"),
+    [
+        (None, {}),
+        (None, {"n_steps": 3}),
+        (ReplayBuffer, {}),
+        (PackedReplayBuffer, {"replay_buffer_kwargs": {"seed": 4}}),
+        (
+            PrioritizedReplayBuffer,
+            {"replay_buffer_kwargs": {"alpha": 0.3, "beta": LinearDecay(50, start=0.4, end=1.0)}},
+        ),
+    ],
+)
+def test_the_buffer_can_be_part_of_the_models_file(tmp_path, buffer_class, kwargs):
+    model = make(replay_buffer_class=buffer_class, **kwargs).learn(350)
+    model.save(tmp_path / "model", include=["replay_buffer"])
+    loaded = DDPGPaper.load(tmp_path / "model")
+    assert loaded.replay_buffer_class is buffer_class
+    assert type(loaded.replay_buffer) is type(model.replay_buffer)
+    for _ in range(2):
+        np.random.seed(0)  # SB3's buffers draw from it
+        batch = model.replay_buffer.sample(20)
+        np.random.seed(0)
+        for mine, its in zip(loaded.replay_buffer.sample(20), batch, strict=True):
+            assert mine is its is None or np.array_equal(mine, its)
+    without = DDPGPaper.load(tmp_path / "model", custom_objects={"replay_buffer": None})
+    assert without.replay_buffer.size() == 0
+    with pytest.raises(CheckpointError, match="buffer_size=300"):
+        DDPGPaper.load(tmp_path / "model", buffer_size=20)
+    model.learn(10, reset_num_timesteps=False)
+    OffPolicyAlgorithm.load.__func__(DDPGPaper, tmp_path / "model")  # SB3 leaves it
+
+
+@pytest.mark.parametrize("what", ["values", "arrays"])
+def test_impossible_packed_buffers_are_refused(tmp_path, what):
+    """With the checksums made right: counts, places, priorities and generators that no buffer has."""
+    model = make(replay_buffer_class=PrioritizedReplayBuffer).learn(350)
+    values, arrays = model.replay_buffer.snapshot_state()
+
+    class Array:
+        def __init__(self, array):
+            self.array, self.shape, self.dtype = array, array.shape, array.dtype
+
+        def read_into(self, target):
+            if target.shape != self.shape or target.dtype != self.dtype:
+                raise DamagedCheckpointError("shape")
+            target[...] = self.array
+
+    stored = {name: Array(array.copy()) for name, array in arrays.items()}
+    changes = {
+        "values": [
+            *({"counts": counts} for counts in ([301, 0, 400], [5, -1, 5], [5, 301, 5], [5, 5, 2], [1, 2], "x", None)),
+            *({"generator": generator} for generator in (5, np.random.Generator(np.random.MT19937(0)))),
+            *({"seed": "x"}, {"n_envs": 2}, {"max_priority": np.nan}, {"max_priority": -1.0}, {"n_unreturned": "x"}),
+            *({"alpha": 0.1}, {"more": 1}),
+        ],
+        "arrays": [
+            *({"end_ids": Array(np.full_like(arrays["end_ids"], number))} for number in (-1, 1, 10**6)),
+            *({"priorities": Array(np.full_like(arrays["priorities"], number))} for number in (np.nan, -1.0, np.inf)),
+            *(
+                {"priorities": Array(np.ones(7))},
+                {"rows": Array(np.zeros((1, 2, 3), np.float32))},
+                {"more": stored["rows"]},
+            ),
+            {"ends": Array(np.zeros((0, 3), np.float32))},
+        ],
+    }
+    for change in changes[what]:
+        with pytest.raises(CheckpointError):
+            model.replay_buffer.load_snapshot_state(
+                {**values, **change} if what == "values" else values, {**stored, **(change if what == "arrays" else {})}
+            )
+        model.replay_buffer.load_snapshot_state(values, stored)
+        assert model.replay_buffer.size() == 300
 
 
 @pytest.mark.parametrize(
