@@ -2,6 +2,7 @@
 Time and size of a snapshot with a full replay buffer.
 
     python benchmarks/snapshots.py                   # 1e6 transitions of HalfCheetah-v5 (extra `mujoco`)
+    python benchmarks/snapshots.py --buffer prioritized
 """
 
 import argparse
@@ -11,12 +12,16 @@ from pathlib import Path
 
 import numpy as np
 import torch as th
+from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import VecEnv
 
 from ddpg_ext import DDPGPaper
+from ddpg_ext.buffers import PackedReplayBuffer, PrioritizedReplayBuffer
 from ddpg_ext.checkpoints import buffer_state, env_state
 from ddpg_ext.checkpoints.snapshot import write_snapshot
+
+BUFFERS = {"packed": PackedReplayBuffer, "prioritized": PrioritizedReplayBuffer, "sb3": ReplayBuffer}
 
 
 def fill(model: DDPGPaper, transitions: int) -> None:
@@ -36,10 +41,12 @@ def main() -> None:
     parser.add_argument("--env", default="HalfCheetah-v5")
     parser.add_argument("--transitions", type=int, default=1_000_000)
     parser.add_argument("--folder", type=Path, default=None, help="on the disk to measure; default: a temporary one")
+    parser.add_argument("--buffer", choices=BUFFERS, default="packed")
     args = parser.parse_args()
     th.set_num_threads(1)
 
-    model = DDPGPaper("MlpPolicy", args.env, buffer_size=args.transitions, seed=0)
+    buffer_class = BUFFERS[args.buffer]
+    model = DDPGPaper("MlpPolicy", args.env, buffer_size=args.transitions, seed=0, replay_buffer_class=buffer_class)
     model.set_logger(configure(None, []))
     assert model.env is not None
     recorder = env_state.install_recorder(model.env)

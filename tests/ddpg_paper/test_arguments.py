@@ -266,7 +266,7 @@ def test_argument_given_to_load_takes_effect(name, tmp_path):
 
 def test_load_refuses_other_policy_kwargs(tmp_path):
     make_model().save(tmp_path / "model")
-    with pytest.raises(CheckpointError, match="`policy_kwargs` must be the saved ones"):
+    with pytest.raises(CheckpointError, match="`policy_kwargs` must equal the stored policy kwargs"):
         DDPGPaper.load(tmp_path / "model", policy_kwargs={"net_arch": [3, 3]})
 
 
