@@ -323,6 +323,7 @@ class PackedReplayBuffer(ReplayBufferAdapter):
         :param arrays: by name; each with ``shape`` and ``read_into(target)``
         :raises CheckpointError: if they are of a buffer of another size
         :raises DamagedCheckpointError: if they are not those of such a buffer
+        :raises ReplayBufferError: if its files are another buffer's by now, or the disk is full
         """
         if set(values) != _VALUES or set(arrays) != self._rows.names:
             raise DamagedCheckpointError(f"its parts are not those of a {type(self).__name__}")
@@ -333,6 +334,7 @@ class PackedReplayBuffer(ReplayBufferAdapter):
             raise DamagedCheckpointError("its random generator is not one")
         if not (isinstance(counts, list) and len(counts) == 3 and all(type(count) is int for count in counts)):
             raise DamagedCheckpointError(f"its counts are {str(counts)[:60]}")
+        self._rows.check_user()
         try:
             n_ends = int(arrays["ends"].shape[0])
             self._rows.load(tuple(counts), n_ends, lambda name, target: arrays[name].read_into(target))

@@ -250,7 +250,10 @@ class Rows:
             for first in self._first_rows.tolist():
                 self._store.reserve(name, (first + start) * n_bytes, (first + stop) * n_bytes)
 
-    def _check_user(self) -> None:
+    def check_user(self) -> None:
+        """
+        :raises ReplayBufferError: if the files were taken over by another buffer of this process
+        """
         if self._store.is_persistent and self._store.user is not self:
             raise ReplayBufferError(f"{self._store} was taken over by a replay buffer that was made or loaded later")
 
@@ -260,7 +263,7 @@ class Rows:
 
         :param envs: of these environments
         """
-        self._check_user()
+        self.check_user()
         newest = self._newest()
         for env in envs.tolist() if self.n_stored else ():
             if not self._end_ids[env, newest]:
@@ -268,7 +271,7 @@ class Rows:
 
     def _prepare_files(self, head: int) -> None:
         """Ask for room on the disk, and discount what will be overwritten."""
-        self._check_user()
+        self.check_user()
         if head + 2 > self._reserved:
             row_bytes = sum(tensor.stride(1) * tensor.element_size() for tensor in self._tensors.values())
             at_once = self._store.RESERVED_AT_ONCE // (row_bytes * self.n_envs)
@@ -386,7 +389,6 @@ class Rows:
         :param read: called with a name of ``arrays``, and an array of that shape to fill
         :raises DamagedCheckpointError: if the counts and arrays do not fit each other
         """
-        self._check_user()
         self.clear()
         n_stored, head, n_added = counts
         if not (0 <= n_stored <= self.capacity >= head >= 0 and n_stored <= n_added < 2**62):

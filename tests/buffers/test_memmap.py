@@ -116,6 +116,17 @@ def test_the_model_that_made_it_can_load_it(tmp_path):
     assert th.equal(loaded.replay_buffer.sample(10).observations, expected)
 
 
+def test_a_buffer_that_was_taken_over_is_not_loaded_into(tmp_path):
+    old = make(tmp_path)
+    add(old, 30)
+    values, arrays = old.snapshot_state()
+    new = make(tmp_path)
+    expected = stored(new)
+    with pytest.raises(ReplayBufferError, match="taken over"):
+        old.load_snapshot_state(values, dict.fromkeys(arrays))
+    assert stored(new) == expected == list(range(10, 30))
+
+
 KILLED = """
     import sys
     sys.path.insert(0, {tests!r})
