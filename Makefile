@@ -4,7 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 SOURCES := ddpg_ext examples benchmarks tests docs/conf.py
-ENV ?= Pendulum-v1
+# Not ?=: ENV is a shell's variable, too, and may be anything
+ENV = Pendulum-v1
 
 .PHONY: help train test lint type format commit-checks doc benchmark clean
 

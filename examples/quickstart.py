@@ -7,6 +7,8 @@ Train DDPG with the paper's settings, watch it, and keep everything in a run fol
 
 import argparse
 import json
+import os
+import sys
 from pathlib import Path
 
 import gymnasium as gym
@@ -22,6 +24,9 @@ from ddpg_ext import DDPGPaper
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+
+if sys.platform == "linux" and "DISPLAY" not in os.environ:
+    os.environ.setdefault("MUJOCO_GL", "egl")  # MuJoCo renders without a window, too
 
 
 def next_free_folder(root: Path, env_id: str) -> Path:
@@ -91,7 +96,8 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where run folders go")
     args = parser.parse_args()
 
-    gym.spec(args.env)  # raises for an unknown id, before there is a folder for it
+    # Raises for what DDPG cannot train on, before there is a folder for it
+    DDPGPaper("MlpPolicy", args.env, buffer_size=1)
     folder = next_free_folder(args.runs, args.env)
     env = make_vec_env(args.env, seed=args.seed, monitor_dir=str(folder))
     eval_env = make_vec_env(args.env, n_envs=10, seed=args.seed + 1000)
@@ -107,17 +113,25 @@ def main() -> None:
         verbose=0,
     )
     print(f"Training on {args.env} for {args.steps:,} steps; everything lands in {folder}/")
-    model.learn(args.steps, callback=evaluation, progress_bar=True)
+    try:
+        model.learn(args.steps, callback=evaluation, progress_bar=True)
+    except KeyboardInterrupt:
+        print(f"Stopped after {model.num_timesteps:,} steps; the agent is kept as it is")
     model.save(folder / f"{args.env.replace('/', '-')}.zip")
 
     returns, _ = evaluate_policy(model, eval_env, args.eval_episodes, return_episode_rewards=True)
     mean, std = float(np.mean(returns)), float(np.std(returns))
     result = {"mean_return": mean, "std_return": std, "episodes": args.eval_episodes, "seed": args.seed}
     (folder / "result.json").write_text(json.dumps(result, indent=2) + "\n")
-    plot_learning_curve(folder, args.env)
-    animate(folder, args.env, model)
     print(f"Mean return over {args.eval_episodes} episodes without noise: {mean:.1f} +/- {std:.1f}")
-    print(f"{folder}/learning_curve.png shows how it got there, {folder}/agent.gif the agent")
+    if (folder / "evaluations.npz").exists():
+        plot_learning_curve(folder, args.env)
+        print(f"{folder}/learning_curve.png shows how it got there")
+    try:
+        animate(folder, args.env, model)
+        print(f"{folder}/agent.gif shows the agent")
+    except Exception as error:  # whatever a renderer without a display may raise
+        print(f"No animation, since {args.env} cannot be rendered here: {error}")
 
 
 if __name__ == "__main__":

@@ -95,6 +95,14 @@ class OrnsteinUhlenbeckNoise(ActionNoise):
         :param seed: None takes fresh entropy
         """
         self.seed = seed
+        self.restart_stream(seed)
+
+    def restart_stream(self, seed: int | None) -> None:
+        """
+        As :meth:`set_random_seed`, but ``seed`` stays what the user gave: for whoever seeds a noise without one.
+
+        :param seed: None takes fresh entropy
+        """
         self._rng = np.random.default_rng(seed)
 
     def spawn(self, n: int) -> list["OrnsteinUhlenbeckNoise"]:
@@ -201,6 +209,15 @@ class ScheduledActionNoise(ActionNoise):
 
         :param seed: None takes fresh entropy
         """
+        if hasattr(self.noise, "set_random_seed"):
+            self.noise.set_random_seed(seed)
+
+    def restart_stream(self, seed: int | None) -> None:
+        """
+        As :meth:`set_random_seed`, but ``seed`` stays what the user gave.
+
+        :param seed: None takes fresh entropy
+        """
         seed_random_stream(self.noise, seed)
 
     def spawn(self, n: int) -> list["ScheduledActionNoise"]:
@@ -229,8 +246,8 @@ def seed_random_stream(noise: ActionNoise, seed: int | None) -> None:
     if isinstance(noise, VectorizedActionNoise):
         seed_random_stream(noise.base_noise, seed)
         noise.noises = independent_copies(noise.base_noise, noise.n_envs)
-    elif hasattr(noise, "set_random_seed"):
-        noise.set_random_seed(seed)
+    elif hasattr(noise, "restart_stream"):
+        noise.restart_stream(seed)
 
 
 def independent_copies(noise: ActionNoise, n: int) -> list[Any]:

@@ -2,7 +2,8 @@
 
 import copy
 import inspect
-from typing import Any
+import math
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from gymnasium import spaces
@@ -18,6 +19,9 @@ from ddpg_ext.common.errors import (
     nearest,
 )
 from ddpg_ext.ddpg_paper.policies import DDPGPaperPolicy
+
+if TYPE_CHECKING:
+    from ddpg_ext.ddpg_paper.ddpg_paper import DDPGPaper
 
 NOISE_NAMES = ("ornstein-uhlenbeck",)
 
@@ -142,7 +146,7 @@ def check_policy(policy_class: Any, policy_kwargs: dict[str, Any]) -> None:
             )
 
 
-def check_noise(noise: Any, action_space: spaces.Box) -> None:
+def check_noise(noise: Any, action_space: spaces.Space) -> None:
     """
     :param noise: an SB3 ``ActionNoise``, a name of ``NOISE_NAMES``, or None
     :raises InvalidArgumentError: for an unknown name, or a noise of the wrong shape
@@ -159,6 +163,11 @@ def check_noise(noise: Any, action_space: spaces.Box) -> None:
         return
     if not isinstance(noise, ActionNoise):
         raise InvalidArgumentTypeError(f"`action_noise` must be a name, an SB3 ActionNoise or None, got {noise!r}")
+    if isinstance(noise, VectorizedActionNoise) and len({repr(one) for one in noise.noises}) > 1:
+        raise InvalidArgumentError(
+            "`action_noise` must be the noise of one environment, of which each gets a copy with a stream of its own; "
+            f"got different ones: {noise.noises}"
+        )
     # Draw once to see the shape, from a copy, and leave the global generator as it was
     state = np.random.get_state()  # noqa: NPY002
     shape = np.shape(copy.deepcopy(noise.base_noise if isinstance(noise, VectorizedActionNoise) else noise)())
@@ -167,6 +176,57 @@ def check_noise(noise: Any, action_space: spaces.Box) -> None:
         raise InvalidArgumentError(
             f"`action_noise` must have the shape of one action, {action_space.shape}, got noise of shape {shape}"
         )
+
+
+def check_arguments(model: "DDPGPaper") -> None:
+    """
+    Check what a model's constructor was given, where a number or a name is enough to tell.
+
+    :param model: a model that is not set up yet
+    :raises InvalidArgumentError: for a value out of range
+    :raises InvalidArgumentTypeError: for a value of the wrong type
+    """
+    check_learning_rate("learning_rate", model.learning_rate)
+    check_learning_rate("qf_learning_rate", model.qf_learning_rate)
+    check_number("qf_weight_decay", model.qf_weight_decay, lambda x: 0 <= x < math.inf, "a number >= 0")
+    check_number("tau", model.tau, lambda x: 0 < x <= 1, "a number in (0, 1]")
+    check_number("gamma", model.gamma, lambda x: 0 <= x <= 1, "a number in [0, 1]")
+    for name in ("buffer_size", "n_steps"):
+        check_number(name, getattr(model, name), lambda n: n > 0, "a whole number above 0", integer=True)
+    check_number("stats_window_size", model._stats_window_size, lambda n: n > 0, "a whole number above 0", integer=True)
+    check_number("learning_starts", model.learning_starts, lambda n: n >= 0, "a whole number >= 0", integer=True)
+    check_number("gradient_steps", model.gradient_steps, lambda n: n >= -1, "-1 or a whole number >= 0", integer=True)
+    check_train_freq(model.train_freq)
+    if model.matmul_precision not in (None, "highest", "high", "medium"):
+        raise InvalidArgumentError(
+            f"`matmul_precision` must be 'highest', 'high', 'medium' or None, got {model.matmul_precision!r}"
+        )
+    check_noise(model.action_noise, model.action_space)
+    check_flag("uniform_warmup", model.uniform_warmup)
+    check_flag("optimize_memory_usage", model.optimize_memory_usage)
+    check_dict("replay_buffer_kwargs", model.replay_buffer_kwargs)
+    check_replay_buffer_class(model.replay_buffer_class)
+    for name in ("n_steps", "gamma") if model.n_steps > 1 else ():
+        if model.replay_buffer_kwargs.get(name, getattr(model, name)) != getattr(model, name):
+            raise InvalidArgumentError(
+                f"`{name}={getattr(model, name)}` and `replay_buffer_kwargs[{name!r}]="
+                f"{model.replay_buffer_kwargs[name]}` contradict each other; leave the latter out"
+            )
+    if model.n_steps > 1 and model.replay_buffer_class is not None:
+        raise InvalidArgumentError(
+            f"`n_steps={model.n_steps}` has no effect on a `replay_buffer_class` of your own; if it takes them, "
+            f"give it `replay_buffer_kwargs=dict(n_steps={model.n_steps}, gamma={model.gamma})`, or else leave the "
+            "class out"
+        )
+    if isinstance(model.observation_space, spaces.Dict):
+        if model.n_steps > 1:
+            raise InvalidArgumentError(
+                f"`n_steps` must be 1 for Dict observations (SB3 has no buffer), got {model.n_steps}"
+            )
+        if model.optimize_memory_usage:
+            raise InvalidArgumentError(
+                "`optimize_memory_usage` must be False for Dict observations (SB3 has no buffer)"
+            )
 
 
 def copy_containers(value: Any) -> Any:

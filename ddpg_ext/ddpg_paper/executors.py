@@ -23,8 +23,12 @@ class Executor(Protocol):
         :return: what about it this executor cannot do, None if it can do it all
         """
 
-    def prepare(self) -> None:
-        """Called before the first of some steps."""
+    def prepare(self) -> str | None:
+        """
+        Called before the first of some steps.
+
+        :return: what about the policy, which may have changed, this executor cannot do; None if it goes on
+        """
 
     def step(self, batch: Samples, gamma: float, tau: float) -> StepResult:
         """As :func:`ddpg_ext.ddpg_paper.update.gradient_step`."""
@@ -47,8 +51,9 @@ class EagerExecutor:
     def unsupported(policy: DDPGPaperPolicy) -> str | None:
         return None
 
-    def prepare(self) -> None:
+    def prepare(self) -> str | None:
         self.policy.set_training_mode(True)
+        return None
 
     def step(self, batch: Samples, gamma: float, tau: float) -> StepResult:
         return gradient_step(self.policy, batch, gamma, tau)
