@@ -1,7 +1,7 @@
 """
 Train DDPG with the paper's settings, watch it, and keep everything in a run folder laid out like the RL Zoo's.
 
-    python examples/quickstart.py                       # Pendulum-v1, 20,000 steps, about two minutes
+    python examples/quickstart.py                       # Pendulum-v1, 20,000 steps, one to four minutes
     python examples/quickstart.py HalfCheetah-v5 --steps 300000
 """
 
@@ -26,7 +26,9 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 if sys.platform == "linux" and "DISPLAY" not in os.environ:
-    os.environ.setdefault("MUJOCO_GL", "egl")  # MuJoCo renders without a window, too
+    # Rendering works without a window, too
+    os.environ.setdefault("MUJOCO_GL", "egl")
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 
 
 def next_free_folder(root: Path, env_id: str) -> Path:
@@ -49,10 +51,15 @@ def write_settings(folder: Path, env_id: str, args: argparse.Namespace, model: D
         "learning_rate": model.learning_rate,
         "qf_learning_rate": model.qf_learning_rate,
         "qf_weight_decay": model.qf_weight_decay,
+        "buffer_size": model.buffer_size,
+        "learning_starts": model.learning_starts,
         "batch_size": model.batch_size,
         "tau": model.tau,
         "gamma": model.gamma,
+        "train_freq": model.train_freq.frequency,  # type: ignore[union-attr]
+        "gradient_steps": model.gradient_steps,
         "action_noise": "ornstein-uhlenbeck",
+        "n_steps": model.n_steps,
     }
     (settings / "config.yml").write_text(yaml.safe_dump(hyperparameters, sort_keys=False))
 
@@ -73,7 +80,7 @@ def plot_learning_curve(folder: Path, env_id: str) -> None:
 
 
 def animate(folder: Path, env_id: str, model: DDPGPaper, max_steps: int = 200) -> None:
-    """One episode as a GIF, every other frame."""
+    """An episode, or its first 200 steps, as a GIF of every other frame."""
     env = gym.make(env_id, render_mode="rgb_array")
     obs, _ = env.reset(seed=0)
     frames: list[Image.Image] = []
