@@ -228,8 +228,8 @@ def check_replay_buffer(model: "DDPGPaper") -> None:
             )
         if buffer_class is ReplayBuffer and model.replay_buffer_kwargs.get("handle_timeout_termination", True):
             raise InvalidArgumentError(
-                "`optimize_memory_usage` must be False, which for Box observations is no loss: the default buffer stores "
-                "each of them once, time limits included. Got True, for which SB3's buffer also needs "
+                "`optimize_memory_usage` must be False, which for Box observations is no loss: the default buffer "
+                "stores each of them once, time limits included. Got True, for which SB3's buffer also needs "
                 "`replay_buffer_kwargs=dict(handle_timeout_termination=False)`"
             )
 

@@ -162,7 +162,7 @@ ARGUMENTS = [
     (
         {"policy_kwargs": {"features_extractor_kwargs": {"dim": 3}}},
         TYPE,
-        ["`features_extractor_kwargs`", "'dim'", "FlattenExtractor", "Known: "],
+        ["`features_extractor_kwargs`", "'dim'", "FlattenExtractor", "it takes none"],
     ),
     (
         {"policy_kwargs": {"features_extractor_kwargs": {"observation_space": 3}}},
