@@ -7,6 +7,7 @@ from ddpg_ext.common.errors import (
     InvalidArgumentError,
     InvalidArgumentTypeError,
     NonFiniteError,
+    ReplayBufferError,
     UnsupportedSpaceError,
 )
 from ddpg_ext.common.noise import LinearDecay, OrnsteinUhlenbeckNoise, ScheduledActionNoise
@@ -22,6 +23,7 @@ __all__ = [
     "LinearDecay",
     "NonFiniteError",
     "OrnsteinUhlenbeckNoise",
+    "ReplayBufferError",
     "ScheduledActionNoise",
     "UnsupportedSpaceError",
     "__version__",
