@@ -21,7 +21,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from ddpg_ext import DDPGPaper, LinearDecay
 from ddpg_ext.buffers import PrioritizedReplayBuffer
 
-STEPS = {"Pendulum-v1": 10_000, "MountainCarContinuous-v0": 50_000}
+STEPS = {"Pendulum-v1": 10_000, "MountainCarContinuous-v0": 30_000}
 REPLAYS = ("uniform", "prioritised")
 
 

@@ -11,6 +11,7 @@ from ddpg_ext.common.errors import (
     InvalidArgumentError,
     InvalidArgumentTypeError,
     NonFiniteError,
+    ReplayBufferError,
     UnsupportedSpaceError,
     UntrustedContentError,
 )
@@ -35,6 +36,7 @@ __all__ = [
     "LinearDecay",
     "NonFiniteError",
     "OrnsteinUhlenbeckNoise",
+    "ReplayBufferError",
     "ScheduledActionNoise",
     "SnapshotCallback",
     "UnsupportedSpaceError",

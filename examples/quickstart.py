@@ -1,12 +1,14 @@
 """
 Train DDPG with the paper's settings, watch it, and keep everything in a run folder laid out like the RL Zoo's.
 
-    python examples/quickstart.py                       # Pendulum-v1, 20,000 steps, about two minutes
+    python examples/quickstart.py                       # Pendulum-v1, 20,000 steps, one to four minutes
     python examples/quickstart.py HalfCheetah-v5 --steps 300000
 """
 
 import argparse
 import json
+import os
+import sys
 from pathlib import Path
 
 import gymnasium as gym
@@ -22,6 +24,11 @@ from ddpg_ext import DDPGPaper
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+
+if sys.platform == "linux" and "DISPLAY" not in os.environ:
+    # Rendering works without a window, too
+    os.environ.setdefault("MUJOCO_GL", "egl")
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 
 
 def next_free_folder(root: Path, env_id: str) -> Path:
@@ -44,10 +51,15 @@ def write_settings(folder: Path, env_id: str, args: argparse.Namespace, model: D
         "learning_rate": model.learning_rate,
         "qf_learning_rate": model.qf_learning_rate,
         "qf_weight_decay": model.qf_weight_decay,
+        "buffer_size": model.buffer_size,
+        "learning_starts": model.learning_starts,
         "batch_size": model.batch_size,
         "tau": model.tau,
         "gamma": model.gamma,
+        "train_freq": model.train_freq.frequency,  # type: ignore[union-attr]
+        "gradient_steps": model.gradient_steps,
         "action_noise": "ornstein-uhlenbeck",
+        "n_steps": model.n_steps,
     }
     (settings / "config.yml").write_text(yaml.safe_dump(hyperparameters, sort_keys=False))
 
@@ -68,7 +80,7 @@ def plot_learning_curve(folder: Path, env_id: str) -> None:
 
 
 def animate(folder: Path, env_id: str, model: DDPGPaper, max_steps: int = 200) -> None:
-    """One episode as a GIF, every other frame."""
+    """An episode, or its first 200 steps, as a GIF of every other frame."""
     env = gym.make(env_id, render_mode="rgb_array")
     obs, _ = env.reset(seed=0)
     frames: list[Image.Image] = []
@@ -91,7 +103,8 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where run folders go")
     args = parser.parse_args()
 
-    gym.spec(args.env)  # raises for an unknown id, before there is a folder for it
+    # Raises for what DDPG cannot train on, before there is a folder for it
+    DDPGPaper("MlpPolicy", args.env, buffer_size=1)
     folder = next_free_folder(args.runs, args.env)
     env = make_vec_env(args.env, seed=args.seed, monitor_dir=str(folder))
     eval_env = make_vec_env(args.env, n_envs=10, seed=args.seed + 1000)
@@ -107,17 +120,25 @@ def main() -> None:
         verbose=0,
     )
     print(f"Training on {args.env} for {args.steps:,} steps; everything lands in {folder}/")
-    model.learn(args.steps, callback=evaluation, progress_bar=True)
+    try:
+        model.learn(args.steps, callback=evaluation, progress_bar=True)
+    except KeyboardInterrupt:
+        print(f"Stopped after {model.num_timesteps:,} steps; the agent is kept as it is")
     model.save(folder / f"{args.env.replace('/', '-')}.zip")
 
     returns, _ = evaluate_policy(model, eval_env, args.eval_episodes, return_episode_rewards=True)
     mean, std = float(np.mean(returns)), float(np.std(returns))
     result = {"mean_return": mean, "std_return": std, "episodes": args.eval_episodes, "seed": args.seed}
     (folder / "result.json").write_text(json.dumps(result, indent=2) + "\n")
-    plot_learning_curve(folder, args.env)
-    animate(folder, args.env, model)
     print(f"Mean return over {args.eval_episodes} episodes without noise: {mean:.1f} +/- {std:.1f}")
-    print(f"{folder}/learning_curve.png shows how it got there, {folder}/agent.gif the agent")
+    if (folder / "evaluations.npz").exists():
+        plot_learning_curve(folder, args.env)
+        print(f"{folder}/learning_curve.png shows how it got there")
+    try:
+        animate(folder, args.env, model)
+        print(f"{folder}/agent.gif shows the agent")
+    except Exception as error:  # whatever a renderer without a display may raise
+        print(f"No animation, since {args.env} cannot be rendered here: {error}")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
 """
-Every ```python block of the README and of the documentation runs.
+Every ```python block of the README and of the documentation runs; and the pages leave nothing out.
 
 The blocks of a page are run in order and share their names, as a reader would run them. So that this takes seconds,
 budgets are cut: ``learn`` trains for at most ``MAX_STEPS`` steps, and ``evaluate_policy`` plays at most
 ``MAX_EPISODES`` episodes.
 """
 
+import inspect
 import re
 from pathlib import Path
 
@@ -14,6 +15,9 @@ import pytest
 import torch as th
 from stable_baselines3.common import evaluation
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+
+import ddpg_ext
+from ddpg_ext import DDPGPaper, DDPGPaperError
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -72,3 +76,54 @@ def test_relative_links_lead_somewhere(page):
     targets = re.findall(r"\]\((?!https?://|#)([^)#\s]+)", text)
     missing = [target for target in targets if not (page.parent / target).exists()]
     assert not missing
+
+
+def code_spans(*pages: str) -> set[str]:
+    """What stands between backquotes outside of blocks, and its parts: `a=1, b.c` gives a, 1, b, c."""
+    text = "".join((ROOT / page).read_text(encoding="utf-8") for page in pages)
+    spans = re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
+    return {name for span in spans for name in re.findall(r"\w+", span)}
+
+
+def test_every_module_stands_on_the_architecture_page():
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    tree = re.search(r"^ddpg_ext/\n(.*?)^examples/", text, re.MULTILINE | re.DOTALL)[1]
+    package = ROOT / "ddpg_ext"
+    modules = {path for path in package.rglob("*.py") if path.name != "__init__.py"}
+    for folder in {path.parent for path in modules}:
+        section = re.search(rf"^  {folder.name}/.*?(?=^  \w+/|\Z)", tree, re.MULTILINE | re.DOTALL)
+        assert section, f"no section {folder.name}/"
+        named = set(re.findall(r"\w+\.py", section[0]))
+        assert named == {path.name for path in modules if path.parent == folder}
+
+
+def constructor_arguments() -> set[str]:
+    return set(inspect.signature(DDPGPaper).parameters) - {"_init_setup_model"}
+
+
+def test_every_argument_stands_among_the_differences():
+    assert constructor_arguments() - code_spans("docs/guide/differences.md") == set()
+
+
+def test_every_argument_that_can_be_wrong_stands_on_the_page_of_errors():
+    # SB3 takes any `verbose`; what torch says about a `device` is clear
+    assert constructor_arguments() - {"verbose", "device"} - code_spans("docs/guide/errors.md") == set()
+
+
+def test_every_name_of_the_package_stands_in_the_documentation():
+    text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
+    assert [name for name in ddpg_ext.__all__ if not re.search(rf"\b{name}\b", text)] == []
+    # ... and is there
+    assert [name for name in ddpg_ext.__all__ if not hasattr(ddpg_ext, name)] == []
+
+
+def test_every_error_type_stands_on_the_page_of_errors():
+    errors = {
+        name
+        for name in ddpg_ext.__all__
+        if inspect.isclass(error := getattr(ddpg_ext, name)) and issubclass(error, Exception)
+    }
+    defined = vars(ddpg_ext.common.errors).items()
+    own = {name for name, value in defined if inspect.isclass(value) and issubclass(value, DDPGPaperError)}
+    assert errors == own
+    assert errors - code_spans("docs/guide/errors.md") == set()

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 from stable_baselines3.common.noise import ActionNoise, VectorizedActionNoise
 
+from ddpg_ext.common.checks import check_number
 from ddpg_ext.common.errors import InvalidArgumentError, InvalidArgumentTypeError
 
 
@@ -37,6 +38,7 @@ class OrnsteinUhlenbeckNoise(ActionNoise):
     :param seed: seed of the private generator; None: ``DDPGPaper`` seeds it from its own seed
     :param dtype: type of the output
     :raises InvalidArgumentError: for a parameter out of range or of the wrong shape
+    :raises InvalidArgumentTypeError: for a parameter that is no number
     """
 
     def __init__(
@@ -50,19 +52,17 @@ class OrnsteinUhlenbeckNoise(ActionNoise):
         dtype: DTypeLike = np.float32,
     ) -> None:
         super().__init__()
-        self.mean = np.array(mean, dtype=np.float64)
+        self.mean = _numbers("mean", mean)
         self.noise_prev: np.ndarray
         self.sigma = _same_shape("sigma", sigma, self.mean)
+        check_number("theta", theta, lambda x: True, "a number")  # its range depends on dt
+        check_number("dt", dt, lambda x: 0 < x < np.inf, "a finite number above 0")
         self.theta = float(theta)
         self.dt = float(dt)
         self.initial_noise = None if initial_noise is None else _same_shape("initial_noise", initial_noise, self.mean)
-        self.dtype = np.dtype(dtype)
-        if not np.isfinite(self.mean).all():
-            raise InvalidArgumentError(f"`mean` must be finite, got {mean!r}")
+        self.dtype = _float_dtype(dtype)
         if not (self.sigma >= 0).all():
             raise InvalidArgumentError(f"`sigma` must be at least 0, got {sigma!r}")
-        if not (np.isfinite(self.dt) and self.dt > 0):
-            raise InvalidArgumentError(f"`dt` must be above 0, got {dt}")
         if not 0 < self.theta * self.dt < 2:
             raise InvalidArgumentError(
                 f"`theta * dt` must lie in (0, 2), got {theta} * {dt}: outside, the process drifts without bound"
@@ -92,9 +92,21 @@ class OrnsteinUhlenbeckNoise(ActionNoise):
         """
         Start the random stream anew.
 
+        :param seed: a whole number >= 0; None takes fresh entropy
+        :raises InvalidArgumentError: if it is below 0
+        :raises InvalidArgumentTypeError: if it is something else
+        """
+        if seed is not None:
+            check_number("seed", seed, lambda n: n >= 0, "a whole number >= 0, or None", integer=True)
+        self.seed = seed
+        self.restart_stream(seed)
+
+    def restart_stream(self, seed: int | None) -> None:
+        """
+        As :meth:`set_random_seed`, but ``seed`` stays what the user gave: for whoever seeds a noise without one.
+
         :param seed: None takes fresh entropy
         """
-        self.seed = seed
         self._rng = np.random.default_rng(seed)
 
     def spawn(self, n: int) -> list["OrnsteinUhlenbeckNoise"]:
@@ -126,7 +138,8 @@ class LinearDecay:
     :param n_steps: steps until ``end`` is reached, > 0
     :param start: value at step 0
     :param end: value from step ``n_steps`` on
-    :raises InvalidArgumentError: if ``n_steps`` is not above 0
+    :raises InvalidArgumentError: if ``n_steps`` is not above 0, or a number is not finite
+    :raises InvalidArgumentTypeError: if one is no number
     """
 
     n_steps: int
@@ -134,8 +147,9 @@ class LinearDecay:
     end: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.n_steps <= 0:
-            raise InvalidArgumentError(f"`n_steps` must be above 0, got {self.n_steps}")
+        check_number("n_steps", self.n_steps, lambda n: 0 < n < np.inf, "a finite number above 0")
+        for name in ("start", "end"):
+            check_number(name, getattr(self, name), lambda x: -np.inf < x < np.inf, "a finite number")
 
     def __call__(self, step: int) -> float:
         return self.start + (self.end - self.start) * min(step / self.n_steps, 1.0)
@@ -173,7 +187,12 @@ class ScheduledActionNoise(ActionNoise):
 
         :raises InvalidArgumentError: if the schedule gives a negative or non-finite scale
         """
-        scale = float(self.schedule(self.n_steps))
+        try:
+            scale = float(self.schedule(self.n_steps))
+        except (TypeError, ValueError) as error:
+            raise InvalidArgumentError(
+                f"`schedule` must give numbers, but failed at step {self.n_steps}: {error}"
+            ) from error
         if not (np.isfinite(scale) and scale >= 0):
             raise InvalidArgumentError(
                 f"`schedule` gave {scale} at step {self.n_steps}; a noise scale must be finite and >= 0"
@@ -198,6 +217,15 @@ class ScheduledActionNoise(ActionNoise):
     def set_random_seed(self, seed: int | None) -> None:
         """
         Seed the wrapped noise, where it has a generator of its own.
+
+        :param seed: None takes fresh entropy
+        """
+        if hasattr(self.noise, "set_random_seed"):
+            self.noise.set_random_seed(seed)
+
+    def restart_stream(self, seed: int | None) -> None:
+        """
+        As :meth:`set_random_seed`, but ``seed`` stays what the user gave.
 
         :param seed: None takes fresh entropy
         """
@@ -229,8 +257,8 @@ def seed_random_stream(noise: ActionNoise, seed: int | None) -> None:
     if isinstance(noise, VectorizedActionNoise):
         seed_random_stream(noise.base_noise, seed)
         noise.noises = independent_copies(noise.base_noise, noise.n_envs)
-    elif hasattr(noise, "set_random_seed"):
-        noise.set_random_seed(seed)
+    elif hasattr(noise, "restart_stream"):
+        noise.restart_stream(seed)
 
 
 def independent_copies(noise: ActionNoise, n: int) -> list[Any]:
@@ -279,9 +307,29 @@ def noise_scale(noise: ActionNoise) -> float:
 
 
 def _same_shape(name: str, value: ArrayLike, mean: np.ndarray) -> np.ndarray:
-    array = np.array(value, dtype=np.float64)
+    array = _numbers(name, value)
     if array.shape not in ((), mean.shape):
         raise InvalidArgumentError(f"`{name}` must be a number or have the shape of `mean` {mean.shape}, got {value!r}")
+    return np.broadcast_to(array, mean.shape).copy()
+
+
+def _numbers(name: str, value: ArrayLike) -> np.ndarray:
+    try:
+        array = np.array(value)
+    except ValueError:  # rows of different lengths
+        array = np.array(None)
+    if array.dtype.kind not in "iuf":
+        raise InvalidArgumentTypeError(f"`{name}` must be a number or an array of them, got {value!r}")
     if not np.isfinite(array).all():
         raise InvalidArgumentError(f"`{name}` must be finite, got {value!r}")
-    return np.broadcast_to(array, mean.shape).copy()
+    return array.astype(np.float64)
+
+
+def _float_dtype(dtype: DTypeLike) -> np.dtype:
+    try:
+        result = np.dtype(dtype)
+    except TypeError:
+        result = np.dtype(object)
+    if result.kind != "f":
+        raise InvalidArgumentTypeError(f"`dtype` must be a floating-point type such as np.float32, got {dtype!r}")
+    return result

@@ -1,16 +1,19 @@
 """Checks of what a user passes to ``DDPGPaper``: each failure names the argument, the value and what would do."""
 
 import copy
-import inspect
-from typing import Any
+import math
+import os
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from gymnasium import spaces
-from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.noise import ActionNoise, VectorizedActionNoise
 from stable_baselines3.common.type_aliases import Schedule, TrainFreq
+from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
-from ddpg_ext.common.checks import check_number
+from ddpg_ext.buffers import PackedReplayBuffer
+from ddpg_ext.common.checks import check_flag, check_keywords, check_number
 from ddpg_ext.common.errors import (
     InvalidArgumentError,
     InvalidArgumentTypeError,
@@ -19,33 +22,13 @@ from ddpg_ext.common.errors import (
 )
 from ddpg_ext.ddpg_paper.policies import DDPGPaperPolicy
 
+if TYPE_CHECKING:
+    from ddpg_ext.ddpg_paper.ddpg_paper import DDPGPaper
+
 NOISE_NAMES = ("ornstein-uhlenbeck",)
 
-
-def check_flag(name: str, value: Any) -> None:
-    """
-    :raises InvalidArgumentTypeError: if an argument is neither True nor False
-    """
-    if not isinstance(value, bool | np.bool_):
-        raise InvalidArgumentTypeError(f"`{name}` must be True or False, got {value!r}")
-
-
-def check_dict(name: str, value: Any) -> None:
-    """
-    :raises InvalidArgumentTypeError: if keyword arguments are not a dict
-    """
-    if not isinstance(value, dict):
-        raise InvalidArgumentTypeError(f"`{name}` must be a dict of keyword arguments, or None, got {value!r}")
-
-
-def check_replay_buffer_class(value: Any) -> None:
-    """
-    :raises InvalidArgumentTypeError: if it is neither None nor a class of replay buffers
-    """
-    if value is not None and not (isinstance(value, type) and issubclass(value, ReplayBuffer)):
-        raise InvalidArgumentTypeError(
-            f"`replay_buffer_class` must be a subclass of SB3's ReplayBuffer, or None, got {value!r}"
-        )
+#: observations that SB3's buffers and preprocessing know, alone or in a Dict
+ARRAY_SPACES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 
 
 def check_learning_rate(name: str, value: Any) -> None:
@@ -112,6 +95,12 @@ def check_spaces(observation_space: spaces.Space, action_space: spaces.Space, po
             "Leave constant actions out, and round in the environment."
         )
     is_dict = isinstance(observation_space, spaces.Dict)
+    for space in observation_space.values() if isinstance(observation_space, spaces.Dict) else [observation_space]:
+        if not isinstance(space, ARRAY_SPACES):
+            raise UnsupportedSpaceError(
+                "observations must be a Box, Discrete, MultiDiscrete or MultiBinary, or a Dict of these, got "
+                f"{observation_space}. gymnasium.wrappers.FlattenObservation makes one vector of Tuple and nested ones."
+            )
     if policy == "MlpPolicy" and is_dict:
         raise UnsupportedSpaceError(f"use 'MultiInputPolicy' for Dict observations, not {policy!r}")
     if policy == "MultiInputPolicy" and not is_dict:
@@ -129,20 +118,10 @@ def check_policy(policy_class: Any, policy_kwargs: dict[str, Any]) -> None:
             "`policy` must be a name or a subclass of ddpg_ext.ddpg_paper.policies.DDPGPaperPolicy, "
             f"got {policy_class!r}"
         )
-    check_dict("policy_kwargs", policy_kwargs)
-    parameters = inspect.signature(policy_class).parameters
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
-        return
-    known = set(parameters) - {"observation_space", "action_space", "lr_schedule"}
-    for name in policy_kwargs:
-        if name not in known:
-            raise InvalidArgumentTypeError(
-                f"`policy_kwargs` has the key {name!r}, which {policy_class.__name__} does not take; "
-                f"{nearest(name, known)}"
-            )
+    check_keywords("policy_kwargs", policy_kwargs, policy_class, 3)
 
 
-def check_noise(noise: Any, action_space: spaces.Box) -> None:
+def check_noise(noise: Any, action_space: spaces.Space) -> None:
     """
     :param noise: an SB3 ``ActionNoise``, a name of ``NOISE_NAMES``, or None
     :raises InvalidArgumentError: for an unknown name, or a noise of the wrong shape
@@ -159,6 +138,11 @@ def check_noise(noise: Any, action_space: spaces.Box) -> None:
         return
     if not isinstance(noise, ActionNoise):
         raise InvalidArgumentTypeError(f"`action_noise` must be a name, an SB3 ActionNoise or None, got {noise!r}")
+    if isinstance(noise, VectorizedActionNoise) and len({repr(one) for one in noise.noises}) > 1:
+        raise InvalidArgumentError(
+            "`action_noise` must be the noise of one environment, of which each gets a copy with a stream of its own; "
+            f"got different ones: {noise.noises}"
+        )
     # Draw once to see the shape, from a copy, and leave the global generator as it was
     state = np.random.get_state()  # noqa: NPY002
     shape = np.shape(copy.deepcopy(noise.base_noise if isinstance(noise, VectorizedActionNoise) else noise)())
@@ -167,6 +151,96 @@ def check_noise(noise: Any, action_space: spaces.Box) -> None:
         raise InvalidArgumentError(
             f"`action_noise` must have the shape of one action, {action_space.shape}, got noise of shape {shape}"
         )
+
+
+def check_arguments(model: "DDPGPaper") -> None:
+    """
+    Check what a model's constructor was given, where a number or a name is enough to tell.
+
+    :param model: a model that is not set up yet
+    :raises InvalidArgumentError: for a value out of range
+    :raises InvalidArgumentTypeError: for a value of the wrong type
+    """
+    check_learning_rate("learning_rate", model.learning_rate)
+    check_learning_rate("qf_learning_rate", model.qf_learning_rate)
+    check_number("qf_weight_decay", model.qf_weight_decay, lambda x: 0 <= x < math.inf, "a number >= 0")
+    check_number("tau", model.tau, lambda x: 0 < x <= 1, "a number in (0, 1]")
+    check_number("gamma", model.gamma, lambda x: 0 <= x <= 1, "a number in [0, 1]")
+    for name in ("buffer_size", "n_steps"):
+        check_number(name, getattr(model, name), lambda n: n > 0, "a whole number above 0", integer=True)
+    check_number("stats_window_size", model._stats_window_size, lambda n: n > 0, "a whole number above 0", integer=True)
+    check_number("learning_starts", model.learning_starts, lambda n: n >= 0, "a whole number >= 0", integer=True)
+    check_number("gradient_steps", model.gradient_steps, lambda n: n >= -1, "-1 or a whole number >= 0", integer=True)
+    check_train_freq(model.train_freq)
+    if model.matmul_precision not in (None, "highest", "high", "medium"):
+        raise InvalidArgumentError(
+            f"`matmul_precision` must be 'highest', 'high', 'medium' or None, got {model.matmul_precision!r}"
+        )
+    check_noise(model.action_noise, model.action_space)
+    check_flag("uniform_warmup", model.uniform_warmup)
+    check_flag("optimize_memory_usage", model.optimize_memory_usage)
+    if not isinstance(model.tensorboard_log, str | os.PathLike | None):
+        raise InvalidArgumentTypeError(f"`tensorboard_log` must be a folder, or None, got {model.tensorboard_log!r}")
+    check_replay_buffer(model)
+
+
+def check_replay_buffer(model: "DDPGPaper") -> None:
+    """
+    :param model: a model that is not set up yet
+    :raises InvalidArgumentError: for arguments of the replay buffer that contradict others
+    :raises InvalidArgumentTypeError: for a class that is no replay buffer, or keyword arguments that it does not take
+    """
+    buffer_class: Any = model.replay_buffer_class
+    if buffer_class is not None and not (isinstance(buffer_class, type) and issubclass(buffer_class, ReplayBuffer)):
+        raise InvalidArgumentTypeError(
+            f"`replay_buffer_class` must be a subclass of SB3's ReplayBuffer, or None, got {buffer_class!r}"
+        )
+    buffer_class = buffer_class or _default_buffer_class(model)
+    taken = {"device", "n_envs", "optimize_memory_usage"} | (
+        {"env"} if issubclass(buffer_class, HerReplayBuffer) else set()
+    )
+    check_keywords("replay_buffer_kwargs", model.replay_buffer_kwargs, buffer_class, 3, taken)
+    for name in ("n_steps", "gamma") if model.n_steps > 1 else ():
+        if model.replay_buffer_kwargs.get(name, getattr(model, name)) != getattr(model, name):
+            raise InvalidArgumentError(
+                f"`{name}={getattr(model, name)}` and `replay_buffer_kwargs[{name!r}]="
+                f"{model.replay_buffer_kwargs[name]}` contradict each other; leave the latter out"
+            )
+    if model.n_steps > 1 and model.replay_buffer_class is not None:
+        raise InvalidArgumentError(
+            f"`n_steps={model.n_steps}` has no effect on a `replay_buffer_class` of your own; if it takes them, "
+            f"give it `replay_buffer_kwargs=dict(n_steps={model.n_steps}, gamma={model.gamma})`, or else leave the "
+            "class out"
+        )
+    if isinstance(model.observation_space, spaces.Dict):
+        if model.n_steps > 1:
+            raise InvalidArgumentError(
+                f"`n_steps` must be 1 for Dict observations (SB3 has no buffer), got {model.n_steps}"
+            )
+        if model.optimize_memory_usage:
+            raise InvalidArgumentError(
+                "`optimize_memory_usage` must be False for Dict observations (SB3 has no buffer), got True"
+            )
+    if model.optimize_memory_usage:
+        if issubclass(buffer_class, NStepReplayBuffer):
+            raise InvalidArgumentError(
+                f"`optimize_memory_usage` must be False with `n_steps={model.n_steps}` (SB3 has no buffer), got True"
+            )
+        if buffer_class is ReplayBuffer and model.replay_buffer_kwargs.get("handle_timeout_termination", True):
+            raise InvalidArgumentError(
+                "`optimize_memory_usage` must be False, which for Box observations is no loss: the default buffer "
+                "stores each of them once, time limits included. Got True, for which SB3's buffer also needs "
+                "`replay_buffer_kwargs=dict(handle_timeout_termination=False)`"
+            )
+
+
+def _default_buffer_class(model: "DDPGPaper") -> type[ReplayBuffer]:
+    """What the model will take where no class was given."""
+    if isinstance(model.observation_space, spaces.Dict):
+        return DictReplayBuffer
+    if isinstance(model.observation_space, spaces.Box) and not model.optimize_memory_usage:
+        return PackedReplayBuffer
+    return NStepReplayBuffer if model.n_steps > 1 else ReplayBuffer
 
 
 def copy_containers(value: Any) -> Any:

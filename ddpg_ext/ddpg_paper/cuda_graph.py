@@ -67,9 +67,14 @@ class CUDAGraphExecutor:
                 return "an optimiser other than fused Adam"
         return None
 
-    def prepare(self) -> None:
-        """Before the first of some steps."""
+    def prepare(self) -> str | None:
+        """
+        Before the first of some steps.
+
+        :return: what this executor cannot do any more, None if it goes on
+        """
         self.policy.set_training_mode(True)
+        return self.unsupported(self.policy)
 
     def step(self, batch: Samples, gamma: float, tau: float) -> StepResult:
         """
@@ -122,7 +127,8 @@ class CUDAGraphExecutor:
     def _conditions(self, batch: Samples, gamma: float, tau: float) -> tuple[Any, ...]:
         """All that the recording holds on to: with something else, it must be made anew."""
         shapes = tuple(_shape(field) for field in batch)
-        return shapes, gamma, tau, *(id(optimizer.state) for optimizer in self.optimizers)
+        learns = tuple(param.requires_grad for param in self.policy.parameters())
+        return shapes, gamma, tau, learns, *(id(optimizer.state) for optimizer in self.optimizers)
 
     def _record(self, batch: Samples, gamma: float, tau: float) -> None:
         before = [copy.deepcopy(owner.state_dict()) for owner in (self.policy, *self.optimizers)]

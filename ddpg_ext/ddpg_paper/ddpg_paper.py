@@ -16,6 +16,7 @@ from stable_baselines3.common.noise import ActionNoise, VectorizedActionNoise
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule, TrainFrequencyUnit
 from stable_baselines3.common.utils import FloatSchedule, update_learning_rate
+from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ddpg_ext.buffers import PackedReplayBuffer
@@ -25,15 +26,11 @@ from ddpg_ext.common.float_mode import flush_denormals, matmul_precision
 from ddpg_ext.common.noise import OrnsteinUhlenbeckNoise, noise_scale, seed_random_stream, vectorize
 from ddpg_ext.common.normalization import restore_statistics, running_statistics
 from ddpg_ext.ddpg_paper.arguments import (
-    check_dict,
+    check_arguments,
     check_env,
-    check_flag,
-    check_learning_rate,
     check_noise,
     check_policy,
-    check_replay_buffer_class,
     check_spaces,
-    check_train_freq,
     copy_containers,
     scheduled_rate,
 )
@@ -43,6 +40,11 @@ from ddpg_ext.ddpg_paper.save_load import SaveLoad
 from ddpg_ext.ddpg_paper.update import StepMetrics
 
 SelfDDPGPaper = TypeVar("SelfDDPGPaper", bound="DDPGPaper")
+
+_CURES = {
+    "action": "The actor's weights or the noise are not finite.",
+    "environment": "The environment needs mending: SB3's VecCheckNan helps to find the cause.",
+}
 
 
 class DDPGPaper(SaveLoad):
@@ -59,7 +61,7 @@ class DDPGPaper(SaveLoad):
         (1 to 0)
     :param buffer_size: capacity of the replay buffer, in transitions
     :param learning_starts: number of steps after which learning starts. None: with the step that completes the first
-        minibatch
+        minibatch (with ``HerReplayBuffer`` also the first episode)
     :param batch_size: size of the minibatch; None: 64
     :param tau: how far the targets move per update, in (0, 1]
     :param gamma: discount factor, in [0, 1]
@@ -84,8 +86,8 @@ class DDPGPaper(SaveLoad):
     :param qf_learning_rate: learning rate of the critic's Adam, a number > 0 or a schedule
     :param qf_weight_decay: L2 weight decay of the critic, >= 0. It falls on all its parameters, biases and batch norm's
         scale and shift included (the paper does not say; Pendulum is learned more evenly so)
-    :param uniform_warmup: act uniformly at random until ``learning_starts``, as SB3 does. False: explore with policy
-        and noise from the first step on, as in Algorithm 1
+    :param uniform_warmup: until ``learning_starts``, act uniformly at random (plus noise), as SB3 does. False: explore
+        with policy and noise from the first step on, as in Algorithm 1
     :param stats_window_size: number of episodes that the logged rollout statistics average
     :param executor: what carries out the gradient step. "eager": plain autograd, for any network on any device; "fast":
         derivatives written out, for plain networks on a CPU; "cuda_graph": recorded once and replayed, on an NVIDIA GPU
@@ -145,6 +147,8 @@ class DDPGPaper(SaveLoad):
             check_spaces(env.observation_space, env.action_space, policy)
         if isinstance(action_noise, VectorizedActionNoise) and hasattr(action_noise.base_noise, "spawn"):
             # SB3 has deep-copied it, so that all environments share one stream: `_setup_learn` does it anew
+            if env is not None:
+                check_noise(action_noise, env.action_space)
             action_noise = action_noise.base_noise
         super().__init__(
             policy,
@@ -182,6 +186,9 @@ class DDPGPaper(SaveLoad):
         #: for snapshots: what seeds resets, and what the log had collected
         self._snapshot_entropy: int | None = None
         self._pending_log: dict[str, Any] | None = None
+        # What set-up does once, and not again when the model is loaded
+        self._noise_is_seeded = False
+        self._starts_by_itself = learning_starts is None
         if _init_setup_model:
             self._setup_model()
 
@@ -198,7 +205,7 @@ class DDPGPaper(SaveLoad):
         if self.learning_starts is None:
             # SB3 trains when `num_timesteps > learning_starts`: on the step that completes the first minibatch
             self.learning_starts = self.batch_size - 1  # type: ignore[unreachable]
-        self._check_arguments()
+        check_arguments(self)
         check_executor(self._executor_choice)
         with self._default_replay_buffer():
             super()._setup_model()
@@ -228,47 +235,6 @@ class DDPGPaper(SaveLoad):
         # A model that is saved keeps what was asked for, not what came of it
         self.replay_buffer_class, self.replay_buffer_kwargs = chosen
 
-    def _check_arguments(self) -> None:
-        check_learning_rate("learning_rate", self.learning_rate)
-        check_learning_rate("qf_learning_rate", self.qf_learning_rate)
-        check_number("qf_weight_decay", self.qf_weight_decay, lambda x: 0 <= x < math.inf, "a number >= 0")
-        check_number("tau", self.tau, lambda x: 0 < x <= 1, "a number in (0, 1]")
-        check_number("gamma", self.gamma, lambda x: 0 <= x <= 1, "a number in [0, 1]")
-        for name in ("buffer_size", "n_steps"):
-            check_number(name, getattr(self, name), lambda n: n > 0, "a whole number above 0", integer=True)
-        check_number(
-            "stats_window_size", self._stats_window_size, lambda n: n > 0, "a whole number above 0", integer=True
-        )
-        check_number("learning_starts", self.learning_starts, lambda n: n >= 0, "a whole number >= 0", integer=True)
-        check_number(
-            "gradient_steps", self.gradient_steps, lambda n: n >= -1, "-1 or a whole number >= 0", integer=True
-        )
-        check_train_freq(self.train_freq)
-        if self.matmul_precision not in (None, "highest", "high", "medium"):
-            raise InvalidArgumentError(
-                f"`matmul_precision` must be 'highest', 'high', 'medium' or None, got {self.matmul_precision!r}"
-            )
-        check_noise(self.action_noise, self.action_space)
-        check_flag("uniform_warmup", self.uniform_warmup)
-        check_flag("optimize_memory_usage", self.optimize_memory_usage)
-        check_dict("replay_buffer_kwargs", self.replay_buffer_kwargs)
-        check_replay_buffer_class(self.replay_buffer_class)
-        if self.n_steps > 1 and self.replay_buffer_class is not None:
-            raise InvalidArgumentError(
-                f"`n_steps={self.n_steps}` has no effect on a `replay_buffer_class` of your own; if it takes them, "
-                f"give it `replay_buffer_kwargs=dict(n_steps={self.n_steps}, gamma={self.gamma})`, or else leave the "
-                "class out"
-            )
-        if isinstance(self.observation_space, spaces.Dict):
-            if self.n_steps > 1:
-                raise InvalidArgumentError(
-                    f"`n_steps` must be 1 for Dict observations (SB3 has no buffer), got {self.n_steps}"
-                )
-            if self.optimize_memory_usage:
-                raise InvalidArgumentError(
-                    "`optimize_memory_usage` must be False for Dict observations (SB3 has no buffer)"
-                )
-
     def _setup_lr_schedule(self) -> None:
         self.lr_schedule, self.qf_lr_schedule = (
             FloatSchedule(rate if callable(rate) else float(rate))
@@ -285,6 +251,9 @@ class DDPGPaper(SaveLoad):
                     f"decay, got {self.qf_weight_decay}"
                 )
             group["weight_decay"] = self.qf_weight_decay
+        for group in self.actor.optimizer.param_groups:
+            if "weight_decay" in group:  # AdamW, for one, has some by default
+                group["weight_decay"] = 0.0
 
     def _setup_noise(self) -> None:
         """Build a noise given by name; give one without a seed of its own a stream derived from the model's seed."""
@@ -292,8 +261,9 @@ class DDPGPaper(SaveLoad):
             self.action_noise = OrnsteinUhlenbeckNoise(  # type: ignore[unreachable]
                 np.zeros(self.action_space.shape)
             )
-        if self.seed is not None and getattr(self.action_noise, "seed", 0) is None:
+        if self.seed is not None and not self._noise_is_seeded and getattr(self.action_noise, "seed", 0) is None:
             self._seed_noise(self.seed)
+        self._noise_is_seeded = True
 
     def _setup_executor(self) -> None:
         self._executor, passed_over = make_executor(self._executor_choice, self.policy)
@@ -304,9 +274,8 @@ class DDPGPaper(SaveLoad):
 
     @property
     def executor(self) -> str:
-        """What carries out the gradient step: "fast", "cuda_graph" or "eager"."""
-        assert self._executor is not None, "the model is not set up"
-        return self._executor.name
+        """What carries out the gradient step: "fast", "cuda_graph" or "eager"; empty before the model is set up."""
+        return "" if self._executor is None else self._executor.name
 
     def _seed_noise(self, seed: int) -> None:
         # Not the model's seed itself: environment and action space have generators of the same kind with that one
@@ -412,13 +381,19 @@ class DDPGPaper(SaveLoad):
                 buffer.timeouts[last] = np.maximum(buffer.timeouts[last], 1 - buffer.dones[last])
             elif hasattr(buffer, "end_episodes"):
                 buffer.end_episodes(np.arange(buffer.n_envs))
-        with _kept_from_reset(self.action_noise if mid_episode else None):
-            result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+        noise = self.action_noise
+        if mid_episode:
+            self.action_noise = None  # SB3 resets the noise whenever learning is set up
+        try:
+            total_timesteps, _ = super()._setup_learn(total_timesteps, None, reset_num_timesteps, tb_log_name)
+        finally:
+            self.action_noise = noise
         if self._vec_normalize_env is None:
             self._check_finite("observation", self._last_obs)
         else:
             self._check_finite("observation", self._last_original_obs)
-        return result
+        # After the noise is back: a callback may look at it
+        return total_timesteps, self._init_callback(callback, progress_bar)
 
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
@@ -477,7 +452,7 @@ class DDPGPaper(SaveLoad):
         raise NonFiniteError(
             f"step {self.num_timesteps}, environment {where[0] if env_index is None else env_index}: the {quantity} is "
             f"{np.asarray(values)[tuple(where)]}. Training stopped before it was stored; the model can still be saved. "
-            "The environment needs mending: stable_baselines3.common.vec_env.VecCheckNan helps to find the cause."
+            + _CURES["action" if quantity == "action" else "environment"]
         )
 
     def train(self, gradient_steps: int, batch_size: int) -> None:
@@ -488,14 +463,16 @@ class DDPGPaper(SaveLoad):
         :param batch_size: transitions per minibatch
         :raises NonFiniteError: if a loss is NaN or infinite
         """
-        self._update_learning_rates()
         assert self.replay_buffer is not None  # for mypy
-        assert self._executor is not None
-        self._executor.prepare()
+        of_episodes = self._starts_by_itself and isinstance(self.replay_buffer, HerReplayBuffer)
+        if of_episodes and not np.any(self.replay_buffer.ep_length > 0):  # type: ignore[attr-defined]
+            return  # goals are drawn from complete episodes, and there is none yet
+        self._update_learning_rates()
+        executor = self._prepared_executor()
         for _ in range(gradient_steps):
             batch = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)
             with self._naming_the_step():
-                metrics, td_errors = self._executor.step(batch, self.gamma, self.tau)
+                metrics, td_errors = executor.step(batch, self.gamma, self.tau)
             self._n_updates += 1
             if hasattr(self.replay_buffer, "update_priorities"):
                 self.replay_buffer.update_priorities(batch.indices, td_errors)  # type: ignore[attr-defined]
@@ -503,6 +480,17 @@ class DDPGPaper(SaveLoad):
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         if self.action_noise is not None:
             self.logger.record("train/noise_scale", noise_scale(self.action_noise))
+
+    def _prepared_executor(self) -> Executor:
+        """The executor, or another one where the user has changed the networks so that it cannot go on."""
+        assert self._executor is not None  # for mypy
+        reason = self._executor.prepare()
+        if reason is not None:
+            name = self._executor.name
+            self._setup_executor()
+            warnings.warn(f"executor {name!r} does not support {reason}; training goes on with {self.executor!r}")
+            self._executor.prepare()
+        return self._executor
 
     @contextmanager
     def _naming_the_step(self) -> Iterator[None]:
@@ -545,16 +533,3 @@ class DDPGPaper(SaveLoad):
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return ["policy", "actor.optimizer", "critic.optimizer"], []
-
-
-@contextmanager
-def _kept_from_reset(noise: ActionNoise | None) -> Iterator[None]:
-    """SB3 resets the noise whenever learning is set up, even in the middle of an episode; here it does not."""
-    if noise is None:
-        yield
-        return
-    noise.reset = lambda *args, **kwargs: None  # type: ignore[method-assign] # hides the class's method
-    try:
-        yield
-    finally:
-        del noise.reset

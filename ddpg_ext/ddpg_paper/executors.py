@@ -1,8 +1,8 @@
 """What carries out the gradient step: chosen by hand or, by default, the fastest that the model allows."""
 
-from typing import Protocol
+from typing import Any, Protocol
 
-from ddpg_ext.common.errors import InvalidArgumentError, nearest
+from ddpg_ext.common.errors import InvalidArgumentError, InvalidArgumentTypeError, nearest
 from ddpg_ext.ddpg_paper.cuda_graph import CUDAGraphExecutor
 from ddpg_ext.ddpg_paper.fast_cpu import FastCPUExecutor
 from ddpg_ext.ddpg_paper.policies import DDPGPaperPolicy
@@ -23,8 +23,12 @@ class Executor(Protocol):
         :return: what about it this executor cannot do, None if it can do it all
         """
 
-    def prepare(self) -> None:
-        """Called before the first of some steps."""
+    def prepare(self) -> str | None:
+        """
+        Called before the first of some steps.
+
+        :return: what about the policy, which may have changed, this executor cannot do; None if it goes on
+        """
 
     def step(self, batch: Samples, gamma: float, tau: float) -> StepResult:
         """As :func:`ddpg_ext.ddpg_paper.update.gradient_step`."""
@@ -47,8 +51,9 @@ class EagerExecutor:
     def unsupported(policy: DDPGPaperPolicy) -> str | None:
         return None
 
-    def prepare(self) -> None:
+    def prepare(self) -> str | None:
         self.policy.set_training_mode(True)
+        return None
 
     def step(self, batch: Samples, gamma: float, tau: float) -> StepResult:
         return gradient_step(self.policy, batch, gamma, tau)
@@ -68,11 +73,15 @@ EXECUTORS: dict[str, type[Executor]] = {
 AUTOMATIC = ["fast", "eager"]
 
 
-def check_executor(name: str) -> None:
+def check_executor(name: Any) -> None:
     """
     :param name: what the user asked for
     :raises InvalidArgumentError: if there is no such executor
+    :raises InvalidArgumentTypeError: if it is no name
     """
+    if not isinstance(name, str):
+        known = ", ".join(map(repr, ["auto", *EXECUTORS]))
+        raise InvalidArgumentTypeError(f"`executor` must be one of {known}, got {name!r}")
     if name != "auto" and name not in EXECUTORS:
         raise InvalidArgumentError(f"`executor` {name!r} is unknown; {nearest(name, ['auto', *EXECUTORS])}")
 

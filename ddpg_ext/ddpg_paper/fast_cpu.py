@@ -3,210 +3,21 @@ The gradient step of :mod:`ddpg_ext.ddpg_paper.update` for plain networks on a C
 
 The mathematics is the same. What is saved is what autograd costs at this size: a graph and fresh tensors for each
 step, gradients that nobody reads (of the critic's weights, in the actor step), and many Python calls in the optimiser.
-Each layer is a small object with preallocated outputs and gradients; a network is a chain of them.
+Each layer is a small object with preallocated outputs and gradients; a network is a chain of them (``closed_form.py``).
 """
 
 import math
-from collections.abc import Iterable
 from typing import Any
 
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.torch_layers import FlattenExtractor
-from torch import nn
 
 from ddpg_ext.common.errors import NonFiniteError
-from ddpg_ext.common.layers import ActionInput, BatchNorm, Linear
-from ddpg_ext.common.products import affine
+from ddpg_ext.ddpg_paper.closed_form import LAYERS, Chain, ClosedFormCritic
 from ddpg_ext.ddpg_paper.policies import Actor, Critic, DDPGPaperPolicy
 from ddpg_ext.ddpg_paper.update import SATURATION_THRESHOLD, Samples, StepMetrics, StepResult
-
-
-class _Layer:
-    """A layer's forward and backward pass. ``backward`` needs the last ``forward``'s input, which it keeps."""
-
-    def __init__(self, module: nn.Module, grads: dict[th.Tensor, th.Tensor]) -> None:
-        """
-        :param module: the layer
-        :param grads: where ``backward`` leaves the gradient of each parameter, shared by the layers of a network
-        """
-        self.grads = grads
-        grads.update({param: th.empty_like(param, requires_grad=False) for param in module.parameters()})
-
-    def resize(self, batch_size: int) -> None:
-        """Allocate what depends on the size of the minibatch."""
-
-    def forward(self, x: th.Tensor) -> th.Tensor:
-        raise NotImplementedError
-
-    def backward(self, grad: th.Tensor, params: bool, inputs: bool) -> th.Tensor:
-        """
-        :param grad: gradient of the layer's output; may be overwritten
-        :param params: whether to compute the gradients of the parameters
-        :param inputs: whether to compute the gradient of the input
-        :return: the gradient of the input, if it was asked for
-        """
-        raise NotImplementedError
-
-
-class _Linear(_Layer):
-    def __init__(self, module: Linear, grads: dict[th.Tensor, th.Tensor]) -> None:
-        super().__init__(module, grads)
-        self.weight, self.bias = module.weight, module.bias
-        self.transposed = module.weight.detach().t()
-
-    def resize(self, batch_size: int) -> None:
-        self.out = th.empty(batch_size, self.weight.shape[0])
-        self.grad_input = th.empty(batch_size, self.weight.shape[1])
-
-    def forward(self, x: th.Tensor) -> th.Tensor:
-        self.x = x
-        return affine(x, self.weight, self.bias, self.out)
-
-    def backward(self, grad: th.Tensor, params: bool, inputs: bool) -> th.Tensor:
-        if params:
-            self.grads[self.weight] = affine(grad.t(), self.x.t(), None, self.grads[self.weight])
-            th.sum(grad, 0, out=self.grads[self.bias])
-        return affine(grad, self.transposed, None, self.grad_input) if inputs else grad
-
-
-class _ActionInput(_Layer):
-    """The critic's layer that takes features and action: its input is the features, the action is set beside it."""
-
-    actions: th.Tensor
-
-    def __init__(self, module: ActionInput, grads: dict[th.Tensor, th.Tensor]) -> None:
-        super().__init__(module, grads)
-        self.weight, self.weight_action, self.bias = module.weight_features, module.weight_action, module.bias
-        self.transposed, self.action_transposed = self.weight.detach().t(), self.weight_action.detach().t()
-
-    def resize(self, batch_size: int) -> None:
-        self.out = th.empty(batch_size, self.weight.shape[0])
-        self.grad_input = th.empty(batch_size, self.weight.shape[1])
-        self.grad_action = th.empty(batch_size, self.weight_action.shape[1])
-
-    def forward(self, x: th.Tensor) -> th.Tensor:
-        self.x = x
-        return affine(x, self.weight, self.bias, self.out).addmm_(self.actions, self.action_transposed)
-
-    def backward(self, grad: th.Tensor, params: bool, inputs: bool) -> th.Tensor:
-        if params:
-            self.grads[self.weight] = affine(grad.t(), self.x.t(), None, self.grads[self.weight])
-            self.grads[self.weight_action] = th.mm(grad.t(), self.actions)
-            th.sum(grad, 0, out=self.grads[self.bias])
-        return affine(grad, self.transposed, None, self.grad_input) if inputs else grad
-
-    def action_gradient(self, grad: th.Tensor) -> th.Tensor:
-        return th.mm(grad, self.weight_action, out=self.grad_action)
-
-
-class _BatchNorm(_Layer):
-    def __init__(self, module: BatchNorm, grads: dict[th.Tensor, th.Tensor]) -> None:
-        super().__init__(module, grads)
-        self.module = module
-        self.weight, self.bias = module.weight, module.bias
-        #: as :class:`BatchNorm`'s; here it is up to the network's user
-        self.update_running = module.update_running
-
-    def forward(self, x: th.Tensor) -> th.Tensor:
-        self.x = x
-        module = self.module
-        mean, var = (module.running_mean, module.running_var) if self.update_running else (None, None)
-        out, self.mean, self.invstd = th.native_batch_norm(
-            x, self.weight, self.bias, mean, var, True, module.momentum or 0.0, module.eps
-        )
-        return out
-
-    def backward(self, grad: th.Tensor, params: bool, inputs: bool) -> th.Tensor:
-        wanted = [inputs, params, params]
-        grad_input, grad_weight, grad_bias = th.ops.aten.native_batch_norm_backward(
-            grad, self.x, self.weight, None, None, self.mean, self.invstd, True, self.module.eps, wanted
-        )
-        if params:
-            self.grads[self.weight], self.grads[self.bias] = grad_weight, grad_bias
-        return grad_input
-
-
-class _ReLU(_Layer):
-    # In place, in both directions: the linear layer below does not need its output, nor that above its gradient
-    def forward(self, x: th.Tensor) -> th.Tensor:
-        self.out = x.relu_()
-        return self.out
-
-    def backward(self, grad: th.Tensor, params: bool, inputs: bool) -> th.Tensor:
-        return th.ops.aten.threshold_backward.grad_input(grad, self.out, 0, grad_input=grad)
-
-
-class _Tanh(_Layer):
-    def forward(self, x: th.Tensor) -> th.Tensor:
-        self.out = x.tanh_()
-        return self.out
-
-    def backward(self, grad: th.Tensor, params: bool, inputs: bool) -> th.Tensor:
-        return th.ops.aten.tanh_backward.grad_input(grad, self.out, grad_input=grad)
-
-
-_LAYERS: dict[type[nn.Module], type[_Layer]] = {
-    Linear: _Linear,
-    BatchNorm: _BatchNorm,
-    nn.ReLU: _ReLU,
-    nn.Tanh: _Tanh,
-}
-
-
-class _Chain:
-    """Layers one after the other."""
-
-    def __init__(self, modules: Iterable[nn.Module], grads: dict[th.Tensor, th.Tensor]) -> None:
-        self.grads = grads
-        self.layers: list[_Layer] = [_LAYERS[type(module)](module, grads) for module in modules]
-
-    def resize(self, batch_size: int) -> None:
-        for layer in self.layers:
-            layer.resize(batch_size)
-
-    def forward(self, x: th.Tensor) -> th.Tensor:
-        for layer in self.layers:
-            x = layer.forward(x)
-        return x
-
-    def backward(self, grad: th.Tensor, params: bool = True, inputs: bool = False) -> th.Tensor:
-        for i in range(len(self.layers) - 1, -1, -1):
-            grad = self.layers[i].backward(grad, params, inputs or i > 0)
-        return grad
-
-
-class _Critic:
-    """Q(s, a): a chain for the state, the layer that takes the action, a chain for the value."""
-
-    def __init__(self, module: Critic) -> None:
-        self.grads: dict[th.Tensor, th.Tensor] = {}
-        self.state_net = _Chain(module.state_net, self.grads)
-        self.action_input = _ActionInput(module.action_input, self.grads)
-        self.q_net = _Chain(module.q_net, self.grads)
-        self.norms = [layer for layer in self.state_net.layers if isinstance(layer, _BatchNorm)]
-
-    def resize(self, batch_size: int) -> None:
-        self.state_net.resize(batch_size)
-        self.action_input.resize(batch_size)
-        self.q_net.resize(batch_size)
-
-    def forward(self, features: th.Tensor, actions: th.Tensor, update_running: bool) -> th.Tensor:
-        for norm in self.norms:
-            norm.update_running = update_running
-        self.action_input.actions = actions
-        return self.q_net.forward(self.action_input.forward(self.state_net.forward(features)))
-
-    def backward(self, grad: th.Tensor) -> None:
-        """Fill the gradients of the parameters."""
-        grad = self.q_net.backward(grad, inputs=True)
-        grad = self.action_input.backward(grad, params=True, inputs=bool(self.state_net.layers))
-        self.state_net.backward(grad)
-
-    def action_gradient(self, grad: th.Tensor) -> th.Tensor:
-        """The gradient of the action alone."""
-        return self.action_input.action_gradient(self.q_net.backward(grad, params=False, inputs=True))
 
 
 class _Adam:
@@ -272,12 +83,14 @@ class FastCPUExecutor:
 
     def _build(self) -> None:
         policy = self.policy
-        self.actor, self.actor_target = _Chain(policy.actor.mu, {}), _Chain(policy.actor_target.mu, {})
-        self.critic, self.critic_target = _Critic(policy.critic), _Critic(policy.critic_target)
+        self.actor, self.actor_target = Chain(policy.actor.mu, {}), Chain(policy.actor_target.mu, {})
+        self.critic, self.critic_target = ClosedFormCritic(policy.critic), ClosedFormCritic(policy.critic_target)
         self.actor_adam = _Adam(policy.actor.optimizer, self.actor.grads)
         self.critic_adam = _Adam(policy.critic.optimizer, self.critic.grads)
         self.target_pairs = policy.target_pairs()
         self.tensors = [*policy.parameters(), *policy.buffers()]
+        self.params = [*policy.actor.parameters(), *policy.critic.parameters()]
+        self.hooks = _hooks(policy)
         self.batch_size = 0
         self.held = self._held()
 
@@ -299,25 +112,39 @@ class FastCPUExecutor:
             ),
             "observations other than vectors": isinstance(space, spaces.Box)
             and not (policy.normalize_images and is_image_space(space)),
-            "layers other than linear, ReLU, tanh and batch norm": all(type(layer) in _LAYERS for layer in layers),
+            "layers other than linear, ReLU, tanh and batch norm": all(type(layer) in LAYERS for layer in layers),
             "parameters that do not learn, or other than float32": all(
                 param.requires_grad and param.dtype == th.float32 for param in params
             ),
+            "hooks on modules or optimisers": not any(_hooks(policy)),
             "an optimiser other than plain Adam": all(type(network.optimizer) is th.optim.Adam for network in networks)
             and not any(group.get("amsgrad") or group.get("maximize") for group in groups),
         }
         return next((reason for reason, supported in checks.items() if not supported), None)
 
-    def prepare(self) -> None:
-        """Pick up what may have been exchanged since the last step: an optimiser's state, or moved networks."""
+    def prepare(self) -> str | None:
+        """
+        Pick up what may have changed since the last step: an optimiser's state, frozen layers, moved networks.
+
+        :return: what this executor cannot do any more, None if it goes on
+        """
         if self.held is None or self._held() != self.held:
+            reason = self.unsupported(self.policy)
+            if reason is not None:
+                return reason
             self._build()
+        return None
 
     def _held(self) -> list[Any]:
-        """What this executor holds on to, by identity."""
-        states = [network.optimizer.state for network in (self.policy.actor, self.policy.critic)]
-        held = [(id(state), len(state)) for state in states]
-        return held + [tensor.data_ptr() for tensor in self.tensors]
+        """What this executor relies on: memory and settings that a user may exchange."""
+        held: list[Any] = [tensor.data_ptr() for tensor in self.tensors]
+        held += [param.requires_grad for param in self.params]
+        for network in (self.policy.actor, self.policy.critic):
+            optimizer = network.optimizer
+            held += [id(optimizer), id(optimizer.state), len(optimizer.state)]
+            held += [group.get(name) for group in optimizer.param_groups for name in ("amsgrad", "maximize")]
+        held += [len(hooks) for hooks in self.hooks]
+        return held
 
     def step(self, batch: Samples, gamma: float, tau: float) -> StepResult:
         """
@@ -388,3 +215,14 @@ def _finite(loss: th.Tensor, name: str) -> float:
     if not math.isfinite(value):
         raise NonFiniteError(f"the {name} is {value}")
     return value
+
+
+def _hooks(policy: DDPGPaperPolicy) -> list[Any]:
+    """What users have registered to be called in the middle of things, which this executor does not call."""
+    networks = (policy.actor, policy.critic, policy.actor_target, policy.critic_target)
+    modules = [module for network in networks for module in network.modules()]
+    hooks = [m.__dict__[n] for m in modules for n in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")]
+    optimizers = (policy.actor.optimizer, policy.critic.optimizer)
+    return hooks + [
+        o.__dict__[n] for o in optimizers for n in ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks")
+    ]

@@ -1,4 +1,4 @@
-"""The networks of the paper: a tanh actor, and a critic that takes the action at its second hidden layer."""
+"""The policies: actor, critic, their targets and optimisers, put together from keyword arguments."""
 
 from itertools import chain
 from typing import Any, Literal
@@ -6,8 +6,8 @@ from typing import Any, Literal
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.policies import BaseModel, BasePolicy
-from stable_baselines3.common.preprocessing import get_action_dim, is_image_space
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.torch_layers import (
     BaseFeaturesExtractor,
     CombinedExtractor,
@@ -18,183 +18,12 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ddpg_ext.common.errors import InvalidArgumentError, InvalidArgumentTypeError
-from ddpg_ext.common.layers import ActionInput, BatchNorm, fan_in_uniform_, mlp
+from ddpg_ext.common.checks import check_class, check_dict, check_flag, check_keywords
+from ddpg_ext.common.errors import InvalidArgumentError, UnsupportedSpaceError
+from ddpg_ext.common.layers import BatchNorm
+from ddpg_ext.ddpg_paper.networks import Actor, Critic
 
 BatchNormChoice = bool | Literal["actor", "critic"]
-
-
-class Actor(BasePolicy):
-    """
-    Deterministic policy mu(s), with actions in [-1, 1].
-
-    Layers (paper, section 7): features, then per hidden layer [batch norm], linear, activation; then [batch norm],
-    linear, tanh. Batch norm stands where each layer takes its input, which it is to receive whitened (section 3); the
-    output itself is not normalised, so that its small initialisation has its effect.
-
-    :param observation_space: observation space
-    :param action_space: action space, bounded
-    :param net_arch: widths of the hidden layers
-    :param features_extractor: network that turns an observation into features
-    :param features_dim: number of features
-    :param activation_fn: activation of the hidden layers
-    :param normalize_images: whether uint8 images are divided by 255
-    :param batch_norm: whether the input of each layer is batch-normalised
-    :param final_init: the last layer starts in U[-final_init, final_init]; None: by its fan-in, as the others
-    """
-
-    def __init__(
-        self,
-        observation_space: spaces.Space,
-        action_space: spaces.Box,
-        net_arch: list[int],
-        features_extractor: BaseFeaturesExtractor,
-        features_dim: int,
-        activation_fn: type[nn.Module] = nn.ReLU,
-        normalize_images: bool = True,
-        batch_norm: bool = True,
-        final_init: float | None = 3e-3,
-    ) -> None:
-        super().__init__(
-            observation_space,
-            action_space,
-            features_extractor=features_extractor,
-            normalize_images=normalize_images,
-            squash_output=True,
-        )
-        self.net_arch = net_arch
-        self.features_dim = features_dim
-        self.activation_fn = activation_fn
-        self.batch_norm = batch_norm
-        self.final_init = final_init
-
-        layers = mlp(features_dim, get_action_dim(action_space), net_arch, activation_fn, batch_norm)
-        if final_init is not None:
-            fan_in_uniform_(layers[-1], final_init)
-        self.mu = nn.Sequential(*layers, nn.Tanh())
-
-    def _get_constructor_parameters(self) -> dict[str, Any]:
-        data = super()._get_constructor_parameters()
-        data.update(
-            net_arch=self.net_arch,
-            features_dim=self.features_dim,
-            activation_fn=self.activation_fn,
-            features_extractor=self.features_extractor,
-            batch_norm=self.batch_norm,
-            final_init=self.final_init,
-        )
-        return data
-
-    def forward(self, obs: PyTorchObs) -> th.Tensor:
-        """
-        :param obs: observations, shape ``(batch, *obs_shape)``, or a dict of them
-        :return: actions in [-1, 1], shape ``(batch, action_dim)``
-        """
-        return self.mu(self.extract_features(obs, self.features_extractor))
-
-    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
-        # The policy is deterministic; exploration noise is added by the algorithm
-        return self(observation)
-
-
-class Critic(BaseModel):
-    """
-    Action value Q(s, a), one network.
-
-    Layers (paper, section 7): features, then [batch norm], linear, activation for each hidden layer before
-    ``action_layer``; then [batch norm], and the action enters beside the state; no batch norm from there on; linear.
-
-    :param observation_space: observation space
-    :param action_space: action space, bounded
-    :param net_arch: widths of the hidden layers
-    :param features_extractor: network that turns an observation into features
-    :param features_dim: number of features
-    :param activation_fn: activation of the hidden layers
-    :param normalize_images: whether uint8 images are divided by 255
-    :param batch_norm: whether the inputs of the layers up to that with the action are batch-normalised, the action not
-    :param action_layer: hidden layer at which the action enters, counted from 1 (which is SB3's concatenation of
-        observation and action)
-    :param final_init: the last layer starts in U[-final_init, final_init]; None: by its fan-in, as the others
-    :param share_features_extractor: whether the features extractor belongs to the actor, and learns from it alone
-    """
-
-    features_extractor: BaseFeaturesExtractor
-
-    def __init__(
-        self,
-        observation_space: spaces.Space,
-        action_space: spaces.Box,
-        net_arch: list[int],
-        features_extractor: BaseFeaturesExtractor,
-        features_dim: int,
-        activation_fn: type[nn.Module] = nn.ReLU,
-        normalize_images: bool = True,
-        batch_norm: bool = True,
-        action_layer: int = 2,
-        final_init: float | None = 3e-3,
-        share_features_extractor: bool = False,
-    ) -> None:
-        super().__init__(
-            observation_space,
-            action_space,
-            features_extractor=features_extractor,
-            normalize_images=normalize_images,
-        )
-        self.net_arch = net_arch
-        self.features_dim = features_dim
-        self.activation_fn = activation_fn
-        self.batch_norm = batch_norm
-        self.action_layer = action_layer
-        self.final_init = final_init
-        self.share_features_extractor = share_features_extractor
-
-        # `widths` are those of the layers before, at, and after the one where the action enters (1 is the output Q)
-        widths = [features_dim, *net_arch, 1]
-        below = mlp(features_dim, None, net_arch[: action_layer - 1], activation_fn, batch_norm)
-        norm = [BatchNorm(widths[action_layer - 1])] if batch_norm else []
-        self.state_net = nn.Sequential(*below, *norm)
-        self.action_input = ActionInput(widths[action_layer - 1], get_action_dim(action_space), widths[action_layer])
-        # What is left: the activation of that layer, the layers above it and the output, if that was not it
-        above = [activation_fn(), *mlp(widths[action_layer], 1, net_arch[action_layer:], activation_fn)]
-        self.q_net = nn.Sequential(*(above if net_arch else []))
-        if final_init is not None:
-            fan_in_uniform_(self.q_net[-1] if net_arch else self.action_input, final_init)
-
-    def _get_constructor_parameters(self) -> dict[str, Any]:
-        data = super()._get_constructor_parameters()
-        data.update(
-            net_arch=self.net_arch,
-            features_dim=self.features_dim,
-            activation_fn=self.activation_fn,
-            features_extractor=self.features_extractor,
-            batch_norm=self.batch_norm,
-            action_layer=self.action_layer,
-            final_init=self.final_init,
-            share_features_extractor=self.share_features_extractor,
-        )
-        return data
-
-    def forward(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
-        """
-        :param obs: observations, shape ``(batch, *obs_shape)``, or a dict of them
-        :param actions: actions in [-1, 1], shape ``(batch, action_dim)``
-        :return: Q, shape ``(batch, 1)``
-        """
-        with th.set_grad_enabled(th.is_grad_enabled() and not self.share_features_extractor):
-            features = self.extract_features(obs, self.features_extractor)
-        return self.q_net(self.action_input(self.state_net(features), actions))
-
-    def own_named_parameters(self) -> dict[str, nn.Parameter]:
-        """
-        The parameters that the critic learns: all but those of a features extractor that it borrows from the actor.
-
-        :return: name and parameter
-        """
-        return {
-            name: param
-            for name, param in self.named_parameters()
-            if not (self.share_features_extractor and name.startswith("features_extractor."))
-        }
 
 
 class DDPGPaperPolicy(BasePolicy):
@@ -219,7 +48,8 @@ class DDPGPaperPolicy(BasePolicy):
         observation) to the number of its hidden layers; the paper has 2
     :param final_init: the last layers of both networks start in U[-final_init, final_init]; None: by their fan-in
     :raises InvalidArgumentError: for a value out of range
-    :raises InvalidArgumentTypeError: for an activation or optimiser that is no class of that kind
+    :raises InvalidArgumentTypeError: for something that is no class or flag, or keyword arguments unknown to a class
+    :raises UnsupportedSpaceError: for observations that the features extractor cannot take
     """
 
     #: minibatch size that ``DDPGPaper(batch_size=None)`` takes with this policy (paper, section 7)
@@ -248,8 +78,15 @@ class DDPGPaperPolicy(BasePolicy):
         action_layer: int = 2,
         final_init: float | None = 3e-3,
     ) -> None:
-        _check_class("activation_fn", activation_fn, nn.Module)
-        _check_class("optimizer_class", optimizer_class, th.optim.Optimizer)
+        check_class("activation_fn", activation_fn, nn.Module)
+        check_class("optimizer_class", optimizer_class, th.optim.Optimizer)
+        check_class("features_extractor_class", features_extractor_class, BaseFeaturesExtractor)
+        check_flag("normalize_images", normalize_images)
+        check_flag("share_features_extractor", share_features_extractor)
+        if features_extractor_kwargs is not None:
+            check_dict("features_extractor_kwargs", features_extractor_kwargs)
+        if optimizer_kwargs is not None:
+            check_dict("optimizer_kwargs", optimizer_kwargs)
         super().__init__(
             observation_space,
             action_space,
@@ -263,24 +100,8 @@ class DDPGPaperPolicy(BasePolicy):
         )
         self.net_arch = [400, 300] if net_arch is None else net_arch
         actor_arch, critic_arch = _check_net_arch(self.net_arch)
-        if batch_norm not in (True, False, "actor", "critic"):
-            raise InvalidArgumentError(f"`batch_norm` must be True, False, 'actor' or 'critic', got {batch_norm!r}")
-        if not (isinstance(action_layer, int) and 1 <= action_layer <= max(1, len(critic_arch))):
-            raise InvalidArgumentError(
-                f"`action_layer` must be a hidden layer of the critic, 1 to {max(1, len(critic_arch))} "
-                f"for widths {critic_arch}, got {action_layer!r}"
-            )
-        if final_init is not None and not (
-            isinstance(final_init, int | float | np.number) and 0 < final_init < float("inf")
-        ):
-            raise InvalidArgumentError(f"`final_init` must be above 0, or None, got {final_init!r}")
-
-        for name in ("lr", "weight_decay"):
-            if name in self.optimizer_kwargs:
-                raise InvalidArgumentError(
-                    f"`optimizer_kwargs` must not have {name!r}, got {self.optimizer_kwargs[name]!r}; it is set by "
-                    "DDPGPaper's `learning_rate`, `qf_learning_rate` and `qf_weight_decay`"
-                )
+        _check_network_arguments(batch_norm, action_layer, final_init, critic_arch)
+        _check_optimizer_kwargs(self.optimizer_kwargs, optimizer_class)
 
         self.activation_fn = activation_fn
         self.share_features_extractor = share_features_extractor
@@ -331,6 +152,16 @@ class DDPGPaperPolicy(BasePolicy):
         params = self.critic.own_named_parameters().values()
         self.critic.optimizer = self.optimizer_class(params, lr=lr, **kwargs)  # type: ignore[call-arg]
         self.set_training_mode(False)
+
+    def make_features_extractor(self) -> BaseFeaturesExtractor:
+        """
+        :return: a features extractor with fresh weights
+        :raises InvalidArgumentTypeError: if it does not take ``features_extractor_kwargs``
+        :raises UnsupportedSpaceError: if it is SB3's for other observations
+        """
+        _check_features_extractor(self.features_extractor_class, self.observation_space)
+        check_keywords("features_extractor_kwargs", self.features_extractor_kwargs, self.features_extractor_class, 1)
+        return super().make_features_extractor()
 
     def target_pairs(self) -> tuple[list[th.Tensor], list[th.Tensor]]:
         """
@@ -467,17 +298,6 @@ class MultiInputPolicy(DDPGPaperPolicy):
         )
 
 
-def _check_class(name: str, value: Any, base: type) -> None:
-    """
-    :raises InvalidArgumentTypeError: if an argument is no subclass of ``base``
-    """
-    if not (isinstance(value, type) and issubclass(value, base)):
-        raise InvalidArgumentTypeError(
-            f"`{name}` must be a subclass of {base.__module__}.{base.__qualname__} (the class, no instance), "
-            f"got {value!r}"
-        )
-
-
 def _check_net_arch(net_arch: Any) -> tuple[list[int], list[int]]:
     """The widths of actor and critic, which SB3 takes apart."""
     if isinstance(net_arch, dict) and set(net_arch) != {"pi", "qf"}:
@@ -486,6 +306,56 @@ def _check_net_arch(net_arch: Any) -> tuple[list[int], list[int]]:
         raise InvalidArgumentError(f"`net_arch` must be a list of widths or dict(pi=[...], qf=[...]), got {net_arch!r}")
     actor_arch, critic_arch = get_actor_critic_arch(net_arch)
     for name, widths in (("pi", actor_arch), ("qf", critic_arch)):
-        if not isinstance(widths, list) or not all(isinstance(width, int) and width > 0 for width in widths):
+        if not isinstance(widths, list) or not all(map(_is_width, widths)):
             raise InvalidArgumentError(f"`net_arch` ({name}) must be a list of positive widths, got {widths!r}")
     return list(actor_arch), list(critic_arch)
+
+
+def _is_width(width: Any) -> bool:
+    return isinstance(width, int) and not isinstance(width, bool) and width > 0
+
+
+def _check_network_arguments(batch_norm: Any, action_layer: Any, final_init: Any, critic_arch: list[int]) -> None:
+    """What the paper's networks have beyond SB3's."""
+    if not (
+        isinstance(batch_norm, bool | np.bool_) or (isinstance(batch_norm, str) and batch_norm in ("actor", "critic"))
+    ):
+        raise InvalidArgumentError(f"`batch_norm` must be True, False, 'actor' or 'critic', got {batch_norm!r}")
+    n_layers = max(1, len(critic_arch))
+    if not (_is_width(action_layer) and action_layer <= n_layers):
+        cure = f"; pass `action_layer={n_layers}`" if _is_width(action_layer) else ""
+        raise InvalidArgumentError(
+            f"`action_layer` must be a hidden layer of the critic, 1 to {n_layers} for widths {critic_arch}, "
+            f"got {action_layer!r}{cure}"
+        )
+    if final_init is not None and not (
+        isinstance(final_init, int | float | np.number)
+        and not isinstance(final_init, bool)
+        and 0 < final_init < float("inf")
+    ):
+        raise InvalidArgumentError(f"`final_init` must be a number above 0, or None, got {final_init!r}")
+
+
+def _check_optimizer_kwargs(optimizer_kwargs: dict[str, Any], optimizer_class: type[th.optim.Optimizer]) -> None:
+    for name in ("lr", "weight_decay"):
+        if name in optimizer_kwargs:
+            raise InvalidArgumentError(
+                f"`optimizer_kwargs` must not have {name!r}, got {optimizer_kwargs[name]!r}; it is set by "
+                "DDPGPaper's `learning_rate`, `qf_learning_rate` and `qf_weight_decay`"
+            )
+    check_keywords("optimizer_kwargs", optimizer_kwargs, optimizer_class, 1, ("lr", "weight_decay"))
+
+
+def _check_features_extractor(extractor_class: type[BaseFeaturesExtractor], observation_space: spaces.Space) -> None:
+    """SB3's defaults take observations of one kind each; a subclass with its own ``forward`` may take others."""
+    is_dict = isinstance(observation_space, spaces.Dict)
+    if is_dict and extractor_class.forward is FlattenExtractor.forward:
+        raise UnsupportedSpaceError(
+            f"{extractor_class.__name__} takes no Dict observations, got {observation_space}; pass 'MultiInputPolicy' "
+            "as `policy`, or another `features_extractor_class` in `policy_kwargs`"
+        )
+    if not is_dict and extractor_class.forward is CombinedExtractor.forward:
+        raise UnsupportedSpaceError(
+            f"{extractor_class.__name__} is for Dict observations, got {observation_space}; pass 'MlpPolicy' as "
+            "`policy`, or another `features_extractor_class` in `policy_kwargs`"
+        )

@@ -93,6 +93,8 @@ class SaveLoad(OffPolicyAlgorithm):
                 raise InvalidArgumentTypeError(f"load() got the keyword {name!r}; {nearest(name, known)}")
         if "stats_window_size" in kwargs:
             kwargs["ep_info_buffer"] = None  # which is then made with the new size
+        if "action_noise" in kwargs:
+            kwargs["_noise_is_seeded"] = False
         for name, attribute in (("stats_window_size", "_stats_window_size"), ("executor", "_executor_choice")):
             if name in kwargs:
                 kwargs[attribute] = kwargs.pop(name)

@@ -280,8 +280,56 @@ class TestBadArguments:
 
     @pytest.mark.parametrize("n_steps", [0, -5])
     def test_decay_over_no_steps(self, n_steps):
-        with pytest.raises(InvalidArgumentError, match=f"`n_steps` must be above 0, got {n_steps}"):
+        with pytest.raises(InvalidArgumentError, match=f"`n_steps` must be a finite number above 0, got {n_steps}"):
             LinearDecay(n_steps)
+
+    @pytest.mark.parametrize(
+        ("kwargs", "parts"),
+        [
+            ({"mean": "x"}, ["`mean`", "'x'", "a number or an array"]),
+            ({"mean": ["0", "1"]}, ["`mean`", "['0', '1']", "a number or an array"]),
+            ({"mean": [[0.0], [0.0, 1.0]]}, ["`mean`", "[0.0, 1.0]", "a number or an array"]),
+            ({"mean": None}, ["`mean`", "None", "a number or an array"]),
+            ({"sigma": "a"}, ["`sigma`", "'a'", "a number or an array"]),
+            ({"sigma": None}, ["`sigma`", "None", "a number or an array"]),
+            ({"sigma": True}, ["`sigma`", "True", "a number or an array"]),
+            ({"initial_noise": "x"}, ["`initial_noise`", "'x'", "a number or an array"]),
+            ({"theta": "x"}, ["`theta`", "'x'", "a number"]),
+            ({"theta": None}, ["`theta`", "None", "a number"]),
+            ({"dt": "1"}, ["`dt`", "'1'", "above 0"]),
+            ({"seed": "x"}, ["`seed`", "'x'", "a whole number >= 0, or None"]),
+            ({"seed": 1.5}, ["`seed`", "1.5", "a whole number >= 0, or None"]),
+            ({"dtype": "number"}, ["`dtype`", "'number'", "np.float32"]),
+            ({"dtype": int}, ["`dtype`", "int", "np.float32"]),
+        ],
+    )
+    def test_types(self, kwargs, parts):
+        with pytest.raises(InvalidArgumentTypeError) as caught:
+            OrnsteinUhlenbeckNoise(**{"mean": [0.0], **kwargs})
+        assert [part for part in parts if part not in str(caught.value)] == []
+
+    def test_negative_seed(self):
+        noise = OrnsteinUhlenbeckNoise([0.0], seed=0)
+        for seed in (lambda: OrnsteinUhlenbeckNoise([0.0], seed=-1), lambda: noise.set_random_seed(-1)):
+            with pytest.raises(InvalidArgumentError, match="`seed` must be a whole number >= 0, or None, got -1"):
+                seed()
+        assert noise.seed == 0
+
+    @pytest.mark.parametrize("name", ["n_steps", "start", "end"])
+    def test_decay_by_what_is_no_finite_number(self, name):
+        kwargs = {"n_steps": 10}
+        for value in (np.nan, np.inf, -np.inf):
+            with pytest.raises(InvalidArgumentError, match=f"`{name}` must be a finite number.*, got {value}"):
+                LinearDecay(**{**kwargs, name: value})
+        for value in ("5", None, True):
+            with pytest.raises(InvalidArgumentTypeError, match=f"`{name}` must be a finite number.*, got {value!r}"):
+                LinearDecay(**{**kwargs, name: value})
+
+    @pytest.mark.parametrize("bad", ["x", None, [1.0, 2.0]])
+    def test_schedule_that_gives_no_number(self, bad):
+        noise = ScheduledActionNoise(OrnsteinUhlenbeckNoise(np.zeros(1)), lambda step: bad)
+        with pytest.raises(InvalidArgumentError, match="`schedule` must give numbers, but failed at step 0: "):
+            noise()
 
     def test_what_is_no_noise_or_no_schedule(self):
         noise = OrnsteinUhlenbeckNoise(np.zeros(1))

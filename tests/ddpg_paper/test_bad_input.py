@@ -8,6 +8,7 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import NormalActionNoise
+from stable_baselines3.common.torch_layers import FlattenExtractor
 from toy_envs import ToyEnv, toy_vec_env
 
 from ddpg_ext import (
@@ -18,7 +19,10 @@ from ddpg_ext import (
     OrnsteinUhlenbeckNoise,
     UnsupportedSpaceError,
 )
+from ddpg_ext.ddpg_paper import MlpPolicy, MultiInputPolicy
+from ddpg_ext.ddpg_paper.policies import DDPGPaperPolicy
 
+BOX = spaces.Box(-1, 1, (2,), np.float32)
 VALUE, TYPE, SPACE = InvalidArgumentError, InvalidArgumentTypeError, UnsupportedSpaceError
 NAN, INF = float("nan"), float("inf")
 
@@ -27,6 +31,38 @@ class IntegerActions(ToyEnv):
     def __init__(self):
         super().__init__()
         self.action_space = spaces.Box(-1, 1, (2,), np.int64)
+
+
+class Observing(ToyEnv):
+    """An environment with any observation space."""
+
+    def __init__(self, observation_space):
+        super().__init__()
+        self.observation_space = observation_space
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return self.observation_space.sample(), {}
+
+    def step(self, action):
+        return self.observation_space.sample(), *super().step(action)[1:]
+
+
+class NeedsAWidth(FlattenExtractor):
+    def __init__(self, observation_space, width):
+        super().__init__(observation_space)
+
+
+class SumExtractor(FlattenExtractor):
+    """For Dict observations, although it derives from the extractor that is not."""
+
+    def forward(self, observations):
+        return th.cat([self.flatten(value) for value in observations.values()], dim=1)
+
+
+class SumPolicy(DDPGPaperPolicy):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **{"features_extractor_class": SumExtractor, **kwargs})
 
 
 def numbers(name, cure, values, wrong_types=("x", None, True)):
@@ -81,15 +117,25 @@ ARGUMENTS = [
     policy_kwargs("action_layer", -1, VALUE, ["1 to 2"]),
     policy_kwargs("action_layer", 1.0, VALUE, ["1 to 2"]),
     policy_kwargs("action_layer", None, VALUE, ["1 to 2"]),
-    ({"policy_kwargs": {"net_arch": [8]}}, VALUE, ["`action_layer`", "1 to 1", "[8]", "2"]),
+    policy_kwargs("action_layer", True, VALUE, ["1 to 2"]),
+    (
+        {"policy_kwargs": {"net_arch": [8]}},
+        VALUE,
+        ["`action_layer`", "1 to 1", "[8]", "got 2; pass `action_layer=1`"],
+    ),
     ({"policy_kwargs": {"net_arch": {"pi": [8, 8, 8], "qf": [8]}}}, VALUE, ["`action_layer`", "1 to 1", "[8]"]),
     policy_kwargs("net_arch", "400-300", VALUE, ["list of widths or dict(pi=[...], qf=[...])"]),
     (*policy_kwargs("net_arch", {"pi": [3, 3], "vf": [3, 3]}, VALUE, ["'pi' and 'qf'"])[:2], ["['pi', 'vf']"]),
     ({"policy_kwargs": {"net_arch": [400, 0]}}, VALUE, ["[400, 0]", "positive widths"]),
     ({"policy_kwargs": {"net_arch": {"pi": [3, 3], "qf": [3, 1.5]}}}, VALUE, ["(qf)", "[3, 1.5]", "positive widths"]),
+    policy_kwargs("net_arch", [16, True], VALUE, ["positive widths"]),
+    policy_kwargs("batch_norm", 1, VALUE, ["True, False, 'actor' or 'critic'"]),
     policy_kwargs("batch_norm", "both", VALUE, ["True, False, 'actor' or 'critic'"]),
     policy_kwargs("batch_norm", None, VALUE, ["True, False, 'actor' or 'critic'"]),
-    *[policy_kwargs("final_init", value, VALUE, ["above 0, or None"]) for value in (0, -3e-3, NAN, INF, "x")],
+    *[
+        policy_kwargs("final_init", value, VALUE, ["a number above 0, or None"])
+        for value in (0, -3e-3, NAN, INF, "x", True)
+    ],
     ({"policy_kwargs": {"optimizer_kwargs": {"lr": 0.1}}}, VALUE, ["'lr'", "0.1", "`learning_rate`"]),
     (
         {"policy_kwargs": {"optimizer_kwargs": {"weight_decay": 0.1}}},
@@ -104,14 +150,71 @@ ARGUMENTS = [
         policy_kwargs("optimizer_class", value, TYPE, ["subclass of torch.optim.optimizer.Optimizer"])
         for value in ("adam", functools.partial(th.optim.Adam, eps=1e-5), th.nn.ReLU, None)
     ],
+    *[
+        policy_kwargs("features_extractor_class", value, TYPE, ["subclass of", "BaseFeaturesExtractor"])
+        for value in (3, "flatten", th.nn.Flatten, None)
+    ],
+    *[
+        policy_kwargs(name, value, TYPE, ["must be a dict"])
+        for name in ("features_extractor_kwargs", "optimizer_kwargs")
+        for value in (3, [("a", 1)], "x", 0, [])
+    ],
+    (
+        {"policy_kwargs": {"features_extractor_kwargs": {"dim": 3}}},
+        TYPE,
+        ["`features_extractor_kwargs`", "'dim'", "FlattenExtractor", "it takes none"],
+    ),
+    (
+        {"policy_kwargs": {"features_extractor_kwargs": {"observation_space": 3}}},
+        TYPE,
+        ["`features_extractor_kwargs`", "'observation_space'", "set for it"],
+    ),
+    (
+        {"policy_kwargs": {"features_extractor_class": NeedsAWidth}},
+        TYPE,
+        ["`features_extractor_kwargs`", "'width'", "NeedsAWidth"],
+    ),
+    (
+        {"policy_kwargs": {"optimizer_kwargs": {"beta": 1}}},
+        TYPE,
+        ["`optimizer_kwargs`", "'beta'", "Adam", "did you mean 'betas'"],
+    ),
+    ({"policy_kwargs": {"optimizer_kwargs": {3: 1}}}, TYPE, ["`optimizer_kwargs`", "3", "'betas'"]),
+    *[
+        policy_kwargs(name, value, TYPE, ["True or False"])
+        for name in ("share_features_extractor", "normalize_images")
+        for value in ("no", 1, None)
+    ],
     # Buffers and flags
     ({"replay_buffer_class": "prioritised"}, TYPE, ["'prioritised'", "subclass of SB3's ReplayBuffer"]),
     ({"replay_buffer_class": dict}, TYPE, ["dict", "subclass of SB3's ReplayBuffer"]),
     ({"replay_buffer_kwargs": ["x"]}, TYPE, ["['x']", "a dict"]),
+    ({"replay_buffer_kwargs": {"foo": 1}}, TYPE, ["`replay_buffer_kwargs`", "'foo'", "PackedReplayBuffer"]),
+    ({"replay_buffer_kwargs": {"device": "cpu"}}, TYPE, ["`replay_buffer_kwargs`", "'device'", "set for it"]),
+    (
+        {"replay_buffer_kwargs": {"storage": "memory"}, "replay_buffer_class": ReplayBuffer},
+        TYPE,
+        ["`replay_buffer_kwargs`", "'storage'", "ReplayBuffer", "'handle_timeout_termination'"],
+    ),
+    (
+        {"optimize_memory_usage": True},
+        VALUE,
+        ["True", "`replay_buffer_kwargs=dict(handle_timeout_termination=False)`", "default buffer"],
+    ),
+    (
+        {"optimize_memory_usage": True, "n_steps": 3},
+        VALUE,
+        ["False with `n_steps=3`", "got True"],
+    ),
+    *[({"tensorboard_log": value}, TYPE, [repr(value), "a folder, or None"]) for value in (3, True, ["runs"])],
     ({"replay_buffer_class": ReplayBuffer, "n_steps": 3}, VALUE, ["3", "replay_buffer_kwargs=dict(n_steps=3"]),
     ({"uniform_warmup": "no"}, TYPE, ["'no'", "True or False"]),
     ({"optimize_memory_usage": 1}, TYPE, ["1", "True or False"]),
     ({"executor": "turbo"}, VALUE, ["'turbo'", "'auto'", "'eager'", "'fast'"]),
+    *[
+        ({"executor": value}, TYPE, [f"got {value!r}", "'auto', 'fast', 'cuda_graph', 'eager'"])
+        for value in (3, [], None, {})
+    ],
     ({"matmul_precision": "low"}, VALUE, ["'low'", "'highest', 'high', 'medium' or None"]),
     # Schedules
     ({"learning_rate": lambda progress: NAN}, VALUE, ["nan", "finite numbers >= 0"]),
@@ -129,7 +232,15 @@ SPACES = [
     ({"env": ToyEnv(low=1.0, high=1.0)}, ["low < high", "Box(1.0, 1.0"]),
     ({"env": IntegerActions()}, ["floating-point", "int64"]),
     ({"env": ToyEnv(dict_obs=True)}, ["'MultiInputPolicy'", "Dict"]),
+    ({"env": ToyEnv(dict_obs=True), "policy": MlpPolicy}, ["FlattenExtractor", "'MultiInputPolicy'", "Dict"]),
     ({"policy": "MultiInputPolicy"}, ["'MlpPolicy'", "Box"]),
+    ({"policy": MultiInputPolicy}, ["CombinedExtractor", "'MlpPolicy'", "Box"]),
+    ({"env": Observing(spaces.Tuple([BOX, BOX]))}, ["Tuple(", "FlattenObservation", "MultiBinary"]),
+    ({"env": Observing(spaces.Text(3))}, ["Text(", "MultiBinary"]),
+    (
+        {"env": Observing(spaces.Dict(a=spaces.Dict(b=BOX))), "policy": "MultiInputPolicy"},
+        ["Dict('a': Dict(", "FlattenObservation"],
+    ),
 ]
 
 
@@ -241,6 +352,20 @@ ACCEPTED = [
     {"seed": 0},
     {"seed": np.int64(7)},
     {"seed": 2**32 - 1},
+    {"policy": MultiInputPolicy, "env": ToyEnv(dict_obs=True)},
+    {"policy": MultiInputPolicy, "policy_kwargs": {"features_extractor_class": FlattenExtractor}},
+    {"policy": SumPolicy, "env": ToyEnv(dict_obs=True), "policy_kwargs": {"net_arch": [8, 8]}},
+    {
+        "policy": MlpPolicy,
+        "env": ToyEnv(dict_obs=True),
+        "policy_kwargs": {"features_extractor_class": SumExtractor},
+    },
+    {"env": Observing(spaces.MultiBinary(3))},
+    {"policy_kwargs": {"features_extractor_class": NeedsAWidth, "features_extractor_kwargs": {"width": 3}}},
+    {"policy_kwargs": {"optimizer_kwargs": {"betas": (0.8, 0.9)}, "share_features_extractor": np.True_}},
+    {"replay_buffer_kwargs": {"storage": "memory", "seed": 3}},
+    {"optimize_memory_usage": True, "replay_buffer_kwargs": {"handle_timeout_termination": False}},
+    {"tensorboard_log": None},
 ]
 
 

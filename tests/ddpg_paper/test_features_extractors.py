@@ -126,16 +126,14 @@ def test_modes():
             assert network.features_extractor.dropout.training == (mode and not is_target)
 
 
-@pytest.mark.parametrize("executor", ["eager", "fast"])
-def test_the_loop_switches_modes(executor):
-    """Evaluation mode whenever the actor acts, training mode whenever it learns, if it is called for that."""
-    model = small_model(executor=executor)
+def test_the_loop_switches_modes():
+    """Evaluation mode whenever the actor acts, training mode whenever it learns."""
+    model = small_model(executor="eager")
     modes: list[bool] = []
     model.actor.register_forward_pre_hook(lambda module, _: modes.append(module.training))
     model.learn(12)
     # Eight actions until the first update; then an action and an update in turn
-    learns = [True] if executor == "eager" else []  # "fast" computes by itself
-    assert modes == [False] * 8 + learns + [False, *learns] * 4
+    assert modes == [False] * 8 + [True] + [False, True] * 4
     model.predict(OBSERVATIONS)
     assert modes[-1] is False
 

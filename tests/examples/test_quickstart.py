@@ -105,7 +105,7 @@ def test_result_and_settings(folder):
     assert config["n_timesteps"] == 300
     # The hyperparameters are arguments: a model can be made from them
     arguments = {name: value for name, value in config.items() if name != "n_timesteps"}
-    model = DDPGPaper(env="Pendulum-v1", buffer_size=10, **arguments)
+    model = DDPGPaper(env="Pendulum-v1", **arguments)
     assert model.qf_weight_decay == 1e-2
 
 

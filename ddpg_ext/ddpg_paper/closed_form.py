@@ -1,0 +1,196 @@
+"""Layers and networks with their derivatives written out, which :mod:`ddpg_ext.ddpg_paper.fast_cpu` executes."""
+
+from collections.abc import Iterable
+
+import torch as th
+from torch import nn
+
+from ddpg_ext.common.layers import ActionInput, BatchNorm, Linear
+from ddpg_ext.common.products import affine
+from ddpg_ext.ddpg_paper.networks import Critic
+
+
+class _Layer:
+    """A layer's forward and backward pass. ``backward`` needs the last ``forward``'s input, which it keeps."""
+
+    def __init__(self, module: nn.Module, grads: dict[th.Tensor, th.Tensor]) -> None:
+        """
+        :param module: the layer
+        :param grads: where ``backward`` leaves the gradient of each parameter, shared by the layers of a network
+        """
+        self.grads = grads
+        grads.update({param: th.empty_like(param, requires_grad=False) for param in module.parameters()})
+
+    def resize(self, batch_size: int) -> None:
+        """Allocate what depends on the size of the minibatch."""
+
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        raise NotImplementedError
+
+    def backward(self, grad: th.Tensor, params: bool, inputs: bool) -> th.Tensor:
+        """
+        :param grad: gradient of the layer's output; may be overwritten
+        :param params: whether to compute the gradients of the parameters
+        :param inputs: whether to compute the gradient of the input
+        :return: the gradient of the input, if it was asked for
+        """
+        raise NotImplementedError
+
+
+class _Linear(_Layer):
+    def __init__(self, module: Linear, grads: dict[th.Tensor, th.Tensor]) -> None:
+        super().__init__(module, grads)
+        self.weight, self.bias = module.weight, module.bias
+        self.transposed = module.weight.detach().t()
+
+    def resize(self, batch_size: int) -> None:
+        self.out = th.empty(batch_size, self.weight.shape[0])
+        self.grad_input = th.empty(batch_size, self.weight.shape[1])
+
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        self.x = x
+        return affine(x, self.weight, self.bias, self.out)
+
+    def backward(self, grad: th.Tensor, params: bool, inputs: bool) -> th.Tensor:
+        if params:
+            self.grads[self.weight] = affine(grad.t(), self.x.t(), None, self.grads[self.weight])
+            th.sum(grad, 0, out=self.grads[self.bias])
+        return affine(grad, self.transposed, None, self.grad_input) if inputs else grad
+
+
+class _ActionInput(_Layer):
+    """The critic's layer that takes features and action: its input is the features, the action is set beside it."""
+
+    actions: th.Tensor
+
+    def __init__(self, module: ActionInput, grads: dict[th.Tensor, th.Tensor]) -> None:
+        super().__init__(module, grads)
+        self.weight, self.weight_action, self.bias = module.weight_features, module.weight_action, module.bias
+        self.transposed, self.action_transposed = self.weight.detach().t(), self.weight_action.detach().t()
+
+    def resize(self, batch_size: int) -> None:
+        self.out = th.empty(batch_size, self.weight.shape[0])
+        self.grad_input = th.empty(batch_size, self.weight.shape[1])
+        self.grad_action = th.empty(batch_size, self.weight_action.shape[1])
+
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        self.x = x
+        return affine(x, self.weight, self.bias, self.out).addmm_(self.actions, self.action_transposed)
+
+    def backward(self, grad: th.Tensor, params: bool, inputs: bool) -> th.Tensor:
+        if params:
+            self.grads[self.weight] = affine(grad.t(), self.x.t(), None, self.grads[self.weight])
+            self.grads[self.weight_action] = th.mm(grad.t(), self.actions)
+            th.sum(grad, 0, out=self.grads[self.bias])
+        return affine(grad, self.transposed, None, self.grad_input) if inputs else grad
+
+    def action_gradient(self, grad: th.Tensor) -> th.Tensor:
+        return th.mm(grad, self.weight_action, out=self.grad_action)
+
+
+class _BatchNorm(_Layer):
+    def __init__(self, module: BatchNorm, grads: dict[th.Tensor, th.Tensor]) -> None:
+        super().__init__(module, grads)
+        self.module = module
+        self.weight, self.bias = module.weight, module.bias
+        #: as :class:`BatchNorm`'s; here it is up to the network's user
+        self.update_running = module.update_running
+
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        self.x = x
+        module = self.module
+        mean, var = (module.running_mean, module.running_var) if self.update_running else (None, None)
+        out, self.mean, self.invstd = th.native_batch_norm(
+            x, self.weight, self.bias, mean, var, True, module.momentum or 0.0, module.eps
+        )
+        return out
+
+    def backward(self, grad: th.Tensor, params: bool, inputs: bool) -> th.Tensor:
+        wanted = [inputs, params, params]
+        grad_input, grad_weight, grad_bias = th.ops.aten.native_batch_norm_backward(
+            grad, self.x, self.weight, None, None, self.mean, self.invstd, True, self.module.eps, wanted
+        )
+        if params:
+            self.grads[self.weight], self.grads[self.bias] = grad_weight, grad_bias
+        return grad_input
+
+
+class _ReLU(_Layer):
+    # In place, in both directions: the linear layer below does not need its output, nor that above its gradient
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        self.out = x.relu_()
+        return self.out
+
+    def backward(self, grad: th.Tensor, params: bool, inputs: bool) -> th.Tensor:
+        return th.ops.aten.threshold_backward.grad_input(grad, self.out, 0, grad_input=grad)
+
+
+class _Tanh(_Layer):
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        self.out = x.tanh_()
+        return self.out
+
+    def backward(self, grad: th.Tensor, params: bool, inputs: bool) -> th.Tensor:
+        return th.ops.aten.tanh_backward.grad_input(grad, self.out, grad_input=grad)
+
+
+LAYERS: dict[type[nn.Module], type[_Layer]] = {
+    Linear: _Linear,
+    BatchNorm: _BatchNorm,
+    nn.ReLU: _ReLU,
+    nn.Tanh: _Tanh,
+}
+
+
+class Chain:
+    """Layers one after the other."""
+
+    def __init__(self, modules: Iterable[nn.Module], grads: dict[th.Tensor, th.Tensor]) -> None:
+        self.grads = grads
+        self.layers: list[_Layer] = [LAYERS[type(module)](module, grads) for module in modules]
+
+    def resize(self, batch_size: int) -> None:
+        for layer in self.layers:
+            layer.resize(batch_size)
+
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        for layer in self.layers:
+            x = layer.forward(x)
+        return x
+
+    def backward(self, grad: th.Tensor, params: bool = True, inputs: bool = False) -> th.Tensor:
+        for i in range(len(self.layers) - 1, -1, -1):
+            grad = self.layers[i].backward(grad, params, inputs or i > 0)
+        return grad
+
+
+class ClosedFormCritic:
+    """Q(s, a): a chain for the state, the layer that takes the action, a chain for the value."""
+
+    def __init__(self, module: Critic) -> None:
+        self.grads: dict[th.Tensor, th.Tensor] = {}
+        self.state_net = Chain(module.state_net, self.grads)
+        self.action_input = _ActionInput(module.action_input, self.grads)
+        self.q_net = Chain(module.q_net, self.grads)
+        self.norms = [layer for layer in self.state_net.layers if isinstance(layer, _BatchNorm)]
+
+    def resize(self, batch_size: int) -> None:
+        self.state_net.resize(batch_size)
+        self.action_input.resize(batch_size)
+        self.q_net.resize(batch_size)
+
+    def forward(self, features: th.Tensor, actions: th.Tensor, update_running: bool) -> th.Tensor:
+        for norm in self.norms:
+            norm.update_running = update_running
+        self.action_input.actions = actions
+        return self.q_net.forward(self.action_input.forward(self.state_net.forward(features)))
+
+    def backward(self, grad: th.Tensor) -> None:
+        """Fill the gradients of the parameters."""
+        grad = self.q_net.backward(grad, inputs=True)
+        grad = self.action_input.backward(grad, params=True, inputs=bool(self.state_net.layers))
+        self.state_net.backward(grad)
+
+    def action_gradient(self, grad: th.Tensor) -> th.Tensor:
+        """The gradient of the action alone."""
+        return self.action_input.action_gradient(self.q_net.backward(grad, params=False, inputs=True))

@@ -1,0 +1,186 @@
+"""The networks of the paper: a tanh actor, and a critic that takes the action at its second hidden layer."""
+
+from typing import Any
+
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.policies import BaseModel, BasePolicy
+from stable_baselines3.common.preprocessing import get_action_dim
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.type_aliases import PyTorchObs
+from torch import nn
+
+from ddpg_ext.common.layers import ActionInput, BatchNorm, fan_in_uniform_, mlp
+
+
+class Actor(BasePolicy):
+    """
+    Deterministic policy mu(s), with actions in [-1, 1].
+
+    Layers (paper, section 7): features, then per hidden layer [batch norm], linear, activation; then [batch norm],
+    linear, tanh. Batch norm stands where each layer takes its input, which it is to receive whitened (section 3); the
+    output itself is not normalised, so that its small initialisation has its effect.
+
+    :param observation_space: observation space
+    :param action_space: action space, bounded
+    :param net_arch: widths of the hidden layers
+    :param features_extractor: network that turns an observation into features
+    :param features_dim: number of features
+    :param activation_fn: activation of the hidden layers
+    :param normalize_images: whether uint8 images are divided by 255
+    :param batch_norm: whether the input of each layer is batch-normalised
+    :param final_init: the last layer starts in U[-final_init, final_init]; None: by its fan-in, as the others
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Box,
+        net_arch: list[int],
+        features_extractor: BaseFeaturesExtractor,
+        features_dim: int,
+        activation_fn: type[nn.Module] = nn.ReLU,
+        normalize_images: bool = True,
+        batch_norm: bool = True,
+        final_init: float | None = 3e-3,
+    ) -> None:
+        super().__init__(
+            observation_space,
+            action_space,
+            features_extractor=features_extractor,
+            normalize_images=normalize_images,
+            squash_output=True,
+        )
+        self.net_arch = net_arch
+        self.features_dim = features_dim
+        self.activation_fn = activation_fn
+        self.batch_norm = batch_norm
+        self.final_init = final_init
+
+        layers = mlp(features_dim, get_action_dim(action_space), net_arch, activation_fn, batch_norm)
+        if final_init is not None:
+            fan_in_uniform_(layers[-1], final_init)
+        self.mu = nn.Sequential(*layers, nn.Tanh())
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        data = super()._get_constructor_parameters()
+        data.update(
+            net_arch=self.net_arch,
+            features_dim=self.features_dim,
+            activation_fn=self.activation_fn,
+            features_extractor=self.features_extractor,
+            batch_norm=self.batch_norm,
+            final_init=self.final_init,
+        )
+        return data
+
+    def forward(self, obs: PyTorchObs) -> th.Tensor:
+        """
+        :param obs: observations, shape ``(batch, *obs_shape)``, or a dict of them
+        :return: actions in [-1, 1], shape ``(batch, action_dim)``
+        """
+        return self.mu(self.extract_features(obs, self.features_extractor))
+
+    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
+        # The policy is deterministic; exploration noise is added by the algorithm
+        return self(observation)
+
+
+class Critic(BaseModel):
+    """
+    Action value Q(s, a), one network.
+
+    Layers (paper, section 7): features, then [batch norm], linear, activation for each hidden layer before
+    ``action_layer``; then [batch norm], and the action enters beside the state; no batch norm from there on; linear.
+
+    :param observation_space: observation space
+    :param action_space: action space, bounded
+    :param net_arch: widths of the hidden layers
+    :param features_extractor: network that turns an observation into features
+    :param features_dim: number of features
+    :param activation_fn: activation of the hidden layers
+    :param normalize_images: whether uint8 images are divided by 255
+    :param batch_norm: whether the inputs of the layers up to that with the action are batch-normalised, the action not
+    :param action_layer: hidden layer at which the action enters, counted from 1 (which is SB3's concatenation of
+        observation and action)
+    :param final_init: the last layer starts in U[-final_init, final_init]; None: by its fan-in, as the others
+    :param share_features_extractor: whether the features extractor belongs to the actor, and learns from it alone
+    """
+
+    features_extractor: BaseFeaturesExtractor
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Box,
+        net_arch: list[int],
+        features_extractor: BaseFeaturesExtractor,
+        features_dim: int,
+        activation_fn: type[nn.Module] = nn.ReLU,
+        normalize_images: bool = True,
+        batch_norm: bool = True,
+        action_layer: int = 2,
+        final_init: float | None = 3e-3,
+        share_features_extractor: bool = False,
+    ) -> None:
+        super().__init__(
+            observation_space,
+            action_space,
+            features_extractor=features_extractor,
+            normalize_images=normalize_images,
+        )
+        self.net_arch = net_arch
+        self.features_dim = features_dim
+        self.activation_fn = activation_fn
+        self.batch_norm = batch_norm
+        self.action_layer = action_layer
+        self.final_init = final_init
+        self.share_features_extractor = share_features_extractor
+
+        # `widths` are those of the layers before, at, and after the one where the action enters (1 is the output Q)
+        widths = [features_dim, *net_arch, 1]
+        below = mlp(features_dim, None, net_arch[: action_layer - 1], activation_fn, batch_norm)
+        norm = [BatchNorm(widths[action_layer - 1])] if batch_norm else []
+        self.state_net = nn.Sequential(*below, *norm)
+        self.action_input = ActionInput(widths[action_layer - 1], get_action_dim(action_space), widths[action_layer])
+        # What is left: the activation of that layer, the layers above it and the output, if that was not it
+        above = [activation_fn(), *mlp(widths[action_layer], 1, net_arch[action_layer:], activation_fn)]
+        self.q_net = nn.Sequential(*(above if net_arch else []))
+        if final_init is not None:
+            fan_in_uniform_(self.q_net[-1] if net_arch else self.action_input, final_init)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        data = super()._get_constructor_parameters()
+        data.update(
+            net_arch=self.net_arch,
+            features_dim=self.features_dim,
+            activation_fn=self.activation_fn,
+            features_extractor=self.features_extractor,
+            batch_norm=self.batch_norm,
+            action_layer=self.action_layer,
+            final_init=self.final_init,
+            share_features_extractor=self.share_features_extractor,
+        )
+        return data
+
+    def forward(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
+        """
+        :param obs: observations, shape ``(batch, *obs_shape)``, or a dict of them
+        :param actions: actions in [-1, 1], shape ``(batch, action_dim)``
+        :return: Q, shape ``(batch, 1)``
+        """
+        with th.set_grad_enabled(th.is_grad_enabled() and not self.share_features_extractor):
+            features = self.extract_features(obs, self.features_extractor)
+        return self.q_net(self.action_input(self.state_net(features), actions))
+
+    def own_named_parameters(self) -> dict[str, nn.Parameter]:
+        """
+        The parameters that the critic learns: all but those of a features extractor that it borrows from the actor.
+
+        :return: name and parameter
+        """
+        return {
+            name: param
+            for name, param in self.named_parameters()
+            if not (self.share_features_extractor and name.startswith("features_extractor."))
+        }

@@ -1,0 +1,140 @@
+"""What a user changes on a model after its construction, or shares between models, counts."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch as th
+from stable_baselines3 import HerReplayBuffer
+from stable_baselines3.common.envs import BitFlippingEnv
+from stable_baselines3.common.noise import VectorizedActionNoise
+
+from ddpg_ext import DDPGPaper, InvalidArgumentError, OrnsteinUhlenbeckNoise
+
+
+def make_model(**kwargs):
+    kwargs = {"seed": 0, "buffer_size": 1000, "policy_kwargs": {"net_arch": [16, 16]}, **kwargs}
+    return DDPGPaper("MlpPolicy", "Pendulum-v1", **kwargs)
+
+
+def freeze(model):
+    for param in model.actor.mu[1].parameters():
+        param.requires_grad_(False)
+
+
+def add_hook(model):
+    model.critic.q_net.register_forward_hook(lambda *args: None)
+
+
+def exchange_optimizer(model):
+    model.critic.optimizer = th.optim.SGD(model.critic.parameters(), lr=1e-3)
+
+
+def set_amsgrad(model):
+    model.actor.optimizer.param_groups[0]["amsgrad"] = True
+
+
+@pytest.mark.parametrize("change", [freeze, add_hook, exchange_optimizer])
+def test_fast_makes_way_for_autograd(change):
+    """Where the networks are changed so that "fast" would not do as told, it says so once, and "eager" goes on."""
+    model = make_model().learn(100)
+    assert model.executor == "fast"
+    change(model)
+    with pytest.warns(UserWarning, match="'fast' does not support .*; training goes on with 'eager'") as warnings:
+        model.learn(50, reset_num_timesteps=False)
+    assert len(warnings) == 1
+    assert model.executor == "eager"
+
+
+@pytest.mark.parametrize("change", [freeze, add_hook, exchange_optimizer, set_amsgrad])
+def test_fast_that_was_asked_for_raises(change):
+    model = make_model(executor="fast").learn(100)
+    change(model)
+    with pytest.raises(InvalidArgumentError, match="executor 'fast' does not support"):
+        model.learn(50, reset_num_timesteps=False)
+
+
+@pytest.mark.filterwarnings("ignore:executor 'fast'")
+def test_frozen_layers_stay():
+    model = make_model().learn(100)
+    freeze(model)
+    frozen, free = (copy.deepcopy(model.actor.mu[i].state_dict()) for i in (1, 4))
+    model.learn(100, reset_num_timesteps=False)
+    assert all(th.equal(value, frozen[name]) for name, value in model.actor.mu[1].state_dict().items())
+    assert not any(th.equal(value, free[name]) for name, value in model.actor.mu[4].state_dict().items())
+
+
+def test_a_noise_is_seeded_by_each_model_that_it_is_given_to():
+    shared = OrnsteinUhlenbeckNoise(np.zeros(1))
+    make_model(action_noise=shared, seed=0)
+    make_model(action_noise=shared, seed=5)
+    fresh = OrnsteinUhlenbeckNoise(np.zeros(1))
+    make_model(action_noise=fresh, seed=5)
+    assert shared.seed is None
+    assert np.array_equal([shared() for _ in range(5)], [fresh() for _ in range(5)])
+
+
+def test_noises_that_differ_are_refused():
+    noise = VectorizedActionNoise(OrnsteinUhlenbeckNoise(np.zeros(1)), 2)
+    noise.noises = [OrnsteinUhlenbeckNoise(np.zeros(1), sigma=sigma) for sigma in (0.1, 0.9)]
+    with pytest.raises(InvalidArgumentError, match=r"`action_noise` must be the noise of one environment.*sigma=.0.9"):
+        make_model(action_noise=noise)
+
+
+def test_only_the_critic_is_decayed():
+    model = make_model(policy_kwargs={"optimizer_class": th.optim.AdamW, "net_arch": [16, 16]}, qf_weight_decay=0.5)
+    assert [group["weight_decay"] for group in model.actor.optimizer.param_groups] == [0]
+    assert [group["weight_decay"] for group in model.critic.optimizer.param_groups] == [0.5]
+
+
+@pytest.mark.parametrize("name", ["n_steps", "gamma"])
+def test_contradicting_buffer_arguments_are_refused(name):
+    value = {"n_steps": 4, "gamma": 0.5}[name]
+    with pytest.raises(InvalidArgumentError, match=f"`{name}=.*contradict each other"):
+        make_model(n_steps=2, replay_buffer_kwargs={name: value})
+
+
+def test_a_callback_sees_and_saves_the_noise(tmp_path):
+    """While learning is set up, too, and a noise saved then is reset at the next episode as ever."""
+    from stable_baselines3.common.callbacks import BaseCallback
+
+    class SaveFirst(BaseCallback):
+        def _init_callback(self):
+            self.model.save(tmp_path / "first")
+
+        def _on_step(self):
+            return True
+
+    model = make_model().learn(30)
+    before = model.action_noise.noise_prev.copy()
+    model.learn(1, callback=SaveFirst(), reset_num_timesteps=False)
+    loaded = DDPGPaper.load(tmp_path / "first")
+    assert np.array_equal(loaded.action_noise.noise_prev, before)
+    loaded.action_noise.reset()
+    assert np.array_equal(loaded.action_noise.noise_prev, np.zeros(1))
+
+
+def test_hindsight_starts_with_the_first_complete_episode():
+    env = BitFlippingEnv(n_bits=90, continuous=True, max_steps=90)
+    model = DDPGPaper("MultiInputPolicy", env, replay_buffer_class=HerReplayBuffer, buffer_size=1000)
+    model.learn(89)
+    assert model._n_updates == 0
+    model.learn(20, reset_num_timesteps=False)
+    assert model._n_updates == 20
+
+
+@pytest.mark.parametrize("part", ["weights", "noise"])
+def test_an_action_that_is_not_finite_is_not_the_environments_fault(part):
+    from ddpg_ext import NonFiniteError
+
+    class BadNoise(OrnsteinUhlenbeckNoise):
+        def __call__(self):
+            return super().__call__() * np.float32("nan")
+
+    model = make_model(learning_starts=500).learn(10)
+    if part == "weights":
+        model.actor.mu[-2].weight.data.fill_(float("nan"))
+    else:
+        model.action_noise = BadNoise(np.zeros(1))
+    with pytest.raises(NonFiniteError, match=r"the action is nan.*The actor's weights or the noise are not finite"):
+        model.learn(10, reset_num_timesteps=False)
