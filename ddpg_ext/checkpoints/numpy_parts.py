@@ -41,8 +41,13 @@ def make_array(dtype: np.dtype, shape: Any, data: Any, order: str = "C") -> np.n
     if not isinstance(data, bytes | bytearray) or len(data) != math.prod(shape) * dtype.itemsize:
         size = len(data) if isinstance(data, bytes | bytearray) else "no"
         raise DamagedCheckpointError(f"an array of shape {shape} and dtype {dtype} has {size} bytes")
+    if dtype.itemsize == 0:
+        raise DamagedCheckpointError(f"an array of dtype {dtype}, whose elements have no size")
     array = np.frombuffer(bytearray(data), dtype) if math.prod(shape) else np.empty(0, dtype)
-    return array.reshape(shape, order="F" if order == "F" else "C")
+    try:
+        return array.reshape(shape, order="F" if order == "F" else "C")
+    except ValueError:  # empty, but with a side that is longer than any
+        raise DamagedCheckpointError(f"an array of shape {shape}") from None
 
 
 def check_shape(shape: Any) -> tuple[int, ...]:

@@ -35,7 +35,21 @@ class Rebuilder:
         self._in_progress: set[int] = set()
         self._values = 0
 
-    def build(self, node: Any) -> Any:
+    def build(self, root: Any) -> Any:
+        """
+        :param root: what the pickle machine made
+        :return: the value
+        :raises UntrustedContentError: for what is not on the list
+        :raises DamagedCheckpointError: for what is on the list but malformed
+        """
+        try:
+            return self._build(root)
+        except CheckpointError:
+            raise
+        except (TypeError, ValueError, LookupError, AttributeError, OverflowError, RecursionError) as error:
+            raise DamagedCheckpointError(f"a value that is not what it says: {error}") from None
+
+    def _build(self, node: Any) -> Any:
         """
         :param node: what the pickle machine made
         :return: the value
@@ -73,11 +87,11 @@ class Rebuilder:
 
     def _container(self, node: Any) -> Any:
         if isinstance(node, list):
-            return [self.build(item) for item in node]
+            return [self._build(item) for item in node]
         if isinstance(node, dict):
-            return {key: self.build(value) for key, value in node.items()}
+            return {key: self._build(value) for key, value in node.items()}
         if isinstance(node, tuple):
-            return tuple(self.build(item) for item in node)
+            return tuple(self._build(item) for item in node)
         if isinstance(node, set | frozenset):
             return type(node)(node)
         assert isinstance(node, Call)  # for mypy
@@ -100,7 +114,7 @@ class Rebuilder:
             return self._call(self._reconstructed(call))
         if path in OBJECTS:
             self._plain_construction(call)
-            return OBJECTS[path].make(self.build(call.state))
+            return OBJECTS[path].make(self._build(call.state))
         if path in ENUMS:
             return self._enum(path, call)
         if path in HANDLERS:
@@ -136,8 +150,8 @@ class Rebuilder:
 
     def _make_allowed(self, allowed: Any, call: Call) -> Any:
         """What the caller vouches for is made the way ``pickle`` makes it."""
-        args = self.build(call.args)
-        state = self.build(call.state)
+        args = self._build(call.args)
+        state = self._build(call.state)
         is_class = isinstance(allowed, type)
         try:
             made = allowed.__new__(allowed, *args) if is_class and state is not None else allowed(*args)
@@ -146,9 +160,9 @@ class Rebuilder:
             elif state is not None:
                 made.__dict__.update(state)
             for item in call.items:
-                made.append(self.build(item))
+                made.append(self._build(item))
             for key, value in call.pairs:
-                made[key] = self.build(value)
+                made[key] = self._build(value)
         except CheckpointError:
             raise
         except Exception as error:

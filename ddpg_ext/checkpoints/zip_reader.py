@@ -16,12 +16,15 @@ from ddpg_ext.common.errors import CheckpointError, CheckpointNotFoundError, Dam
 
 MAX_MEMBERS = 10_000
 #: a member is read into memory whole only up to this size (arrays are streamed)
-MAX_JSON = 64 * 2**20
+MAX_JSON = 8 * 2**20
 #: beyond this size, what is unpacked may be at most `MAX_RATIO` times as large as the file
 SMALL = 64 * 2**20
 MAX_RATIO = 20
 _CHUNK = 2**20
-_BROKEN = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, RuntimeError, ValueError)
+_BROKEN = (
+    *(zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError),
+    *(RuntimeError, ValueError, OSError, OverflowError),
+)
 
 
 def open_regular_file(path: str | os.PathLike[str]) -> BinaryIO:
@@ -152,7 +155,7 @@ class ZipReader:
                         done += n
                 if member.read(1):
                     raise EOFError("it is longer than it says")
-        except (*_BROKEN, OSError) as error:
+        except _BROKEN as error:
             raise DamagedCheckpointError(f"{self.name}: {name} is damaged: {error}") from None
         if self.manifest is not None:
             listed = self.manifest["members"].get(name)

@@ -1,7 +1,6 @@
 """The small files of a run folder: YAML without objects, hyperparameters without eval, statistics without pickle."""
 
 import ast
-import collections
 import os
 from pathlib import Path
 from typing import Any
@@ -54,7 +53,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise UntrustedContentError(
             f"{path} asks for an object that settings do not need; nothing was executed: {error.problem}"
         ) from None
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError, AttributeError, KeyError) as error:
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError, AttributeError, LookupError, OverflowError) as error:
         raise DamagedCheckpointError(f"{path} is not YAML: {str(error)[:300]}") from None
     content = content if content is not None else {}
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
@@ -205,7 +204,7 @@ def ordered(value: Any) -> list[tuple[str, dict[str, Any]]]:
     for item in value if isinstance(value, list | tuple) else [value] if value else []:
         if isinstance(item, str):
             result.append((item, {}))
-        elif isinstance(item, dict | collections.OrderedDict) and len(item) == 1:
+        elif isinstance(item, dict) and len(item) == 1 and isinstance(next(iter(item.values())), dict | None):
             ((name, arguments),) = item.items()
             result.append((str(name), dict(arguments or {})))
         else:

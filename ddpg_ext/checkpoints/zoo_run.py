@@ -28,6 +28,9 @@ from ddpg_ext.common.errors import (
 )
 from ddpg_ext.ddpg_paper.ddpg_paper import DDPGPaper
 
+#: the largest number that a file may give to a wrapper
+MAX_WRAPPER_NUMBER = 10_000
+
 _STEPS = re.compile(r"rl_model_(\d+)_steps\.zip")
 #: wrappers that a file may name, with literal arguments: none of them writes files or calls what it is given
 _WRAPPERS = {
@@ -216,6 +219,7 @@ class _Settings:
         kwargs = literal(self.args.get("env_kwargs"), "env_kwargs") or {}
         if not isinstance(kwargs, dict) or not all(isinstance(key, str) for key in kwargs):
             raise CheckpointError(f"{self.folder / 'args.yml'}: `env_kwargs` are not names and values")
+        kwargs = {key: value for key, value in kwargs.items() if key != "render_mode"}  # no windows at a file's wish
         wrappers = [_wrapper(name, arguments, trust) for name, arguments in ordered(self.config.get("env_wrapper"))]
 
         def wrap(wrapped: gym.Env) -> gym.Env:
@@ -229,9 +233,14 @@ class _Settings:
             vec_env = make_vec_env(env_id, 1, seed, wrapper_class=wrap, env_kwargs=kwargs)
         except (GymError, ImportError, TypeError) as error:
             raise EnvironmentNotFoundError(_environment_help(env_id, error)) from None
+        except Exception as error:  # whatever an environment or a wrapper says to arguments that do not fit
+            raise CheckpointError(
+                f"{self.file}: its environment cannot be built with the run's settings ({error}); pass env="
+            ) from error
         n_stack = self.config.get("frame_stack")
         if isinstance(n_stack, int) and n_stack > 1:
-            vec_env = VecFrameStack(vec_env, min(n_stack, 1000))
+            _check_small("VecFrameStack", n_stack)
+            vec_env = VecFrameStack(vec_env, n_stack)
         return vec_env
 
     def normalize(self, vec_env: VecEnv, trust: Trust) -> VecEnv:
@@ -268,6 +277,8 @@ def _wrapper(name: str, arguments: dict[str, Any], trust: Trust) -> tuple[Any, d
             break
     if name in trust.allowed.extra:
         return trust.allowed.extra[name], arguments
+    if not trust.trusted and not name.endswith(".TimeLimit"):
+        _check_small(name, arguments)
     module, _, cls = name.rpartition(".")
     base = next((known for known in _WRAPPERS if module == known or module.startswith(f"{known}.")), None)
     if (base is None or cls not in _WRAPPERS[base]) and not trust.trusted:
@@ -280,6 +291,18 @@ def _wrapper(name: str, arguments: dict[str, Any], trust: Trust) -> tuple[Any, d
     except (ImportError, AttributeError) as error:
         hint = "pip install 'ddpg_ext[zoo]'" if base == "rl_zoo3.wrappers" else "pass env= with the wrapped environment"
         raise EnvironmentNotFoundError(f"the run's wrapper {name} is not there ({error}): {hint}") from None
+
+
+def _check_small(name: str, value: Any) -> None:
+    """A wrapper's numbers decide how much memory it takes, for a stack of frames, say."""
+    if isinstance(value, dict | list | tuple):
+        for item in value.values() if isinstance(value, dict) else value:
+            _check_small(name, item)
+    elif isinstance(value, int | float) and abs(value) > MAX_WRAPPER_NUMBER:
+        raise UntrustedContentError(
+            f"the run's config.yml gives the wrapper {name[:120]!r} the number {value:g}, more than "
+            f"{MAX_WRAPPER_NUMBER:,}; pass env= with the wrapped environment"
+        )
 
 
 def _check_registered(env_id: str) -> None:
