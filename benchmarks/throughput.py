@@ -137,7 +137,7 @@ def compare(args: argparse.Namespace) -> list[dict[str, Any]]:
     )
     print("|---" * (len(names) + 7) + "|")
     for env_id in args.envs:
-        for batch_size, threads in ((64, 1), (64, 2), (256, 2)):
+        for batch_size, threads in (map(int, setting.split(":")) for setting in args.settings):
             processes = {name: Process(name, env_id, threads, batch_size) for name in names}
             rates = interleave(processes, args.rounds, args.steps)
             pairs = {"plain": "SB3", "plain ": "SBX", "paper": "SB3", "plain, bf16": "SB3"}
@@ -337,6 +337,7 @@ def main() -> None:
     parser.add_argument("--envs", nargs="+", default=["Pendulum-v1", "HalfCheetah-v5"])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=1000, help="environment steps per competitor and round")
+    parser.add_argument("--settings", nargs="+", default=["64:1", "64:2", "256:2"], help="batch size : torch threads")
     parser.add_argument("--endurance-steps", type=int, default=300_000)
     parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
     parser.add_argument("--out", type=Path, default=Path("runs/throughput"), help="folder for JSON and picture")

@@ -1,0 +1,26 @@
+"""The throughput benchmark in a tiny form: that it runs, and what it leaves. No figure is looked at."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_throughput(tmp_path):
+    tiny = (
+        "--rounds 2 --steps 10 --envs Pendulum-v1 --settings 16:1 --endurance-steps 60 --parts compare step endurance"
+    )
+    command = [sys.executable, str(ROOT / "benchmarks/throughput.py"), *tiny.split(), "--out", str(tmp_path)]
+    printed = subprocess.run(command, check=True, capture_output=True, text=True, timeout=300).stdout
+    assert "| Pendulum-v1 | 16 | 1 |" in printed
+    results = json.loads((tmp_path / "throughput.json").read_text())
+    (row,) = results["compare"]
+    assert {"SB3", "plain", "paper"} <= set(row["rates"])
+    for name in ("plain", "paper"):
+        ratios = [a / b for a, b in zip(row["rates"][name], row["rates"]["SB3"], strict=True)]
+        assert row["ratios"][f"{name}/SB3"] == ratios
+    assert [step["batch_norm"] for step in results["step"]] == ["no", "yes"]
+    assert len(results["endurance"][0]["rates"]) == 30
+    assert (tmp_path / "throughput.png").stat().st_size > 1000
