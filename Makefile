@@ -29,30 +29,35 @@ $(BIN)/python:
 $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing pinned packages into $(VENV) (a few minutes, once)"
 	@$(INSTALL) torch==2.13.0
-	@$(INSTALL) -e ".[extra,mujoco,per,tests]"
+	@$(INSTALL) -e ".[extra,box2d,mujoco]"
 	@touch $@
 
-$(VENV)/.docs: $(VENV)/.installed
+$(VENV)/.tests: $(VENV)/.installed
+	@echo "Installing what the tests need besides"
+	@$(INSTALL) -e ".[extra,box2d,mujoco,dmc,zoo,plots,onnx,wandb,notebook,tests]"
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.tests
 	@$(INSTALL) -e ".[docs]"
 	@touch $@
 
 train: $(VENV)/.installed
 	$(BIN)/python examples/quickstart.py $(ENV)
 
-test: $(VENV)/.installed
+test: $(VENV)/.tests
 	$(BIN)/python -m pytest
 
-lint: $(VENV)/.installed
+lint: $(VENV)/.tests
 	$(BIN)/ruff check $(SOURCES)
 
-type: $(VENV)/.installed
+type: $(VENV)/.tests
 	$(BIN)/mypy
 
-format: $(VENV)/.installed
+format: $(VENV)/.tests
 	$(BIN)/ruff check --select I --fix $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
 
-commit-checks: $(VENV)/.installed
+commit-checks: $(VENV)/.tests
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/mypy
 	$(BIN)/ruff check $(SOURCES)
@@ -60,7 +65,7 @@ commit-checks: $(VENV)/.installed
 doc: $(VENV)/.docs
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
 
-benchmark: $(VENV)/.installed
+benchmark: $(VENV)/.tests
 	$(BIN)/python benchmarks/throughput.py
 	$(BIN)/python benchmarks/buffers.py
 
