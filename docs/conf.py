@@ -29,5 +29,5 @@ autoclass_content = "class"
 html_theme = "sphinx_rtd_theme"
 html_title = f"ddpg_ext {release}"
 html_static_path = ["_static"]
-html_css_files = ["wide_tables.css"]
+html_css_files = ["custom.css"]
 copybutton_prompt_text = "$ "
