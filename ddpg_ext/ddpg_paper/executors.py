@@ -10,7 +10,11 @@ from ddpg_ext.ddpg_paper.update import Samples, StepMetrics, StepResult, gradien
 
 
 class Executor(Protocol):
-    """Carries out gradient steps on a policy."""
+    """
+    Carries out gradient steps on a policy.
+
+    :param policy: what it is to train
+    """
 
     name: str
 
@@ -31,7 +35,15 @@ class Executor(Protocol):
         """
 
     def step(self, batch: Samples, gamma: float, tau: float) -> StepResult:
-        """As :func:`ddpg_ext.ddpg_paper.update.gradient_step`."""
+        """
+        As :func:`ddpg_ext.ddpg_paper.update.gradient_step`, on the policy that it was made for.
+
+        :param batch: minibatch of transitions
+        :param gamma: discount factor, in [0, 1]
+        :param tau: how far the targets move towards the online networks, in (0, 1]
+        :return: what was measured on the way; metrics of None are read later, by :meth:`read_metrics`
+        :raises NonFiniteError: if a loss is NaN or infinite
+        """
 
     def read_metrics(self) -> StepMetrics | None:
         """
