@@ -78,7 +78,7 @@ def test_the_pages_have_code():
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_relative_links_lead_somewhere(page):
     text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
-    targets = re.findall(r"\]\((?!https?://|#)([^)#\s]+)", text)
+    targets = re.findall(r"\]\((?!https?://|#)([^)#\s]+)", text) + re.findall(r'<img src="([^"]+)"', text)
     missing = [target for target in targets if not (page.parent / target).exists()]
     assert not missing
 

@@ -101,9 +101,13 @@ def check_python(words: list[str]) -> None:
             assert word.startswith("-") or (ROOT / word.partition("::")[0]).exists(), f"no tests {word}"
 
 
-def check_pip(words: list[str]) -> None:
+def extras_of_the_package() -> set[str]:
     section = (ROOT / "pyproject.toml").read_text(encoding="utf-8").partition("[project.optional-dependencies]")[2]
-    extras = set(re.findall(r"^(\w+) = ", section.partition("\n[")[0], re.MULTILINE))
+    return set(re.findall(r"^(\w+) = ", section.partition("\n[")[0], re.MULTILINE))
+
+
+def check_pip(words: list[str]) -> None:
+    extras = extras_of_the_package()
     for i, word in enumerate(words):
         if match := re.fullmatch(r"(?:\.|ddpg_ext)\[([\w,]+)\]", word):
             assert set(match[1].split(",")) <= extras, f"no extra among {match[1]}"
@@ -137,6 +141,12 @@ def test_what_a_command_names_is_there(page, command):
 
 def test_there_are_commands():
     assert {command.split()[0] for _, command in CASES} >= {"python", "pip", "make", "git", "cd"}
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/guide/installation.md"])
+def test_every_extra_is_named(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    assert {extra for extra in extras_of_the_package() if f"`{extra}`" not in text} == set()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
