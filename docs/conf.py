@@ -1,6 +1,8 @@
 """Configuration of Sphinx; build with ``make doc``."""
 
+import re
 from pathlib import Path
+from typing import Any
 
 project = "ddpg_ext"
 author = "The ddpg_ext contributors"
@@ -23,11 +25,26 @@ myst_heading_anchors = 3
 
 # Parameters are described in the docstrings; types are in the signature
 autodoc_typehints = "signature"
+autodoc_type_aliases = {"ArrayLike": "ArrayLike", "DTypeLike": "DTypeLike"}
 autodoc_member_order = "bysource"
 autoclass_content = "class"
+
+# One parameter per line where a signature is longer
+maximum_signature_line_length = 100
 
 html_theme = "sphinx_rtd_theme"
 html_title = f"ddpg_ext {release}"
 html_static_path = ["_static"]
 html_css_files = ["custom.css"]
 copybutton_prompt_text = "$ "
+
+
+def short_aliases(
+    app: Any, what: str, name: str, obj: Any, options: Any, signature: str | None, returns: str | None
+) -> Any:
+    """``ArrayLike | None`` where autodoc writes ``TypeAliasForwardRef('ArrayLike') | None``."""
+    return re.sub(r"TypeAliasForwardRef\('(\w+)'\)", r"\1", signature or "") or signature, returns
+
+
+def setup(app: Any) -> None:
+    app.connect("autodoc-process-signature", short_aliases)
