@@ -115,6 +115,10 @@ def test_every_argument_that_can_be_wrong_stands_on_the_page_of_errors():
     assert constructor_arguments() - {"verbose", "device"} - code_spans("docs/guide/errors.md") == set()
 
 
+def test_the_citation_is_of_this_version():
+    assert f"{{{ddpg_ext.__version__}}}" in (ROOT / "CITATION.bib").read_text(encoding="utf-8")
+
+
 def migration_tables() -> list[dict[str, tuple[str, str]]]:
     """Of arguments and of policy keywords: name to the defaults of SB3 and of this package, as they are written."""
     text = (ROOT / "docs" / "guide" / "migration.md").read_text(encoding="utf-8")
