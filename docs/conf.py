@@ -39,12 +39,13 @@ html_css_files = ["custom.css"]
 copybutton_prompt_text = "$ "
 
 
-def short_aliases(
+def short_names(
     app: Any, what: str, name: str, obj: Any, options: Any, signature: str | None, returns: str | None
-) -> Any:
-    """``ArrayLike | None`` where autodoc writes ``TypeAliasForwardRef('ArrayLike') | None``."""
-    return re.sub(r"TypeAliasForwardRef\('(\w+)'\)", r"\1", signature or "") or signature, returns
+) -> tuple[str | None, str | None]:
+    """``ReLU`` for ``<class 'torch...ReLU'>``, ``ArrayLike`` for ``TypeAliasForwardRef('ArrayLike')``."""
+    short = re.sub(r"TypeAliasForwardRef\('(\w+)'\)|<class '(?:\w+\.)*(\w+)'>", r"\1\2", signature or "")
+    return short or signature, returns
 
 
 def setup(app: Any) -> None:
-    app.connect("autodoc-process-signature", short_aliases)
+    app.connect("autodoc-process-signature", short_names)
