@@ -46,31 +46,35 @@ def commands(page: Path) -> list[str]:
 CASES = [(page, command) for page in PAGES for command in dict.fromkeys(commands(page))]
 
 
-@cache
-def strings_of(source: Path) -> frozenset[str]:
+def strings_of(source: Path) -> set[str]:
     """All string literals of a script and of the modules that it takes from beside it or from ``FOLLOWED``."""
-    return frozenset(_strings(source, set()))
-
-
-def _strings(source: Path, seen: set[Path]) -> set[str]:
-    seen.add(source)
-    tree = ast.parse(source.read_text(encoding="utf-8"))
-    strings = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
-    names = []
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            names += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-    # runpy.run_module("rl_zoo3.train") and the like
-    names += [text for text in strings if re.fullmatch(rf"({'|'.join(FOLLOWED)})(\.\w+)+", text)]
-    for name in names:
-        for module in (module_file(name), source.parent / f"{name}.py"):
-            if module is not None and module.exists() and module not in seen:
-                strings |= _strings(module, seen)
+    strings: set[str] = set()
+    seen, to_do = {source}, [source]
+    while to_do:
+        literals, modules = read_source(to_do.pop())
+        strings |= literals
+        to_do += modules - seen
+        seen |= modules
     return strings
 
 
+@cache
+def read_source(source: Path) -> tuple[frozenset[str], frozenset[Path]]:
+    """Its string literals, and the modules that it imports."""
+    nodes = list(ast.walk(ast.parse(source.read_text(encoding="utf-8"))))
+    literals = {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    # runpy.run_module("rl_zoo3.train") and the like
+    names = {text for text in literals if re.fullmatch(rf"({'|'.join(FOLLOWED)})(\.\w+)+", text)}
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    modules = {module_file(name) for name in names} | {source.parent / f"{name}.py" for name in names}
+    return frozenset(literals), frozenset(path for path in modules if path is not None and path.exists())
+
+
+@cache
 def module_file(name: str) -> Path | None:
     if name.partition(".")[0] not in FOLLOWED:
         return None
