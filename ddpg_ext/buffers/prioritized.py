@@ -110,6 +110,9 @@ class PrioritizedReplayBuffer(PackedReplayBuffer):
             seed=seed,
         )
 
+    def _layout(self) -> dict[str, Any]:
+        return {**super()._layout(), "kind": "prioritized", "alpha": self.alpha}
+
     def _take_over(self, is_seeded: bool) -> None:
         super()._take_over(is_seeded)
         rows = self._rows
@@ -122,8 +125,12 @@ class PrioritizedReplayBuffer(PackedReplayBuffer):
             leaves[stored] = saved
         elif self._words is not None and self._words[_MAX_PRIORITY]:
             self.max_priority = float(self._words[_MAX_PRIORITY:].view(np.float64)[0])
+            if not 0 < self.max_priority < np.inf:
+                raise rows.damage("state", f"its largest priority is {self.max_priority}")
         # Files may hold priorities of transitions that do not count (any more), or not yet those of one that does
         values = leaves[stored]
+        if not ((values >= 0) & (values < np.inf)).all():
+            raise rows.damage("priorities", "it holds what are no priorities")
         values[values == 0] = self.max_priority**self.alpha
         leaves[:] = 0.0
         leaves[stored] = values

@@ -121,7 +121,7 @@ def test_vec_normalize_normalises_what_is_drawn():
     assert th.equal(normalized.next_observations, th.tensor(env.normalize_obs(raw.next_observations.numpy())))
     assert th.equal(normalized.rewards, th.tensor(env.normalize_reward(raw.rewards.numpy())))
     assert th.equal(normalized.dones, raw.dones)
-    assert len(buffer._rows._kept_apart) == 0  # no episode has ended: no observation twice
+    assert len(buffer._rows._apart.kept) == 0  # no episode has ended: no observation twice
 
 
 def test_it_is_the_default_and_seeded_from_the_model():

@@ -286,7 +286,7 @@ def test_images_keep_type_and_channel_order_and_are_stored_once():
     for obs, next_obs, reward in zip(batch.observations, batch.next_observations, batch.rewards, strict=True):
         assert np.array_equal(obs, frames[int(reward), 0])
         assert np.array_equal(next_obs, frames[int(reward) + 1, 0])
-    assert buffer._rows._kept_apart == type(buffer._rows._kept_apart)()  # no episode has ended: nothing twice
+    assert buffer._rows._apart.kept == type(buffer._rows._apart.kept)()  # no episode has ended: nothing twice
 
 
 def test_memory_is_at_most_six_tenths_of_sb3s():
@@ -296,7 +296,8 @@ def test_memory_is_at_most_six_tenths_of_sb3s():
     theirs = ReplayBuffer(10_000, space, action_space, "cpu")
     sb3 = sum(value.nbytes for value in vars(theirs).values() if isinstance(value, np.ndarray))
     rows = ours._rows
-    assert rows._all_windows.untyped_storage().nbytes() + rows._end_ids.nbytes + rows._ends.nbytes < 0.4 * sb3
+    kept_apart = rows._apart.ids.nbytes + rows._apart.observations.nbytes
+    assert rows._all_windows.untyped_storage().nbytes() + kept_apart < 0.4 * sb3
 
 
 def test_a_saved_buffer_takes_as_much_room_as_it_holds():
@@ -452,7 +453,7 @@ def test_more_than_the_memory_holds_is_a_clear_error():
         PackedReplayBuffer(10**9 - 2, space, ACTIONS, "cpu")
 
 
-@pytest.mark.parametrize("stage", ["_keep_apart", "head", "n_stored", "_pending"])
+@pytest.mark.parametrize("stage", ["_keep_apart", "head", "n_stored", "pending"])
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 1000), n_before=st.integers(0, 12), n_after=st.integers(1, 12))
 def test_an_interrupted_add_leaves_whole_transitions(stage, seed, n_before, n_after):
