@@ -97,8 +97,13 @@ class ReplayBufferAdapter(ReplayBuffer):
         """
         Start the random stream of the draws anew.
 
-        :param seed: None takes fresh entropy
+        :param seed: a whole number from 0 to 2**63 - 1; None takes fresh entropy
+        :raises InvalidArgumentError: if it is out of range
+        :raises InvalidArgumentTypeError: if it is something else
         """
+        if seed is not None:
+            check_number("seed", seed, lambda n: 0 <= n < 2**63, "a whole number from 0 to 2**63 - 1", integer=True)
+            seed = int(seed)
         self.seed = seed
         self._rng = np.random.default_rng(seed)
 

@@ -114,7 +114,8 @@ class Rows:
         self._windows_out: Any = windows.numpy() if on_cpu else windows
         self._staged_window = staged if on_cpu else th.from_numpy(staged)
         # A window without its observation
-        self._tails_out, self._staged_tail = self._windows_out[..., obs_dim:], self._staged_window[:, obs_dim:]
+        self._tails_out: Any = self._windows_out[..., obs_dim:]
+        self._staged_tail = self._staged_window[:, obs_dim:]
         fields_by_row = self._fields.transpose(0, 1)
         self._fields_out: Any = fields_by_row.numpy() if on_cpu else fields_by_row
         self._staged_fields = fields if on_cpu else th.from_numpy(fields)

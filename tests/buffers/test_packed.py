@@ -373,6 +373,22 @@ GOOD = {
         ("reward", np.array([0, np.inf]), NonFiniteError),
         ("done", np.zeros(1, bool), InvalidArgumentError),
         ("infos", [{}], InvalidArgumentError),
+        ("infos", None, InvalidArgumentError),
+        ("infos", 3, InvalidArgumentError),
+        ("done", np.array([2, 0]), InvalidArgumentTypeError),
+        ("done", np.array([0.5, 1]), InvalidArgumentTypeError),
+        ("done", np.array([-1.0, 0]), InvalidArgumentTypeError),
+        ("done", np.array([np.nan, 0]), InvalidArgumentTypeError),
+        ("done", np.array(["no", "yes"]), InvalidArgumentTypeError),
+        ("done", "no", InvalidArgumentTypeError),
+        ("done", [None, True], InvalidArgumentTypeError),
+        ("done", [[True], [True, False]], InvalidArgumentTypeError),
+        ("obs", [[0.0, 1.0, 2.0], [0.0]], InvalidArgumentTypeError),
+        ("obs", None, InvalidArgumentTypeError),
+        ("action", [[0.0, 1.0], [0.0]], InvalidArgumentTypeError),
+        ("action", None, InvalidArgumentTypeError),
+        ("reward", "text", InvalidArgumentTypeError),
+        ("reward", [None, 1.0], InvalidArgumentTypeError),
     ],
 )
 def test_refuses_a_bad_transition_and_stays_as_it_was(name, value, error):
@@ -386,6 +402,30 @@ def test_refuses_a_bad_transition_and_stays_as_it_was(name, value, error):
         assert th.equal(part, again)
     buffer.add(**GOOD)
     assert buffer.size() == 2
+
+
+@pytest.mark.parametrize("infos", [[{}, None], [{}, 3], ({}, "text")])
+@pytest.mark.parametrize("dtype", [bool, np.float32])  # with and without conversion
+def test_refuses_the_end_of_an_episode_without_infos(infos, dtype):
+    buffer = PackedReplayBuffer(10, SPACES["float32"], ACTIONS, "cpu", n_envs=2, seed=0)
+    with pytest.raises(InvalidArgumentTypeError, match="`infos` must hold a dict for environment 1"):
+        buffer.add(**{**GOOD, "done": np.array([0, 1], dtype), "infos": infos})
+    assert buffer.size() == 0
+
+
+@pytest.mark.parametrize("dtype", [bool, np.int64, np.uint8, np.float32, np.float64])
+def test_done_may_be_the_numbers_0_and_1(dtype):
+    """And a bad transition in between leaves no trace in the next."""
+    buffer = PackedReplayBuffer(10, SPACES["float32"], ACTIONS, "cpu", n_envs=2, seed=0)
+    buffer.add(**{**GOOD, "done": np.array([0, 1], dtype)})
+    with pytest.raises(NonFiniteError):
+        buffer.add(**{**GOOD, "done": np.array([1, 1], dtype), "reward": np.array([0, np.nan])})
+    buffer.add(**GOOD)
+    rows = buffer._rows.nth(np.arange(4))
+    assert sorted(zip(rows.tolist(), buffer._make_batch(rows).dones[:, 0].tolist(), strict=True)) == [
+        *[(rows.min(), 0), (rows.min() + 1, 0)],
+        *[(rows.max() - 1, 1), (rows.max(), 0)],
+    ]
 
 
 def test_refuses_numbers_that_do_not_fit_an_image():
@@ -421,6 +461,9 @@ def test_refuses_a_bad_batch_size(batch_size):
         ({"n_envs": 0}, "n_envs"),
         ({"n_steps": 0}, "n_steps"),
         ({"gamma": 1.1}, "gamma"),
+        ({"seed": -1}, "seed"),
+        ({"seed": 2**70}, "seed"),
+        ({"seed": "zero"}, "seed"),
         ({"storage": "disk"}, "storage"),
         ({"storage": "memmap"}, "directory"),
         ({"directory": "somewhere"}, "directory"),
