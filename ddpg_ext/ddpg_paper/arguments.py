@@ -215,9 +215,10 @@ def check_replay_buffer(model: "DDPGPaper") -> None:
             )
     if model.n_steps > 1 and not takes_n_steps and not isinstance(model.observation_space, spaces.Dict):
         raise InvalidArgumentError(
-            f"`n_steps` must be 1 with {buffer_class.__name__}, got {model.n_steps}: only PackedReplayBuffer, "
-            "PrioritizedReplayBuffer and SB3's NStepReplayBuffer take it from the model. A class of your own that has "
-            f"such arguments gets them by `replay_buffer_kwargs=dict(n_steps={model.n_steps}, gamma={model.gamma})`"
+            f"`n_steps` must be 1 with the `replay_buffer_class` {buffer_class.__name__}, got {model.n_steps}: "
+            "only PackedReplayBuffer, PrioritizedReplayBuffer and SB3's NStepReplayBuffer take it from the model. A "
+            "class of your own that has such arguments gets them by "
+            f"`replay_buffer_kwargs=dict(n_steps={model.n_steps}, gamma={model.gamma})`"
         )
     if isinstance(model.observation_space, spaces.Dict):
         if model.n_steps > 1:
