@@ -26,6 +26,7 @@ from ddpg_ext.common.float_mode import flush_denormals, matmul_precision
 from ddpg_ext.common.noise import OrnsteinUhlenbeckNoise, noise_scale, seed_random_stream, vectorize
 from ddpg_ext.common.normalization import restore_statistics, running_statistics
 from ddpg_ext.ddpg_paper.arguments import (
+    buffer_kwargs_from_model,
     check_arguments,
     check_env,
     check_noise,
@@ -74,7 +75,8 @@ class DDPGPaper(SaveLoad):
     :param replay_buffer_kwargs: its keyword arguments
     :param optimize_memory_usage: SB3's memory-saving replay buffer; see there for what it excludes. The default buffer
         saves that memory anyway
-    :param n_steps: above 1: learn from n-step returns
+    :param n_steps: above 1: learn from n-step returns; a ``replay_buffer_class`` must be one that takes ``n_steps`` and
+        ``gamma``: this package's, or SB3's ``NStepReplayBuffer``
     :param tensorboard_log: folder for TensorBoard
     :param policy_kwargs: keyword arguments of the policy, such as ``net_arch`` or ``batch_norm``: see
         :class:`~ddpg_ext.ddpg_paper.policies.DDPGPaperPolicy`
@@ -223,14 +225,15 @@ class DDPGPaper(SaveLoad):
 
     @contextmanager
     def _default_replay_buffer(self) -> Iterator[None]:
-        """While SB3 builds the buffer, give it this package's, unless the user chose another."""
+        """While SB3 builds the buffer, give it this package's, unless the user chose another, and what that takes."""
         chosen = self.replay_buffer_class, self.replay_buffer_kwargs
         is_default = self.replay_buffer_class is None and not self.optimize_memory_usage
         if is_default and isinstance(self.observation_space, spaces.Box):
             self.replay_buffer_class = PackedReplayBuffer
-            self.replay_buffer_kwargs = {"n_steps": self.n_steps, "gamma": self.gamma, **self.replay_buffer_kwargs}
+        from_model = buffer_kwargs_from_model(self, self.replay_buffer_class)
+        self.replay_buffer_kwargs = {**from_model, **self.replay_buffer_kwargs}
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="`n_steps=")  # SB3's, for a class that does not know them
+            warnings.filterwarnings("ignore", message="`n_steps=")  # SB3's, which does not know that it was passed on
             yield
         # A model that is saved keeps what was asked for, not what came of it
         self.replay_buffer_class, self.replay_buffer_kwargs = chosen

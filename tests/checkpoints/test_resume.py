@@ -159,7 +159,7 @@ class Unending(gym.Env):
 
 BUFFERS = {
     "sb3": {"replay_buffer_class": ReplayBuffer},
-    "sb3, n steps": {"replay_buffer_class": NStepReplayBuffer, "replay_buffer_kwargs": {"n_steps": 3, "gamma": 0.9}},
+    "sb3, n steps": {"replay_buffer_class": NStepReplayBuffer, "replay_buffer_kwargs": {"n_steps": 3}},
     "packed": {"replay_buffer_class": PackedReplayBuffer, "replay_buffer_kwargs": {"n_steps": 2}},
     "packed, its own seed": {"replay_buffer_class": PackedReplayBuffer, "replay_buffer_kwargs": {"seed": 5}},
     "device": {"replay_buffer_class": PackedReplayBuffer, "replay_buffer_kwargs": {"storage": "device"}},
@@ -465,7 +465,7 @@ def test_cut_episodes_do_not_count_as_terminal(tmp_path, buffer_class):
     """Several environments: what a snapshot cuts off bootstraps, and n-step returns do not run across it."""
     kwargs = {"n_steps": 3, "gamma": 0.5}
     if buffer_class is not None:
-        kwargs = {"replay_buffer_class": buffer_class, "replay_buffer_kwargs": kwargs}
+        kwargs["replay_buffer_class"] = buffer_class
     model = make(make_vec_env(Unending, 2), learning_starts=1000, **kwargs)
     model.learn(36, callback=SnapshotCallback(tmp_path, every=30))
     assert len(snapshots(tmp_path)) == 1
