@@ -62,9 +62,7 @@ class PixelActionRepeat(gym.Wrapper, gym.utils.RecordConstructorArgs):
             self._check_picture_size(*env.observation_space.shape[:2])  # type: ignore[index]
         elif env.render_mode != "rgb_array":
             known = env.metadata.get("render_modes", [])
-            cure = (
-                'make it with render_mode="rgb_array"' if "rgb_array" in known else f"it can only render to {known}"
-            )
+            cure = 'make it with render_mode="rgb_array"' if "rgb_array" in known else f"it can only render to {known}"
             raise InvalidArgumentError(
                 f"`env` must render to arrays or have RGB images (height, width, 3) of uint8 as observations, got {env} "
                 f"with render_mode={env.render_mode!r}; {cure}"
