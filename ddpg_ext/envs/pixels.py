@@ -41,7 +41,7 @@ class PixelActionRepeat(gym.Wrapper, gym.utils.RecordConstructorArgs):
             raise ImportError("PixelActionRepeat needs Pillow: pip install 'ddpg_ext[extra]'") from None
         if not isinstance(env, gym.Env):
             raise InvalidArgumentTypeError(
-                f"`env` must be a single Gymnasium environment, got {env!r}. Environments of a VecEnv are wrapped one by "
+                f"`env` must be a single Gymnasium environment, got {env!r}; those of a VecEnv are wrapped one by "
                 "one: make_vec_env(..., wrapper_class=PixelActionRepeat)"
             )
         check_number("repeat", repeat, lambda n: n > 0, "a whole number above 0", integer=True)
