@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from ddpg_ext.common.callbacks import LivePlotCallback
 from ddpg_ext.common.errors import (
     CheckpointError,
     CheckpointNotFoundError,
@@ -10,6 +11,7 @@ from ddpg_ext.common.errors import (
     EnvironmentNotFoundError,
     InvalidArgumentError,
     InvalidArgumentTypeError,
+    MissingExtraError,
     NonFiniteError,
     ReplayBufferError,
     UnsupportedSpaceError,
@@ -21,6 +23,7 @@ from ddpg_ext.ddpg_paper import DDPGPaper
 __version__ = Path(__file__).with_name("version.txt").read_text(encoding="utf-8").strip()
 
 # These build on what is above, and on the version
+from ddpg_ext.checkpoints.onnx_export import export_onnx
 from ddpg_ext.checkpoints.snapshot import SnapshotCallback
 from ddpg_ext.checkpoints.zoo_run import load_zoo_run
 
@@ -34,6 +37,8 @@ __all__ = [
     "InvalidArgumentError",
     "InvalidArgumentTypeError",
     "LinearDecay",
+    "LivePlotCallback",
+    "MissingExtraError",
     "NonFiniteError",
     "OrnsteinUhlenbeckNoise",
     "ReplayBufferError",
@@ -42,5 +47,6 @@ __all__ = [
     "UnsupportedSpaceError",
     "UntrustedContentError",
     "__version__",
+    "export_onnx",
     "load_zoo_run",
 ]
