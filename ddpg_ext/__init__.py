@@ -2,7 +2,12 @@
 
 from pathlib import Path
 
-from ddpg_ext.common.callbacks import LivePlotCallback
+from ddpg_ext.common.callbacks import (
+    EpisodeVideoCallback,
+    LivePlotCallback,
+    QValueBiasCallback,
+    SaturationMonitor,
+)
 from ddpg_ext.common.errors import (
     CheckpointError,
     CheckpointNotFoundError,
@@ -18,6 +23,7 @@ from ddpg_ext.common.errors import (
     UntrustedContentError,
 )
 from ddpg_ext.common.noise import LinearDecay, OrnsteinUhlenbeckNoise, ScheduledActionNoise
+from ddpg_ext.common.video import record_episode
 from ddpg_ext.ddpg_paper import DDPGPaper
 
 __version__ = Path(__file__).with_name("version.txt").read_text(encoding="utf-8").strip()
@@ -34,6 +40,7 @@ __all__ = [
     "DDPGPaperError",
     "DamagedCheckpointError",
     "EnvironmentNotFoundError",
+    "EpisodeVideoCallback",
     "InvalidArgumentError",
     "InvalidArgumentTypeError",
     "LinearDecay",
@@ -41,7 +48,9 @@ __all__ = [
     "MissingExtraError",
     "NonFiniteError",
     "OrnsteinUhlenbeckNoise",
+    "QValueBiasCallback",
     "ReplayBufferError",
+    "SaturationMonitor",
     "ScheduledActionNoise",
     "SnapshotCallback",
     "UnsupportedSpaceError",
@@ -49,4 +58,5 @@ __all__ = [
     "__version__",
     "export_onnx",
     "load_zoo_run",
+    "record_episode",
 ]

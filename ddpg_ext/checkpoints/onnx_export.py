@@ -72,7 +72,7 @@ def export_onnx(
     what = f"a whole number from {_OPSETS[0]} to {_OPSETS[1]}"
     check_number("opset", opset, lambda n: _OPSETS[0] <= n <= _OPSETS[1], what, integer=True)
     for module in ("onnx", "onnxscript", "onnxruntime"):  # before the work begins
-        import_extra(module, "onnx", "export_onnx")
+        import_extra(module, "ddpg_ext[onnx]", "export_onnx")
     statistics = model.get_vec_normalize_env() if isinstance(vec_normalize, str) else vec_normalize
     _check_statistics(model, vec_normalize, statistics)
 
@@ -286,7 +286,7 @@ def _compare(
     model: DDPGPaper, statistics: VecNormalize | None, content: bytes, samples: list[np.ndarray], path: Any
 ) -> None:
     """The graph against ``predict``."""
-    onnxruntime = import_extra("onnxruntime", "onnx", "export_onnx")
+    onnxruntime = import_extra("onnxruntime", "ddpg_ext[onnx]", "export_onnx")
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     space = model.observation_space
     (actions,) = session.run(None, dict(zip(_names(space), samples, strict=True)))

@@ -6,10 +6,10 @@ from typing import Any
 from ddpg_ext.common.errors import MissingExtraError
 
 
-def import_extra(module: str, extra: str, what: str) -> Any:
+def import_extra(module: str, requirement: str, what: str) -> Any:
     """
     :param module: the module to import
-    :param extra: the extra of this package that brings it
+    :param requirement: what pip is to install where it is missing, such as "ddpg_ext[onnx]"
     :param what: what needs it, for the message
     :return: the module
     :raises MissingExtraError: if it is not installed
@@ -19,4 +19,4 @@ def import_extra(module: str, extra: str, what: str) -> Any:
     except ImportError as error:
         # A module that is there may lack one of its own
         missing = error.name or module
-        raise MissingExtraError(f"{what} needs {missing}: pip install 'ddpg_ext[{extra}]'") from error
+        raise MissingExtraError(f"{what} needs {missing}: pip install '{requirement}'") from error

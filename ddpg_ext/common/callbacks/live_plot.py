@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import KVWriter
 
+from ddpg_ext.common.callbacks.periodic import PeriodicCallback
 from ddpg_ext.common.checks import check_number
 from ddpg_ext.common.errors import InvalidArgumentError
 from ddpg_ext.common.extras import import_extra
@@ -26,7 +26,7 @@ _PANELS = {
 _Curve = list[tuple[int, float]]
 
 
-class LivePlotCallback(BaseCallback):
+class LivePlotCallback(PeriodicCallback):
     """
     Draw return, actor loss, critic loss and episode length over the steps, while training runs: in a notebook, where
     one picture is updated in place, or in a file.
@@ -52,14 +52,12 @@ class LivePlotCallback(BaseCallback):
     def __init__(
         self, path: str | os.PathLike[str] | None = None, every: int = 2_000, window: int = 10, verbose: int = 0
     ) -> None:
-        super().__init__(verbose)
-        for name, value in (("every", every), ("window", window)):
-            check_number(name, value, lambda n: n > 0, "a whole number above 0", integer=True)
-        matplotlib = import_extra("matplotlib.figure", "extra", "LivePlotCallback")
+        super().__init__(every, verbose)
+        check_number("window", window, lambda n: n > 0, "a whole number above 0", integer=True)
+        matplotlib = import_extra("matplotlib.figure", "ddpg_ext[extra]", "LivePlotCallback")
         if path is None and not _in_notebook():
             raise InvalidArgumentError("`path` must be the name of a file where there is no notebook, got None")
         self.path = None if path is None else Path(path)
-        self.every = every
         self.window = window
         #: the curves so far: ``return``, ``length``, ``train/actor_loss`` and ``train/critic_loss``, each a list of
         #: (environment steps, value)
@@ -67,7 +65,6 @@ class LivePlotCallback(BaseCallback):
         self._figure = matplotlib.Figure(figsize=(10, 6), layout="constrained")
         self._writer = _Losses(self)
         self._display: Any = None
-        self._last_drawn = 0
 
     def _init_callback(self) -> None:
         if self.path is not None:
@@ -80,11 +77,11 @@ class LivePlotCallback(BaseCallback):
                 )
 
     def _on_training_start(self) -> None:
+        super()._on_training_start()
         if self.model.num_timesteps == 0:
             self.curves = {name: [] for name in _PANELS}
         elif not self.curves["return"]:
             self._read_monitors()
-        self._last_drawn = self.model.num_timesteps
         self.logger.output_formats.append(self._writer)
         try:
             self._draw()
@@ -118,16 +115,14 @@ class LivePlotCallback(BaseCallback):
             if episode is not None:
                 self.curves["return"].append((self.num_timesteps, float(episode["r"])))
                 self.curves["length"].append((self.num_timesteps, float(episode["l"])))
-        if self.num_timesteps - self._last_drawn >= self.every:
-            self._draw_or_warn()
-        return True
+        return super()._on_step()
 
     def _on_training_end(self) -> None:
         if self._writer in self.logger.output_formats:
             self.logger.output_formats.remove(self._writer)
-        self._draw_or_warn()
+        self._on_time()
 
-    def _draw_or_warn(self) -> None:
+    def _on_time(self) -> None:
         """A full disk is no reason to stop training."""
         try:
             self._draw()
@@ -135,7 +130,6 @@ class LivePlotCallback(BaseCallback):
             warnings.warn(f"the curves could not be drawn to {self.path}: {error}. Training goes on")
 
     def _draw(self) -> None:
-        self._last_drawn = self.num_timesteps
         self._figure.clear()
         axes = self._figure.subplots(2, 2, sharex=True)
         for (name, title), panel in zip(_PANELS.items(), axes.flat, strict=True):
