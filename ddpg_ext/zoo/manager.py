@@ -90,16 +90,18 @@ class ExperimentManager(exp_manager.ExperimentManager):
 
     def setup_experiment(self) -> tuple[BaseAlgorithm, dict[str, Any]] | None:
         """
-        As the Zoo's; but when it fails, no empty run folder stays behind, which would be taken for the latest run.
+        As the Zoo's; but when no training follows, no empty run folder stays behind, which would be taken for the
+        latest run.
 
         :return: the model and the hyperparameters that were saved; None before an optimisation
         """
+        experiment = None
         try:
-            return super().setup_experiment()
-        except BaseException:
-            if self._made_folder:
+            experiment = super().setup_experiment()
+        finally:
+            if experiment is None and self._made_folder:
                 shutil.rmtree(self.save_path, ignore_errors=True)
-            raise
+        return experiment
 
     def create_log_folder(self) -> None:
         """
