@@ -32,6 +32,7 @@ __version__ = Path(__file__).with_name("version.txt").read_text(encoding="utf-8"
 from ddpg_ext.checkpoints.onnx_export import export_onnx
 from ddpg_ext.checkpoints.snapshot import SnapshotCallback
 from ddpg_ext.checkpoints.zoo_run import load_zoo_run
+from ddpg_ext.zoo.register import register_zoo
 
 __all__ = [
     "CheckpointError",
@@ -59,4 +60,5 @@ __all__ = [
     "export_onnx",
     "load_zoo_run",
     "record_episode",
+    "register_zoo",
 ]

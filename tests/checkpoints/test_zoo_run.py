@@ -200,6 +200,20 @@ def test_frame_stack_and_env_kwargs(tmp_path):
     assert env.get_attr("g") == [5.0]
 
 
+def test_env_kwargs_of_the_hyperparameters(tmp_path):
+    """Those of the command line come first, as in the Zoo."""
+    run = make_run(tmp_path, config={"env_kwargs": {"g": 5.0}})
+    assert load_zoo_run(run)[1].get_attr("g") == [5.0]
+    run = make_run(tmp_path, number=2, config={"env_kwargs": {"g": 5.0}}, args={"env_kwargs": {"g": 6.0}})
+    assert load_zoo_run(run)[1].get_attr("g") == [6.0]
+
+
+def test_the_seed_is_the_environments_also_where_the_model_has_one(tmp_path):
+    run = make_run(tmp_path, model=make_model(seed=3))
+    starts = [load_zoo_run(run, seed=seed)[1].reset().tolist() for seed in (0, 0, 5)]
+    assert starts[0] == starts[1] != starts[2]
+
+
 class OwnWrapper(gym.Wrapper):
     """A wrapper that a user wrote."""
 

@@ -1,0 +1,1 @@
+"""``ddpg_paper`` as an algorithm of the RL Zoo (rl_zoo3), and the Zoo's programs with it."""
