@@ -101,7 +101,7 @@ def check_spaces(observation_space: spaces.Space, action_space: spaces.Space, po
                 "observations must be a Box, Discrete, MultiDiscrete or MultiBinary, or a Dict of these, got "
                 f"{observation_space}. gymnasium.wrappers.FlattenObservation makes one vector of Tuple and nested ones."
             )
-    if policy == "MlpPolicy" and is_dict:
+    if policy in ("MlpPolicy", "CnnPolicy") and is_dict:
         raise UnsupportedSpaceError(f"use 'MultiInputPolicy' for Dict observations, not {policy!r}")
     if policy == "MultiInputPolicy" and not is_dict:
         raise UnsupportedSpaceError(

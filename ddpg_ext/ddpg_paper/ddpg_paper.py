@@ -35,7 +35,7 @@ from ddpg_ext.ddpg_paper.arguments import (
     scheduled_rate,
 )
 from ddpg_ext.ddpg_paper.executors import Executor, check_executor, make_executor
-from ddpg_ext.ddpg_paper.policies import Actor, Critic, DDPGPaperPolicy, MlpPolicy, MultiInputPolicy
+from ddpg_ext.ddpg_paper.policies import Actor, CnnPolicy, Critic, DDPGPaperPolicy, MlpPolicy, MultiInputPolicy
 from ddpg_ext.ddpg_paper.save_load import SaveLoad
 from ddpg_ext.ddpg_paper.update import StepMetrics
 
@@ -55,14 +55,15 @@ class DDPGPaper(SaveLoad):
     The arguments are those of SB3's ``DDPG`` in its order, then keyword-only ones of its own. The defaults are the
     paper's (section 7).
 
-    :param policy: "MlpPolicy", "MultiInputPolicy" (Dict observations), or a subclass of ``DDPGPaperPolicy``
+    :param policy: "MlpPolicy", "CnnPolicy" (images), "MultiInputPolicy" (Dict observations), or a subclass of
+        ``DDPGPaperPolicy``
     :param env: the environment to learn from (an id, an environment or a ``VecEnv``); its actions must be a bounded Box
     :param learning_rate: learning rate of the actor's Adam: a number > 0, or a schedule of the progress that remains
         (1 to 0)
     :param buffer_size: capacity of the replay buffer, in transitions
     :param learning_starts: number of steps after which learning starts. None: with the step that completes the first
         minibatch (with ``HerReplayBuffer`` also the first episode)
-    :param batch_size: size of the minibatch; None: 64
+    :param batch_size: size of the minibatch; None: 64, with "CnnPolicy" 16
     :param tau: how far the targets move per update, in (0, 1]
     :param gamma: discount factor, in [0, 1]
     :param train_freq: update every ``train_freq`` steps; or a tuple of frequency and "step" or "episode"
@@ -101,6 +102,7 @@ class DDPGPaper(SaveLoad):
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
         "MlpPolicy": MlpPolicy,
+        "CnnPolicy": CnnPolicy,
         "MultiInputPolicy": MultiInputPolicy,
     }
     policy: DDPGPaperPolicy
