@@ -11,7 +11,7 @@ from stable_baselines3.common.preprocessing import get_flattened_obs_dim, is_ima
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor
 from torch import nn
 
-from ddpg_ext.common.checks import check_flag, check_number
+from ddpg_ext.common.checks import check_flag, check_keywords, check_number
 from ddpg_ext.common.errors import InvalidArgumentError, InvalidArgumentTypeError, UnsupportedSpaceError
 from ddpg_ext.common.layers import fan_in_uniform_
 
@@ -90,12 +90,14 @@ class PaperCombinedExtractor(CombinedExtractor):
     :param observation_space: Dict of images and vectors
     :param cnn_kwargs: keyword arguments of the :class:`PaperCNN`
     :raises UnsupportedSpaceError: for images smaller than the convolutions need
+    :raises InvalidArgumentTypeError: for keyword arguments that :class:`PaperCNN` does not take
     """
 
     def __init__(self, observation_space: spaces.Dict, cnn_kwargs: dict[str, Any] | None = None) -> None:
         extractors: dict[str, nn.Module] = {}
         features_dim = 0
-        kwargs = cnn_kwargs or {}
+        kwargs = {} if cnn_kwargs is None else cnn_kwargs
+        check_keywords("cnn_kwargs", kwargs, PaperCNN, 1)
         for key, space in observation_space.spaces.items():
             if is_image_space(space, normalized_image=bool(kwargs.get("normalized_image", False))):
                 extractors[key] = cnn = PaperCNN(space, **kwargs)

@@ -6,7 +6,6 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.preprocessing import is_image_space
-from stable_baselines3.common.vec_env import VecEnv
 
 from ddpg_ext.common.checks import check_number
 from ddpg_ext.common.errors import InvalidArgumentError, InvalidArgumentTypeError
@@ -40,13 +39,11 @@ class PixelActionRepeat(gym.Wrapper, gym.utils.RecordConstructorArgs):
             from PIL import Image
         except ImportError:
             raise ImportError("PixelActionRepeat needs Pillow: pip install 'ddpg_ext[extra]'") from None
-        if isinstance(env, VecEnv):
-            raise InvalidArgumentTypeError(
-                "`env` must be a single environment, got a VecEnv; wrap each before they are put together: "
-                "make_vec_env(..., wrapper_class=PixelActionRepeat)"
-            )
         if not isinstance(env, gym.Env):
-            raise InvalidArgumentTypeError(f"`env` must be a Gymnasium environment, got {env!r}")
+            raise InvalidArgumentTypeError(
+                f"`env` must be a single Gymnasium environment, got {env!r}; those of a VecEnv are wrapped one by "
+                "one: make_vec_env(..., wrapper_class=PixelActionRepeat)"
+            )
         check_number("repeat", repeat, lambda n: n > 0, "a whole number above 0", integer=True)
         # SB3 takes the smallest dimension for the channels
         enough = f"a whole number above 3 * repeat = {_RGB * repeat}"
@@ -62,12 +59,10 @@ class PixelActionRepeat(gym.Wrapper, gym.utils.RecordConstructorArgs):
             self._check_picture_size(*env.observation_space.shape[:2])  # type: ignore[index]
         elif env.render_mode != "rgb_array":
             known = env.metadata.get("render_modes", [])
-            cure = (
-                'make it with render_mode="rgb_array"' if "rgb_array" in known else f"it can only render to {known}"
-            )
             raise InvalidArgumentError(
-                f"`env` must render to arrays or have RGB images (height, width, 3) of uint8 as observations, got {env} "
-                f"with render_mode={env.render_mode!r}; {cure}"
+                "`env` must render to arrays, or have RGB images (height, width, 3) of uint8 as observations, got "
+                f"render_mode={env.render_mode!r} with {env}; "
+                + ('make it with render_mode="rgb_array"' if "rgb_array" in known else f"it only renders to {known}")
             )
         self.observation_space = spaces.Box(0, 255, (size, size, _RGB * repeat), np.uint8)
 
