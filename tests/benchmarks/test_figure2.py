@@ -122,13 +122,26 @@ def test_no_targets_is_dpg_without_target_networks(figure2, executor):
 
 def test_variants_differ_in_what_they_are_named_after(figure2):
     models = {}
-    for variant in ("no targets", "targets", "both"):
+    for variant in figure2.VARIANTS:
         run = settings(figure2, variant)
         models[variant] = figure2.make_model(run, figure2.make_env(run, 1, seed=0), run.steps)
     described = {name: (model.tau, model.policy.batch_norm) for name, model in models.items()}
-    assert described == {"no targets": (1.0, True), "targets": (1e-3, False), "both": (1e-3, True)}
-    others = {(m.batch_size, m.qf_weight_decay, m.learning_rate, m.gamma) for m in models.values()}
-    assert others == {(64, 1e-2, 1e-4, 0.99)}
+    with_targets = {"targets": (1e-3, False), "both": (1e-3, True), "pixels": (1e-3, False)}
+    assert described == {"no targets": (1.0, True), **with_targets}
+    assert {name: model.batch_size for name, model in models.items() if model.batch_size != 64} == {"pixels": 16}
+    others = {(m.qf_weight_decay, m.learning_rate, m.qf_learning_rate, m.gamma) for m in models.values()}
+    assert others == {(1e-2, 1e-4, 1e-3, 0.99)}
+
+
+def test_pixels(figure2):
+    run = settings(figure2, "pixels", steps=120)
+    env = figure2.make_env(run, 1, seed=0)
+    assert env.observation_space.shape == (64, 64, 9)
+    env.reset()
+    env.step(np.zeros((1, 1), np.float32))
+    assert env.get_attr("total_steps") == [3]
+    result = figure2.train(run)
+    assert [steps for steps, _ in result["curve"]] == [60, 120]  # of the environment: 20 and 40 of the agent's
 
 
 def test_dm_control(figure2):
