@@ -183,7 +183,7 @@ def plot(results: list[dict[str, Any]], path: Path) -> None:
         draw(axes, [result for result in results if result["env"] == env], styles)
         axes.set(title=env, xlim=(0, None))
     lines = {str(line.get_label()): line for axes in panels[0] for line in axes.get_lines()}
-    figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=2)
+    figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=min(len(envs), 2))
     figure.savefig(path, dpi=100)
     plt.close(figure)
 
