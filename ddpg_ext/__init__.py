@@ -23,6 +23,7 @@ __version__ = Path(__file__).with_name("version.txt").read_text(encoding="utf-8"
 # These build on what is above, and on the version
 from ddpg_ext.checkpoints.snapshot import SnapshotCallback
 from ddpg_ext.checkpoints.zoo_run import load_zoo_run
+from ddpg_ext.zoo.register import register_zoo
 
 __all__ = [
     "CheckpointError",
@@ -43,4 +44,5 @@ __all__ = [
     "UntrustedContentError",
     "__version__",
     "load_zoo_run",
+    "register_zoo",
 ]

@@ -216,7 +216,8 @@ class _Settings:
         if trust.trusted:
             for name in missing:
                 importlib.import_module(name)
-        kwargs = literal(self.args.get("env_kwargs"), "env_kwargs") or {}
+        # As the Zoo: those of the command line, or else those of the hyperparameters
+        kwargs = literal(self.args.get("env_kwargs") or self.config.get("env_kwargs"), "env_kwargs") or {}
         if not isinstance(kwargs, dict) or not all(isinstance(key, str) for key in kwargs):
             raise CheckpointError(f"{self.folder / 'args.yml'}: `env_kwargs` are not names and values")
         kwargs = {key: value for key, value in kwargs.items() if key != "render_mode"}  # no windows at a file's wish
@@ -324,13 +325,22 @@ def _environment_help(env_id: str, error: Exception) -> str:
         name for name in gym.registry if re.fullmatch(re.escape(stem) + r"-v\d+", name) and name != env_id
     )
     advice = []
-    package = next(((name, how) for pattern, name, how in _PACKAGES if re.search(pattern, env_id)), None)
-    if package is not None and not _is_installed(package[0]):
-        advice.append(f"install {package[0]} ({package[1]})")
+    package = missing_package(env_id)
+    if package is not None:
+        advice.append(f"install {package}")
     if versions:
         advice.append(f"pass env={versions[-1]!r}, its version today")
     advice.append("pass env= with an environment of the same spaces")
     return f"{message}. What would do: {'; or '.join(advice)}. DDPGPaper.load opens the model without environment."
+
+
+def missing_package(env_id: str) -> str | None:
+    """
+    :param env_id: an environment
+    :return: the package that it comes from or needs, and how to get it; None if that is here, or not known
+    """
+    found = next(((name, how) for pattern, name, how in _PACKAGES if re.search(pattern, env_id)), None)
+    return None if found is None or _is_installed(found[0]) else f"{found[0]} ({found[1]})"
 
 
 def _is_installed(package: str) -> bool:

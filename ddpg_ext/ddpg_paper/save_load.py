@@ -98,6 +98,9 @@ class SaveLoad(OffPolicyAlgorithm):
         for name, attribute in (("stats_window_size", "_stats_window_size"), ("executor", "_executor_choice")):
             if name in kwargs:
                 kwargs[attribute] = kwargs.pop(name)
+        if custom_objects and custom_objects.get("learning_rate") == 0.0:
+            # What the RL Zoo's programs give, lest the file's own cannot be unpickled, which here need not be
+            custom_objects = {name: value for name, value in custom_objects.items() if name != "learning_rate"}
         trust = Trust(trusted, allow, custom_objects)
         model = load_model(  # type: ignore[type-var]
             cls, path, env, device, trust, print_system_info, force_reset, kwargs

@@ -1,0 +1,41 @@
+"""Making ``ddpg_paper`` an algorithm of the RL Zoo."""
+
+import sys
+
+from ddpg_ext.ddpg_paper import DDPGPaper
+
+
+def register_zoo() -> None:
+    """
+    Make ``ddpg_paper`` an algorithm of the RL Zoo (rl_zoo3), in this process.
+
+    Its programs and its ``ExperimentManager`` then know the algorithm, its hyperparameters and its search space for
+    Optuna. Calling it again does nothing more. ``python -m ddpg_ext.zoo.train`` and the other programs call it.
+
+    :raises ImportError: if rl_zoo3 is not installed (extra ``zoo``)
+    """
+    try:
+        from rl_zoo3 import exp_manager
+
+        from ddpg_ext.zoo.manager import ExperimentManager
+        from ddpg_ext.zoo.search_space import convert_ddpg_paper_params, sample_ddpg_paper_params
+    except ImportError as error:
+        raise ImportError(f"the RL Zoo cannot be imported ({error}): pip install 'ddpg_ext[zoo]'") from error
+    from ddpg_ext.zoo.hyperparameters import ALGORITHM
+
+    entries = {
+        "ALGOS": DDPGPaper,
+        "HYPERPARAMS_SAMPLER": sample_ddpg_paper_params,
+        "HYPERPARAMS_CONVERTER": convert_ddpg_paper_params,
+    }
+    original = ExperimentManager.__base__
+    assert exp_manager.ExperimentManager in (original, ExperimentManager)
+    # The Zoo's modules copy names from each other: those that are imported later copy what is here by then
+    for name, module in list(sys.modules.items()):
+        if name.partition(".")[0] != "rl_zoo3":
+            continue
+        for table, entry in entries.items():
+            if isinstance(getattr(module, table, None), dict):
+                getattr(module, table)[ALGORITHM] = entry
+        if getattr(module, "ExperimentManager", None) is original:
+            setattr(module, "ExperimentManager", ExperimentManager)  # noqa: B010

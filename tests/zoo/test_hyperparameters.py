@@ -1,0 +1,309 @@
+"""From YAML to DDPGPaper: every argument, the schedules, the noise; and what is wrong in a file."""
+
+import argparse
+import inspect
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import yaml
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.noise import NormalActionNoise
+from stable_baselines3.common.utils import LinearSchedule
+
+from ddpg_ext import (
+    DDPGPaper,
+    InvalidArgumentError,
+    InvalidArgumentTypeError,
+    LinearDecay,
+    OrnsteinUhlenbeckNoise,
+    ScheduledActionNoise,
+    UnsupportedSpaceError,
+    register_zoo,
+)
+from ddpg_ext.buffers import PrioritizedReplayBuffer
+from ddpg_ext.ddpg_paper import MlpPolicy
+from ddpg_ext.zoo.hyperparameters import FILE, NOISE_KEYS, OPTIONS, constructor_arguments, read_hyperparameters
+
+TUNED = (
+    *("Pendulum-v1", "MountainCarContinuous-v0", "LunarLanderContinuous-v3", "BipedalWalker-v3", "Hopper-v5"),
+    *("HalfCheetah-v5", "InvertedDoublePendulum-v5"),
+)
+SMALL = {"n_timesteps": 100, "policy": "MlpPolicy", "buffer_size": 200, "policy_kwargs": {"net_arch": [6, 5]}}
+
+
+@pytest.fixture
+def manager(tmp_path):
+    """The Zoo's experiment manager, for a file of hyperparameters with one entry."""
+    register_zoo()
+    from rl_zoo3.exp_manager import ExperimentManager
+
+    def manager(text="", env_id="Pendulum-v1", **kwargs):
+        entry = {**SMALL, **(yaml.safe_load(text) or {})}
+        file = tmp_path / "hyperparams.yml"
+        file.write_text(yaml.safe_dump({"default": entry}))
+        kwargs = {"device": "cpu", "seed": 3, "eval_freq": -1, "verbose": 0, "config": str(file), **kwargs}
+        return ExperimentManager(argparse.Namespace(), "ddpg_paper", env_id, str(tmp_path / "logs"), **kwargs)
+
+    return manager
+
+
+@pytest.fixture
+def make_model(manager):
+    """What the Zoo makes of an entry."""
+    return lambda *args, **kwargs: manager(*args, **kwargs).setup_experiment()[0]
+
+
+# --------------------------------------------------------------------- every argument
+
+
+def rates(schedule):
+    return [schedule(remaining) for remaining in (1.0, 0.5, 0.0)]
+
+
+def noise_is(cls, **attributes):
+    def check(model):
+        noise = model.action_noise
+        return type(noise) is cls and all(np.all(getattr(noise, key) == value) for key, value in attributes.items())
+
+    return check
+
+
+class OwnPolicy(MlpPolicy):
+    """A policy that a user wrote."""
+
+
+#: what stands in the file, and what it does to the model
+ARGUMENTS = {
+    "policy": (f"{__name__}.OwnPolicy", lambda m: m.policy_class is OwnPolicy),
+    "learning_rate": ("lin_1e-3", lambda m: rates(m.lr_schedule) == [1e-3, 5e-4, 0]),
+    "qf_learning_rate": ("lin_1e-2", lambda m: rates(m.qf_lr_schedule) == [1e-2, 5e-3, 0]),
+    "buffer_size": ("3e2", lambda m: m.replay_buffer.buffer_size == 300),
+    "learning_starts": ("50", lambda m: m.learning_starts == 50),
+    "batch_size": ("16", lambda m: m.batch_size == 16),
+    "tau": ("5e-3", lambda m: m.tau == 5e-3),
+    "gamma": ("0.9", lambda m: m.gamma == 0.9),
+    "train_freq": ("[2, episode]", lambda m: (m.train_freq.frequency, m.train_freq.unit.value) == (2, "episode")),
+    "gradient_steps": ("-1", lambda m: m.gradient_steps == -1),
+    "action_noise": ("null", lambda m: m.action_noise is None),
+    "replay_buffer_class": ("PrioritizedReplayBuffer", lambda m: type(m.replay_buffer) is PrioritizedReplayBuffer),
+    "replay_buffer_kwargs": ("{n_steps: 2, gamma: 0.99}", lambda m: m.replay_buffer.n_steps == 2),
+    "optimize_memory_usage": ("true", lambda m: m.replay_buffer.optimize_memory_usage),
+    "n_steps": ("3", lambda m: m.replay_buffer.n_steps == 3),
+    "policy_kwargs": ("dict(net_arch=[7], activation_fn=nn.ELU, action_layer=1)", lambda m: m.policy.net_arch == [7]),
+    "qf_weight_decay": ("1e-4", lambda m: m.critic.optimizer.param_groups[0]["weight_decay"] == 1e-4),
+    "uniform_warmup": ("true", lambda m: m.uniform_warmup is True),
+    "stats_window_size": ("7", lambda m: m.ep_info_buffer is None and m._stats_window_size == 7),
+    "executor": ("eager", lambda m: m.executor == "eager"),
+    "matmul_precision": ("medium", lambda m: m.matmul_precision == "medium"),
+}
+#: what an argument needs beside it
+BESIDE = {
+    "replay_buffer_kwargs": "\nreplay_buffer_class: ddpg_ext.buffers.PrioritizedReplayBuffer",
+    "optimize_memory_usage": (
+        "\nreplay_buffer_class: sb3.common.buffers.ReplayBuffer"
+        "\nreplay_buffer_kwargs: dict(handle_timeout_termination=False)"
+    ),
+}
+
+
+def test_no_argument_is_missed():
+    parameters = set(inspect.signature(DDPGPaper.__init__).parameters) - {"self", "_init_setup_model"}
+    assert parameters == set(ARGUMENTS) | set(OPTIONS)
+    assert not set(ARGUMENTS) & set(OPTIONS)
+
+
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_every_argument_can_stand_in_the_file(make_model, name):
+    text, reached = ARGUMENTS[name]
+    assert not reached(make_model())
+    assert reached(make_model(f"{name}: {text}{BESIDE.get(name, '')}"))
+
+
+def test_options_of_the_program(manager, tmp_path):
+    """The arguments that are none of the file's."""
+    model = manager(seed=5, verbose=1, tensorboard_log=str(tmp_path / "tb")).setup_experiment()[0]
+    assert (model.seed, model.verbose, model.device.type) == (5, 1, "cpu")
+    assert model.tensorboard_log == str(tmp_path / "tb" / "Pendulum-v1")
+    for name, option in OPTIONS.items():
+        with pytest.raises(InvalidArgumentTypeError, match=f"`{name}` .*{option}"):
+            manager(f"{name}: 1").setup_experiment()
+
+
+# ------------------------------------------------------------------------------- noise
+
+
+@pytest.mark.parametrize(
+    ("text", "check"),
+    [
+        ("", noise_is(OrnsteinUhlenbeckNoise, sigma=0.2, theta=0.15, dt=1.0)),
+        ("noise_type: ornstein-uhlenbeck", noise_is(OrnsteinUhlenbeckNoise, sigma=0.2, theta=0.15, dt=1.0)),
+        (
+            "{noise_std: 0.3, noise_theta: 0.2, noise_dt: 1e-2}",
+            noise_is(OrnsteinUhlenbeckNoise, sigma=0.3, theta=0.2, dt=0.01),
+        ),
+        ("{noise_type: normal, noise_std: 0.1}", noise_is(NormalActionNoise, _sigma=0.1, _mu=0.0)),
+        ("{noise_type: null, noise_std: 0.1}", lambda model: model.action_noise is None),
+        ("action_noise: ornstein-uhlenbeck", noise_is(OrnsteinUhlenbeckNoise, sigma=0.2)),
+        ("noise_schedule: 1e5", noise_is(ScheduledActionNoise, schedule=LinearDecay(100_000))),
+        (
+            "{noise_type: normal, noise_std: 0.1, noise_schedule: {n_steps: 10, end: 0.1}}",
+            noise_is(ScheduledActionNoise, schedule=LinearDecay(10, end=0.1)),
+        ),
+    ],
+)
+def test_noise(make_model, text, check):
+    assert check(make_model(text))
+
+
+def test_noise_has_the_shape_of_the_actions_and_the_models_seed(make_model):
+    model = make_model("noise_std: 0.3", "InvertedDoublePendulum-v5")
+    assert model.action_noise.mean.shape == (1,)
+    streams = [make_model("noise_std: 0.3", seed=seed).action_noise() for seed in (3, 3, 4)]
+    assert streams[0] == streams[1] != streams[2]
+
+
+def test_every_key_of_the_noise_is_tested():
+    assert set(NOISE_KEYS) == {"noise_type", "noise_std", "noise_theta", "noise_dt", "noise_schedule"}
+
+
+# ------------------------------------------------------------------- the Zoo's own keys
+
+
+def test_the_zoos_own_keys_work(manager):
+    text = "{n_envs: 2, normalize: {norm_reward: false}, gamma: 0.9, env_kwargs: {g: 5.0}, frame_stack: 3}"
+    model = manager(text).setup_experiment()[0]
+    assert model.env.observation_space.shape == (9,)
+    assert model.env.num_envs == 2
+    assert model.env.get_attr("g") == [5.0, 5.0]
+    normalize = model.get_vec_normalize_env()
+    assert (normalize.gamma, normalize.norm_reward) == (0.9, False)
+
+
+def test_the_number_of_steps_may_come_from_the_command_line(manager, tmp_path):
+    file = tmp_path / "short.yml"
+    file.write_text("Pendulum-v1: {policy: MlpPolicy}")
+    with pytest.raises(InvalidArgumentError, match=r"short.yml has no `n_timesteps` for Pendulum-v1; .* --n-timesteps"):
+        manager(config=str(file)).setup_experiment()
+    experiment = manager(config=str(file), n_timesteps=7)
+    experiment.setup_experiment()
+    assert experiment.n_timesteps == 7
+
+
+def test_other_algorithms_are_as_they_were(tmp_path):
+    register_zoo()
+    from rl_zoo3.exp_manager import ExperimentManager
+
+    manager = ExperimentManager(
+        argparse.Namespace(), "ddpg", "Pendulum-v1", str(tmp_path), device="cpu", eval_freq=-1, verbose=0
+    )
+    assert manager.config.endswith("rl_zoo3/hyperparams/ddpg.yml")
+    model, _ = manager.setup_experiment()
+    assert type(model).__name__ == "DDPG"
+    assert (model.gamma, model.policy_kwargs["net_arch"]) == (0.98, [400, 300])
+
+
+# --------------------------------------------------------------------------- our file
+
+
+def test_the_default_is_the_paper():
+    """Section 7; and so all that it says is what DDPGPaper does without it."""
+    given = constructor_arguments(read_hyperparameters("Unheard-v0"), (1,))
+    spoken = {name: value for name, value in given.items() if name not in ("policy", "action_noise", "policy_kwargs")}
+    defaults = {name: p.default for name, p in inspect.signature(DDPGPaper.__init__).parameters.items()}
+    assert {**defaults, **spoken, "batch_size": None} == defaults
+    assert repr(given["action_noise"]) == repr(OrnsteinUhlenbeckNoise(np.zeros(1)))
+    as_given, plain = (DDPGPaper(env="Pendulum-v1", **kw) for kw in (given, {"policy": "MlpPolicy"}))
+    assert as_given.batch_size == plain.batch_size == 64
+    policies = [model.policy._get_constructor_parameters() for model in (as_given, plain)]
+    for name in ("net_arch", "batch_norm", "action_layer", "final_init"):
+        assert getattr(as_given.policy, name) == getattr(plain.policy, name)
+    assert policies[0].keys() == policies[1].keys()
+
+
+@pytest.mark.parametrize("env_id", TUNED)
+def test_the_tuned_entries_are_whole(env_id):
+    """Each makes a model for its environment, with this file alone as with the Zoo."""
+    entry = read_hyperparameters(env_id)
+    assert entry != read_hyperparameters("default")
+    assert isinstance(entry["n_timesteps"], int)
+    env = gym.make(env_id)
+    DDPGPaper(env=env, **{**constructor_arguments(entry, env.action_space.shape), "buffer_size": 100})
+
+
+def test_the_file_names_what_it_tunes():
+    assert set(yaml.safe_load(FILE.read_text())) == {"default", *TUNED}
+
+
+def test_reading_changes_nothing_for_the_next_reader():
+    read_hyperparameters("Pendulum-v1")["policy_kwargs"]["batch_norm"] = "changed"
+    assert read_hyperparameters("Pendulum-v1")["policy_kwargs"]["batch_norm"] is False
+    entry = {"policy": "MlpPolicy", "train_freq": [1, "episode"], "learning_rate": "lin_1e-3", "noise_std": 0.1}
+    before = dict(entry)
+    arguments = constructor_arguments(entry, (2,))
+    assert entry == before
+    assert isinstance(arguments["learning_rate"], LinearSchedule)
+    assert arguments["action_noise"].sigma.shape == (2,)
+
+
+# --------------------------------------------------------------------------- bad input
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("lerning_rate: 0.1", ["`lerning_rate` is unknown", "'learning_rate'"]),
+        ("qf_weigth_decay: 0.1", ["'qf_weight_decay'"]),
+        ("noise_sigma: 0.1", ["`noise_sigma` is unknown", "'noise_std'"]),
+        ("n_timestep: 5", ["'n_timesteps'"]),
+        ("learning_rate: lin-1e-3", ["`learning_rate`", "lin_1e-3", "'lin-1e-3'"]),
+        ("qf_learning_rate: lin_fast", ["`qf_learning_rate`", "'lin_fast'"]),
+        ("policy_kwargs: dict(net_arch=[8", ["`policy_kwargs`", "Python expression"]),
+        ("replay_buffer_class: PriorityBuffer", ["`replay_buffer_class`", "PriorityBuffer"]),
+        ("policy_kwargs: {net_arc: [8]}", ["'net_arc'", "'net_arch'"]),
+        ("noise_type: ornstein", ["`noise_type` 'ornstein' is unknown", "'ornstein-uhlenbeck'"]),
+        ("noise_type: normal", ["`noise_std`"]),
+        ("noise_theta: 3", ["`theta * dt`"]),
+        ("noise_schedule: {steps: 3}", ["`noise_schedule`", "n_steps"]),
+        ("noise_schedule: soon", ["`n_steps`"]),
+        ("{action_noise: null, noise_std: 0.1}", ["`action_noise` and `noise_std`"]),
+        ("tau: fast", ["`tau`", "'fast'"]),
+        ("tau: 2", ["`tau` must be a number in (0, 1], got 2"]),
+        ("buffer_size: 1.5", ["`buffer_size`", "1.5"]),
+    ],
+)
+def test_what_is_wrong_in_a_file(manager, tmp_path, text, parts):
+    with pytest.raises((InvalidArgumentError, InvalidArgumentTypeError)) as caught:
+        manager(text).setup_experiment()
+    assert [part for part in parts if part not in str(caught.value)] == []
+    assert not list(tmp_path.glob("logs/ddpg_paper/*"))  # no empty run
+
+
+def test_discrete_actions(manager, tmp_path):
+    for kwargs in ({}, {"optimize_hyperparameters": True, "n_evaluations": 1}):
+        with pytest.raises(UnsupportedSpaceError, match="continuous action space"):
+            manager("noise_std: 0.1", "CartPole-v1", **kwargs).setup_experiment()
+    assert not list(tmp_path.glob("logs/ddpg_paper/*"))
+
+
+@pytest.mark.parametrize(("name", "text"), [("gone.yml", None), ("bad.yml", "default: {a: [}"), (".", None)])
+def test_files_that_cannot_be_read(manager, tmp_path, name, text):
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    file = str(tmp_path / name) if name != "." else str(tmp_path / "folder.yml")
+    if name == ".":
+        (tmp_path / "folder.yml").mkdir()
+    with pytest.raises(InvalidArgumentError, match=r"hyperparameters .* cannot be read"):
+        manager(config=file).setup_experiment()
+
+
+def test_an_environment_that_is_in_no_file(tmp_path):
+    file = tmp_path / "own.yml"
+    file.write_text("Pendulum-v1: {}")
+    with pytest.raises(InvalidArgumentError, match="no entry for 'Pendulum-v2'; did you mean 'Pendulum-v1'"):
+        read_hyperparameters("Pendulum-v2", file)
+
+
+def test_buffers_of_sb3(make_model):
+    model = make_model("replay_buffer_class: stable_baselines3.common.buffers.ReplayBuffer")
+    assert type(model.replay_buffer) is ReplayBuffer

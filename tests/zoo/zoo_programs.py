@@ -1,0 +1,59 @@
+"""
+Runs the Zoo's programs, one after the other, without importing everything anew for each: see `zoo` in conftest.py.
+
+Each line on the standard input is a JSON object: `program`, `arguments`, `folder` to run in, `environ`. A process is
+forked for it, whose id is printed, and when it has ended its status. Its output is in `stdout` and `stderr` there.
+"""
+
+import json
+import os
+import sys
+import traceback
+from pathlib import Path
+
+import torch as th
+
+from ddpg_ext.zoo.programs import run
+from ddpg_ext.zoo.register import register_zoo
+
+
+def run_job(program: str, arguments: list[str], folder: str, environ: dict[str, str]) -> int:
+    os.chdir(folder)
+    os.environ.update(environ)
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), number)
+    sys.path.insert(0, "")  # as `python -m` has it
+    sys.argv = [str(Path(f"{program.rpartition('.')[2]}.py")), *arguments]
+    try:
+        run(program)
+        return 0
+    except SystemExit as end:
+        if isinstance(end.code, str):
+            print(end.code, file=sys.stderr)
+            return 1
+        return end.code or 0
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+
+
+def main() -> None:
+    th.set_num_threads(1)
+    register_zoo()
+    for line in sys.stdin:
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                status = run_job(**json.loads(line))
+            finally:
+                os._exit(status)
+        print(child, flush=True)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+
+
+if __name__ == "__main__":
+    main()
