@@ -89,12 +89,14 @@ def test_every_module_stands_on_the_architecture_page():
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     tree = re.search(r"^ddpg_ext/\n(.*?)^examples/", text, re.MULTILINE | re.DOTALL)[1]
     package = ROOT / "ddpg_ext"
-    modules = {path for path in package.rglob("*.py") if path.name != "__init__.py"}
-    for folder in {path.parent for path in modules}:
-        section = re.search(rf"^  {folder.name}/.*?(?=^  \w+/|\Z)", tree, re.MULTILINE | re.DOTALL)
-        assert section, f"no section {folder.name}/"
+    modules = [path.relative_to(package) for path in package.rglob("*.py") if path.name != "__init__.py"]
+    for folder in {module.parts[0] for module in modules if len(module.parts) > 1}:
+        section = re.search(rf"^  {folder}/.*?(?=^  \w+/|\Z)", tree, re.MULTILINE | re.DOTALL)
+        assert section, f"no section {folder}/"
         named = set(re.findall(r"\w+\.py", section[0]))
-        assert named == {path.name for path in modules if path.parent == folder}
+        assert named == {module.name for module in modules if module.parts[0] == folder}
+    named = set(re.findall(r"^  (\w+\.py)", tree, re.MULTILINE)) - {"__init__.py"}
+    assert named == {module.name for module in modules if len(module.parts) == 1}
 
 
 def constructor_arguments() -> set[str]:

@@ -21,6 +21,10 @@ class UnsupportedSpaceError(DDPGPaperError, ValueError):
     """The environment's observation or action space is one that DDPG cannot work with."""
 
 
+class MissingExtraError(DDPGPaperError, ImportError):
+    """A package is missing that only some features need; the message says which extra to install."""
+
+
 class NonFiniteError(DDPGPaperError, ValueError):
     """
     A NaN or infinite observation, reward or loss turned up in training.

@@ -1,0 +1,348 @@
+"""The exported graph computes what ``predict`` does, whatever the spaces, the policy and the normalisation."""
+
+import json
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from stable_baselines3 import TD3
+from stable_baselines3.common.running_mean_std import RunningMeanStd
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNormalize
+
+import ddpg_ext
+from ddpg_ext import (
+    CheckpointError,
+    DDPGPaper,
+    InvalidArgumentError,
+    InvalidArgumentTypeError,
+    MissingExtraError,
+    export_onnx,
+)
+from ddpg_ext.ddpg_paper.policies import MlpPolicy
+
+onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
+
+
+class SpacesEnv(gym.Env):
+    """Observations of a space, which nothing has an effect on."""
+
+    def __init__(self, observation_space, action_space=None):
+        self.observation_space = observation_space
+        self.action_space = spaces.Box(-1, 1, (2,), np.float32) if action_space is None else action_space
+        self.render_mode = None
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.count = 0
+        return self.observation_space.sample(), {}
+
+    def step(self, action):
+        self.count += 1
+        return self.observation_space.sample(), 0.0, False, self.count >= 10, {}
+
+
+class Extractor(BaseFeaturesExtractor):
+    """A network of the user's own, with a convolution over the observation's components."""
+
+    def __init__(self, observation_space, features_dim=12):
+        super().__init__(observation_space, features_dim)
+        self.convolution = th.nn.Conv1d(1, 3, 2)
+        self.out = th.nn.Linear(3 * (observation_space.shape[0] - 1), features_dim)
+
+    def forward(self, observations):
+        return th.tanh(self.out(self.convolution(observations.unsqueeze(1)).flatten(1)))
+
+
+def make_model(env, policy="MlpPolicy", **policy_kwargs):
+    """A model whose running averages and weights are no longer those of the start, so that the actor uses its range."""
+    policy_kwargs = {"net_arch": [16, 12], "final_init": None, **policy_kwargs}
+    model = DDPGPaper(policy, env, policy_kwargs=policy_kwargs, batch_size=8, buffer_size=100, seed=0, device="cpu")
+    with th.no_grad():
+        generator = th.Generator().manual_seed(1)
+        for name, tensor in model.actor.state_dict().items():
+            if "running_var" in name:
+                tensor.uniform_(0.3, 3.0, generator=generator)
+            elif "running_mean" in name or (tensor.dim() == 1 and tensor.is_floating_point()):
+                tensor.normal_(0.1, 0.4, generator=generator)
+            elif tensor.is_floating_point():
+                tensor.mul_(2)
+    return model
+
+
+def box(dim, low=-np.inf, high=np.inf, dtype=np.float32):
+    return spaces.Box(low, high, (dim,), dtype)
+
+
+def set_statistics(env, seed=0, offset=1.0, scale=1.0):
+    """Statistics as of a long run, the mean ``offset`` off, the deviation about ``scale``."""
+    rng = np.random.default_rng(seed)
+    parts = env.obs_rms.values() if isinstance(env.obs_rms, dict) else [env.obs_rms]
+    for rms in parts:
+        rms.mean = offset * rng.normal(size=rms.mean.shape)
+        rms.var = (scale * rng.uniform(0.5, 2.0, size=rms.var.shape)) ** 2
+        rms.count = 1000.0
+
+
+def run(path, observations):
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    names = [an_input.name for an_input in session.get_inputs()]
+    (actions,) = session.run(["action"], dict(zip(names, observations, strict=True)))
+    return actions
+
+
+def assert_same_actions(model, path, observations, normalize=None, space=None):
+    """Equal to ``predict`` within 1e-5 of half the range of the actions, and somewhere inside of that range."""
+    actions = run(path, observations)
+    obs = dict(zip(space, observations, strict=True)) if space is not None else observations[0]
+    expected, _ = model.predict(obs if normalize is None else normalize.normalize_obs(obs), deterministic=True)
+    half_range = (model.action_space.high - model.action_space.low) / 2
+    assert actions.shape == expected.shape
+    assert actions.dtype == expected.dtype == model.action_space.dtype
+    np.testing.assert_allclose(actions / half_range, expected / half_range, rtol=0, atol=1e-5)
+    middle = (model.action_space.high + model.action_space.low) / 2
+    scaled = np.abs((expected - middle) / half_range)
+    assert scaled.max() > 1e-3  # a test of something
+    assert scaled.min() < 0.99
+
+
+@pytest.mark.parametrize("batch_norm", [True, False])
+def test_mlp_policy_for_every_size_of_batch(tmp_path, batch_norm):
+    model = make_model(SpacesEnv(box(5)), batch_norm=batch_norm)
+    export_onnx(model, tmp_path / "actor.onnx")
+    rng = np.random.default_rng(0)
+    for n in (1, 2, 7, 300):
+        assert_same_actions(model, tmp_path / "actor.onnx", [rng.normal(size=(n, 5)).astype(np.float32)])
+
+
+def test_the_papers_network_after_training(tmp_path):
+    """At the paper's width the products on a CPU take another kernel, by the size of the batch."""
+    model = DDPGPaper("MlpPolicy", "Pendulum-v1", seed=0, device="cpu").learn(120)
+    export_onnx(model, tmp_path / "actor.onnx")
+    observations = np.stack([model.observation_space.sample() for _ in range(64)])
+    for n in (1, 64):
+        assert_same_actions(model, tmp_path / "actor.onnx", [observations[:n]])
+
+
+@settings(max_examples=8, deadline=None, derandomize=True)
+@given(
+    obs_dim=st.integers(2, 6),
+    obs_dtype=st.sampled_from([np.float32, np.float64]),
+    action_shape=st.sampled_from([(1,), (3,), (2, 2)]),
+    action_dtype=st.sampled_from([np.float32, np.float64]),
+    low=st.floats(-50, 10),
+    width=st.floats(0.01, 100),
+    offset=st.sampled_from([0.0, 1.0, 1e3]),
+    scale=st.sampled_from([1e-2, 1.0, 1e3]),
+    clip=st.sampled_from([0.5, 10.0]),
+    normalized=st.booleans(),
+)
+def test_any_spaces_and_statistics(
+    tmp_path_factory, obs_dim, obs_dtype, action_shape, action_dtype, low, width, offset, scale, clip, normalized
+):
+    path = tmp_path_factory.mktemp("onnx") / "actor.onnx"
+    action_space = spaces.Box(low, low + width, action_shape, action_dtype)
+    env = DummyVecEnv([lambda: SpacesEnv(box(obs_dim, dtype=obs_dtype), action_space)])
+    normalize = None
+    if normalized:
+        env = normalize = VecNormalize(env, clip_obs=clip)
+        set_statistics(normalize, offset=offset, scale=scale)
+        mean, std = normalize.obs_rms.mean, np.sqrt(normalize.obs_rms.var)
+    else:
+        mean, std = 0.0, 1.0
+    model = make_model(env)
+    export_onnx(model, path)
+    # Some of them beyond the clipping
+    observations = mean + std * np.random.default_rng(0).normal(0, 4, size=(20, obs_dim))
+    assert_same_actions(model, path, [observations.astype(obs_dtype)], normalize)
+
+
+def test_dict_observations_have_an_input_for_each_key(tmp_path):
+    space = spaces.Dict(
+        {
+            "velocity": box(3),
+            "action": box(2, dtype=np.float64),
+            "gear": spaces.Discrete(4),
+            "camera": spaces.Box(0, 255, (3, 36, 36), np.uint8),
+        }
+    )
+    env = VecNormalize(DummyVecEnv([lambda: SpacesEnv(space)]), norm_obs_keys=["velocity"])
+    set_statistics(env)
+    model = make_model(env, "MultiInputPolicy")
+    export_onnx(model, tmp_path / "actor.onnx")
+
+    graph = onnx.load(tmp_path / "actor.onnx").graph
+    tensors = {an_input.name: an_input.type.tensor_type for an_input in graph.input}
+    shapes = {name: [dim.dim_param or dim.dim_value for dim in tensor.shape.dim] for name, tensor in tensors.items()}
+    assert shapes == {
+        "observation.action": ["batch", 2],
+        "camera": ["batch", 3, 36, 36],
+        "gear": ["batch"],
+        "velocity": ["batch", 3],
+    }
+    types = {name: onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type) for name, tensor in tensors.items()}
+    assert types == {"observation.action": np.float64, "camera": np.uint8, "gear": np.int64, "velocity": np.float32}
+
+    samples = [model.observation_space.sample() for _ in range(6)]
+    observations = [np.stack([sample[key] for sample in samples]) for key in model.observation_space]
+    assert_same_actions(model, tmp_path / "actor.onnx", observations, env, model.observation_space)
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        spaces.Discrete(5),
+        spaces.MultiDiscrete([3, 4]),
+        spaces.MultiBinary(4),
+        spaces.Box(0, 255, (3, 8, 8), np.uint8),
+        spaces.Box(-1, 1, (2, 3), np.float32),
+    ],
+    ids=str,
+)
+def test_other_observations(tmp_path, space):
+    model = make_model(SpacesEnv(space))
+    export_onnx(model, tmp_path / "actor.onnx")
+    assert_same_actions(model, tmp_path / "actor.onnx", [np.stack([space.sample() for _ in range(6)])])
+
+
+def test_normalized_images(tmp_path):
+    """SB3 normalises the pixels, and then divides by 255 all the same."""
+    space = spaces.Box(0, 255, (3, 36, 36), np.uint8)
+    env = VecNormalize(DummyVecEnv([lambda: SpacesEnv(space)]))
+    set_statistics(env, offset=100, scale=50)
+    model = make_model(env, batch_norm=False, activation_fn=th.nn.Tanh)
+    with th.no_grad():
+        model.actor.mu[0].weight.mul_(200)
+    export_onnx(model, tmp_path / "actor.onnx")
+    assert_same_actions(model, tmp_path / "actor.onnx", [np.stack([space.sample() for _ in range(4)])], env)
+
+
+def test_networks_of_ones_own(tmp_path):
+    model = make_model(SpacesEnv(box(4)), features_extractor_class=Extractor, activation_fn=th.nn.ELU)
+    export_onnx(model, tmp_path / "actor.onnx")
+    assert_same_actions(model, tmp_path / "actor.onnx", [np.random.default_rng(0).normal(size=(9, 4)).astype("f4")])
+
+
+def test_statistics_given_and_left_out(tmp_path):
+    normalize = VecNormalize(DummyVecEnv([lambda: SpacesEnv(box(3))]))
+    set_statistics(normalize, offset=3.0)
+    model = make_model(SpacesEnv(box(3)))
+    raw = np.random.default_rng(0).normal(size=(9, 3)).astype(np.float32)
+    export_onnx(model, tmp_path / "with.onnx", vec_normalize=normalize)
+    assert_same_actions(model, tmp_path / "with.onnx", [raw], normalize)
+
+    model = make_model(normalize)
+    export_onnx(model, tmp_path / "without.onnx", vec_normalize=None)
+    assert_same_actions(model, tmp_path / "without.onnx", [raw])
+
+    normalize.norm_obs = False
+    export_onnx(model, tmp_path / "rewards_only.onnx")
+    assert_same_actions(model, tmp_path / "rewards_only.onnx", [raw])
+
+
+def test_the_file_says_what_it_is_and_nothing_of_the_machine(tmp_path):
+    env = VecNormalize(DummyVecEnv([lambda: SpacesEnv(box(3), spaces.Box(-2, 3, (1,), np.float32))]))
+    export_onnx(make_model(env), tmp_path / "actor.onnx", opset=20)
+    proto = onnx.load(tmp_path / "actor.onnx")
+    onnx.checker.check_model(proto, full_check=True)
+    metadata = {entry.key: entry.value for entry in proto.metadata_props}
+    assert metadata == {
+        "ddpg_ext": ddpg_ext.__version__,
+        "policy": "DDPGPaperPolicy",
+        "action_low": "[-2.0]",
+        "action_high": "[3.0]",
+        "vec_normalize": "true",
+    }
+    assert json.loads(metadata["action_high"]) == [3.0]
+    assert [(entry.domain, entry.version) for entry in proto.opset_import] == [("", 20)]
+    assert b"/" + b"policies.py" not in proto.SerializeToString()
+    assert str(tmp_path).encode() not in proto.SerializeToString()
+
+
+def test_the_model_is_as_before(tmp_path, weights_of, assert_same_bits):
+    models = [DDPGPaper("MlpPolicy", SpacesEnv(box(3)), seed=0, batch_size=8, device="cpu") for _ in range(2)]
+    for model in models:
+        model.env.envs[0].observation_space.seed(0)
+        model.learn(20)
+    export_onnx(models[0], tmp_path / "actor.onnx")
+    for model in models:
+        model.env.envs[0].observation_space.seed(1)
+        model.learn(20, reset_num_timesteps=False)
+    assert_same_bits(weights_of(models[0]), weights_of(models[1]))
+
+
+# ------------------------------------------------------------------ bad input
+
+
+def test_statistics_of_other_observations(tmp_path):
+    model = make_model(SpacesEnv(box(3)))
+    normalize = VecNormalize(DummyVecEnv([lambda: SpacesEnv(box(4))]))
+    with pytest.raises(InvalidArgumentError, match=r"`vec_normalize` must .* shape \(3,\), got \(4,\)"):
+        export_onnx(model, tmp_path / "actor.onnx", vec_normalize=normalize)
+    # Inside of a stack of frames, they are of single frames
+    stacked = make_model(VecFrameStack(VecNormalize(DummyVecEnv([lambda: SpacesEnv(box(3))])), 2))
+    with pytest.raises(InvalidArgumentError, match="pass vec_normalize=None"):
+        export_onnx(stacked, tmp_path / "actor.onnx")
+    of_dict = VecNormalize(DummyVecEnv([lambda: SpacesEnv(spaces.Dict({"a": box(3)}))]))
+    with pytest.raises(InvalidArgumentError, match="`vec_normalize`"):
+        export_onnx(model, tmp_path / "actor.onnx", vec_normalize=of_dict)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("wrong", ["yes", True, RunningMeanStd(shape=(3,)), "vecnormalize.pkl"], ids=str)
+def test_something_else_than_statistics(tmp_path, wrong):
+    with pytest.raises(InvalidArgumentTypeError, match="`vec_normalize` must be a VecNormalize, 'auto' or None"):
+        export_onnx(make_model(SpacesEnv(box(3))), tmp_path / "actor.onnx", vec_normalize=wrong)
+
+
+@pytest.mark.parametrize("opset", [17, 99])
+def test_an_opset_that_the_exporter_does_not_write(tmp_path, opset):
+    with pytest.raises(InvalidArgumentError, match=f"`opset` must be a whole number from 18 to 23, got {opset}"):
+        export_onnx(make_model(SpacesEnv(box(3))), tmp_path / "actor.onnx", opset=opset)
+
+
+def test_a_model_of_sb3():
+    model = TD3("MlpPolicy", SpacesEnv(box(3)), device="cpu", buffer_size=10)
+    with pytest.raises(InvalidArgumentTypeError, match="from_sb3"):
+        export_onnx(model, "actor.onnx")
+
+
+def test_a_missing_package(tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "onnxscript", None)
+    with pytest.raises(MissingExtraError, match=r"export_onnx needs onnxscript: pip install 'ddpg_ext\[onnx\]'"):
+        export_onnx(make_model(SpacesEnv(box(3))), tmp_path / "actor.onnx")
+
+
+class Backwards(MlpPolicy):
+    """A policy with a ``predict`` of its own, which no graph knows of."""
+
+    def predict(self, *args, **kwargs):
+        actions, state = super().predict(*args, **kwargs)
+        return -actions, state
+
+
+class Undecided(Extractor):
+    """What it does depends on the values of the observations."""
+
+    def forward(self, observations):
+        return super().forward(observations) if observations.sum().item() > 0 else super().forward(-observations)
+
+
+@pytest.mark.parametrize(
+    ("policy", "policy_kwargs", "message"),
+    [
+        (Backwards, {}, "was not written: the graph's actions differ from those of predict"),
+        ("MlpPolicy", {"features_extractor_class": Undecided}, "cannot be expressed in ONNX"),
+    ],
+)
+def test_a_graph_that_would_be_another_policy_is_not_written(tmp_path, policy, policy_kwargs, message):
+    (tmp_path / "actor.onnx").write_bytes(b"what was there")
+    with pytest.raises(CheckpointError, match=message):
+        export_onnx(make_model(SpacesEnv(box(3)), policy, **policy_kwargs), tmp_path / "actor.onnx")
+    assert [file.name for file in tmp_path.iterdir()] == ["actor.onnx"]
+    assert (tmp_path / "actor.onnx").read_bytes() == b"what was there"
