@@ -1,0 +1,169 @@
+"""
+What the scripts that train one agent share: command line, training, and a run folder laid out like the RL Zoo's.
+
+The settings are those of ``ddpg_ext/zoo/hyperparams/ddpg_paper.yml``; ``python -m ddpg_ext.zoo.train`` trains with the same.
+"""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import matplotlib
+import numpy as np
+import yaml
+from PIL import Image
+from stable_baselines3.common.callbacks import EvalCallback
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
+
+from ddpg_ext import DDPGPaper
+from ddpg_ext.zoo.hyperparameters import constructor_arguments, read_hyperparameters
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+if sys.platform == "linux" and "DISPLAY" not in os.environ:
+    # Rendering works without a window, too
+    os.environ.setdefault("MUJOCO_GL", "egl")
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+
+
+def command_line(description: str | None, steps: int) -> argparse.ArgumentParser:
+    """
+    The options of all examples that train one agent.
+
+    :param description: the script's docstring
+    :param steps: default number of environment steps
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=steps, help=f"environment steps to train for ({steps:,})")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--eval-episodes", type=int, default=100, help="episodes of the last evaluation (100)")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where run folders go (runs/)")
+    return parser
+
+
+def run_tuned(env_id: str, description: str | None) -> None:
+    """
+    Train with the settings that the YAML file has for an environment.
+
+    :param env_id: the environment
+    :param description: the script's docstring
+    """
+    hyperparameters = read_hyperparameters(env_id)
+    args = command_line(description, hyperparameters["n_timesteps"]).parse_args()
+    run(env_id, hyperparameters, args)
+
+
+def run(env_id: str, hyperparameters: dict[str, Any], args: argparse.Namespace) -> Path:
+    """
+    Train, evaluate, and keep everything.
+
+    :param env_id: the environment
+    :param hyperparameters: an entry of the YAML file
+    :param args: of :func:`command_line`
+    :return: the run's folder, ``<env_id>_<N>`` in ``args.runs``
+    """
+    hyperparameters = {**hyperparameters, "n_timesteps": args.steps}
+    # Raises for what DDPG cannot train on, before there is a folder for it
+    probe = make_vec_env(env_id)
+    arguments = constructor_arguments(hyperparameters, probe.action_space.shape or ())
+    DDPGPaper(env=probe, **{**arguments, "buffer_size": 1})
+
+    folder = next_free_folder(args.runs, env_id)
+    name = file_name(env_id)
+    env = make_vec_env(env_id, seed=args.seed, monitor_dir=str(folder))
+    eval_env = make_vec_env(env_id, n_envs=10, seed=args.seed + 1000)
+    model = DDPGPaper(env=env, seed=args.seed, **arguments)
+    write_settings(folder / name, env_id, hyperparameters, args)
+    evaluation = EvalCallback(
+        eval_env,
+        n_eval_episodes=10,
+        eval_freq=max(args.steps // 20, 1),
+        log_path=str(folder),
+        best_model_save_path=str(folder),
+        verbose=0,
+    )
+    print(f"Training on {env_id} for {args.steps:,} steps; everything lands in {folder}/")
+    try:
+        model.learn(args.steps, callback=evaluation, progress_bar=True)
+    except KeyboardInterrupt:
+        print(f"Stopped after {model.num_timesteps:,} steps; the agent is kept as it is")
+    model.save(folder / f"{name}.zip")
+
+    returns, _ = evaluate_policy(model, eval_env, args.eval_episodes, return_episode_rewards=True)
+    mean, std = float(np.mean(returns)), float(np.std(returns))
+    result = {"mean_return": mean, "std_return": std, "episodes": args.eval_episodes, "seed": args.seed}
+    (folder / "result.json").write_text(json.dumps(result, indent=2) + "\n")
+    print(f"Mean return over {args.eval_episodes} episodes without noise: {mean:.1f} +/- {std:.1f}")
+    if (folder / "evaluations.npz").exists():
+        plot_learning_curve(folder, env_id)
+        print(f"{folder}/learning_curve.png shows how it got there")
+    try:
+        animate(folder, env_id, model)
+        print(f"{folder}/agent.gif shows the agent")
+    except Exception as error:  # whatever a renderer without a display may raise
+        print(f"No animation, since {env_id} cannot be rendered here: {error}")
+    return folder
+
+
+def file_name(env_id: str) -> str:
+    """Ids such as ``dm_control/cartpole-swingup-v0`` have a slash."""
+    return env_id.replace("/", "-")
+
+
+def next_free_folder(root: Path, name: str) -> Path:
+    """
+    Make a folder.
+
+    :param root: where
+    :param name: an environment or an example
+    :return: ``root/<name>_<N>``, N one above the highest there is
+    """
+    name = file_name(name)
+    numbers = [int(p.name.rpartition("_")[2]) for p in root.glob(f"{name}_*") if p.name.rpartition("_")[2].isdigit()]
+    folder = root / f"{name}_{max(numbers, default=0) + 1}"
+    folder.mkdir(parents=True)
+    return folder
+
+
+def write_settings(folder: Path, env_id: str, hyperparameters: dict[str, Any], args: argparse.Namespace) -> None:
+    """The Zoo's two files: what was asked for, and the hyperparameters."""
+    folder.mkdir()
+    asked = {"algo": "ddpg_paper", **vars(args), "env": env_id, "runs": str(args.runs)}
+    (folder / "args.yml").write_text(yaml.safe_dump(asked))
+    (folder / "config.yml").write_text(yaml.safe_dump(hyperparameters, sort_keys=False))
+
+
+def plot_learning_curve(folder: Path, env_id: str) -> None:
+    """Mean and deviation of the evaluations' returns over training."""
+    evaluations = np.load(folder / "evaluations.npz")
+    returns = evaluations["results"]
+    steps, mean, std = evaluations["timesteps"], returns.mean(axis=1), returns.std(axis=1)
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    axes.plot(steps, mean, label="mean return, evaluated without noise")
+    axes.fill_between(steps, mean - std, mean + std, alpha=0.2, label=f"deviation over {returns.shape[1]} episodes")
+    axes.set(xlabel="environment steps", ylabel="return", title=f"DDPGPaper on {env_id}")
+    axes.legend(loc="lower right")
+    axes.grid(alpha=0.3)
+    figure.savefig(folder / "learning_curve.png", dpi=150)
+    plt.close(figure)
+
+
+def animate(folder: Path, env_id: str, model: DDPGPaper, max_steps: int = 200) -> None:
+    """An episode, or its first 200 steps, as a GIF of every other frame."""
+    env = gym.make(env_id, render_mode="rgb_array")
+    obs, _ = env.reset(seed=0)
+    frames: list[Image.Image] = []
+    done = False
+    while not done and len(frames) < max_steps:
+        frames.append(Image.fromarray(np.asarray(env.render())).resize((300, 300)))
+        action, _ = model.predict(obs, deterministic=True)
+        obs, _, terminated, truncated, _ = env.step(action)
+        done = terminated or truncated
+    env.close()
+    frames[0].save(folder / "agent.gif", save_all=True, append_images=frames[2::2], duration=66, loop=0)

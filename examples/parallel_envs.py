@@ -1,0 +1,47 @@
+"""
+Four environments, each in a process of its own, and as many gradient steps as environment steps.
+
+    python examples/parallel_envs.py                    # Pendulum-v1, 20,000 steps
+
+Worth it where a step of the environment is slow beside a gradient step: physics, rendering, network. For a quick one,
+such as Pendulum-v1, talking to the processes costs more than it saves: make_vec_env without vec_env_cls keeps all in one.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.vec_env import SubprocVecEnv
+
+from ddpg_ext import DDPGPaper
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("env", nargs="?", default="Pendulum-v1", help="environment id, with continuous actions")
+    parser.add_argument("--steps", type=int, default=20_000, help="environment steps to train for, of all together (20,000)")
+    parser.add_argument("--n-envs", type=int, default=4, help="environments (4)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where the model goes (runs/)")
+    args = parser.parse_args()
+
+    env = make_vec_env(args.env, n_envs=args.n_envs, seed=args.seed, vec_env_cls=SubprocVecEnv)
+    # Each environment has a noise stream of its own. gradient_steps=-1: as many as there were environment steps, here
+    # n_envs after each step of all; with the default of 1 there would be a quarter of the updates
+    model = DDPGPaper("MlpPolicy", env, train_freq=1, gradient_steps=-1, seed=args.seed)
+    start = time.perf_counter()
+    model.learn(args.steps)
+    seconds = time.perf_counter() - start
+    print(f"{model.num_timesteps:,} steps in {args.n_envs} environments, {model._n_updates:,} gradient steps")
+    print(f"{model.num_timesteps / seconds:.0f} steps per second")
+    model.save(args.runs / "parallel_envs.zip")
+    env.close()
+    mean, std = evaluate_policy(model, make_vec_env(args.env, n_envs=10, seed=args.seed + 1000), n_eval_episodes=20)
+    print(f"Mean return over 20 episodes without noise: {mean:.1f} +/- {std:.1f}")
+
+
+if __name__ == "__main__":
+    # Each process imports this file: without the line above, it would train
+    main()

@@ -1,0 +1,48 @@
+"""
+Normalise observations and rewards while training, save the statistics beside the model, and come back with both.
+
+    python examples/vec_normalize.py                    # Pendulum-v1, 10,000 steps
+
+An agent that learned from normalised observations is lost without them: the last line shows by how much.
+"""
+
+import argparse
+from pathlib import Path
+
+from _runner import next_free_folder
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.vec_env import VecNormalize, unwrap_vec_normalize
+
+from ddpg_ext import DDPGPaper, load_zoo_run
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=10_000, help="environment steps to train for (10,000)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where the run's folder goes (runs/)")
+    args = parser.parse_args()
+
+    env = VecNormalize(make_vec_env("Pendulum-v1", seed=args.seed), gamma=0.99)
+    # Normalised observations leave less to do for batch normalisation
+    model = DDPGPaper("MlpPolicy", env, seed=args.seed, policy_kwargs={"batch_norm": False})
+    model.learn(args.steps)
+
+    # Under these names load_zoo_run finds the statistics, and freezes them
+    folder = next_free_folder(args.runs, "vec_normalize")
+    model.save(folder / "Pendulum-v1.zip")
+    env.save(str(folder / "vecnormalize.pkl"))
+
+    loaded, loaded_env = load_zoo_run(folder, seed=args.seed + 1000)
+    statistics = unwrap_vec_normalize(loaded_env)
+    assert statistics is not None and not statistics.training
+    print(f"{folder} has the model and the statistics it learned with: means {statistics.obs_rms.mean}")
+    mean, std = evaluate_policy(loaded, loaded_env, n_eval_episodes=20)
+    print(f"Mean return over 20 episodes, with the statistics: {mean:.1f} +/- {std:.1f}")
+    mean, std = evaluate_policy(loaded, make_vec_env("Pendulum-v1", seed=args.seed + 1000), n_eval_episodes=20)
+    print(f"The same actor with raw observations: {mean:.1f} +/- {std:.1f}")
+
+
+if __name__ == "__main__":
+    main()
