@@ -114,8 +114,9 @@ class PackedReplayBuffer(ReplayBufferAdapter):
         )
         self.n_steps = n_steps
         self.gamma = gamma
-        # For sums of 1, 2, ... rewards: the discounts of the rewards, and of what follows
-        self._discounts = np.tril(np.broadcast_to(gamma ** np.arange(n_steps), (n_steps, n_steps))).astype(np.float32)
+        # Of rewards, and of what follows sums of 1, 2, ... rewards
+        self._steps = np.arange(n_steps)
+        self._discounts = (gamma**self._steps).astype(np.float32)
         self._next_discounts = (gamma ** np.arange(1.0, n_steps + 1)).astype(np.float32)[:, None]
         store = self._make_store()
         obs_dim = int(np.prod(self.obs_shape))
@@ -272,7 +273,8 @@ class PackedReplayBuffer(ReplayBufferAdapter):
         if env is not None:
             rewards = env.normalize_reward(rewards)
         n = len(indices)
-        returns = (rewards * self._discounts[last]).sum(axis=1, keepdims=True)
+        counted = self._steps <= last[:, None]
+        returns = (rewards * self._discounts * counted).sum(axis=1, keepdims=True)
         # Both ends of the sums at once: the first n are where they start
         both = self._read(np.concatenate((indices, followed[np.arange(n), last])))
         obs, next_obs = both.observations[:n], both.next_observations[n:]
