@@ -1,7 +1,6 @@
 """The default replay buffer: one packed row for each transition, and no observation twice."""
 
 import copy
-import hashlib
 import os
 from typing import Any
 
@@ -14,7 +13,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from ddpg_ext.buffers.adapter import ReplayBufferAdapter, Transitions
 from ddpg_ext.buffers.rows import Rows
-from ddpg_ext.buffers.storage import MemmapStorage, MemoryStorage
+from ddpg_ext.buffers.storage import MemmapStorage, MemoryStorage, describe_space
 from ddpg_ext.common.checks import check_number
 from ddpg_ext.common.errors import CheckpointError, DamagedCheckpointError, InvalidArgumentError
 
@@ -27,13 +26,6 @@ _HAS_GENERATOR = 0
 _SEED_TYPES = (int, type(None))
 #: of a snapshot
 _VALUES = {"buffer_size", "n_envs", "counts", "seed", "generator"}
-
-
-def _describe(space: spaces.Space) -> str:
-    """A space in words, with a checksum of all its numbers: NumPy abbreviates and rounds them."""
-    numbers = [getattr(space, name) for name in ("low", "high", "nvec", "start") if hasattr(space, name)]
-    checksum = hashlib.sha256(b"".join(np.asarray(array).tobytes() for array in numbers)).hexdigest()[:16]
-    return f"{str(space)[:300]}, {space.dtype}{list(space.shape or ())}, checksum {checksum}"
 
 
 def check_equal_arguments(buffer: Any, values: dict[str, Any], *names: str) -> None:
@@ -122,8 +114,9 @@ class PackedReplayBuffer(ReplayBufferAdapter):
         )
         self.n_steps = n_steps
         self.gamma = gamma
-        # For sums of 1, 2, ... rewards: the discounts of the rewards, and of what follows
-        self._discounts = np.tril(np.broadcast_to(gamma ** np.arange(n_steps), (n_steps, n_steps))).astype(np.float32)
+        # Of rewards, and of what follows sums of 1, 2, ... rewards
+        self._steps = np.arange(n_steps)
+        self._discounts = (gamma**self._steps).astype(np.float32)
         self._next_discounts = (gamma ** np.arange(1.0, n_steps + 1)).astype(np.float32)[:, None]
         store = self._make_store()
         obs_dim = int(np.prod(self.obs_shape))
@@ -143,8 +136,8 @@ class PackedReplayBuffer(ReplayBufferAdapter):
             "kind": "packed",
             "buffer_size": self.buffer_size,
             "n_envs": self.n_envs,
-            "observation_space": _describe(self.observation_space),
-            "action_space": _describe(self.action_space),
+            "observation_space": describe_space(self.observation_space),
+            "action_space": describe_space(self.action_space),
         }
 
     def _take_over(self, is_seeded: bool) -> None:
@@ -280,7 +273,8 @@ class PackedReplayBuffer(ReplayBufferAdapter):
         if env is not None:
             rewards = env.normalize_reward(rewards)
         n = len(indices)
-        returns = (rewards * self._discounts[last]).sum(axis=1, keepdims=True)
+        counted = self._steps <= last[:, None]
+        returns = (rewards * self._discounts * counted).sum(axis=1, keepdims=True)
         # Both ends of the sums at once: the first n are where they start
         both = self._read(np.concatenate((indices, followed[np.arange(n), last])))
         obs, next_obs = both.observations[:n], both.next_observations[n:]

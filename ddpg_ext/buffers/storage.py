@@ -1,5 +1,6 @@
 """Where the arrays of a :class:`~ddpg_ext.buffers.PackedReplayBuffer` live: in memory, on a device, or in files."""
 
+import hashlib
 import json
 import mmap
 import os
@@ -9,6 +10,7 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 import torch as th
+from gymnasium import spaces
 
 from ddpg_ext.common.errors import ReplayBufferError
 
@@ -20,6 +22,16 @@ except ImportError:  # Windows: two processes in one directory go unnoticed ther
 
 #: in layout.json: whether all files were made
 _COMPLETE = "complete"
+
+
+def describe_space(space: spaces.Space) -> str:
+    """
+    :param space: a space whose samples are arrays
+    :return: the space in words, with a checksum of all its numbers, which NumPy's words abbreviate and round
+    """
+    numbers = [getattr(space, name) for name in ("low", "high", "nvec", "start") if hasattr(space, name)]
+    checksum = hashlib.sha256(b"".join(np.asarray(array).tobytes() for array in numbers)).hexdigest()[:16]
+    return f"{str(space)[:300]}, {space.dtype}{list(space.shape or ())}, checksum {checksum}"
 
 
 class MemoryStorage:

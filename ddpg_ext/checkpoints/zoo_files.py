@@ -11,7 +11,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from ddpg_ext.checkpoints.known import Allowed
 from ddpg_ext.checkpoints.pickle_vm import Call, Global, parse
-from ddpg_ext.checkpoints.rebuild import Rebuilder
+from ddpg_ext.checkpoints.rebuild import Rebuilder, refusal
 from ddpg_ext.checkpoints.zip_reader import open_regular_file
 from ddpg_ext.common.errors import CheckpointError, DamagedCheckpointError, UntrustedContentError
 
@@ -130,13 +130,9 @@ def load_vec_normalize(path: Path, venv: VecEnv, allowed: Allowed | None = None,
             state = _vec_normalize_state(file, allowed or Allowed())
         wrapper = make_vec_normalize(venv, state)
     except UntrustedContentError as error:
-        if trusted:
-            wrapper = VecNormalize.load(str(path), venv)
-        else:
-            raise UntrustedContentError(
-                f"{path}: it asks for {error}, which is not on the list of what statistics may have. Nothing was "
-                "executed. If you trust whoever made the file with your account, pass trusted=True"
-            ) from None
+        if not trusted:
+            raise refusal(str(path), error, "statistics") from None
+        wrapper = VecNormalize.load(str(path), venv)
     except CheckpointError as error:
         raise type(error)(f"{path}: {error}") from None
     wrapper.training = False

@@ -1,6 +1,6 @@
 """The policies: actor, critic, their targets and optimisers, put together from keyword arguments."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import chain
 from typing import Any, ClassVar, Literal
 
@@ -164,14 +164,24 @@ class DDPGPaperPolicy(BasePolicy):
                     # A target's running averages follow the online network's, as its weights do
                     module.update_running = False
 
+        lr = lr_schedule(1)
+        self.actor.optimizer = self._make_optimizer(self.actor.parameters(), lr)
+        self.critic.optimizer = self._make_optimizer(self.critic.own_named_parameters().values(), lr)
+        self.set_training_mode(False)
+
+    def _make_optimizer(self, parameters: Iterable[th.Tensor], lr: float) -> th.optim.Optimizer:
         kwargs = dict(self.optimizer_kwargs)
         if self.optimizer_class is th.optim.Adam and not {"fused", "foreach"} & kwargs.keys():
             kwargs["fused"] = True  # four times as fast on a CPU
-        lr = lr_schedule(1)
-        self.actor.optimizer = self.optimizer_class(self.actor.parameters(), lr=lr, **kwargs)  # type: ignore[call-arg]
-        params = self.critic.own_named_parameters().values()
-        self.critic.optimizer = self.optimizer_class(params, lr=lr, **kwargs)  # type: ignore[call-arg]
-        self.set_training_mode(False)
+        try:
+            return self.optimizer_class(parameters, lr=lr, **kwargs)  # type: ignore[call-arg]
+        except Exception as error:
+            if not self.optimizer_kwargs:
+                raise
+            raise InvalidArgumentError(
+                f"`policy_kwargs['optimizer_kwargs']` must hold what {self.optimizer_class.__name__} takes, got "
+                f"{self.optimizer_kwargs}: {error}"
+            ) from error
 
     def make_features_extractor(self) -> BaseFeaturesExtractor:
         """

@@ -1,6 +1,8 @@
 """Snapshots: what is in them, when they are taken, and that a run goes on from them bit for bit."""
 
+import json
 import re
+import zipfile
 from itertools import pairwise
 
 import gymnasium as gym
@@ -382,6 +384,19 @@ def test_the_one_before_a_damaged_snapshot_is_used(run, damage):
     with pytest.warns(UserWarning, match=f"{newest.name}.*Going on from {before.name}"):
         model = DDPGPaper.resume(run, vec_env())
     assert f"{model.num_timesteps:012d}" in before.name
+
+
+def test_a_snapshot_of_a_newer_version_is_not_passed_over(run):
+    """It is whole; going on from the one before would lose what was learned since."""
+    newest = snapshots(run)[0]
+    with zipfile.ZipFile(newest) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    members["ddpg_ext.json"] = json.dumps({**json.loads(members["ddpg_ext.json"]), "format": 2}).encode()
+    with zipfile.ZipFile(newest, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    with pytest.raises(CheckpointError, match=f"{newest.name}.*its format is 2, this version of ddpg_ext reads 1"):
+        DDPGPaper.resume(run, vec_env())
 
 
 def test_all_damaged(run):

@@ -177,6 +177,14 @@ ARGUMENTS = [
         TYPE,
         ["`optimizer_kwargs`", "'beta'", "Adam", "did you mean 'betas'"],
     ),
+    *[
+        (
+            {"policy_kwargs": {"optimizer_kwargs": {name: value}}},
+            VALUE,
+            ["`policy_kwargs['optimizer_kwargs']`", "Adam", repr({name: value})],
+        )
+        for name, value in (("betas", 3), ("betas", (0.9,)), ("betas", (0.9, 2.0)), ("eps", -1.0), ("eps", "small"))
+    ],
     ({"policy_kwargs": {"optimizer_kwargs": {3: 1}}}, TYPE, ["`optimizer_kwargs`", "3", "'betas'"]),
     *[
         policy_kwargs(name, value, TYPE, ["True or False"])
