@@ -1,6 +1,7 @@
 """Exploration noise: the Ornstein-Uhlenbeck process of the paper (section 7), and a schedule for any noise's scale."""
 
 import copy
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -80,7 +81,7 @@ class OrnsteinUhlenbeckNoise(ActionNoise):
         self.noise_prev = (
             self.noise_prev
             + self.theta * (self.mean - self.noise_prev) * self.dt
-            + self.sigma * np.sqrt(self.dt) * gaussian
+            + self.sigma * math.sqrt(self.dt) * gaussian
         )
         return self.noise_prev.astype(self.dtype)
 
