@@ -3,6 +3,7 @@
 from __future__ import annotations  # so that the documentation shows ArrayLike, not all that it stands for
 
 import copy
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -82,7 +83,7 @@ class OrnsteinUhlenbeckNoise(ActionNoise):
         self.noise_prev = (
             self.noise_prev
             + self.theta * (self.mean - self.noise_prev) * self.dt
-            + self.sigma * np.sqrt(self.dt) * gaussian
+            + self.sigma * math.sqrt(self.dt) * gaussian
         )
         return self.noise_prev.astype(self.dtype)
 

@@ -42,6 +42,7 @@ from ddpg_ext.ddpg_paper.update import StepMetrics
 
 SelfDDPGPaper = TypeVar("SelfDDPGPaper", bound="DDPGPaper")
 
+_METRIC_NAMES = [f"train/{name}" for name in StepMetrics._fields]
 _CURES = {
     "action": "The actor's weights or the noise are not finite.",
     "environment": "The environment needs mending: SB3's VecCheckNan helps to find the cause.",
@@ -411,9 +412,10 @@ class DDPGPaper(SaveLoad):
             return super()._sample_action(learning_starts if warming_up else 0, action_noise, n_envs)
         # As SB3 does it, but the policy's actions need not go to the environment's bounds and back for the noise
         assert self._last_obs is not None, "self._last_obs was not set"
-        scaled_action = self.policy.scaled_actions(self._last_obs)
+        assert self._executor is not None  # for mypy
+        scaled_action = self._executor.act(self._last_obs)
         if action_noise is not None:
-            scaled_action = (scaled_action + action_noise()).clip(-1, 1)
+            scaled_action = np.minimum(np.maximum(scaled_action + action_noise(), -1), 1)
         return self.policy.unscale_action(scaled_action), scaled_action
 
     def _store_transition(
@@ -448,7 +450,7 @@ class DDPGPaper(SaveLoad):
             for key, value in values.items():
                 self._check_finite(f"{quantity} {key!r}", value, env_index)
             return
-        if values is None or np.isfinite(values).all():
+        if values is None or np.count_nonzero(np.isfinite(values)) == np.size(values):
             return
         where = np.argwhere(~np.isfinite(values))[0]
         # The environment has moved on: start a new episode if training is continued
@@ -476,8 +478,10 @@ class DDPGPaper(SaveLoad):
         executor = self._prepared_executor()
         for _ in range(gradient_steps):
             batch = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)
-            with self._naming_the_step():
+            try:
                 metrics, td_errors = executor.step(batch, self.gamma, self.tau)
+            except NonFiniteError as error:
+                raise self._named_after_the_step(error) from None
             self._n_updates += 1
             if hasattr(self.replay_buffer, "update_priorities"):
                 self.replay_buffer.update_priorities(batch.indices, td_errors)  # type: ignore[attr-defined]
@@ -497,27 +501,25 @@ class DDPGPaper(SaveLoad):
             self._executor.prepare()
         return self._executor
 
-    @contextmanager
-    def _naming_the_step(self) -> Iterator[None]:
-        try:
-            yield
-        except NonFiniteError as error:
-            raise NonFiniteError(
-                f"step {self.num_timesteps}, gradient step {self._n_updates + 1}: {error}. Training stopped before it "
-                "reached the network's weights; the model can still be saved. Lower learning rates or rewards of "
-                "smaller size (VecNormalize) are the usual cure."
-            ) from None
+    def _named_after_the_step(self, error: NonFiniteError) -> NonFiniteError:
+        return NonFiniteError(
+            f"step {self.num_timesteps}, gradient step {self._n_updates + 1}: {error}. Training stopped before it "
+            "reached the network's weights; the model can still be saved. Lower learning rates or rewards of "
+            "smaller size (VecNormalize) are the usual cure."
+        )
 
     def _record_metrics(self, metrics: StepMetrics | None) -> None:
         """Log means since the last log, rather than SB3's last minibatch."""
-        for name, value in metrics._asdict().items() if metrics is not None else ():
-            self.logger.record_mean(f"train/{name}", value)
+        for name, value in zip(_METRIC_NAMES, metrics, strict=True) if metrics is not None else ():
+            self.logger.record_mean(name, value)
 
     def dump_logs(self) -> None:
         """Write log data."""
         if self._executor is not None:
-            with self._naming_the_step():
+            try:
                 self._record_metrics(self._executor.read_metrics())
+            except NonFiniteError as error:
+                raise self._named_after_the_step(error) from None
         super().dump_logs()
 
     def _update_learning_rates(self) -> None:

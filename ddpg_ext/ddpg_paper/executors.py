@@ -2,6 +2,8 @@
 
 from typing import Any, Protocol
 
+import numpy as np
+
 from ddpg_ext.common.errors import InvalidArgumentError, InvalidArgumentTypeError, nearest
 from ddpg_ext.ddpg_paper.cuda_graph import CUDAGraphExecutor
 from ddpg_ext.ddpg_paper.fast_cpu import FastCPUExecutor
@@ -45,6 +47,9 @@ class Executor(Protocol):
         :raises NonFiniteError: if a loss is NaN or infinite
         """
 
+    def act(self, observations: Any) -> np.ndarray:
+        """As :meth:`ddpg_ext.ddpg_paper.policies.DDPGPaperPolicy.scaled_actions`."""
+
     def read_metrics(self) -> StepMetrics | None:
         """
         :return: the means of what ``step`` did not give back at once, None if it did
@@ -69,6 +74,9 @@ class EagerExecutor:
 
     def step(self, batch: Samples, gamma: float, tau: float) -> StepResult:
         return gradient_step(self.policy, batch, gamma, tau)
+
+    def act(self, observations: Any) -> np.ndarray:
+        return self.policy.scaled_actions(observations)
 
     def read_metrics(self) -> StepMetrics | None:
         return None
