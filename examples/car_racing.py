@@ -11,6 +11,8 @@ import argparse
 import os
 
 import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 
@@ -21,8 +23,12 @@ os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame draws without a disp
 
 
 def make_car() -> gym.Env:
-    """CarRacing-v3 as the agent sees it."""
-    return PixelActionRepeat(gym.make("CarRacing-v3"), repeat=3, size=64)
+    """CarRacing-v3 as the agent sees it, which has one lever: forward is gas, backward the brake, not both at once."""
+    actions = spaces.Box(-1, 1, (2,), np.float32)
+    env = gym.wrappers.TransformAction(
+        gym.make("CarRacing-v3"), lambda action: np.array([action[0], max(action[1], 0), max(-action[1], 0)]), actions
+    )
+    return PixelActionRepeat(env, repeat=3, size=64)
 
 
 def main() -> None:

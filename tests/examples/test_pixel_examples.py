@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.parametrize(
     ("script", "module", "n_actions"),
-    [("pendulum_from_pixels", "pygame", 1), ("car_racing", "Box2D", 3), ("dmc_cartpole_pixels", "dm_control", 1)],
+    [("pendulum_from_pixels", "pygame", 1), ("car_racing", "Box2D", 2), ("dmc_cartpole_pixels", "dm_control", 1)],
 )
 def test_example(script, module, n_actions, tmp_path):
     pytest.importorskip(module)
