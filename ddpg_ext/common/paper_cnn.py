@@ -21,7 +21,7 @@ class PaperCNN(BaseFeaturesExtractor):
     Three convolutions with ReLU and no pooling, flattened (paper, section 7). It goes with any SB3 algorithm.
 
     The paper has 32 filters in each, and does not give kernel sizes and strides. With those here, 64x64 pixels become
-    15x15, 11x11 and 7x7, so 1,568 features; and with two layers of 200 units behind them, a network has 424,000
+    15x15, 7x7 and 7x7, so 1,568 features; and with two layers of 200 units behind them, a network has 424,000
     parameters for nine channels (the paper: about 430,000). Each layer starts in U[-1/sqrt(f), 1/sqrt(f)], where f is
     its fan-in.
 
@@ -32,6 +32,7 @@ class PaperCNN(BaseFeaturesExtractor):
     :param n_filters: number of filters of each convolution
     :param kernel_sizes: of each convolution, in pixels
     :param strides: of each convolution, in pixels
+    :param paddings: rows and columns of zeros at each side of a convolution's input
     :param normalized_image: take numbers of any bounds as they are, such as those of ``VecNormalize`` (with
         ``normalize_images=False`` for the policy, as for SB3's ``NatureCNN``)
     :raises UnsupportedSpaceError: for other observations, and for images smaller than the convolutions need
@@ -44,26 +45,30 @@ class PaperCNN(BaseFeaturesExtractor):
         observation_space: spaces.Space,
         n_filters: int = 32,
         kernel_sizes: Sequence[int] = (8, 5, 5),
-        strides: Sequence[int] = (4, 1, 1),
+        strides: Sequence[int] = (4, 2, 1),
+        paddings: Sequence[int] = (0, 1, 2),
         normalized_image: bool = False,
     ) -> None:
         check_flag("normalized_image", normalized_image)
         check_number("n_filters", n_filters, lambda n: n > 0, "a whole number above 0", integer=True)
-        _check_sizes("kernel_sizes", kernel_sizes)
-        _check_sizes("strides", strides)
-        if len(kernel_sizes) != len(strides):
+        _check_sizes("kernel_sizes", kernel_sizes, 1)
+        _check_sizes("strides", strides, 1)
+        _check_sizes("paddings", paddings, 0)
+        if not len(kernel_sizes) == len(strides) == len(paddings):
             raise InvalidArgumentError(
-                f"`kernel_sizes` and `strides` must be as many as each other, got {kernel_sizes} and {strides}"
+                "`kernel_sizes`, `strides` and `paddings` must have a number for each convolution, got "
+                f"{kernel_sizes}, {strides} and {paddings}"
             )
         _check_images(observation_space, normalized_image)
         assert isinstance(observation_space, spaces.Box)  # for mypy: checked
         *_, n_channels = shape = _channels_last(observation_space.shape)
-        sizes = output_sizes(shape[:2], kernel_sizes, strides)
-        super().__init__(observation_space, n_filters * math.prod(sizes[-1]))
+        convolutions = list(zip(kernel_sizes, strides, paddings, strict=True))
+        height, width = (_output_size(n, convolutions) for n in shape[:2])
+        super().__init__(observation_space, n_filters * height * width)
         self.permutation = (0, 3, 1, 2) if shape == observation_space.shape else (0, 1, 2, 3)
         layers: list[nn.Module] = []
-        for kernel_size, stride in zip(kernel_sizes, strides, strict=True):
-            convolution = nn.Conv2d(n_channels, n_filters, kernel_size, stride)
+        for sizes in convolutions:
+            convolution = nn.Conv2d(n_channels, n_filters, *sizes)
             fan_in_uniform_(convolution, 1 / math.sqrt(convolution.weight[0].numel()))
             layers += [convolution, nn.ReLU()]
             n_channels = n_filters
@@ -110,29 +115,20 @@ class PaperCombinedExtractor(CombinedExtractor):
         self.extractors = nn.ModuleDict(extractors)
 
 
-def output_sizes(size: tuple[int, ...], kernel_sizes: Sequence[int], strides: Sequence[int]) -> list[tuple[int, ...]]:
-    """
-    :param size: height and width of an image
-    :param kernel_sizes: of some convolutions without padding
-    :param strides: of these convolutions
-    :return: height and width after each of them
-    :raises UnsupportedSpaceError: if the image is too small
-    """
-    sizes = []
-    current = size
-    for kernel_size, stride in zip(kernel_sizes, strides, strict=True):
-        current = tuple((n - kernel_size) // stride + 1 for n in current)
-        sizes.append(current)
-    if min(current) < 1:
-        smallest = 1
-        for kernel_size, stride in zip(reversed(kernel_sizes), reversed(strides), strict=True):
-            smallest = (smallest - 1) * stride + kernel_size
-        raise UnsupportedSpaceError(
-            f"images of {size[0]}x{size[1]} pixels are too small for convolutions of {tuple(kernel_sizes)} pixels with "
-            f"strides {tuple(strides)}, which need {smallest}x{smallest}; give larger images, or smaller ones of "
-            "`kernel_sizes` and `strides` in `features_extractor_kwargs`"
-        )
-    return sizes
+def _output_size(size: int, convolutions: list[tuple[int, int, int]]) -> int:
+    """Height after some convolutions, given by kernel size, stride and padding, of an image of that height."""
+    output = size
+    for kernel_size, stride, padding in convolutions:
+        output = (output + 2 * padding - kernel_size) // stride + 1
+        if output < 1:
+            needed = 1
+            for kernel_size, stride, padding in reversed(convolutions):
+                needed = max(1, (needed - 1) * stride + kernel_size - 2 * padding)
+            raise UnsupportedSpaceError(
+                f"images must have at least {needed} pixels in height and width for these convolutions, got {size}; "
+                "give larger images, or smaller `kernel_sizes` and `strides` in `features_extractor_kwargs`"
+            )
+    return output
 
 
 def _channels_last(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -161,10 +157,11 @@ def _check_images(space: spaces.Space, normalized_image: bool) -> None:
         )
 
 
-def _check_sizes(name: str, values: Any) -> None:
+def _check_sizes(name: str, values: Any, least: int) -> None:
+    what = f"a list of whole numbers of at least {least}, one for each convolution"
     if not isinstance(values, list | tuple):
-        raise InvalidArgumentTypeError(f"`{name}` must be a list of whole numbers above 0, got {values!r}")
+        raise InvalidArgumentTypeError(f"`{name}` must be {what}, got {values!r}")
     if not values:
-        raise InvalidArgumentError(f"`{name}` must have a number for each convolution, got {values!r}")
+        raise InvalidArgumentError(f"`{name}` must be {what}, got {values!r}")
     for value in values:
-        check_number(name, value, lambda n: n > 0, "a list of whole numbers above 0", integer=True)
+        check_number(name, value, lambda n: n >= least, what, integer=True)

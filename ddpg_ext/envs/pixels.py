@@ -103,14 +103,16 @@ class PixelActionRepeat(gym.Wrapper, gym.utils.RecordConstructorArgs):
 
     def _picture(self, observation: Any) -> np.ndarray:
         frame = observation if self.observes_images else self.env.render()
-        if not (isinstance(frame, np.ndarray) and frame.ndim == 3 and frame.shape[2] == _RGB):
-            what = f"of shape {frame.shape}" if isinstance(frame, np.ndarray) else repr(frame)[:80]
-            raise InvalidArgumentError(f"`env` must render arrays (height, width, 3) of uint8, got one {what}")
-        height, width = frame.shape[:2]
+        if not (
+            isinstance(frame, np.ndarray) and frame.ndim == 3 and frame.shape[2] == _RGB and frame.dtype == np.uint8
+        ):
+            what = f"{frame.dtype} of shape {frame.shape}" if isinstance(frame, np.ndarray) else repr(frame)[:80]
+            raise InvalidArgumentError(f"`env` must render arrays of uint8 (height, width, 3), got {what}")
+        height, width, _ = frame.shape
         self._check_picture_size(height, width)
-        if (height, width) == (self.size, self.size):
-            return frame.astype(np.uint8)  # a copy: the environment may draw on its own again
-        image = self._image.fromarray(np.ascontiguousarray(frame, dtype=np.uint8))
+        if height == width == self.size:
+            return frame.copy()  # the environment may draw on its own again
+        image = self._image.fromarray(np.ascontiguousarray(frame))
         return np.asarray(image.resize((self.size, self.size), self._image.Resampling.BOX))
 
     def _check_picture_size(self, height: int, width: int) -> None:
