@@ -7,8 +7,6 @@ Figure 2 of the DDPG paper on two public descendants of its tasks: learning curv
 
 Results are kept in figure2.json in --out as they come, and runs that are in it are not repeated: an interrupted command
 goes on when it is given again. The picture, figure2.png, is made from all that the file has.
-
-On dm_control's tasks the simulator draws the pixels; without a display, choose how with MUJOCO_GL=egl or =osmesa.
 """
 
 import argparse
@@ -16,24 +14,21 @@ import itertools
 import json
 import sys
 import time
-from collections.abc import Callable
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import gymnasium
 import matplotlib.pyplot as plt
 import torch as th
-from gymnasium.wrappers import FlattenObservation
 from learning import LearningCurve, draw, each_in_its_process, paper, versions
+from pixels import REPEAT
+from pixels import make_env as make_single_env
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
 from ddpg_ext.checkpoints.atomic import atomic_file
-
-#: paper, section 4: a step of the agent is so many of the environment
-ACTION_REPEAT = 3
 
 
 class Task(NamedTuple):
@@ -89,24 +84,8 @@ def make_env(run: Run, n_envs: int, seed: int) -> VecEnv:
     :param seed: of the first; the others' follow
     :return: vector observations, or for the variant "pixels" three frames to a step
     """
-    kwargs: dict[str, Any] = {}
-    if run.env.startswith("dm_control/"):
-        import shimmy  # noqa: F401 # registers them
-
-        # On a CPU, shadows and mirror images take four times as long to draw as all the rest
-        flags = {"shadow": False, "reflection": False}
-        kwargs["render_kwargs"] = {"height": 64, "width": 64, "camera_id": 0, "render_flag_overrides": flags}
-    wrapper: Callable[[gymnasium.Env], gymnasium.Env] = FlattenObservation
-    if run.variant == "pixels":
-        wrapper = with_pixels
-    return make_vec_env(run.env, n_envs=n_envs, seed=seed, wrapper_class=wrapper, env_kwargs=kwargs)
-
-
-def with_pixels(env: gymnasium.Env) -> gymnasium.Env:
-    """Observations as in section 4 of the paper."""
-    from ddpg_ext.envs import PixelActionRepeat
-
-    return PixelActionRepeat(env, repeat=ACTION_REPEAT, size=64)
+    single = partial(make_single_env, run.env, run.variant == "pixels", dark=False)
+    return make_vec_env(single, n_envs=n_envs, seed=seed)
 
 
 def make_model(run: Run, env: VecEnv, agent_steps: int) -> OffPolicyAlgorithm:
@@ -128,7 +107,7 @@ def train(run: Run) -> dict[str, Any]:
     """
     th.set_num_threads(1)  # parallel runs with more threads than cores slow each other down
     began = time.perf_counter()
-    repeat = ACTION_REPEAT if run.variant == "pixels" else 1
+    repeat = REPEAT if run.variant == "pixels" else 1
     model = make_model(run, make_env(run, 1, run.seed), run.steps // repeat)
     eval_env = make_env(run, run.episodes, run.seed + 1000)
     curve = LearningCurve(eval_env, run.eval_freq // repeat, run.episodes)

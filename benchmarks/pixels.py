@@ -57,13 +57,14 @@ CAMERA = {"height": 64, "width": 64, "camera_id": 0, "render_flag_overrides": {"
 
 def make_env(env_id: str, from_pixels: bool, dark: bool = True) -> gym.Env:
     """
-    :param env_id: one of those above
+    :param env_id: one of those above, or another of dm_control
     :param from_pixels: as pictures, as in the examples; or as it is
     :param dark: give Pendulum-v1's pictures as negatives, on a black background instead of a white one
     :return: the environment, with records of its episodes
     """
     kwargs: dict[str, Any] = {"render_mode": "rgb_array"} if from_pixels and env_id != CAR else {}
-    if env_id == CARTPOLE:
+    of_dm_control = env_id.startswith("dm_control/")
+    if of_dm_control:
         import shimmy
 
         gym.register_envs(shimmy)
@@ -73,7 +74,7 @@ def make_env(env_id: str, from_pixels: bool, dark: bool = True) -> gym.Env:
         pedals = spaces.Box(-1, 1, (2,), np.float32)
         env = gym.wrappers.TransformAction(env, lambda a: np.array([a[0], max(a[1], 0), max(-a[1], 0)]), pedals)
     if not from_pixels:
-        return Monitor(gym.wrappers.FlattenObservation(env) if env_id == CARTPOLE else env)
+        return Monitor(gym.wrappers.FlattenObservation(env) if of_dm_control else env)
     if env_id == PENDULUM:
         env.unwrapped.screen_dim = 128  # type: ignore[attr-defined] # 500x500 pixels take ten times as long to draw
     env = PixelActionRepeat(env, REPEAT)
