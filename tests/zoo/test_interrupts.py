@@ -66,7 +66,8 @@ def test_ctrl_c_in_a_terminal(tmp_path):
     assert isinstance(unwrap_vec_normalize(env), VecNormalize)
     model = DDPGPaper.load(run / "Pendulum-v1.zip", make_vec_env("Pendulum-v1", 2), device="cpu")
     model.load_replay_buffer(run / "replay_buffer.pkl")
-    assert model.replay_buffer.full or model.replay_buffer.pos == model.num_timesteps // 2
+    # SB3 does not store the transition at which a callback ends training
+    assert model.replay_buffer.full or model.replay_buffer.pos == model.num_timesteps // 2 - 1
 
 
 def test_ctrl_c_twice_ends_a_step_that_takes_forever(start, tmp_path):

@@ -3,6 +3,7 @@
 import csv
 import pickle
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch as th
 import yaml
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
@@ -115,9 +117,11 @@ def test_training_goes_on_from_sb3s_ddpg(train, zoo):
     assert config["noise_type"] == "normal"  # its own file of hyperparameters
 
 
-def test_environment_arguments_of_the_hyperparameters(train):
-    run = train(params=["env_kwargs:dict(g=7.0)"])
-    assert load_zoo_run(run)[1].get_attr("g") == [7.0]
+def test_hyperparameters_that_are_not_numbers(train):
+    run = train(params=["env_kwargs:dict(g=7.0)", "policy_kwargs:dict(net_arch=[8,8],activation_fn=nn.ELU)"])
+    model, env = load_zoo_run(run)
+    assert env.get_attr("g") == [7.0]
+    assert model.policy.activation_fn is th.nn.ELU
 
 
 def test_a_file_of_ones_own(zoo, tmp_path):
@@ -293,8 +297,12 @@ def test_every_program_has_its_module():
 
 
 @pytest.mark.parametrize("program", [name for name in DEFAULTS if name not in ("load_from_hub", "push_to_hub")])
-def test_help(zoo, program):
-    result = zoo(program, "--help")
-    assert result.status == 0, result.stderr
-    assert "usage: " in result.stdout
-    assert "ddpg_paper" in result.stdout or program.startswith("plots.")
+def test_the_commands_of_the_guide_have_options_that_the_programs_know(zoo, program):
+    page = (Path(__file__).parents[2] / "docs" / "guide" / "zoo.md").read_text()
+    commands = re.findall(rf"^python -m ddpg_ext\.zoo\.{program.removeprefix('plots.')} (.*)$", page, re.MULTILINE)
+    assert commands
+    help_text = zoo(program, "--help").stdout
+    assert "ddpg_paper" in help_text or program.startswith("plots.")
+    known = set(re.findall(r"(?<![\w-])--?[a-zA-Z][\w-]*", help_text))
+    options = {word for command in commands for word in shlex.split(command) if re.match(r"--?[a-zA-Z]", word)}
+    assert options - known == set()
