@@ -11,16 +11,14 @@ import os
 import sys
 from pathlib import Path
 
-import gymnasium as gym
 import matplotlib
 import numpy as np
 import yaml
-from PIL import Image
 from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 
-from ddpg_ext import DDPGPaper
+from ddpg_ext import DDPGPaper, record_episode
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -79,21 +77,6 @@ def plot_learning_curve(folder: Path, env_id: str) -> None:
     plt.close(figure)
 
 
-def animate(folder: Path, env_id: str, model: DDPGPaper, max_steps: int = 200) -> None:
-    """An episode, or its first 200 steps, as a GIF of every other frame."""
-    env = gym.make(env_id, render_mode="rgb_array")
-    obs, _ = env.reset(seed=0)
-    frames: list[Image.Image] = []
-    done = False
-    while not done and len(frames) < max_steps:
-        frames.append(Image.fromarray(np.asarray(env.render())).resize((300, 300)))
-        action, _ = model.predict(obs, deterministic=True)
-        obs, _, terminated, truncated, _ = env.step(action)
-        done = terminated or truncated
-    env.close()
-    frames[0].save(folder / "agent.gif", save_all=True, append_images=frames[2::2], duration=66, loop=0)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("env", nargs="?", default="Pendulum-v1", help="environment id, with continuous actions")
@@ -135,7 +118,8 @@ def main() -> None:
         plot_learning_curve(folder, args.env)
         print(f"{folder}/learning_curve.png shows how it got there")
     try:
-        animate(folder, args.env, model)
+        # Its first 200 steps, where it is longer
+        record_episode(model, args.env, folder / "agent.gif", max_steps=200)
         print(f"{folder}/agent.gif shows the agent")
     except Exception as error:  # whatever a renderer without a display may raise
         print(f"No animation, since {args.env} cannot be rendered here: {error}")
