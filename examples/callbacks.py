@@ -21,13 +21,14 @@ from ddpg_ext import DDPGPaper, LivePlotCallback, QValueBiasCallback, Saturation
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=20_000, help="environment steps to train for, at most (20,000)")
+    parser.add_argument("--eval-freq", type=int, default=1_000, help="steps between two evaluations (1,000)")
     parser.add_argument("--threshold", type=float, default=-200.0, help="mean return that is good enough (-200)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where the run's folder goes (runs/)")
     args = parser.parse_args()
 
     folder = next_free_folder(args.runs, "callbacks")
-    every = max(args.steps // 20, 1)
+    every = args.eval_freq
     callbacks = [
         EvalCallback(
             make_vec_env("Pendulum-v1", n_envs=10, seed=args.seed + 1000),
@@ -38,9 +39,9 @@ def main() -> None:
             best_model_save_path=str(folder),
             log_path=str(folder),
         ),
-        CheckpointCallback(save_freq=5 * every, save_path=str(folder)),
+        CheckpointCallback(save_freq=every, save_path=str(folder)),
         LivePlotCallback(folder / "live.png", every=every),
-        QValueBiasCallback("Pendulum-v1", every=5 * every, n_eval_episodes=5, path=folder, verbose=1),
+        QValueBiasCallback("Pendulum-v1", every=every, n_eval_episodes=5, path=folder, verbose=1),
         SaturationMonitor(every=every),  # warns if the actor is stuck
     ]
     model = DDPGPaper("MlpPolicy", make_vec_env("Pendulum-v1", seed=args.seed), seed=args.seed)

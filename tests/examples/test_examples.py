@@ -51,7 +51,7 @@ def example(monkeypatch, capsys):
 def test_task(name, example, tmp_path):
     env_id, package = TASKS[name]
     pytest.importorskip(package)
-    text = example(name, "--steps", 70, "--eval-episodes", 1, "--runs", tmp_path)
+    text = example(name, "--steps", 70, "--eval-freq", 70, "--eval-episodes", 1, "--runs", tmp_path)
     assert re.search(rf"Mean return over 1 episodes without noise: {NUMBER}", text)
     folder = tmp_path / f"{env_id}_1"
     assert {path.name for path in folder.iterdir()} >= {
@@ -122,19 +122,19 @@ def test_the_tutorials_noise_goes_on_over_the_ends_of_episodes(monkeypatch):
 
 
 def test_callbacks(example, tmp_path):
-    text = example("callbacks", "--steps", 400, "--threshold", -2_000, "--runs", tmp_path)
-    # Any mean return is above -2,000: it stops at the first evaluation
+    text = example("callbacks", "--steps", 400, "--eval-freq", 20, "--threshold", -5_000, "--runs", tmp_path)
+    # Any mean return is above -5,000: it stops at the first evaluation
     assert "20 steps of at most 400" in text
     folder = tmp_path / "callbacks_1"
     assert {"best_model.zip", "evaluations.npz", "live.png"} <= {path.name for path in folder.iterdir()}
-    text = example("callbacks", "--steps", 200, "--threshold", 1, "--runs", tmp_path)
-    assert "200 steps of at most 200" in text
+    text = example("callbacks", "--steps", 100, "--eval-freq", 50, "--threshold", 1, "--runs", tmp_path)
+    assert "100 steps of at most 100" in text
     names = {path.name for path in (tmp_path / "callbacks_2").iterdir()}
     assert names >= {
         "rl_model_50_steps.zip",
-        "rl_model_200_steps.zip",
-        "q_values_200_steps.png",
-        "q_values_200_steps.npz",
+        "rl_model_100_steps.zip",
+        "q_values_100_steps.png",
+        "q_values_100_steps.npz",
     }
 
 
@@ -189,7 +189,7 @@ def test_resume_after_kill_and_load_zoo_agent(example, tmp_path):
     text = example("resume_after_kill", "--steps", 450, "--every", 100, "--folder", folder)
     # A snapshot is taken at the end of an episode of 200 steps
     assert "Going on after 200 steps" in text
-    example("pendulum", "--steps", 70, "--eval-episodes", 1, "--runs", tmp_path)
+    example("pendulum", "--steps", 70, "--eval-freq", 70, "--eval-episodes", 1, "--runs", tmp_path)
     text = example("load_zoo_agent", tmp_path / "Pendulum-v1_1", "--checkpoint", "last", "--episodes", 1, "--train", 70)
     assert "trained for 70 steps" in text
     assert re.search(rf"After 70 steps more: {NUMBER}", text)
