@@ -1,7 +1,7 @@
 """
 What the scripts that train one agent share: command line, training, and a run folder laid out like the RL Zoo's.
 
-The settings are those of ``ddpg_ext/zoo/hyperparams/ddpg_paper.yml``; ``python -m ddpg_ext.zoo.train`` trains with the same.
+The settings are those of ``ddpg_ext/zoo/hyperparams/ddpg_paper.yml``, as for ``python -m ddpg_ext.zoo.train``.
 """
 
 import argparse
@@ -11,17 +11,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import matplotlib
 import numpy as np
 import yaml
-from PIL import Image
 from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 
-from ddpg_ext import DDPGPaper
-from ddpg_ext.zoo.hyperparameters import constructor_arguments, read_hyperparameters
+from ddpg_ext import DDPGPaper, InvalidArgumentError, record_episode
+from ddpg_ext.zoo.hyperparameters import ZOO_KEYS, constructor_arguments, read_hyperparameters
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -42,6 +40,7 @@ def command_line(description: str | None, steps: int) -> argparse.ArgumentParser
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=steps, help=f"environment steps to train for ({steps:,})")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--eval-freq", type=int, help="steps between two evaluations (a twentieth of --steps)")
     parser.add_argument("--eval-episodes", type=int, default=100, help="episodes of the last evaluation (100)")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where run folders go (runs/)")
     return parser
@@ -67,8 +66,12 @@ def run(env_id: str, hyperparameters: dict[str, Any], args: argparse.Namespace) 
     :param hyperparameters: an entry of the YAML file
     :param args: of :func:`command_line`
     :return: the run's folder, ``<env_id>_<N>`` in ``args.runs``
+    :raises InvalidArgumentError: for settings of environments, such as ``normalize``, which only the Zoo carries out
     """
     hyperparameters = {**hyperparameters, "n_timesteps": args.steps}
+    others = sorted(set(ZOO_KEYS) & set(hyperparameters) - {"n_timesteps"})
+    if others:
+        raise InvalidArgumentError(f"`{others[0]}` is for the RL Zoo: train with python -m ddpg_ext.zoo.train")
     # Raises for what DDPG cannot train on, before there is a folder for it
     probe = make_vec_env(env_id)
     arguments = constructor_arguments(hyperparameters, probe.action_space.shape or ())
@@ -83,7 +86,7 @@ def run(env_id: str, hyperparameters: dict[str, Any], args: argparse.Namespace) 
     evaluation = EvalCallback(
         eval_env,
         n_eval_episodes=10,
-        eval_freq=max(args.steps // 20, 1),
+        eval_freq=args.eval_freq or max(args.steps // 20, 1),
         log_path=str(folder),
         best_model_save_path=str(folder),
         verbose=0,
@@ -104,7 +107,7 @@ def run(env_id: str, hyperparameters: dict[str, Any], args: argparse.Namespace) 
         plot_learning_curve(folder, env_id)
         print(f"{folder}/learning_curve.png shows how it got there")
     try:
-        animate(folder, env_id, model)
+        record_episode(model, env_id, folder / "agent.gif", max_steps=200)
         print(f"{folder}/agent.gif shows the agent")
     except Exception as error:  # whatever a renderer without a display may raise
         print(f"No animation, since {env_id} cannot be rendered here: {error}")
@@ -152,18 +155,3 @@ def plot_learning_curve(folder: Path, env_id: str) -> None:
     axes.grid(alpha=0.3)
     figure.savefig(folder / "learning_curve.png", dpi=150)
     plt.close(figure)
-
-
-def animate(folder: Path, env_id: str, model: DDPGPaper, max_steps: int = 200) -> None:
-    """An episode, or its first 200 steps, as a GIF of every other frame."""
-    env = gym.make(env_id, render_mode="rgb_array")
-    obs, _ = env.reset(seed=0)
-    frames: list[Image.Image] = []
-    done = False
-    while not done and len(frames) < max_steps:
-        frames.append(Image.fromarray(np.asarray(env.render())).resize((300, 300)))
-        action, _ = model.predict(obs, deterministic=True)
-        obs, _, terminated, truncated, _ = env.step(action)
-        done = terminated or truncated
-    env.close()
-    frames[0].save(folder / "agent.gif", save_all=True, append_images=frames[2::2], duration=66, loop=0)

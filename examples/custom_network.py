@@ -73,7 +73,9 @@ def main() -> None:
 
     # Nothing in a file is executed, so a class of your own has to be named
     loaded = DDPGPaper.load(args.runs / "custom_network.zip", allow=[WithProducts])
-    mean, std = evaluate_policy(loaded, make_vec_env("Pendulum-v1", n_envs=10, seed=args.seed + 1000), n_eval_episodes=20)
+    mean, std = evaluate_policy(
+        loaded, make_vec_env("Pendulum-v1", n_envs=10, seed=args.seed + 1000), n_eval_episodes=20
+    )
     print(f"Mean return over 20 episodes without noise: {mean:.1f} +/- {std:.1f}")
 
 

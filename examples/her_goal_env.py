@@ -31,9 +31,7 @@ class Reach(gym.Env):
     def __init__(self) -> None:
         square = spaces.Box(-1.0, 1.0, (2,), np.float32)
         self.action_space = square
-        self.observation_space = spaces.Dict(
-            {"observation": square, "achieved_goal": square, "desired_goal": square}
-        )
+        self.observation_space = spaces.Dict({"observation": square, "achieved_goal": square, "desired_goal": square})
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict, dict]:
         super().reset(seed=seed)
@@ -89,7 +87,7 @@ def main() -> None:
         buffer_size=100_000,
         tau=0.01,
         gamma=0.95,
-        policy_kwargs={"net_arch": [64, 64], "batch_norm": False},
+        policy_kwargs={"net_arch": [64, 64]},
         seed=args.seed,
         **({} if args.no_her else hindsight),
     )

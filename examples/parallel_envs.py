@@ -4,7 +4,7 @@ Four environments, each in a process of its own, and as many gradient steps as e
     python examples/parallel_envs.py                    # Pendulum-v1, 20,000 steps
 
 Worth it where a step of the environment is slow beside a gradient step: physics, rendering, network. For a quick one,
-such as Pendulum-v1, talking to the processes costs more than it saves: make_vec_env without vec_env_cls keeps all in one.
+such as Pendulum-v1, talking to the processes costs more than it saves: without vec_env_cls, all are in one.
 """
 
 import argparse
@@ -21,7 +21,9 @@ from ddpg_ext import DDPGPaper
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("env", nargs="?", default="Pendulum-v1", help="environment id, with continuous actions")
-    parser.add_argument("--steps", type=int, default=20_000, help="environment steps to train for, of all together (20,000)")
+    parser.add_argument(
+        "--steps", type=int, default=20_000, help="environment steps to train for, of all together (20,000)"
+    )
     parser.add_argument("--n-envs", type=int, default=4, help="environments (4)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where the model goes (runs/)")

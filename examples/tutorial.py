@@ -1,13 +1,13 @@
 """
-The configuration of the tutorial "Physics control tasks with Deep Reinforcement Learning" (Paperspace blog), end to end.
+The configuration of the tutorial "Physics control tasks with Deep Reinforcement Learning" (Paperspace blog), in full.
 
-    python examples/tutorial.py                         # Pendulum-v1, 548,000 steps as in the tutorial, 15 minutes or more
-    python examples/tutorial.py --steps 60000           # two minutes: good already, but still with noise
+    python examples/tutorial.py                 # Pendulum-v1, 548,000 steps as in the tutorial, 15 minutes or more
+    python examples/tutorial.py --steps 60000   # two minutes
 
-Ornstein-Uhlenbeck noise that is never reset and fades out over 100,000 steps, episodes of 200 steps, no batch normalisation,
-no weight decay, the end of an episode as a terminal state. Every 10 episodes it prints their mean return and redraws
-live.png (return, both losses, episode length); whenever an episode's return beats all before it keeps the actor. TensorBoard
-reads the same: tensorboard --logdir runs/
+Ornstein-Uhlenbeck noise that is never reset and fades out over 100,000 steps, episodes of 200 steps, no batch
+normalisation, no weight decay, the end of an episode as a terminal state. Every 10 episodes it prints their mean return
+and redraws live.png (return, both losses, episode length); whenever an episode's return beats all before, it keeps the
+actor. TensorBoard reads the same: tensorboard --logdir runs/
 """
 
 import argparse

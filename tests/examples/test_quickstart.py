@@ -15,6 +15,7 @@ from PIL import Image
 from stable_baselines3.common.evaluation import evaluate_policy
 
 from ddpg_ext import DDPGPaper
+from ddpg_ext.zoo.hyperparameters import constructor_arguments
 
 ROOT = Path(__file__).parents[2]
 EPISODE = 200  # steps of a Pendulum-v1 episode
@@ -103,10 +104,13 @@ def test_result_and_settings(folder):
     assert (args["algo"], args["env"], args["steps"], args["seed"]) == ("ddpg_paper", "Pendulum-v1", 300, 3)
     config = yaml.safe_load((folder / "Pendulum-v1/config.yml").read_text())
     assert config["n_timesteps"] == 300
-    # The hyperparameters are arguments: a model can be made from them
-    arguments = {name: value for name, value in config.items() if name != "n_timesteps"}
-    model = DDPGPaper(env="Pendulum-v1", **arguments)
-    assert model.qf_weight_decay == 1e-2
+    # A model can be made from the hyperparameters: they are the defaults
+    model = DDPGPaper(env="Pendulum-v1", **constructor_arguments(config, (1,)))
+    default = DDPGPaper("MlpPolicy", "Pendulum-v1")
+    for name in ("learning_rate", "qf_learning_rate", "qf_weight_decay", "batch_size", "buffer_size", "tau", "gamma"):
+        assert getattr(model, name) == getattr(default, name)
+    assert repr(model.action_noise) == repr(default.action_noise)
+    assert model.policy._get_constructor_parameters() == default.policy._get_constructor_parameters()
 
 
 def test_the_monitor_file(folder):

@@ -1,0 +1,56 @@
+"""
+Callbacks, SB3's and this package's: evaluate and stop when good enough, keep checkpoints, draw, look for trouble.
+
+    python examples/callbacks.py                # Pendulum-v1, until the mean return is -200, at most 20,000 steps
+
+runs/callbacks_<N>/ then has best_model.zip and evaluations.npz (EvalCallback), rl_model_<steps>_steps.zip
+(CheckpointCallback), live.png (LivePlotCallback), and q_values_<steps>_steps.png (QValueBiasCallback): what the critic
+promised, and what came.
+"""
+
+import argparse
+from pathlib import Path
+
+from _runner import next_free_folder
+from stable_baselines3.common.callbacks import CheckpointCallback, EvalCallback, StopTrainingOnRewardThreshold
+from stable_baselines3.common.env_util import make_vec_env
+
+from ddpg_ext import DDPGPaper, LivePlotCallback, QValueBiasCallback, SaturationMonitor
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=20_000, help="environment steps to train for, at most (20,000)")
+    parser.add_argument("--eval-freq", type=int, default=1_000, help="steps between two evaluations (1,000)")
+    parser.add_argument("--threshold", type=float, default=-200.0, help="mean return that is good enough (-200)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where the run's folder goes (runs/)")
+    args = parser.parse_args()
+
+    folder = next_free_folder(args.runs, "callbacks")
+    every = args.eval_freq
+    callbacks = [
+        EvalCallback(
+            make_vec_env("Pendulum-v1", n_envs=10, seed=args.seed + 1000),
+            n_eval_episodes=10,
+            eval_freq=every,
+            # Looked at only when an evaluation was the best so far; callback_after_eval would be called after each
+            callback_on_new_best=StopTrainingOnRewardThreshold(args.threshold, verbose=1),
+            best_model_save_path=str(folder),
+            log_path=str(folder),
+        ),
+        CheckpointCallback(save_freq=every, save_path=str(folder)),
+        LivePlotCallback(folder / "live.png", every=every),
+        QValueBiasCallback("Pendulum-v1", every=every, n_eval_episodes=5, path=folder, verbose=1),
+        SaturationMonitor(every=every),  # warns if the actor is stuck
+    ]
+    model = DDPGPaper("MlpPolicy", make_vec_env("Pendulum-v1", seed=args.seed), seed=args.seed)
+    model.learn(args.steps, callback=callbacks)
+    print(
+        f"{model.num_timesteps:,} steps of at most {args.steps:,}; {folder} has",
+        *sorted(p.name for p in folder.iterdir()),
+    )
+
+
+if __name__ == "__main__":
+    main()
