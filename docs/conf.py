@@ -39,10 +39,19 @@ html_css_files = ["custom.css"]
 copybutton_prompt_text = "$ "
 
 
+def own_bases(cls: type) -> list[type]:
+    return [base for base in cls.__mro__[1:] if base.__module__.startswith("ddpg_ext")]
+
+
 def short_names(
     app: Any, what: str, name: str, obj: Any, options: Any, signature: str | None, returns: str | None
 ) -> tuple[str | None, str | None]:
-    """``ReLU`` for ``<class 'torch...ReLU'>``, ``ArrayLike`` for ``TypeAliasForwardRef('ArrayLike')``."""
+    """
+    ``ReLU`` for ``<class 'torch...ReLU'>``, ``ArrayLike`` for ``TypeAliasForwardRef('ArrayLike')``; ``(...)`` for a
+    constructor that stands at the class from which it is inherited.
+    """
+    if what == "class" and "__init__" not in vars(obj) and any("__init__" in vars(base) for base in own_bases(obj)):
+        return "(...)", returns
     short = re.sub(r"TypeAliasForwardRef\('(\w+)'\)|<class '(?:\w+\.)*(\w+)'>", r"\1\2", signature or "")
     return short or signature, returns
 

@@ -145,6 +145,19 @@ def test_migration_names_every_argument_with_its_true_defaults(table):
                 )
 
 
+def test_the_defaults_of_the_policies_are_those_of_the_reference():
+    text = (ROOT / "docs" / "modules" / "policies.md").read_text(encoding="utf-8")
+    rows = [[cell.strip(" `") for cell in row.split("|")[1:-1]] for row in text.splitlines() if row.startswith("| ")]
+    table = {name: cells for name, *cells in rows}
+    for i, name in enumerate(table["policy="]):
+        policy = DDPGPaper.policy_aliases[name.strip('"')]
+        assert policy.__name__ == table["class"][i]
+        defaults = {key: value for key, value in inspect.getmembers(policy) if key.startswith("default_")}
+        assert set(defaults) == {key for key in table if key.startswith("default_")}
+        for key, value in defaults.items():
+            assert table[key][i] == value.__name__ if inspect.isclass(value) else eval(table[key][i]) == value, key
+
+
 def test_migration_names_all_that_is_new():
     new = set(inspect.signature(DDPGPaper).parameters) - set(inspect.signature(DDPG).parameters)
     new |= set(inspect.signature(DDPGPaperPolicy).parameters) - set(inspect.signature(TD3Policy).parameters)

@@ -63,6 +63,10 @@ def test_docstring_names_each_parameter(path):
     assert doc, "no docstring"
     if other := re.search(r"parameters are those of :\w+:`~?([\w.]+)`", doc):
         doc += inspect.getdoc(getattr(inspect.getmodule(value), other[1]))
+    if inspect.isclass(value):  # a constructor that is inherited, from a class that the docstring names
+        owner = next(cls for cls in value.__mro__ if "__init__" in vars(cls))
+        if owner is not value and f":class:`{owner.__name__}`" in doc:
+            doc += "\n" + inspect.getdoc(owner)
     named = re.findall(r"^:param (\w+):", doc, re.MULTILINE)
     signature = parameters_of(value)
     assert [name for name in signature if name not in named] == []
