@@ -69,8 +69,8 @@ def constructor_arguments(hyperparams: dict[str, Any], action_shape: tuple[int, 
     """
     What an entry of the file says to ``DDPGPaper``: ``DDPGPaper(env=env, **constructor_arguments(entry, shape))``.
 
-    Text in ``policy_kwargs``, ``replay_buffer_class`` and ``replay_buffer_kwargs`` is evaluated, as by the Zoo: take only
-    files that you trust.
+    Text in ``policy_kwargs``, ``replay_buffer_class`` and ``replay_buffer_kwargs`` is evaluated, as by the Zoo: take
+    only files that you trust.
 
     :param hyperparams: an entry; the Zoo's own keys (number of steps, wrappers, ...) are left out
     :param action_shape: shape of one action, for the noise
