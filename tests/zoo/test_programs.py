@@ -276,7 +276,7 @@ def test_every_program_has_its_module():
         assert f'run("{program}")' in text
 
 
-@pytest.mark.parametrize("program", [name for name in DEFAULTS if name not in ("load_from_hub", "push_to_hub")])
+@pytest.mark.parametrize("program", DEFAULTS)
 def test_the_commands_of_the_guide_have_options_that_the_programs_know(zoo, program):
     page = (Path(__file__).parents[2] / "docs" / "guide" / "zoo.md").read_text()
     commands = re.findall(rf"^python -m ddpg_ext\.zoo\.{program.removeprefix('plots.')} (.*)$", page, re.MULTILINE)
