@@ -37,7 +37,7 @@ def main() -> None:
     loaded, loaded_env = load_zoo_run(folder, seed=args.seed + 1000)
     statistics = unwrap_vec_normalize(loaded_env)
     assert statistics is not None  # for mypy
-    print(f"{folder} has the model and the statistics it learned with: means {statistics.obs_rms.mean}")
+    print(f"{folder} has the model and the statistics it learned with: means {statistics.obs_rms.mean}")  # type: ignore[attr-defined]
     mean, std = evaluate_policy(loaded, loaded_env, n_eval_episodes=20)
     print(f"Mean return over 20 episodes, with the statistics: {mean:.1f} +/- {std:.1f}")
     mean, std = evaluate_policy(loaded, make_vec_env("Pendulum-v1", seed=args.seed + 1000), n_eval_episodes=20)
