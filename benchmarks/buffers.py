@@ -78,7 +78,8 @@ def spread(times: list[float]) -> str:
 
 def array_bytes(buffer: Any) -> int:
     """What the arrays of a buffer take, without those that are views of others."""
-    parts = [*vars(buffer).values(), *(vars(buffer._rows).values() if hasattr(buffer, "_rows") else ())]
+    owners = [buffer, *([buffer._rows, buffer._rows._apart] if hasattr(buffer, "_rows") else [])]
+    parts = [part for owner in owners for part in vars(owner).values()]
     arrays = sum(part.nbytes for part in parts if isinstance(part, np.ndarray) and part.base is None)
     storages = {
         part.untyped_storage().data_ptr(): part.untyped_storage() for part in parts if isinstance(part, th.Tensor)

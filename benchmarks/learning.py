@@ -11,15 +11,17 @@ import argparse
 import json
 import multiprocessing
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import gymnasium
 import matplotlib
 import numpy as np
 import stable_baselines3
 import torch as th
+from matplotlib.axes import Axes
+from scipy.stats import bootstrap
 from stable_baselines3 import DDPG
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
@@ -33,6 +35,8 @@ from ddpg_ext import DDPGPaper, OrnsteinUhlenbeckNoise
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+AnyRun = TypeVar("AnyRun")
+
 
 class Run(NamedTuple):
     """One training run."""
@@ -45,9 +49,9 @@ class Run(NamedTuple):
     episodes: int
 
 
-def paper(env: VecEnv, seed: int, **kwargs: Any) -> OffPolicyAlgorithm:
+def paper(env: VecEnv, seed: int, policy: str = "MlpPolicy", **kwargs: Any) -> OffPolicyAlgorithm:
     """DDPGPaper with its defaults, which are the paper's, but for what is given."""
-    return DDPGPaper("MlpPolicy", env, seed=seed, **kwargs)
+    return DDPGPaper(policy, env, seed=seed, **kwargs)
 
 
 def slow_noise(env: VecEnv, seed: int) -> OffPolicyAlgorithm:
@@ -86,21 +90,40 @@ class LearningCurve(BaseCallback):
 
     :param eval_env: a VecEnv of its own
     :param eval_freq: steps between two evaluations
+    :param episodes: of each evaluation
     """
 
-    def __init__(self, eval_env: VecEnv, eval_freq: int) -> None:
+    def __init__(self, eval_env: VecEnv, eval_freq: int, episodes: int = 10) -> None:
         super().__init__()
         self.eval_env = eval_env
         self.eval_freq = eval_freq
-        #: steps and mean return over 10 episodes
+        self.episodes = episodes
+        #: steps and mean return
         self.points: list[tuple[int, float]] = []
 
     def _on_step(self) -> bool:
         if self.n_calls % self.eval_freq == 0:
-            mean, _ = evaluate_policy(self.model, self.eval_env, n_eval_episodes=10)
+            mean, _ = evaluate_policy(self.model, self.eval_env, n_eval_episodes=self.episodes)
             assert isinstance(mean, float)
             self.points.append((self.num_timesteps, mean))
         return True
+
+
+def each_in_its_process(
+    train: Callable[[AnyRun], dict[str, Any]], runs: Sequence[AnyRun], jobs: int
+) -> Iterator[dict[str, Any]]:
+    """
+    Train in fresh processes: nothing of one run, such as torch's threads or a seed, reaches another.
+
+    :param train: trains one model
+    :param runs: what to train
+    :param jobs: processes at the same time
+    :return: the results, each as soon as it and those before it are there
+    """
+    if not runs:
+        return
+    with multiprocessing.get_context("spawn").Pool(min(jobs, len(runs)), maxtasksperchild=1) as pool:
+        yield from pool.imap(train, runs, chunksize=1)
 
 
 def train(run: Run) -> dict[str, Any]:
@@ -141,18 +164,43 @@ def table(results: list[dict[str, Any]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def plot(results: list[dict[str, Any]], path: Path) -> None:
-    """The variants' learning curves: mean over seeds, and the band from the worst seed to the best."""
-    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+def draw(axes: Axes, results: list[dict[str, Any]], styles: dict[str, dict[str, Any]] | None = None) -> None:
+    """
+    The variants' learning curves: the mean over seeds, and a band for it.
+
+    :param axes: what to draw on
+    :param results: with the keys "variant" and "curve"; a variant's curves must have their points at the same steps
+    :param styles: matplotlib's arguments for the line of a variant, such as its colour and label
+    """
     for variant in dict.fromkeys(result["variant"] for result in results):
         curves = np.array([result["curve"] for result in results if result["variant"] == variant])
         steps, returns = curves[0, :, 0], curves[:, :, 1]
-        (line,) = axes.plot(steps, returns.mean(axis=0), label=variant)
-        axes.fill_between(steps, returns.min(axis=0), returns.max(axis=0), alpha=0.15, color=line.get_color())
-    n_seeds = len({result["seed"] for result in results})
-    axes.set(xlabel="environment steps", ylabel="return without noise", title=f"{results[0]['env']}, {n_seeds} seeds")
-    axes.legend(loc="lower right")
+        (line,) = axes.plot(steps, returns.mean(axis=0), **{"label": variant, **(styles or {}).get(variant, {})})
+        if len(returns) > 1:
+            axes.fill_between(steps, *interval(returns), alpha=0.15, color=line.get_color())
+    axes.set(xlabel="environment steps", ylabel="return without noise")
     axes.grid(alpha=0.3)
+
+
+def interval(returns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """
+    The 95 % bootstrap interval of the mean over seeds (of three seeds, that is from the worst to the best).
+
+    :param returns: shape ``(seeds, points)``, two seeds or more
+    :return: its lower and upper end, shape ``(points,)`` each
+    """
+    rng = np.random.default_rng(0)  # the same picture each time
+    ends = bootstrap((returns,), np.mean, axis=0, n_resamples=10_000, method="percentile", rng=rng)
+    return ends.confidence_interval.low, ends.confidence_interval.high
+
+
+def plot(results: list[dict[str, Any]], path: Path) -> None:
+    """The learning curves of all variants on one environment."""
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    draw(axes, results)
+    n_seeds = len({result["seed"] for result in results})
+    axes.set(title=f"{results[0]['env']}, {n_seeds} seeds")
+    axes.legend(loc="lower right")
     figure.savefig(path, dpi=100)
     plt.close(figure)
 
@@ -177,12 +225,10 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     runs = [Run(variant, args.env, args.steps, seed, args.episodes) for variant in args.variants for seed in args.seeds]
     results = []
-    # Fresh processes: nothing of one run, such as torch's threads or a seed, reaches another
-    with multiprocessing.get_context("spawn").Pool(args.jobs, maxtasksperchild=1) as pool:
-        for result in pool.imap(train, runs, chunksize=1):
-            results.append(result)
-            mean = np.mean(result["returns"])
-            print(f"{len(results)}/{len(runs)} {result['variant']}, seed {result['seed']}: {mean:.1f}", flush=True)
+    for result in each_in_its_process(train, runs, args.jobs):
+        results.append(result)
+        mean = np.mean(result["returns"])
+        print(f"{len(results)}/{len(runs)} {result['variant']}, seed {result['seed']}: {mean:.1f}", flush=True)
 
     (args.out / "learning.json").write_text(json.dumps({"versions": versions(), "runs": results}, indent=1) + "\n")
     plot(results, args.out / "learning_curve.png")

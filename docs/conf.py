@@ -1,6 +1,8 @@
 """Configuration of Sphinx; build with ``make doc``."""
 
+import re
 from pathlib import Path
+from typing import Any
 
 project = "ddpg_ext"
 author = "The ddpg_ext contributors"
@@ -23,11 +25,36 @@ myst_heading_anchors = 3
 
 # Parameters are described in the docstrings; types are in the signature
 autodoc_typehints = "signature"
+autodoc_type_aliases = {"ArrayLike": "ArrayLike", "DTypeLike": "DTypeLike"}
 autodoc_member_order = "bysource"
 autoclass_content = "class"
+
+# One parameter per line where a signature is longer
+maximum_signature_line_length = 100
 
 html_theme = "sphinx_rtd_theme"
 html_title = f"ddpg_ext {release}"
 html_static_path = ["_static"]
-html_css_files = ["wide_tables.css"]
+html_css_files = ["custom.css"]
 copybutton_prompt_text = "$ "
+
+
+def own_bases(cls: type) -> list[type]:
+    return [base for base in cls.__mro__[1:] if base.__module__.startswith("ddpg_ext")]
+
+
+def short_names(
+    app: Any, what: str, name: str, obj: Any, options: Any, signature: str | None, returns: str | None
+) -> tuple[str | None, str | None]:
+    """
+    ``ReLU`` for ``<class 'torch...ReLU'>``, ``ArrayLike`` for ``TypeAliasForwardRef('ArrayLike')``; ``(...)`` for a
+    constructor that stands at the class from which it is inherited.
+    """
+    if what == "class" and "__init__" not in vars(obj) and any("__init__" in vars(base) for base in own_bases(obj)):
+        return "(...)", returns
+    short = re.sub(r"TypeAliasForwardRef\('(\w+)'\)|<class '(?:\w+\.)*(\w+)'>", r"\1\2", signature or "")
+    return short or signature, returns
+
+
+def setup(app: Any) -> None:
+    app.connect("autodoc-process-signature", short_names)

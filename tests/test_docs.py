@@ -13,11 +13,16 @@ from pathlib import Path
 import matplotlib
 import pytest
 import torch as th
+from stable_baselines3 import DDPG
 from stable_baselines3.common import evaluation
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.torch_layers import FlattenExtractor
+from stable_baselines3.td3.policies import TD3Policy
+from torch import nn
 
 import ddpg_ext
 from ddpg_ext import DDPGPaper, DDPGPaperError
+from ddpg_ext.ddpg_paper.policies import DDPGPaperPolicy
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -73,7 +78,7 @@ def test_the_pages_have_code():
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_relative_links_lead_somewhere(page):
     text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
-    targets = re.findall(r"\]\((?!https?://|#)([^)#\s]+)", text)
+    targets = re.findall(r"\]\((?!https?://|#)([^)#\s]+)", text) + re.findall(r'<img src="([^"]+)"', text)
     missing = [target for target in targets if not (page.parent / target).exists()]
     assert not missing
 
@@ -110,6 +115,53 @@ def test_every_argument_stands_among_the_differences():
 def test_every_argument_that_can_be_wrong_stands_on_the_page_of_errors():
     # SB3 takes any `verbose`; what torch says about a `device` is clear
     assert constructor_arguments() - {"verbose", "device"} - code_spans("docs/guide/errors.md") == set()
+
+
+def test_the_citation_is_of_this_version():
+    assert f"{{{ddpg_ext.__version__}}}" in (ROOT / "CITATION.bib").read_text(encoding="utf-8")
+
+
+def migration_tables() -> list[dict[str, tuple[str, str]]]:
+    """Of arguments and of policy keywords: name to the defaults of SB3 and of this package, as they are written."""
+    text = (ROOT / "docs" / "guide" / "migration.md").read_text(encoding="utf-8")
+    tables = re.findall(r"^\| \w+ \| `DDPG`.*\n\|-.*\n((?:\|.*\n)+)", text, re.MULTILINE)
+    rows = [[[cell.strip(" `") for cell in row.split("|")[1:4]] for row in table.splitlines()] for table in tables]
+    return [{name: (theirs, ours) for name, theirs, ours in table} for table in rows]
+
+
+@pytest.mark.parametrize("table", [0, 1])
+def test_migration_names_every_argument_with_its_true_defaults(table):
+    theirs, ours = [(DDPG, DDPGPaper), (TD3Policy, DDPGPaperPolicy)][table]
+    theirs, ours = inspect.signature(theirs).parameters, inspect.signature(ours).parameters
+    rows = migration_tables()[table]
+    assert list(rows) == [name for name in theirs if name not in ("observation_space", "action_space", "lr_schedule")]
+    for name, cells in rows.items():
+        for cell, parameters in zip(cells, (theirs, ours), strict=True):
+            has_default = name in parameters and parameters[name].default is not inspect.Parameter.empty
+            assert bool(cell) == has_default, name
+            if has_default:
+                assert (
+                    eval(cell, {"nn": nn, "th": th, "FlattenExtractor": FlattenExtractor}) == parameters[name].default
+                )
+
+
+def test_the_defaults_of_the_policies_are_those_of_the_reference():
+    text = (ROOT / "docs" / "modules" / "policies.md").read_text(encoding="utf-8")
+    rows = [[cell.strip(" `") for cell in row.split("|")[1:-1]] for row in text.splitlines() if row.startswith("| ")]
+    table = {name: cells for name, *cells in rows}
+    for i, name in enumerate(table["policy="]):
+        policy = DDPGPaper.policy_aliases[name.strip('"')]
+        assert policy.__name__ == table["class"][i]
+        defaults = {key: value for key, value in inspect.getmembers(policy) if key.startswith("default_")}
+        assert set(defaults) == {key for key in table if key.startswith("default_")}
+        for key, value in defaults.items():
+            assert table[key][i] == value.__name__ if inspect.isclass(value) else eval(table[key][i]) == value, key
+
+
+def test_migration_names_all_that_is_new():
+    new = set(inspect.signature(DDPGPaper).parameters) - set(inspect.signature(DDPG).parameters)
+    new |= set(inspect.signature(DDPGPaperPolicy).parameters) - set(inspect.signature(TD3Policy).parameters)
+    assert new - code_spans("docs/guide/migration.md") == set()
 
 
 def test_every_name_of_the_package_stands_in_the_documentation():

@@ -1,6 +1,7 @@
 """Any replay store behind SB3's ``ReplayBuffer`` interface."""
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -96,8 +97,13 @@ class ReplayBufferAdapter(ReplayBuffer):
         """
         Start the random stream of the draws anew.
 
-        :param seed: None takes fresh entropy
+        :param seed: a whole number from 0 to 2**63 - 1; None takes fresh entropy
+        :raises InvalidArgumentError: if it is out of range
+        :raises InvalidArgumentTypeError: if it is something else
         """
+        if seed is not None:
+            check_number("seed", seed, lambda n: 0 <= n < 2**63, "a whole number from 0 to 2**63 - 1", integer=True)
+            seed = int(seed)
         self.seed = seed
         self._rng = np.random.default_rng(seed)
 
@@ -142,20 +148,20 @@ class ReplayBufferAdapter(ReplayBuffer):
         :param done: whether the episode ended, shape ``(n_envs,)``
         :param infos: one dict for each environment
         :raises InvalidArgumentError: for a wrong shape
-        :raises InvalidArgumentTypeError: for values that do not fit the space's type
+        :raises InvalidArgumentTypeError: for values that do not fit the space's type, or are no arrays; for a ``done``
+            that is neither True nor False (1 nor 0); for an episode that ends without a dict in ``infos``
         :raises NonFiniteError: for NaN or infinite values. The buffer stays as it was in all three cases
         """
         n_envs = self.n_envs
         observations = self._checked("obs", obs, self.obs_shape, self.obs_dtype)
         next_observations = self._checked("next_obs", next_obs, self.obs_shape, self.obs_dtype)
-        if np.ndim(action) > 2:  # as SB3: actions of more dimensions are stored flat
-            action = self._reshaped("action", np.asarray(action), self.action_space.shape or ()).reshape(n_envs, -1)
+        action = _as_array("action", action)
+        if action.ndim > 2:  # as SB3: actions of more dimensions are stored flat
+            action = self._reshaped("action", action, self.action_space.shape or ()).reshape(n_envs, -1)
         actions = self._checked("action", action, (self.action_dim,), _FLOAT32)
         rewards = self._checked("reward", reward, (1,), _FLOAT32)
-        episode_ends = np.asarray(done, dtype=bool)
-        if episode_ends.shape != (n_envs,):
-            episode_ends = self._reshaped("done", episode_ends, ())
-        if len(infos) != n_envs:
+        episode_ends = self._flags("done", done)
+        if not isinstance(infos, list | tuple | np.ndarray) or len(infos) != n_envs:
             raise InvalidArgumentError(f"`infos` must hold one dict for each of {n_envs} environments, got {infos!r}")
         dones = self._terminal(episode_ends, infos).reshape(n_envs, 1)
         first = self.pos * n_envs
@@ -168,11 +174,15 @@ class ReplayBufferAdapter(ReplayBuffer):
         :param episode_ends: whether an episode ended, shape ``(n_envs,)``
         :param infos: one dict for each environment
         :return: 1 where its last observation is terminal, 0 where it was only cut short, or goes on; float32
+        :raises InvalidArgumentTypeError: if there is no dict for an environment whose episode ended
         """
         dones = episode_ends.astype(np.float32)
         if self.handle_timeout_termination:
             for env in np.flatnonzero(episode_ends):
-                if infos[env].get("TimeLimit.truncated", False):
+                info = infos[env]
+                if not isinstance(info, Mapping):
+                    raise InvalidArgumentTypeError(f"`infos` must hold a dict for environment {env}, got {info!r}")
+                if info.get("TimeLimit.truncated", False):
                     dones[env] = 0.0
         return dones
 
@@ -262,7 +272,7 @@ class ReplayBufferAdapter(ReplayBuffer):
         :param dtype: what it will be stored as
         :return: the array, of that shape and type
         """
-        array = np.asarray(value)
+        array = _as_array(name, value)
         if array.dtype != dtype:
             are_integers = array.dtype.kind in "biu" and dtype.kind in "iu"
             if not are_integers and not np.can_cast(array.dtype, dtype, "same_kind"):
@@ -279,6 +289,18 @@ class ReplayBufferAdapter(ReplayBuffer):
             )
         return array
 
+    def _flags(self, name: str, value: Any) -> np.ndarray:
+        """
+        :param name: the argument
+        :param value: what was given: booleans, or the numbers 0 and 1
+        :return: shape ``(n_envs,)``, bool
+        """
+        array = _as_array(name, value)
+        if array.dtype.kind not in "biuf" or not ((array == 0) | (array == 1)).all():
+            raise InvalidArgumentTypeError(f"`{name}` must be True or False for each environment, got {value!r}")
+        array = array.astype(bool)
+        return array if array.shape == (self.n_envs,) else self._reshaped(name, array, ())
+
     def _reshaped(self, name: str, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         """As SB3: scalars of a Discrete space, rewards, and a single environment may come without their dimension."""
         full = (self.n_envs, *shape)
@@ -291,6 +313,13 @@ class ReplayBufferAdapter(ReplayBuffer):
 
 
 _FLOAT32 = np.dtype(np.float32)
+
+
+def _as_array(name: str, value: Any) -> np.ndarray:
+    try:
+        return np.asarray(value)
+    except (ValueError, TypeError) as error:  # rows of different lengths, or tensors on a device
+        raise InvalidArgumentTypeError(f"`{name}` must be an array: {error}") from None
 
 
 def _to_numpy(values: Any) -> np.ndarray:

@@ -13,12 +13,14 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from ddpg_ext.buffers.adapter import ReplayBufferAdapter, Transitions
 from ddpg_ext.buffers.rows import Rows
-from ddpg_ext.buffers.storage import MemmapStorage, MemoryStorage
+from ddpg_ext.buffers.storage import MemmapStorage, MemoryStorage, describe_space
 from ddpg_ext.common.checks import check_number
 from ddpg_ext.common.errors import CheckpointError, DamagedCheckpointError, InvalidArgumentError
 
 STORAGES = ("memory", "device", "memmap")
 _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+_BOOL = np.dtype(bool)
+_SEQUENCES = (list, tuple)
 _64_BITS = 2**64 - 1
 _HAS_GENERATOR = 0
 _SEED_TYPES = (int, type(None))
@@ -112,25 +114,31 @@ class PackedReplayBuffer(ReplayBufferAdapter):
         )
         self.n_steps = n_steps
         self.gamma = gamma
-        # For sums of 1, 2, ... rewards: the discounts of the rewards, and of what follows
-        self._discounts = np.tril(np.broadcast_to(gamma ** np.arange(n_steps), (n_steps, n_steps))).astype(np.float32)
+        # Of rewards, and of what follows sums of 1, 2, ... rewards
+        self._steps = np.arange(n_steps)
+        self._discounts = (gamma**self._steps).astype(np.float32)
         self._next_discounts = (gamma ** np.arange(1.0, n_steps + 1)).astype(np.float32)[:, None]
         store = self._make_store()
         obs_dim = int(np.prod(self.obs_shape))
         self._rows = Rows(n_envs, self.buffer_size, obs_dim, self.obs_dtype, self.action_dim, store)
         self._take_over(is_seeded=seed is not None)
+        self._rows.finish()
 
     def _make_store(self) -> MemoryStorage:
         if self.storage == "memmap":
-            layout = {
-                "format": 1,
-                "buffer_size": self.buffer_size,
-                "n_envs": self.n_envs,
-                "observation_space": str(self.observation_space),
-                "action_space": str(self.action_space),
-            }
-            return MemmapStorage.at(str(self.directory), layout)
+            return MemmapStorage.at(str(self.directory), self._layout())
         return MemoryStorage(self.device if self.storage == "device" else "cpu")
+
+    def _layout(self) -> dict[str, Any]:
+        """What a directory's files must have been made for, as JSON."""
+        return {
+            "format": 2,
+            "kind": "packed",
+            "buffer_size": self.buffer_size,
+            "n_envs": self.n_envs,
+            "observation_space": describe_space(self.observation_space),
+            "action_space": describe_space(self.action_space),
+        }
 
     def _take_over(self, is_seeded: bool) -> None:
         """
@@ -145,6 +153,7 @@ class PackedReplayBuffer(ReplayBufferAdapter):
         self._obs_batch_shape, self._action_batch_shape = (n_envs, *self.obs_shape), (n_envs, self.action_dim)
         self._staged_obs = rows.staged_obs.reshape(self._obs_batch_shape)
         self._staged_next_obs = rows.staged_next_obs.reshape(self._obs_batch_shape)
+        self._dones_are_staged, self._no_ends = False, bytes(n_envs)
         is_packed = self.obs_dtype == np.float32
         self._obs_dtypes = _FLOATS if is_packed else () if self.obs_dtype.kind == "f" else (self.obs_dtype,)
         words = rows.callers_words if rows.is_persistent else None
@@ -179,6 +188,7 @@ class PackedReplayBuffer(ReplayBufferAdapter):
         rows = self._rows
         if (
             type(obs) is type(next_obs) is type(action) is type(reward) is type(done) is np.ndarray
+            and type(infos) in _SEQUENCES
             and obs.shape == next_obs.shape == self._obs_batch_shape
             and action.shape == self._action_batch_shape
             and reward.shape == done.shape == (len(infos),) == self._env_shape
@@ -186,16 +196,21 @@ class PackedReplayBuffer(ReplayBufferAdapter):
             and next_obs.dtype in self._obs_dtypes
             and action.dtype in _FLOATS
             and reward.dtype in _FLOATS
+            and done.dtype is _BOOL
         ):
-            self._staged_obs[...] = obs
+            # Mostly, the observations are the next observations that were added last: byte by byte, they are there
+            goes_on = rows.head > 0 and obs.tobytes() == rows.pending
+            if not goes_on:
+                self._staged_obs[...] = obs
             self._staged_next_obs[...] = next_obs
             rows.staged_actions[...] = action
             rows.staged_rewards[...] = reward
-            ends = done if np.count_nonzero(done) else None
-            rows.staged_dones[...] = 0.0 if ends is None else self._terminal(ends, infos)
+            ends = None if done.tobytes() == self._no_ends else done
+            if ends is not None or self._dones_are_staged:
+                self._stage_dones(0.0 if ends is None else self._terminal(ends, infos))
             # The fastest test for NaN and infinity: nothing else times 0 is not 0
             if rows.staged_floats.dot(rows.zeros) == 0.0:
-                rows.write(ends)
+                rows.write(ends, goes_on, next_obs.tobytes())
                 self._advance()
                 return
         # Whatever this is: it is converted or refused there
@@ -206,9 +221,15 @@ class PackedReplayBuffer(ReplayBufferAdapter):
         self._staged_obs[...] = transitions.observations
         self._staged_next_obs[...] = transitions.next_observations
         rows.staged_actions[...] = transitions.actions
-        rows.staged_dones[...] = transitions.dones[:, 0]
         rows.staged_rewards[...] = transitions.rewards[:, 0]
-        rows.write(episode_ends)
+        self._stage_dones(transitions.dones[:, 0])
+        goes_on = rows.head > 0 and self._staged_obs.tobytes() == rows.pending
+        rows.write(episode_ends, goes_on, self._staged_next_obs.tobytes())
+
+    def _stage_dones(self, dones: np.ndarray | float) -> None:
+        self._dones_are_staged = True
+        self._rows.staged_dones[...] = dones
+        self._dones_are_staged = not isinstance(dones, float)
 
     # ------------------------------------------------------------------- sample
 
@@ -252,7 +273,8 @@ class PackedReplayBuffer(ReplayBufferAdapter):
         if env is not None:
             rewards = env.normalize_reward(rewards)
         n = len(indices)
-        returns = (rewards * self._discounts[last]).sum(axis=1, keepdims=True)
+        counted = self._steps <= last[:, None]
+        returns = (rewards * self._discounts * counted).sum(axis=1, keepdims=True)
         # Both ends of the sums at once: the first n are where they start
         both = self._read(np.concatenate((indices, followed[np.arange(n), last])))
         obs, next_obs = both.observations[:n], both.next_observations[n:]
@@ -286,6 +308,8 @@ class PackedReplayBuffer(ReplayBufferAdapter):
 
     def _load_generator(self, words: np.ndarray) -> None:
         values = [int(word) for word in words]
+        if not (values[_HAS_GENERATOR] == 1 and values[5] % 2 and values[6] in (0, 1) and values[7] < 2**32):
+            raise self._rows.damage("state", "its random generator is not one")
         self.seed = values[1] - 1 if values[1] else None
         self._rng.bit_generator.state = {
             "bit_generator": "PCG64",

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from numpy.typing import ArrayLike
 from stable_baselines3.common.vec_env import VecNormalize
 
 from ddpg_ext.buffers.packed import PackedReplayBuffer, check_equal_arguments
@@ -14,7 +15,7 @@ from ddpg_ext.buffers.sum_tree import SumTree
 from ddpg_ext.common.checks import check_number
 from ddpg_ext.common.errors import DamagedCheckpointError, InvalidArgumentError, NonFiniteError, ReplayBufferError
 
-#: batches that may be drawn before the first priorities come back
+#: batches that may be drawn before the first priorities come back, as long as no transitions are added meanwhile
 MAX_UNRETURNED = 10
 #: place among the words that persist with the rows; the generator has those before it
 _MAX_PRIORITY = 8
@@ -46,7 +47,7 @@ class PrioritizedReplayBuffer(PackedReplayBuffer):
 
     ``DDPGPaper`` applies the weights to the critic's loss and returns the TD errors. The actor's loss stays unweighted,
     a plain mean over the states that are drawn. SB3's own algorithms return no priorities; with them, this buffer
-    raises after a few batches.
+    raises as soon as that shows: when transitions were added since a batch was drawn, and the next one is.
 
     Everything else, storage, n-step sums and images, is :class:`PackedReplayBuffer`'s.
 
@@ -110,6 +111,9 @@ class PrioritizedReplayBuffer(PackedReplayBuffer):
             seed=seed,
         )
 
+    def _layout(self) -> dict[str, Any]:
+        return {**super()._layout(), "kind": "prioritized", "alpha": self.alpha}
+
     def _take_over(self, is_seeded: bool) -> None:
         super()._take_over(is_seeded)
         rows = self._rows
@@ -122,13 +126,19 @@ class PrioritizedReplayBuffer(PackedReplayBuffer):
             leaves[stored] = saved
         elif self._words is not None and self._words[_MAX_PRIORITY]:
             self.max_priority = float(self._words[_MAX_PRIORITY:].view(np.float64)[0])
+            if not 0 < self.max_priority < np.inf:
+                raise rows.damage("state", f"its largest priority is {self.max_priority}")
         # Files may hold priorities of transitions that do not count (any more), or not yet those of one that does
         values = leaves[stored]
+        if not ((values >= 0) & (values < np.inf)).all():
+            raise rows.damage("priorities", "it holds what are no priorities")
         values[values == 0] = self.max_priority**self.alpha
         leaves[:] = 0.0
         leaves[stored] = values
         self._tree = SumTree(leaves)
+        #: batches that were drawn before any priorities came back (None: some did), and what had been added by the last
         self._n_unreturned: int | None = 0
+        self._n_added_at_draw = 0
         self._set_max_priority(self.max_priority)
 
     def _set_max_priority(self, max_priority: float) -> None:
@@ -189,39 +199,46 @@ class PrioritizedReplayBuffer(PackedReplayBuffer):
     def _check_returned(self) -> None:
         if self._n_unreturned is None:
             return
-        if self._n_unreturned >= MAX_UNRETURNED:
+        n_added = self._rows.n_added
+        goes_on = self._n_unreturned > 0 and n_added > self._n_added_at_draw
+        if goes_on or self._n_unreturned >= MAX_UNRETURNED:
             raise ReplayBufferError(
-                f"{MAX_UNRETURNED} batches were drawn and no priorities came back. Use PrioritizedReplayBuffer with "
-                "DDPGPaper, which returns them; an algorithm of your own must call "
-                "`update_priorities(batch.indices, td_errors)` after each gradient step"
+                f"{self._n_unreturned} batches were drawn and no priorities came back. Use PrioritizedReplayBuffer "
+                "with DDPGPaper, which returns them; an algorithm of your own must call "
+                "`update_priorities(batch.indices, td_errors)` after each gradient step. To draw batches only to look "
+                "at them, call `update_priorities([], [])` once before"
             )
         self._n_unreturned += 1
+        self._n_added_at_draw = n_added
 
-    def update_priorities(self, indices: np.ndarray, td_errors: th.Tensor | np.ndarray) -> None:
+    def update_priorities(self, indices: ArrayLike, td_errors: th.Tensor | ArrayLike) -> None:
         """
         Set priorities by the TD errors that the last gradient step found.
 
         :param indices: ``indices`` of the minibatch
         :param td_errors: one for each, of any sign
-        :raises InvalidArgumentError: if there are not as many errors as indices
+        :raises InvalidArgumentError: if there are not as many errors as indices, or no such indices
         :raises NonFiniteError: for NaN or infinite errors; the priorities stay as they were
         """
         if isinstance(td_errors, th.Tensor):
             td_errors = td_errors.detach().cpu().numpy()
         errors = np.abs(np.asarray(td_errors, dtype=np.float64)).ravel()
-        if len(errors) != len(indices):
-            raise InvalidArgumentError(f"`td_errors` must hold {len(indices)} numbers, got {len(errors)}")
+        rows = np.asarray(indices, dtype=np.int64)
+        if len(errors) != len(rows):
+            raise InvalidArgumentError(f"`td_errors` must hold {len(rows)} numbers, got {len(errors)}")
+        try:
+            is_stored = self._tree.leaves[rows] > 0  # what was drawn may have been overwritten since
+        except IndexError:
+            raise InvalidArgumentError(f"`indices` must be those of a batch, got {rows}") from None
         largest = float(errors.max(initial=0.0))
         if not np.isfinite(largest):
             raise NonFiniteError("`td_errors` must be finite; the priorities were not changed")
         self._n_unreturned = None
         priorities = errors + self.eps
         self._set_max_priority(max(self.max_priority, largest + self.eps))
-        # What was drawn may have been overwritten since
-        is_stored = self._tree.leaves[indices] > 0
-        if np.count_nonzero(is_stored) < len(indices):
-            indices, priorities = indices[is_stored], priorities[is_stored]
-        self._tree.set(indices, priorities**self.alpha)
+        if np.count_nonzero(is_stored) < len(rows):
+            rows, priorities = rows[is_stored], priorities[is_stored]
+        self._tree.set(rows, priorities**self.alpha)
 
     def _stored_priorities(self) -> np.ndarray:
         return self._tree.leaves[self._rows.nth(np.arange(self._rows.n_stored * self.n_envs))]
@@ -252,7 +269,7 @@ class PrioritizedReplayBuffer(PackedReplayBuffer):
             super().load_snapshot_state(values, arrays)
         finally:
             self.__dict__.pop("_saved_priorities", None)
-        self._n_unreturned = n_unreturned
+        self._n_unreturned, self._n_added_at_draw = n_unreturned, self._rows.n_added
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()

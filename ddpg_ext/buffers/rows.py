@@ -1,120 +1,81 @@
-"""The rows of a :class:`~ddpg_ext.buffers.PackedReplayBuffer`: how transitions lie in memory."""
+"""The rings of a :class:`~ddpg_ext.buffers.PackedReplayBuffer`: what is written where, and what counts."""
 
 import warnings
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch as th
 
+from ddpg_ext.buffers.row_arrays import FLOAT32, RowArrays
 from ddpg_ext.buffers.storage import MemoryStorage
 from ddpg_ext.common.errors import DamagedCheckpointError, ReplayBufferError
 
-_FLOAT32 = np.dtype(np.float32)
 #: what the first words of the state are; the others are the caller's
 _N_STORED, _HEAD, _N_ADDED, _EPOCH, _N_WORDS = range(5)
 _CALLERS_WORDS = 9
 
 
-class Rows:
+class Rows(RowArrays):
     """
     A ring of rows for each environment: observation, action, done, reward, in the order of time.
 
     The next observation of a transition is the observation of the next row, and so is not stored again. Where it is
-    not, it is kept apart in a side table, and ``_end_ids`` says so: at the end of an episode, and wherever the
-    observation that is added next is another one, bit for bit.
+    not, it is kept apart in a side table: at the end of an episode, and wherever the observation that is added next is
+    another one, bit for bit.
 
     A ring has one row more than transitions. This row, ``head``, is written next; until then its observation is the
-    next observation of the newest transition. Behind the last row there is place for one observation more, so that
-    what belongs to a transition is always one contiguous window of memory: its row and the observation after it.
-
-    A row is known by its place in the array of all environments' rows, ``env * (capacity + 2) + place in its ring``.
+    next observation of the newest transition.
 
     :param n_envs: number of environments
     :param capacity: transitions of each environment
     :param obs_dim: length of an observation
-    :param obs_dtype: its type; float32 shares its rows with the other fields, any other has an array of its own
+    :param obs_dtype: its type
     :param action_dim: length of an action
     :param store: where the arrays live
+    :raises ReplayBufferError: if files are damaged
     """
 
     def __init__(
         self, n_envs: int, capacity: int, obs_dim: int, obs_dtype: np.dtype, action_dim: int, store: MemoryStorage
     ) -> None:
-        self.n_envs, self.capacity = n_envs, capacity
-        self.obs_dim, self.obs_dtype, self.action_dim = obs_dim, obs_dtype, action_dim
+        super().__init__(n_envs, capacity, obs_dim, obs_dtype, action_dim)
         self._allocate(store)
-        if store.is_persistent and self._state[_EPOCH]:
-            self._set_counts(*map(int, self._state[: _N_ADDED + 1]))
+        if store.is_complete:
+            self._check_files()
+            self._set_counts(*self._counts_there())
         else:
             self.clear()
 
     def _allocate(self, store: MemoryStorage) -> None:
-        self._store = store
-        store.user = self
-        self._n_rows = self.capacity + 1
-        shape, n_fields = (self.n_envs, self._n_rows + 1), self.action_dim + 2
-        self._is_packed = self.obs_dtype == _FLOAT32
-        if self._is_packed:  # two views of the same rows
-            rows = store.tensor("rows", (*shape, self.obs_dim + n_fields), _FLOAT32)
-            self._observations, self._fields = rows[..., : self.obs_dim], rows[..., self.obs_dim :]
-            self._tensors = {"rows": rows}
-        else:
-            self._observations = store.tensor("observations", (*shape, self.obs_dim), self.obs_dtype)
-            self._fields = store.tensor("fields", (*shape, n_fields), _FLOAT32)
-            self._tensors = {"observations": self._observations, "fields": self._fields}
-        #: for each row, 0 if its next observation is in the next row, or else 1 + its place in `_ends`
-        self._end_ids = store.host_array("end_ids", shape, np.dtype(np.int32))
+        super()._allocate(store)
         self._state = store.host_array("state", (_N_WORDS + _CALLERS_WORDS,), np.dtype(np.int64))
-        self._set_ends(max(64, 4 * self.n_envs, int(self._end_ids.max())))
-        self._make_views()
 
-    def _set_ends(self, n_places: int) -> None:
+    def _counts_there(self) -> tuple[int, int, int]:
+        """The counts that the state holds."""
+        n_stored, head, n_added = map(int, self._state[: _N_ADDED + 1])
+        return n_stored, head, n_added
+
+    def _counts_fit(self, n_stored: int, head: int, n_added: int) -> bool:
+        return 0 <= n_stored <= self.capacity >= head >= 0 and n_stored <= n_added < 2**62
+
+    def _check_files(self) -> None:
         """
-        :param n_places: how many next observations can be kept apart
+        :raises ReplayBufferError: if what is in the files does not fit together
         """
-        ends = self._store.tensor("ends", (n_places, self.obs_dim), self.obs_dtype)
-        self._store.reserve("ends", 0, ends.nbytes)
-        if hasattr(self, "_ends") and not self._store.is_persistent:
-            ends[: len(self._ends)] = self._ends
-        self._ends: th.Tensor = ends
-        self._ends_out: Any = ends.numpy() if ends.device.type == "cpu" else ends
-
-    def _make_views(self) -> None:
-        """What is written and read: views of the arrays, and a place where a step is put together."""
-        n_envs, obs_dim, width = self.n_envs, self.obs_dim, self._observations.stride(1)
-        # Windows overlap: window i is row i and the observation of row i + 1
-        all_rows = n_envs * (self._n_rows + 1)
-        self._all_windows = self._observations.as_strided((all_rows - 1, width + obs_dim), (width, 1))
-        windows = self._observations.as_strided(
-            (n_envs, self._n_rows, width + obs_dim), (self._observations.stride(0), width, 1)
-        )
-        self._all_fields = self._fields.as_strided((all_rows, self.action_dim + 2), (self._fields.stride(1), 1))
-        self._all_end_ids = self._end_ids.reshape(-1)
-        self._first_rows = np.arange(n_envs) * (self._n_rows + 1)
-        self._field_sizes = [self.action_dim, 1, 1]
-        self._window_sizes = [obs_dim, *(self._field_sizes if self._is_packed else []), obs_dim]
-
-        staged = np.zeros((n_envs, width + obs_dim), dtype=self.obs_dtype)
-        fields = staged[:, obs_dim:width] if self._is_packed else np.zeros((n_envs, self.action_dim + 2), np.float32)
-        self.staged_obs, self.staged_next_obs = staged[:, :obs_dim], staged[:, width:]
-        self.staged_actions, self.staged_dones, self.staged_rewards = fields[:, :-2], fields[:, -2], fields[:, -1]
-        #: what may hold a NaN, in one dimension
-        self.staged_floats = (staged if self._is_packed else fields).reshape(-1)
-        self.zeros = np.zeros_like(self.staged_floats)
-        # NumPy writes faster than torch, where it can
-        on_cpu = self._observations.device.type == "cpu"
-        self._windows_out: Any = windows.numpy() if on_cpu else windows
-        self._staged_window = staged if on_cpu else th.from_numpy(staged)
-        self._fields_out: Any = self._fields.numpy() if on_cpu else self._fields
-        self._staged_fields = fields if on_cpu else th.from_numpy(fields)
+        counts = self._counts_there()
+        if not (self._counts_fit(*counts) and self.epoch > 0):
+            raise self._store.damage("state", f"its counts are {counts}")
+        if not self._apart.ids_fit():
+            n_places = len(self._apart.observations)
+            raise self._store.damage("end_ids", f"it does not name places in ends.bin, which has {n_places:,}")
 
     # ------------------------------------------------------------------- counts
 
     def clear(self) -> None:
         """Forget all transitions."""
-        self._end_ids[:] = 0
+        self._state[: _N_ADDED + 1] = 0  # first, in case the process is killed on the way
+        self._apart.ids[:] = 0
         # A number that tells what was saved before from what comes after
         self._state[_EPOCH] = np.random.default_rng().integers(1, 2**62)
         self._set_counts(0, 0, 0)
@@ -127,42 +88,14 @@ class Rows:
         """
         self.n_stored, self.head, self.n_added = n_stored, head, n_added
         self._state[: _N_ADDED + 1] = n_stored, head, n_added
-        #: the newest next observations, to compare with the observations that are added next
-        self._pending: bytes | None = None
-        if n_stored:
-            self._pending = self._observations[:, self._newest() + 1].cpu().numpy().tobytes()
+        #: the newest next observations as they were given, to compare with the observations that are added next; None:
+        #: look into the rows
+        self.pending: bytes | None = None
         self._reserved = 0
-        # (row, environment, place) of what is kept apart, the oldest first, and the places that are free
-        envs, rows = np.nonzero(self._end_ids)
-        ages = (head - 1 - rows) % self._n_rows
-        valid = (ages < n_stored) & (rows < self._n_rows)
-        self._end_ids[envs[~valid], rows[~valid]] = 0
-        envs, rows, ages = envs[valid], rows[valid], ages[valid]
-        kept = sorted(zip((-ages).tolist(), rows.tolist(), envs.tolist(), strict=True))
-        self._kept_apart = deque((row, env, int(self._end_ids[env, row]) - 1) for _, row, env in kept)
-        used = {place for *_, place in self._kept_apart}
-        self._free = [place for place in reversed(range(len(self._ends))) if place not in used]
+        self._apart.start(head, n_stored)
 
     def _newest(self) -> int:
         return (self.head - 1) % self._n_rows
-
-    @property
-    def is_persistent(self) -> bool:
-        """Whether the rows survive the process."""
-        return self._store.is_persistent
-
-    def flush(self) -> None:
-        """Bring what is in files to the disk."""
-        self._store.flush()
-
-    def column(self, name: str, dtype: np.dtype, padded: Callable[[int], int]) -> np.ndarray:
-        """
-        :param name: what it holds
-        :param dtype: its type
-        :param padded: the length that is wanted for a number of rows
-        :return: an array for one more number per row, which persists where the rows do
-        """
-        return self._store.host_array(name, (padded(self._all_end_ids.size),), dtype)
 
     def newest_and_head(self) -> tuple[np.ndarray, np.ndarray]:
         """
@@ -182,7 +115,7 @@ class Rows:
 
     # -------------------------------------------------------------------- write
 
-    def write(self, episode_ends: np.ndarray | None) -> None:
+    def write(self, episode_ends: np.ndarray | None, goes_on: bool, pending: bytes) -> None:
         """
         Write what is staged, one step of all environments, to the head.
 
@@ -190,27 +123,28 @@ class Rows:
         what is overwritten counts no more, and what is written does not count yet.
 
         :param episode_ends: whether the episodes end with it, shape ``(n_envs,)``; None: none does
+        :param goes_on: whether its observations are the newest next observations, and the head is not 0. They are in
+            their place then, and what is staged of them is not looked at
+        :param pending: its next observations as they were given
         :raises ReplayBufferError: if the disk is full; what is stored is unharmed
         """
-        head = self.head
-        if len(self._free) < 2 * self.n_envs:
-            n_places = len(self._ends)
-            self._set_ends(2 * n_places)
-            self._free = [*reversed(range(n_places, 2 * n_places)), *self._free]
+        head, apart = self.head, self._apart
+        if len(apart.free) < 2 * self.n_envs:
+            apart.grow()
         is_persistent = self._store.is_persistent
         if is_persistent:
             self._prepare_files(head)
-        while self._kept_apart and self._kept_apart[0][0] == head:
-            _, env, place = self._kept_apart[0]
-            self._end_ids[env, head] = 0
-            self._kept_apart.popleft()
-            self._free.append(place)
-        if self.staged_obs.tobytes() != self._pending and self.n_stored:
+        if apart.kept and apart.kept[0][0] == head:
+            apart.drop(head)
+        if not goes_on and self.n_stored:
             self._keep_pending_apart()
-        self._pending = None  # so that after an interrupt, the next step has a closer look
-        self._windows_out[:, head] = self._staged_window
+        self.pending = None  # so that after an interrupt, the next step has a closer look
+        if goes_on:
+            self._tails_out[head] = self._staged_tail
+        else:
+            self._windows_out[head] = self._staged_window
         if not self._is_packed:
-            self._fields_out[:, head] = self._staged_fields
+            self._fields_out[head] = self._staged_fields
         self.head = head + 1 if head < self.capacity else 0
         self.n_added += 1
         if self.n_stored < self.capacity:
@@ -222,15 +156,14 @@ class Rows:
         if episode_ends is not None:
             for env in np.flatnonzero(episode_ends).tolist():
                 self._keep_apart(head, env)
-        self._pending = self.staged_next_obs.tobytes()
+        self.pending = pending
 
     def _keep_pending_apart(self) -> None:
-        """The head's observations are not the newest next observations: before they go, keep those that differ."""
+        """The head's observations may not be the newest next observations: before they go, keep those that differ."""
         newest = self._newest()
-        # Not from `_pending`, which an interrupted step has left empty
         pending = self._observations[:, newest + 1].cpu().numpy()
         for env in range(self.n_envs):
-            if not self._end_ids[env, newest] and self.staged_obs[env].tobytes() != pending[env].tobytes():
+            if not self._apart.ids[env, newest] and self.staged_obs[env].tobytes() != pending[env].tobytes():
                 self._keep_apart(newest, env)
 
     def _keep_apart(self, row: int, env: int) -> None:
@@ -238,17 +171,7 @@ class Rows:
         :param row: row in its ring, whose next observation is to be kept apart
         :param env: the environment
         """
-        place = self._free.pop()
-        self._ends_out[place] = self._windows_out[env, row, -self.obs_dim :]
-        self._kept_apart.append((row, env, place))
-        self._end_ids[env, row] = place + 1
-
-    def _reserve(self, start: int, stop: int) -> None:
-        """Ask for room on the disk for these rows of each ring."""
-        for name, tensor in self._tensors.items():
-            n_bytes = tensor.stride(1) * tensor.element_size()
-            for first in self._first_rows.tolist():
-                self._store.reserve(name, (first + start) * n_bytes, (first + stop) * n_bytes)
+        self._apart.keep(row, env, self._windows_out[row, env, -self.obs_dim :])
 
     def check_user(self) -> None:
         """
@@ -266,7 +189,7 @@ class Rows:
         self.check_user()
         newest = self._newest()
         for env in envs.tolist() if self.n_stored else ():
-            if not self._end_ids[env, newest]:
+            if not self._apart.ids[env, newest]:
                 self._keep_apart(newest, env)
 
     def _prepare_files(self, head: int) -> None:
@@ -282,7 +205,7 @@ class Rows:
             self._reserved = self._n_rows + 1  # all were written once
         if self.n_stored == self.capacity:
             self._state[_N_STORED] = self.n_stored - 1
-        self._store.touched(self._windows_out[:, 0].nbytes)
+        self._store.touched(self._windows_out[0].nbytes)
 
     # --------------------------------------------------------------------- read
 
@@ -311,36 +234,6 @@ class Rows:
         """
         return self._first_rows[envs] + (self.head - 1 - ages) % self._n_rows
 
-    def read(self, rows: np.ndarray, device: th.device) -> tuple[th.Tensor, ...]:
-        """
-        :param rows: rows with transitions, shape ``(n,)``
-        :param device: where the tensors go
-        :return: observations, actions, next observations (flat, ``(n, obs_dim)``), dones and rewards
-        """
-        index = self._as_index(rows)
-        windows = th.index_select(self._all_windows, 0, index)
-        end_ids = self._all_end_ids.take(rows)
-        if np.count_nonzero(end_ids):
-            where = np.flatnonzero(end_ids)
-            places = self._as_index(end_ids[where].astype(np.int64) - 1)
-            windows[:, -self.obs_dim :].index_copy_(0, self._as_index(where), self._ends.index_select(0, places))
-        if windows.device != device:
-            windows = windows.to(device)
-        if self._is_packed:
-            obs, actions, dones, rewards, next_obs = windows.split_with_sizes(self._window_sizes, 1)
-        else:
-            obs, next_obs = windows.split_with_sizes(self._window_sizes, 1)
-            fields = th.index_select(self._all_fields, 0, index).to(device)
-            actions, dones, rewards = fields.split_with_sizes(self._field_sizes, 1)
-        if self._store.is_persistent:
-            # The system maps pages around those that are read, about a megabyte on some
-            self._store.touched(windows.nbytes + 2**20 * len(rows))
-        return obs, actions, next_obs, dones, rewards
-
-    def _as_index(self, rows: np.ndarray) -> th.Tensor:
-        index = th.from_numpy(rows)
-        return index if self._observations.is_cpu else index.to(self._observations.device)
-
     def sequences(self, rows: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """
         :param rows: rows with transitions, shape ``(n,)``
@@ -351,22 +244,11 @@ class Rows:
         first = rows - rows % (self._n_rows + 1)
         in_ring = ((rows - first)[:, None] + np.arange(length)) % self._n_rows  # (n, length)
         followed = first[:, None] + in_ring
-        stops = (self._all_end_ids.take(followed) != 0) | (in_ring == self._newest())
+        stops = (self._apart.all_ids.take(followed) != 0) | (in_ring == self._newest())
         rewards = self._all_fields[:, -1].index_select(0, self._as_index(followed.ravel())).cpu().numpy()
         return followed, rewards.reshape(followed.shape), stops
 
     # --------------------------------------------------------------- save, load
-
-    def _parts(self, n_stored: int, head: int, n_ends: int) -> dict[str, Any]:
-        """All that is stored: views of the rows that were written to, and of the first places of ``_ends``."""
-        used = slice(head + 1 if n_stored == head else None)
-        rows = {name: tensor[:, used] for name, tensor in self._tensors.items()}
-        return {**rows, "end_ids": self._end_ids[:, used], "ends": self._ends[:n_ends]}
-
-    @property
-    def names(self) -> set[str]:
-        """The names of :meth:`arrays`."""
-        return {*self._tensors, "end_ids", "ends"}
 
     @property
     def counts(self) -> tuple[int, int, int]:
@@ -377,7 +259,7 @@ class Rows:
         """
         :return: all that is stored, by name; views, unless it is on a device
         """
-        parts = self._parts(self.n_stored, self.head, int(self._end_ids.max()))
+        parts = self._parts(self.n_stored, self.head, self._apart.n_used)
         return {name: part.cpu().numpy() if isinstance(part, th.Tensor) else part for name, part in parts.items()}
 
     def load(self, counts: tuple[int, int, int], n_ends: int, read: Callable[[str, np.ndarray], None]) -> None:
@@ -391,21 +273,19 @@ class Rows:
         """
         self.clear()
         n_stored, head, n_added = counts
-        if not (0 <= n_stored <= self.capacity >= head >= 0 and n_stored <= n_added < 2**62):
+        if not self._counts_fit(*counts):
             raise DamagedCheckpointError(f"its counts are {counts}")
-        if n_ends > len(self._ends):
-            self._set_ends(n_ends)
+        self._apart.ensure(n_ends)
         parts = self._parts(n_stored, head, n_ends)
         self._reserve(0, parts["end_ids"].shape[1])
         for name, part in parts.items():
             if isinstance(part, th.Tensor) and part.device.type != "cpu":
-                host = np.empty(tuple(part.shape), self.obs_dtype if name in ("observations", "ends") else _FLOAT32)
+                host = np.empty(tuple(part.shape), self.obs_dtype if name in ("observations", "ends") else FLOAT32)
                 read(name, host)
                 part.copy_(th.from_numpy(host))
             else:
                 read(name, part.numpy() if isinstance(part, th.Tensor) else part)
-        places = self._end_ids[self._end_ids != 0]
-        if len(places) and not (places.min() > 0 and places.max() <= n_ends and len(np.unique(places)) == len(places)):
+        if not self._apart.ids_fit(n_ends):
             raise DamagedCheckpointError("what it kept apart is not there")
         self._set_counts(n_stored, head, n_added)
 
@@ -441,11 +321,12 @@ class Rows:
             self.load(saved["counts"], len(arrays["ends"]), lambda name, target: np.copyto(target, arrays[name]))
             self._state[_EPOCH] = saved["epoch"]
             return
-        n_there, _, n_added_there = map(int, self._state[: _N_ADDED + 1])
+        n_there, _, n_added_there = self._counts_there()
         if saved["epoch"] != self.epoch or n_added_there < n_added:
             raise ReplayBufferError(f"{store} was emptied since the replay buffer was saved")
         kept = n_added - max(n_added_there - n_there, n_added - n_stored)
         if kept < n_stored:
             warnings.warn(f"{n_stored - kept} transitions of the replay buffer were overwritten since it was saved")
             n_stored = max(kept, 0)
+        self._check_files()
         self._set_counts(n_stored, head, n_added)

@@ -1,5 +1,6 @@
 """Where the arrays of a :class:`~ddpg_ext.buffers.PackedReplayBuffer` live: in memory, on a device, or in files."""
 
+import hashlib
 import json
 import mmap
 import os
@@ -9,6 +10,7 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 import torch as th
+from gymnasium import spaces
 
 from ddpg_ext.common.errors import ReplayBufferError
 
@@ -16,6 +18,20 @@ try:
     import fcntl
 except ImportError:  # Windows: two processes in one directory go unnoticed there
     fcntl = None  # type: ignore[assignment]
+
+
+#: in layout.json: whether all files were made
+_COMPLETE = "complete"
+
+
+def describe_space(space: spaces.Space) -> str:
+    """
+    :param space: a space whose samples are arrays
+    :return: the space in words, with a checksum of all its numbers, which NumPy's words abbreviate and round
+    """
+    numbers = [getattr(space, name) for name in ("low", "high", "nvec", "start") if hasattr(space, name)]
+    checksum = hashlib.sha256(b"".join(np.asarray(array).tobytes() for array in numbers)).hexdigest()[:16]
+    return f"{str(space)[:300]}, {space.dtype}{list(space.shape or ())}, checksum {checksum}"
 
 
 class MemoryStorage:
@@ -32,17 +48,20 @@ class MemoryStorage:
         self.device = th.device(device)
         #: whether arrays survive the process
         self.is_persistent = False
+        #: whether there are arrays from before
+        self.is_complete = False
         #: whose arrays they are; the latest who asked for them
         self.user: object = None
 
-    def tensor(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> th.Tensor:
+    def tensor(self, name: str, shape: tuple[int, ...], dtype: np.dtype, grows: bool = False) -> th.Tensor:
         """
         :param name: what it holds
-        :param shape: its shape; may be larger than an earlier one of that name, whose content it then starts with
-            where arrays persist
+        :param shape: its shape
         :param dtype: its type
+        :param grows: whether it may be larger than an earlier one of that name, whose content it then starts with where
+            arrays persist
         :return: a tensor, of zeros where nothing was written
-        :raises ReplayBufferError: if there is not enough memory
+        :raises ReplayBufferError: if there is not enough memory, or a file is missing or of another size
         """
         try:
             # NumPy's zeros take no memory until they are written to; torch's do
@@ -53,6 +72,16 @@ class MemoryStorage:
                 f"the replay buffer needs {n_bytes / 1e9:.1f} GB of memory; lower `buffer_size`, or keep it in files: "
                 "PackedReplayBuffer with `replay_buffer_kwargs=dict(storage='memmap', directory=...)`"
             ) from None
+
+    def rows_there(self, name: str, row_bytes: int, at_least: int) -> int:
+        """
+        :param name: of an array that grows
+        :param row_bytes: bytes of one of its rows
+        :param at_least: how many rows it has in the beginning
+        :return: how many it has
+        :raises ReplayBufferError: if its file is missing, or of a size that it cannot have
+        """
+        return at_least
 
     def host_array(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         """As :meth:`tensor`, but in the computer's memory whatever the device, and with all its bytes reserved."""
@@ -76,6 +105,17 @@ class MemoryStorage:
     def flush(self) -> None:
         """Bring what was written to the disk."""
 
+    def finish(self) -> None:
+        """Note that all arrays are there, and hold what they should."""
+
+    def damage(self, name: str, what: str) -> ReplayBufferError:
+        """
+        :param name: of an array
+        :param what: what is wrong with it
+        :return: the error to raise
+        """
+        return ReplayBufferError(f"the replay buffer's array {name} is damaged: {what}")
+
 
 class MemmapStorage(MemoryStorage):
     """
@@ -84,9 +124,12 @@ class MemmapStorage(MemoryStorage):
     The files are sparse: they take as much of the disk as was written. They survive the process, even if it is
     killed; :meth:`flush` brings them through a power failure, too. A directory belongs to one process at a time.
 
+    ``layout.json`` says what the files are for, and whether all of them were made: a directory whose making was
+    interrupted is made anew, and one that was complete must have all its files, each of its size.
+
     :param directory: made if it does not exist
     :param layout: what the files must have in common with a buffer to hold its transitions
-    :raises ReplayBufferError: if the directory cannot be written, is in use, or was made for another layout
+    :raises ReplayBufferError: if the directory cannot be written, is in use, is damaged, or was made for another layout
     """
 
     #: resident memory that mapped files may take before it is given back, in bytes
@@ -140,29 +183,67 @@ class MemmapStorage(MemoryStorage):
                 raise ReplayBufferError(
                     f"the directory {self.directory} holds files, but no replay buffer's layout.json"
                 )
-            temporary = file.with_suffix(".tmp")
-            temporary.write_text(json.dumps(layout, indent=2) + "\n", encoding="utf-8")
-            temporary.replace(file)
-            return
+            self._write_layout({**layout, _COMPLETE: False})
         try:
             there = json.loads(file.read_text(encoding="utf-8"))
             different = [key for key in layout if there.get(key) != layout[key]]
-        except (ValueError, AttributeError):
-            raise ReplayBufferError(f"{file} is damaged") from None
+        except (ValueError, AttributeError, RecursionError, OSError) as error:
+            raise ReplayBufferError(f"{file} is damaged: {error}") from None
         if different:
             what = ", ".join(f"{key} {there.get(key)!r} instead of {layout[key]!r}" for key in different)
             raise ReplayBufferError(f"the directory {self.directory} holds another replay buffer: {what}")
+        self._layout, self.is_complete = there, there.get(_COMPLETE) is True
 
-    def tensor(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> th.Tensor:
-        n_bytes = int(np.prod(shape)) * dtype.itemsize
+    def _write_layout(self, layout: dict[str, Any]) -> None:
+        temporary = self.directory / "layout.tmp"
         try:
-            with open(self.directory / f"{name}.bin", "r+b" if self._path(name).exists() else "w+b") as file:
-                if self._path(name).stat().st_size < n_bytes:
+            temporary.write_text(json.dumps(layout, indent=2) + "\n", encoding="utf-8")
+            temporary.replace(self.directory / "layout.json")
+        except OSError as error:
+            raise ReplayBufferError(f"the directory {self.directory} cannot be written: {error}") from error
+
+    def finish(self) -> None:
+        if not self.is_complete:
+            self._layout[_COMPLETE] = True
+            self._write_layout(self._layout)
+            self.is_complete = True
+
+    def damage(self, name: str, what: str) -> ReplayBufferError:
+        return ReplayBufferError(
+            f"{self._path(name)} is damaged: {what}. Nothing was changed; to start with an empty replay buffer, delete "
+            f"the directory {self.directory}"
+        )
+
+    def tensor(self, name: str, shape: tuple[int, ...], dtype: np.dtype, grows: bool = False) -> th.Tensor:
+        path, n_bytes = self._path(name), int(np.prod(shape)) * dtype.itemsize
+        if self.is_complete and not grows and self._size(name) != n_bytes:
+            raise self.damage(name, f"it has {self._size(name):,} bytes instead of {n_bytes:,}")
+        try:
+            with open(path, "r+b" if path.exists() else "w+b") as file:
+                if path.stat().st_size != n_bytes:
                     file.truncate(n_bytes)
                 self._maps[name] = mmap.mmap(file.fileno(), n_bytes)
         except OSError as error:
-            raise ReplayBufferError(f"{self._path(name)} cannot be written: {error}") from error
+            raise ReplayBufferError(f"{path} cannot be written: {error}") from error
         return th.from_numpy(np.frombuffer(self._maps[name], dtype).reshape(shape))
+
+    def rows_there(self, name: str, row_bytes: int, at_least: int) -> int:
+        if not self.is_complete:
+            return at_least
+        n_rows, rest = divmod(self._size(name), row_bytes)
+        if rest or n_rows < at_least:
+            raise self.damage(
+                name,
+                f"it has {self._size(name):,} bytes instead of {at_least * row_bytes:,}, or more, in steps of "
+                f"{row_bytes:,}",
+            )
+        return n_rows
+
+    def _size(self, name: str) -> int:
+        try:
+            return self._path(name).stat().st_size
+        except OSError as error:
+            raise self.damage(name, f"it cannot be opened: {error.strerror}") from None
 
     def host_array(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         array = self.tensor(name, shape, dtype).numpy()

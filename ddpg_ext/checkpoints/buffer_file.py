@@ -15,7 +15,7 @@ from ddpg_ext.checkpoints.atomic import ZipWriter, write_zip
 from ddpg_ext.checkpoints.known import Allowed, class_path
 from ddpg_ext.checkpoints.numpy_parts import check_shape, make_dtype
 from ddpg_ext.checkpoints.pickle_vm import Budget, Call, Global, parse
-from ddpg_ext.checkpoints.rebuild import Rebuilder
+from ddpg_ext.checkpoints.rebuild import Rebuilder, refusal
 from ddpg_ext.checkpoints.zip_reader import ZipReader, open_regular_file, resolve_suffix
 from ddpg_ext.common.errors import CheckpointError, DamagedCheckpointError, UntrustedContentError
 
@@ -148,10 +148,7 @@ def load_buffer(path: Any, buffer: Any, allowed: Allowed, trusted: bool = False)
 
                 file.seek(start)
                 return pickle.load(file)
-            raise UntrustedContentError(
-                f"{name}: it asks for {error}, which is not on the list of what a replay buffer may have. Nothing was "
-                "executed. If you trust whoever made the file with your account, pass trusted=True"
-            ) from None
+            raise refusal(name, error, "a replay buffer") from None
         except CheckpointError as error:
             raise type(error)(f"{name}: {error}") from None
     finally:

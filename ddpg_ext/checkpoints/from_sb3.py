@@ -10,7 +10,7 @@ from gymnasium import spaces
 from stable_baselines3 import DDPG
 from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.preprocessing import get_action_dim
-from stable_baselines3.common.torch_layers import NatureCNN
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, FlattenExtractor, NatureCNN
 from stable_baselines3.common.utils import ConstantSchedule
 from stable_baselines3.td3 import TD3
 from stable_baselines3.td3 import policies as td3_policies
@@ -18,7 +18,7 @@ from stable_baselines3.td3 import policies as td3_policies
 from ddpg_ext.checkpoints import sb3_layout
 from ddpg_ext.checkpoints.model_file import ModelFile
 from ddpg_ext.common.errors import CheckpointError, DamagedCheckpointError, InvalidArgumentError
-from ddpg_ext.ddpg_paper.policies import DDPGPaperPolicy, MlpPolicy, MultiInputPolicy
+from ddpg_ext.ddpg_paper.policies import CnnPolicy, DDPGPaperPolicy, MlpPolicy, MultiInputPolicy
 
 if TYPE_CHECKING:
     from ddpg_ext.ddpg_paper import DDPGPaper
@@ -34,6 +34,14 @@ _POLICY_KWARGS = (
     *("activation_fn", "features_extractor_class", "features_extractor_kwargs", "normalize_images"),
     *("optimizer_class", "optimizer_kwargs", "share_features_extractor"),
 )
+
+
+#: SB3's defaults, of which two are others here
+_FEATURES_EXTRACTORS: dict[type[DDPGPaperPolicy], type[BaseFeaturesExtractor]] = {
+    MlpPolicy: FlattenExtractor,
+    CnnPolicy: NatureCNN,
+    MultiInputPolicy: CombinedExtractor,
+}
 
 
 def is_sb3(data: dict[str, Any]) -> bool:
@@ -59,7 +67,7 @@ def convert(file: ModelFile) -> ModelFile:
         raise DamagedCheckpointError(f"{file.name}: its action space is not a Box")
     converted = {key: data[key] for key in _SHARED if key in data}
     converted.update(
-        policy_class=MultiInputPolicy if isinstance(data.get("observation_space"), spaces.Dict) else MlpPolicy,
+        policy_class=_policy_class(data),
         policy_kwargs=_policy_kwargs(data, state),
         learning_rate=_learning_rate(data.get("learning_rate")),
         qf_learning_rate=_learning_rate(data.get("learning_rate")),
@@ -75,6 +83,12 @@ def convert(file: ModelFile) -> ModelFile:
     return ModelFile(converted, params, file.version, file.system_info, file.name, file.trusted)
 
 
+def _policy_class(data: dict[str, Any]) -> type[DDPGPaperPolicy]:
+    if isinstance(data.get("observation_space"), spaces.Dict):
+        return MultiInputPolicy
+    return CnnPolicy if data["policy_class"] is td3_policies.CnnPolicy else MlpPolicy
+
+
 def _policy_kwargs(data: dict[str, Any], state: sb3_layout.State) -> dict[str, Any]:
     given = data.get("policy_kwargs") or {}
     if not isinstance(given, dict):
@@ -83,8 +97,7 @@ def _policy_kwargs(data: dict[str, Any], state: sb3_layout.State) -> dict[str, A
     # SB3's default architecture has changed over time; the weights know
     arch = {"pi": sb3_layout.widths(state, "actor.mu"), "qf": sb3_layout.widths(state, "critic.qf0")}
     kwargs.update(net_arch=arch, batch_norm=False, action_layer=1, final_init=None)
-    if data["policy_class"] is td3_policies.CnnPolicy:
-        kwargs.setdefault("features_extractor_class", NatureCNN)
+    kwargs.setdefault("features_extractor_class", _FEATURES_EXTRACTORS[_policy_class(data)])
     # So has this default; a shared extractor is stored twice
     critics = {name: tensor for name, tensor in state.items() if name.startswith("critic.features_extractor.")}
     shared = [

@@ -17,7 +17,16 @@ from ddpg_ext.checkpoints import buffer_file, from_sb3
 from ddpg_ext.checkpoints.model_file import ModelFile, Trust, read_model_members
 from ddpg_ext.checkpoints.sb3_layout import check_optimizer_state
 from ddpg_ext.checkpoints.zip_reader import ZipReader, resolve_suffix
-from ddpg_ext.common.errors import CheckpointError, DamagedCheckpointError, DDPGPaperError, UntrustedContentError
+from ddpg_ext.common.checks import check_number
+from ddpg_ext.common.errors import (
+    CheckpointError,
+    DamagedCheckpointError,
+    DDPGPaperError,
+    InvalidArgumentError,
+    InvalidArgumentTypeError,
+    UntrustedContentError,
+)
+from ddpg_ext.ddpg_paper.arguments import check_arguments
 from ddpg_ext.ddpg_paper.ddpg_paper import DDPGPaper
 from ddpg_ext.ddpg_paper.policies import DDPGPaperPolicy
 
@@ -25,6 +34,14 @@ Model = TypeVar("Model", bound=DDPGPaper)
 
 #: replay buffers that a file may ask for: more than memory anywhere holds
 MAX_BUFFER_SIZE = 10**8
+#: more than any training needs: above, it would take for ever, or all memory
+_LIMITS = {
+    "batch_size": 10**6,
+    "gradient_steps": 10**6,
+    "n_steps": 10**4,
+    "train_freq": 10**7,
+    "_stats_window_size": 10**6,
+}
 _WHOLE_NUMBERS = ("verbose", "n_envs", "num_timesteps", "_total_timesteps", "_episode_num", "_n_updates", "n_steps")
 
 
@@ -94,6 +111,8 @@ def build_model(
                 data["_last_obs"] = None
         model = cls(data["policy_class"], vec_env, device=device, _init_setup_model=False)  # type: ignore[arg-type]
         model.__dict__.update({**data, **kwargs})
+        if not (kwargs or file.replaced):  # else it may be the caller's fault
+            _check_hyperparameters(model)
         model._setup_model()
         _set_parameters(model, file, original)
     except CheckpointError as error:
@@ -140,6 +159,8 @@ def _check_data(cls: type[DDPGPaper], file: ModelFile, kwargs: dict[str, Any]) -
     buffer_size = kwargs.get("buffer_size", data.get("buffer_size", 0))
     if not isinstance(buffer_size, int) or buffer_size > MAX_BUFFER_SIZE or data.get("n_envs", 1) > 10**5:
         raise CheckpointError(f"it asks for a replay buffer of {buffer_size!r} transitions; pass buffer_size=")
+    if not file.trusted:
+        _check_limits(data, {*kwargs, *file.replaced})
     saved_kwargs = data.get("policy_kwargs", {})
     saved_kwargs.pop("device", None)
     if "policy_kwargs" in kwargs and kwargs["policy_kwargs"] != saved_kwargs:
@@ -160,6 +181,37 @@ def _check_kinds(data: dict[str, Any]) -> None:
     for key in ("learning_rate", "qf_learning_rate"):
         if isinstance(data.get(key), type):
             raise DamagedCheckpointError(f"its field `{key}` is a class, not a number or a schedule")
+
+
+def _check_limits(data: dict[str, Any], given: set[str]) -> None:
+    """
+    :param data: attributes of a model
+    :param given: those that the caller gives in their place
+    :raises UntrustedContentError: if training would take for ever, or all memory
+    """
+    buffer_kwargs = data.get("replay_buffer_kwargs", {})
+    places = [(name, data.get(name), limit) for name, limit in _LIMITS.items()]
+    places.append(("replay_buffer_kwargs", buffer_kwargs.get("n_steps"), _LIMITS["n_steps"]))
+    for name, value, limit in places:
+        number = value[0] if isinstance(value, tuple) and value else value  # `train_freq` may have a unit
+        if name not in given and isinstance(number, int | float) and number > limit:
+            raise UntrustedContentError(
+                f"its `{name}` is {str(value)[:60]}, more than {limit:,}, with which training would take for ever, or "
+                f"all memory; pass custom_objects={{{name!r}: ...}}, or trusted=True if that is meant"
+            )
+
+
+def _check_hyperparameters(model: DDPGPaper) -> None:
+    """
+    :raises DamagedCheckpointError: for values that the constructor would refuse
+    """
+    if model.batch_size is None or model.learning_starts is None:
+        raise DamagedCheckpointError("it has no `batch_size` or no `learning_starts`")
+    try:
+        check_number("batch_size", model.batch_size, lambda n: n > 0, "a whole number above 0", integer=True)
+        check_arguments(model)
+    except (InvalidArgumentError, InvalidArgumentTypeError) as error:
+        raise DamagedCheckpointError(str(error)) from None
 
 
 def _check_architecture(data: dict[str, Any], state: Any) -> None:

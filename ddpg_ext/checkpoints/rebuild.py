@@ -18,6 +18,20 @@ from ddpg_ext.common.errors import CheckpointError, DamagedCheckpointError, Untr
 MAX_DEPTH = 60
 MAX_VALUES = 4_000_000
 
+
+def refusal(name: str, error: UntrustedContentError, what: str) -> UntrustedContentError:
+    """
+    :param name: of a file
+    :param error: what it asks for
+    :param what: what the file holds, in words
+    :return: the error to raise where the caller does not trust it
+    """
+    return UntrustedContentError(
+        f"{name}: it asks for {error}, which is not on the list of what {what} may have. Nothing was executed. If you "
+        "trust whoever made the file with your account, pass trusted=True"
+    )
+
+
 Handler = Callable[["Rebuilder", Call], Any]
 
 

@@ -221,24 +221,13 @@ def resume_model(
     for candidate in candidates:
         try:
             model = _read_snapshot(cls, candidate, env, device, trust)
-        except CheckpointError as error:
-            if not isinstance(error, DamagedCheckpointError) and _opens(candidate):
-                raise
+        except DamagedCheckpointError as error:
             errors.append(str(error))
             continue
         if errors:
             warnings.warn(f"{'; '.join(errors)}. Going on from {candidate.name}, the snapshot before")
         return model
     raise DamagedCheckpointError("; ".join(errors))
-
-
-def _opens(path: Path) -> bool:
-    """Whether a file is a zip like others; a flipped bit can make one look like a zip that is made to harm."""
-    try:
-        ZipReader(path).close()
-    except CheckpointError:
-        return False
-    return True
 
 
 def _read_snapshot(cls: type[Model], path: Path, env: GymEnv, device: th.device | str, trust: Trust) -> Model:

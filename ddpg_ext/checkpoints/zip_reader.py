@@ -46,6 +46,12 @@ def open_regular_file(path: str | os.PathLike[str]) -> BinaryIO:
     return os.fdopen(descriptor, "rb")
 
 
+class HostileArchiveError(DamagedCheckpointError):
+    """
+    A zip file looks as if it was made to harm. A flipped bit can do that, too, so it counts as damaged.
+    """
+
+
 class ZipReader:
     """
     Reads members of a zip file.
@@ -53,7 +59,7 @@ class ZipReader:
     :param source: path, or an open binary file
     :raises CheckpointNotFoundError: if there is no such file
     :raises DamagedCheckpointError: if it is not a zip file, or a broken one
-    :raises CheckpointError: if it is made to harm: names that lead out of it, links, duplicates, bombs
+    :raises HostileArchiveError: if it is made to harm: names that lead out of it, links, duplicates, bombs
     """
 
     def __init__(self, source: str | os.PathLike[str] | BinaryIO | io.IOBase) -> None:
@@ -196,7 +202,7 @@ def _check_directory_size(file: Any) -> int:
             raise DamagedCheckpointError("not a whole zip file")
         entries, directory_size = struct.unpack("<QQ", record[32:48])
     if entries > MAX_MEMBERS or directory_size > 1000 * MAX_MEMBERS:
-        raise CheckpointError(f"it has {entries:,} members, more than any checkpoint needs")
+        raise HostileArchiveError(f"it has {entries:,} members, more than any checkpoint needs")
     file.seek(0)
     return size
 
@@ -207,23 +213,23 @@ def _check_members(infos: list[zipfile.ZipInfo], archive_size: int) -> dict[str,
         name = info.filename
         path = PurePosixPath(name)
         if name in found:
-            raise CheckpointError(f"it has two members {name[:80]!r}")
+            raise HostileArchiveError(f"it has two members {name[:80]!r}")
         if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name or not name or "\0" in name:
-            raise CheckpointError(f"the name of its member {name[:80]!r} leads out of it")
+            raise HostileArchiveError(f"the name of its member {name[:80]!r} leads out of it")
         if stat.S_ISLNK(info.external_attr >> 16):
-            raise CheckpointError(f"its member {name[:80]!r} is a symbolic link")
+            raise HostileArchiveError(f"its member {name[:80]!r} is a symbolic link")
         if info.flag_bits & 0x1:
-            raise CheckpointError(f"its member {name[:80]!r} is encrypted")
+            raise HostileArchiveError(f"its member {name[:80]!r} is encrypted")
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise CheckpointError(f"its member {name[:80]!r} is compressed in a way that checkpoints are not")
+            raise HostileArchiveError(f"its member {name[:80]!r} is compressed in a way that checkpoints are not")
         if info.compress_type == zipfile.ZIP_STORED and info.compress_size != info.file_size:
             raise DamagedCheckpointError(f"its member {name[:80]!r} has two sizes")
         found[name] = info
     unpacked = sum(info.file_size for info in infos)
     if unpacked > max(SMALL, MAX_RATIO * archive_size):
-        raise CheckpointError(f"a zip bomb: {archive_size:,} bytes that would unpack to {unpacked:,}")
+        raise HostileArchiveError(f"a zip bomb: {archive_size:,} bytes that would unpack to {unpacked:,}")
     if sum(info.compress_size for info in infos) > archive_size:
-        raise CheckpointError("a zip bomb: its members overlap")
+        raise HostileArchiveError("a zip bomb: its members overlap")
     return found
 
 

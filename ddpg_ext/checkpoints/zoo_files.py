@@ -11,12 +11,14 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from ddpg_ext.checkpoints.known import Allowed
 from ddpg_ext.checkpoints.pickle_vm import Call, Global, parse
-from ddpg_ext.checkpoints.rebuild import Rebuilder
+from ddpg_ext.checkpoints.rebuild import Rebuilder, refusal
 from ddpg_ext.checkpoints.zip_reader import open_regular_file
 from ddpg_ext.common.errors import CheckpointError, DamagedCheckpointError, UntrustedContentError
 
 MAX_YAML = 2**18
 MAX_DEPTH = 20
+#: whose classes hyperparameters may name
+_PACKAGES_OF_CLASSES = ("torch", "stable_baselines3", "sb3_contrib", "ddpg_ext")
 MAX_STATISTICS = 256 * 2**20
 
 
@@ -62,7 +64,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _loader(yaml: Any) -> Any:
-    """A ``SafeLoader`` that also knows how the Zoo's files spell an ``OrderedDict`` and a tuple."""
+    """A ``SafeLoader`` that also knows how the Zoo's files spell an ``OrderedDict``, a tuple and a class."""
 
     class Loader(yaml.SafeLoader):
         pass
@@ -74,6 +76,13 @@ def _loader(yaml: Any) -> Any:
     def sequence(loader: Any, node: Any) -> tuple[Any, ...]:
         return tuple(loader.construct_sequence(node, deep=True))
 
+    def class_name(loader: Any, name: str, node: Any) -> str:
+        # Text, and no more: such as an activation function among `policy_kwargs` on the command line
+        if name.partition(".")[0] in _PACKAGES_OF_CLASSES:
+            return name
+        raise yaml.constructor.ConstructorError(None, None, f"the class {name[:80]!r}", node.start_mark)
+
+    Loader.add_multi_constructor("tag:yaml.org,2002:python/name:", class_name)
     Loader.add_constructor("tag:yaml.org,2002:python/object/apply:collections.OrderedDict", ordered_dict)
     Loader.add_constructor("tag:yaml.org,2002:python/tuple", sequence)
     return Loader
@@ -130,13 +139,9 @@ def load_vec_normalize(path: Path, venv: VecEnv, allowed: Allowed | None = None,
             state = _vec_normalize_state(file, allowed or Allowed())
         wrapper = make_vec_normalize(venv, state)
     except UntrustedContentError as error:
-        if trusted:
-            wrapper = VecNormalize.load(str(path), venv)
-        else:
-            raise UntrustedContentError(
-                f"{path}: it asks for {error}, which is not on the list of what statistics may have. Nothing was "
-                "executed. If you trust whoever made the file with your account, pass trusted=True"
-            ) from None
+        if not trusted:
+            raise refusal(str(path), error, "statistics") from None
+        wrapper = VecNormalize.load(str(path), venv)
     except CheckpointError as error:
         raise type(error)(f"{path}: {error}") from None
     wrapper.training = False

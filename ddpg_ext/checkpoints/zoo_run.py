@@ -120,6 +120,8 @@ def load_zoo_run(
         vec_env = settings.normalize(vec_env, trust)
     model = load_model(DDPGPaper, file, vec_env, device, trust)
     assert model.env is not None  # for mypy
+    if seed is not None:
+        model.env.seed(seed)  # anew: the model's own seed, where it has one, went to the environment, too
     return model, model.env
 
 

@@ -1,6 +1,9 @@
 """Exploration noise: the Ornstein-Uhlenbeck process of the paper (section 7), and a schedule for any noise's scale."""
 
+from __future__ import annotations  # so that the documentation shows ArrayLike, not all that it stands for
+
 import copy
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -80,7 +83,7 @@ class OrnsteinUhlenbeckNoise(ActionNoise):
         self.noise_prev = (
             self.noise_prev
             + self.theta * (self.mean - self.noise_prev) * self.dt
-            + self.sigma * np.sqrt(self.dt) * gaussian
+            + self.sigma * math.sqrt(self.dt) * gaussian
         )
         return self.noise_prev.astype(self.dtype)
 
@@ -109,7 +112,7 @@ class OrnsteinUhlenbeckNoise(ActionNoise):
         """
         self._rng = np.random.default_rng(seed)
 
-    def spawn(self, n: int) -> list["OrnsteinUhlenbeckNoise"]:
+    def spawn(self, n: int) -> list[OrnsteinUhlenbeckNoise]:
         """
         Independent copies for parallel environments: same parameters, streams that never overlap.
 
@@ -231,7 +234,7 @@ class ScheduledActionNoise(ActionNoise):
         """
         seed_random_stream(self.noise, seed)
 
-    def spawn(self, n: int) -> list["ScheduledActionNoise"]:
+    def spawn(self, n: int) -> list[ScheduledActionNoise]:
         """
         Copies for parallel environments, independent where the wrapped noise's are.
 

@@ -41,6 +41,22 @@ def affine(x: th.Tensor, weight: th.Tensor, bias: th.Tensor | None, out: th.Tens
     return th.mm(x, weight.t(), out=out) if bias is None else th.addmm(bias, x, weight.t(), out=out)
 
 
+def weight_gradient(grad: th.Tensor, x: th.Tensor, out: th.Tensor) -> th.Tensor:
+    """
+    The gradient of W in x W^T, for float32 on a CPU.
+
+    :param grad: gradient of the product, shape ``(batch, out_features)``
+    :param x: shape ``(batch, in_features)``
+    :param out: memory for the result, which may be used or not
+    :return: grad^T x, shape ``(out_features, in_features)``
+    """
+    if _is_large(x, out):
+        return affine(grad.t(), x.t(), None)
+    if 1 < x.shape[1] < 8 < grad.shape[1]:  # MKL takes four times as long for a narrow result as for a wide one
+        return out.copy_(th.mm(x.t(), grad).t())
+    return th.mm(grad.t(), x, out=out)
+
+
 class Affine(th.autograd.Function):
     """:func:`affine` for autograd: ``Affine.apply(x, weight, bias)``."""
 

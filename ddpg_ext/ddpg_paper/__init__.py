@@ -1,4 +1,4 @@
 from ddpg_ext.ddpg_paper.ddpg_paper import DDPGPaper
-from ddpg_ext.ddpg_paper.policies import MlpPolicy, MultiInputPolicy
+from ddpg_ext.ddpg_paper.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
 
-__all__ = ["DDPGPaper", "MlpPolicy", "MultiInputPolicy"]
+__all__ = ["CnnPolicy", "DDPGPaper", "MlpPolicy", "MultiInputPolicy"]

@@ -1,6 +1,7 @@
 """Checks of what a user passes to ``DDPGPaper``: each failure names the argument, the value and what would do."""
 
 import copy
+import inspect
 import math
 import os
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,9 @@ from ddpg_ext.ddpg_paper.policies import DDPGPaperPolicy
 
 if TYPE_CHECKING:
     from ddpg_ext.ddpg_paper.ddpg_paper import DDPGPaper
+
+#: replay buffers with sums of discounted rewards, which need the model's discount factor
+_N_STEP_BUFFERS = (PackedReplayBuffer, NStepReplayBuffer)
 
 NOISE_NAMES = ("ornstein-uhlenbeck",)
 
@@ -101,7 +105,7 @@ def check_spaces(observation_space: spaces.Space, action_space: spaces.Space, po
                 "observations must be a Box, Discrete, MultiDiscrete or MultiBinary, or a Dict of these, got "
                 f"{observation_space}. gymnasium.wrappers.FlattenObservation makes one vector of Tuple and nested ones."
             )
-    if policy == "MlpPolicy" and is_dict:
+    if policy in ("MlpPolicy", "CnnPolicy") and is_dict:
         raise UnsupportedSpaceError(f"use 'MultiInputPolicy' for Dict observations, not {policy!r}")
     if policy == "MultiInputPolicy" and not is_dict:
         raise UnsupportedSpaceError(
@@ -200,17 +204,21 @@ def check_replay_buffer(model: "DDPGPaper") -> None:
         {"env"} if issubclass(buffer_class, HerReplayBuffer) else set()
     )
     check_keywords("replay_buffer_kwargs", model.replay_buffer_kwargs, buffer_class, 3, taken)
-    for name in ("n_steps", "gamma") if model.n_steps > 1 else ():
-        if model.replay_buffer_kwargs.get(name, getattr(model, name)) != getattr(model, name):
+    takes_n_steps = _takes_n_steps(buffer_class)
+    for name in ("n_steps", "gamma"):
+        ours, given = getattr(model, name), model.replay_buffer_kwargs.get(name)
+        # `n_steps=1` may just be the default
+        if given not in (None, ours) and takes_n_steps and not (name == "n_steps" and ours == 1):
             raise InvalidArgumentError(
-                f"`{name}={getattr(model, name)}` and `replay_buffer_kwargs[{name!r}]="
-                f"{model.replay_buffer_kwargs[name]}` contradict each other; leave the latter out"
+                f"`{name}={ours}` and `replay_buffer_kwargs[{name!r}]={given}` contradict each other; leave the latter "
+                "out: the replay buffer gets the model's"
             )
-    if model.n_steps > 1 and model.replay_buffer_class is not None:
+    if model.n_steps > 1 and not takes_n_steps and not isinstance(model.observation_space, spaces.Dict):
         raise InvalidArgumentError(
-            f"`n_steps={model.n_steps}` has no effect on a `replay_buffer_class` of your own; if it takes them, "
-            f"give it `replay_buffer_kwargs=dict(n_steps={model.n_steps}, gamma={model.gamma})`, or else leave the "
-            "class out"
+            f"`n_steps` must be 1 with the `replay_buffer_class` {buffer_class.__name__}, got {model.n_steps}: "
+            "only PackedReplayBuffer, PrioritizedReplayBuffer and SB3's NStepReplayBuffer take it from the model. A "
+            "class of your own that has such arguments gets them by "
+            f"`replay_buffer_kwargs=dict(n_steps={model.n_steps}, gamma={model.gamma})`"
         )
     if isinstance(model.observation_space, spaces.Dict):
         if model.n_steps > 1:
@@ -232,6 +240,25 @@ def check_replay_buffer(model: "DDPGPaper") -> None:
                 "stores each of them once, time limits included. Got True, for which SB3's buffer also needs "
                 "`replay_buffer_kwargs=dict(handle_timeout_termination=False)`"
             )
+
+
+def buffer_kwargs_from_model(model: "DDPGPaper", buffer_class: type[ReplayBuffer] | None) -> dict[str, Any]:
+    """
+    :param model: a model
+    :param buffer_class: the class of its replay buffer, where that is not SB3's choice
+    :return: keyword arguments of the replay buffer that the model knows, where the user does not give them
+    """
+    if buffer_class is None or not _takes_n_steps(buffer_class):
+        return {}
+    n_steps = {"n_steps": model.n_steps} if model.n_steps > 1 else {}
+    return {"gamma": model.gamma, **n_steps}
+
+
+def _takes_n_steps(buffer_class: type[ReplayBuffer]) -> bool:
+    """Whether a replay buffer can be told ``n_steps`` and ``gamma``, and they mean what they mean here."""
+    parameters = inspect.signature(buffer_class).parameters
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    return issubclass(buffer_class, _N_STEP_BUFFERS) and (takes_any or {"n_steps", "gamma"} <= set(parameters))
 
 
 def _default_buffer_class(model: "DDPGPaper") -> type[ReplayBuffer]:

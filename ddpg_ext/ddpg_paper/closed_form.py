@@ -4,27 +4,35 @@ from collections.abc import Iterable
 
 import torch as th
 from torch import nn
+from torch.nn import functional as F
 
-from ddpg_ext.common.layers import ActionInput, BatchNorm, Linear
-from ddpg_ext.common.products import affine
+from ddpg_ext.common.layers import ActionInput, BatchNorm, Linear, linear
+from ddpg_ext.common.products import affine, weight_gradient
 from ddpg_ext.ddpg_paper.networks import Critic
+
+#: gradients by the ``id`` of their parameter: tensors themselves are slow as keys
+Grads = dict[int, th.Tensor]
 
 
 class _Layer:
     """A layer's forward and backward pass. ``backward`` needs the last ``forward``'s input, which it keeps."""
 
-    def __init__(self, module: nn.Module, grads: dict[th.Tensor, th.Tensor]) -> None:
+    def __init__(self, module: nn.Module, grads: Grads) -> None:
         """
         :param module: the layer
         :param grads: where ``backward`` leaves the gradient of each parameter, shared by the layers of a network
         """
         self.grads = grads
-        grads.update({param: th.empty_like(param, requires_grad=False) for param in module.parameters()})
+        grads.update({id(param): th.empty_like(param, requires_grad=False) for param in module.parameters()})
 
     def resize(self, batch_size: int) -> None:
         """Allocate what depends on the size of the minibatch."""
 
     def forward(self, x: th.Tensor) -> th.Tensor:
+        raise NotImplementedError
+
+    def evaluate(self, x: th.Tensor) -> th.Tensor:
+        """The forward pass in evaluation mode, with memory of its own."""
         raise NotImplementedError
 
     def backward(self, grad: th.Tensor, params: bool, inputs: bool) -> th.Tensor:
@@ -38,7 +46,7 @@ class _Layer:
 
 
 class _Linear(_Layer):
-    def __init__(self, module: Linear, grads: dict[th.Tensor, th.Tensor]) -> None:
+    def __init__(self, module: Linear, grads: Grads) -> None:
         super().__init__(module, grads)
         self.weight, self.bias = module.weight, module.bias
         self.transposed = module.weight.detach().t()
@@ -51,10 +59,14 @@ class _Linear(_Layer):
         self.x = x
         return affine(x, self.weight, self.bias, self.out)
 
+    def evaluate(self, x: th.Tensor) -> th.Tensor:
+        return linear(x, self.weight, self.bias)
+
     def backward(self, grad: th.Tensor, params: bool, inputs: bool) -> th.Tensor:
         if params:
-            self.grads[self.weight] = affine(grad.t(), self.x.t(), None, self.grads[self.weight])
-            th.sum(grad, 0, out=self.grads[self.bias])
+            weight = id(self.weight)
+            self.grads[weight] = weight_gradient(grad, self.x, self.grads[weight])
+            th.sum(grad, 0, out=self.grads[id(self.bias)])
         return affine(grad, self.transposed, None, self.grad_input) if inputs else grad
 
 
@@ -63,7 +75,7 @@ class _ActionInput(_Layer):
 
     actions: th.Tensor
 
-    def __init__(self, module: ActionInput, grads: dict[th.Tensor, th.Tensor]) -> None:
+    def __init__(self, module: ActionInput, grads: Grads) -> None:
         super().__init__(module, grads)
         self.weight, self.weight_action, self.bias = module.weight_features, module.weight_action, module.bias
         self.transposed, self.action_transposed = self.weight.detach().t(), self.weight_action.detach().t()
@@ -79,9 +91,9 @@ class _ActionInput(_Layer):
 
     def backward(self, grad: th.Tensor, params: bool, inputs: bool) -> th.Tensor:
         if params:
-            self.grads[self.weight] = affine(grad.t(), self.x.t(), None, self.grads[self.weight])
-            self.grads[self.weight_action] = th.mm(grad.t(), self.actions)
-            th.sum(grad, 0, out=self.grads[self.bias])
+            for weight, x in ((id(self.weight), self.x), (id(self.weight_action), self.actions)):
+                self.grads[weight] = weight_gradient(grad, x, self.grads[weight])
+            th.sum(grad, 0, out=self.grads[id(self.bias)])
         return affine(grad, self.transposed, None, self.grad_input) if inputs else grad
 
     def action_gradient(self, grad: th.Tensor) -> th.Tensor:
@@ -89,7 +101,7 @@ class _ActionInput(_Layer):
 
 
 class _BatchNorm(_Layer):
-    def __init__(self, module: BatchNorm, grads: dict[th.Tensor, th.Tensor]) -> None:
+    def __init__(self, module: BatchNorm, grads: Grads) -> None:
         super().__init__(module, grads)
         self.module = module
         self.weight, self.bias = module.weight, module.bias
@@ -105,13 +117,17 @@ class _BatchNorm(_Layer):
         )
         return out
 
+    def evaluate(self, x: th.Tensor) -> th.Tensor:
+        module = self.module
+        return F.batch_norm(x, module.running_mean, module.running_var, self.weight, self.bias, eps=module.eps)
+
     def backward(self, grad: th.Tensor, params: bool, inputs: bool) -> th.Tensor:
         wanted = [inputs, params, params]
         grad_input, grad_weight, grad_bias = th.ops.aten.native_batch_norm_backward(
             grad, self.x, self.weight, None, None, self.mean, self.invstd, True, self.module.eps, wanted
         )
         if params:
-            self.grads[self.weight], self.grads[self.bias] = grad_weight, grad_bias
+            self.grads[id(self.weight)], self.grads[id(self.bias)] = grad_weight, grad_bias
         return grad_input
 
 
@@ -121,6 +137,9 @@ class _ReLU(_Layer):
         self.out = x.relu_()
         return self.out
 
+    def evaluate(self, x: th.Tensor) -> th.Tensor:
+        return x.relu_()
+
     def backward(self, grad: th.Tensor, params: bool, inputs: bool) -> th.Tensor:
         return th.ops.aten.threshold_backward.grad_input(grad, self.out, 0, grad_input=grad)
 
@@ -129,6 +148,9 @@ class _Tanh(_Layer):
     def forward(self, x: th.Tensor) -> th.Tensor:
         self.out = x.tanh_()
         return self.out
+
+    def evaluate(self, x: th.Tensor) -> th.Tensor:
+        return x.tanh_()
 
     def backward(self, grad: th.Tensor, params: bool, inputs: bool) -> th.Tensor:
         return th.ops.aten.tanh_backward.grad_input(grad, self.out, grad_input=grad)
@@ -145,7 +167,7 @@ LAYERS: dict[type[nn.Module], type[_Layer]] = {
 class Chain:
     """Layers one after the other."""
 
-    def __init__(self, modules: Iterable[nn.Module], grads: dict[th.Tensor, th.Tensor]) -> None:
+    def __init__(self, modules: Iterable[nn.Module], grads: Grads) -> None:
         self.grads = grads
         self.layers: list[_Layer] = [LAYERS[type(module)](module, grads) for module in modules]
 
@@ -158,6 +180,11 @@ class Chain:
             x = layer.forward(x)
         return x
 
+    def evaluate(self, x: th.Tensor) -> th.Tensor:
+        for layer in self.layers:
+            x = layer.evaluate(x)
+        return x
+
     def backward(self, grad: th.Tensor, params: bool = True, inputs: bool = False) -> th.Tensor:
         for i in range(len(self.layers) - 1, -1, -1):
             grad = self.layers[i].backward(grad, params, inputs or i > 0)
@@ -168,7 +195,7 @@ class ClosedFormCritic:
     """Q(s, a): a chain for the state, the layer that takes the action, a chain for the value."""
 
     def __init__(self, module: Critic) -> None:
-        self.grads: dict[th.Tensor, th.Tensor] = {}
+        self.grads: Grads = {}
         self.state_net = Chain(module.state_net, self.grads)
         self.action_input = _ActionInput(module.action_input, self.grads)
         self.q_net = Chain(module.q_net, self.grads)

@@ -9,6 +9,7 @@ import copy
 import warnings
 from typing import Any
 
+import numpy as np
 import torch as th
 
 from ddpg_ext.common.errors import NonFiniteError
@@ -100,6 +101,13 @@ class CUDAGraphExecutor:
         if self.n_steps % CHECK_EVERY == 0:
             self._check_finite()
         return StepResult(None, self.td_errors)
+
+    def act(self, observations: Any) -> np.ndarray:
+        """
+        :param observations: as for the policy's ``predict``
+        :return: actions in [-1, 1]
+        """
+        return self.policy.scaled_actions(observations)
 
     def read_metrics(self) -> StepMetrics | None:
         """

@@ -26,6 +26,7 @@ from ddpg_ext.common.float_mode import flush_denormals, matmul_precision
 from ddpg_ext.common.noise import OrnsteinUhlenbeckNoise, noise_scale, seed_random_stream, vectorize
 from ddpg_ext.common.normalization import restore_statistics, running_statistics
 from ddpg_ext.ddpg_paper.arguments import (
+    buffer_kwargs_from_model,
     check_arguments,
     check_env,
     check_noise,
@@ -35,12 +36,13 @@ from ddpg_ext.ddpg_paper.arguments import (
     scheduled_rate,
 )
 from ddpg_ext.ddpg_paper.executors import Executor, check_executor, make_executor
-from ddpg_ext.ddpg_paper.policies import Actor, Critic, DDPGPaperPolicy, MlpPolicy, MultiInputPolicy
+from ddpg_ext.ddpg_paper.policies import Actor, CnnPolicy, Critic, DDPGPaperPolicy, MlpPolicy, MultiInputPolicy
 from ddpg_ext.ddpg_paper.save_load import SaveLoad
 from ddpg_ext.ddpg_paper.update import StepMetrics
 
 SelfDDPGPaper = TypeVar("SelfDDPGPaper", bound="DDPGPaper")
 
+_METRIC_NAMES = [f"train/{name}" for name in StepMetrics._fields]
 _CURES = {
     "action": "The actor's weights or the noise are not finite.",
     "environment": "The environment needs mending: SB3's VecCheckNan helps to find the cause.",
@@ -55,14 +57,15 @@ class DDPGPaper(SaveLoad):
     The arguments are those of SB3's ``DDPG`` in its order, then keyword-only ones of its own. The defaults are the
     paper's (section 7).
 
-    :param policy: "MlpPolicy", "MultiInputPolicy" (Dict observations), or a subclass of ``DDPGPaperPolicy``
+    :param policy: "MlpPolicy", "CnnPolicy" (images), "MultiInputPolicy" (Dict observations), or a subclass of
+        ``DDPGPaperPolicy``
     :param env: the environment to learn from (an id, an environment or a ``VecEnv``); its actions must be a bounded Box
     :param learning_rate: learning rate of the actor's Adam: a number > 0, or a schedule of the progress that remains
         (1 to 0)
     :param buffer_size: capacity of the replay buffer, in transitions
     :param learning_starts: number of steps after which learning starts. None: with the step that completes the first
         minibatch (with ``HerReplayBuffer`` also the first episode)
-    :param batch_size: size of the minibatch; None: 64
+    :param batch_size: size of the minibatch; None: 64, with "CnnPolicy" 16
     :param tau: how far the targets move per update, in (0, 1]
     :param gamma: discount factor, in [0, 1]
     :param train_freq: update every ``train_freq`` steps; or a tuple of frequency and "step" or "episode"
@@ -74,7 +77,8 @@ class DDPGPaper(SaveLoad):
     :param replay_buffer_kwargs: its keyword arguments
     :param optimize_memory_usage: SB3's memory-saving replay buffer; see there for what it excludes. The default buffer
         saves that memory anyway
-    :param n_steps: above 1: learn from n-step returns
+    :param n_steps: above 1: learn from n-step returns; a ``replay_buffer_class`` must be one that takes ``n_steps`` and
+        ``gamma``: this package's, or SB3's ``NStepReplayBuffer``
     :param tensorboard_log: folder for TensorBoard
     :param policy_kwargs: keyword arguments of the policy, such as ``net_arch`` or ``batch_norm``: see
         :class:`~ddpg_ext.ddpg_paper.policies.DDPGPaperPolicy`
@@ -101,6 +105,7 @@ class DDPGPaper(SaveLoad):
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
         "MlpPolicy": MlpPolicy,
+        "CnnPolicy": CnnPolicy,
         "MultiInputPolicy": MultiInputPolicy,
     }
     policy: DDPGPaperPolicy
@@ -223,14 +228,15 @@ class DDPGPaper(SaveLoad):
 
     @contextmanager
     def _default_replay_buffer(self) -> Iterator[None]:
-        """While SB3 builds the buffer, give it this package's, unless the user chose another."""
+        """While SB3 builds the buffer, give it this package's, unless the user chose another, and what that takes."""
         chosen = self.replay_buffer_class, self.replay_buffer_kwargs
         is_default = self.replay_buffer_class is None and not self.optimize_memory_usage
         if is_default and isinstance(self.observation_space, spaces.Box):
             self.replay_buffer_class = PackedReplayBuffer
-            self.replay_buffer_kwargs = {"n_steps": self.n_steps, "gamma": self.gamma, **self.replay_buffer_kwargs}
+        from_model = buffer_kwargs_from_model(self, self.replay_buffer_class)
+        self.replay_buffer_kwargs = {**from_model, **self.replay_buffer_kwargs}
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="`n_steps=")  # SB3's, for a class that does not know them
+            warnings.filterwarnings("ignore", message="`n_steps=")  # SB3's, which does not know that it was passed on
             yield
         # A model that is saved keeps what was asked for, not what came of it
         self.replay_buffer_class, self.replay_buffer_kwargs = chosen
@@ -406,9 +412,10 @@ class DDPGPaper(SaveLoad):
             return super()._sample_action(learning_starts if warming_up else 0, action_noise, n_envs)
         # As SB3 does it, but the policy's actions need not go to the environment's bounds and back for the noise
         assert self._last_obs is not None, "self._last_obs was not set"
-        scaled_action = self.policy.scaled_actions(self._last_obs)
+        assert self._executor is not None  # for mypy
+        scaled_action = self._executor.act(self._last_obs)
         if action_noise is not None:
-            scaled_action = (scaled_action + action_noise()).clip(-1, 1)
+            scaled_action = np.minimum(np.maximum(scaled_action + action_noise(), -1), 1)
         return self.policy.unscale_action(scaled_action), scaled_action
 
     def _store_transition(
@@ -443,7 +450,7 @@ class DDPGPaper(SaveLoad):
             for key, value in values.items():
                 self._check_finite(f"{quantity} {key!r}", value, env_index)
             return
-        if values is None or np.isfinite(values).all():
+        if values is None or np.count_nonzero(np.isfinite(values)) == np.size(values):
             return
         where = np.argwhere(~np.isfinite(values))[0]
         # The environment has moved on: start a new episode if training is continued
@@ -471,8 +478,10 @@ class DDPGPaper(SaveLoad):
         executor = self._prepared_executor()
         for _ in range(gradient_steps):
             batch = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)
-            with self._naming_the_step():
+            try:
                 metrics, td_errors = executor.step(batch, self.gamma, self.tau)
+            except NonFiniteError as error:
+                raise self._named_after_the_step(error) from None
             self._n_updates += 1
             if hasattr(self.replay_buffer, "update_priorities"):
                 self.replay_buffer.update_priorities(batch.indices, td_errors)  # type: ignore[attr-defined]
@@ -492,27 +501,25 @@ class DDPGPaper(SaveLoad):
             self._executor.prepare()
         return self._executor
 
-    @contextmanager
-    def _naming_the_step(self) -> Iterator[None]:
-        try:
-            yield
-        except NonFiniteError as error:
-            raise NonFiniteError(
-                f"step {self.num_timesteps}, gradient step {self._n_updates + 1}: {error}. Training stopped before it "
-                "reached the network's weights; the model can still be saved. Lower learning rates or rewards of "
-                "smaller size (VecNormalize) are the usual cure."
-            ) from None
+    def _named_after_the_step(self, error: NonFiniteError) -> NonFiniteError:
+        return NonFiniteError(
+            f"step {self.num_timesteps}, gradient step {self._n_updates + 1}: {error}. Training stopped before it "
+            "reached the network's weights; the model can still be saved. Lower learning rates or rewards of "
+            "smaller size (VecNormalize) are the usual cure."
+        )
 
     def _record_metrics(self, metrics: StepMetrics | None) -> None:
         """Log means since the last log, rather than SB3's last minibatch."""
-        for name, value in metrics._asdict().items() if metrics is not None else ():
-            self.logger.record_mean(f"train/{name}", value)
+        for name, value in zip(_METRIC_NAMES, metrics, strict=True) if metrics is not None else ():
+            self.logger.record_mean(name, value)
 
     def dump_logs(self) -> None:
         """Write log data."""
         if self._executor is not None:
-            with self._naming_the_step():
+            try:
                 self._record_metrics(self._executor.read_metrics())
+            except NonFiniteError as error:
+                raise self._named_after_the_step(error) from None
         super().dump_logs()
 
     def _update_learning_rates(self) -> None:

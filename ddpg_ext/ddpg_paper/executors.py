@@ -2,6 +2,8 @@
 
 from typing import Any, Protocol
 
+import numpy as np
+
 from ddpg_ext.common.errors import InvalidArgumentError, InvalidArgumentTypeError, nearest
 from ddpg_ext.ddpg_paper.cuda_graph import CUDAGraphExecutor
 from ddpg_ext.ddpg_paper.fast_cpu import FastCPUExecutor
@@ -10,7 +12,11 @@ from ddpg_ext.ddpg_paper.update import Samples, StepMetrics, StepResult, gradien
 
 
 class Executor(Protocol):
-    """Carries out gradient steps on a policy."""
+    """
+    Carries out gradient steps on a policy.
+
+    :param policy: what it is to train
+    """
 
     name: str
 
@@ -31,7 +37,18 @@ class Executor(Protocol):
         """
 
     def step(self, batch: Samples, gamma: float, tau: float) -> StepResult:
-        """As :func:`ddpg_ext.ddpg_paper.update.gradient_step`."""
+        """
+        As :func:`ddpg_ext.ddpg_paper.update.gradient_step`, on the policy that it was made for.
+
+        :param batch: minibatch of transitions
+        :param gamma: discount factor, in [0, 1]
+        :param tau: how far the targets move towards the online networks, in (0, 1]
+        :return: what was measured on the way; metrics of None are read later, by :meth:`read_metrics`
+        :raises NonFiniteError: if a loss is NaN or infinite
+        """
+
+    def act(self, observations: Any) -> np.ndarray:
+        """As :meth:`ddpg_ext.ddpg_paper.policies.DDPGPaperPolicy.scaled_actions`."""
 
     def read_metrics(self) -> StepMetrics | None:
         """
@@ -57,6 +74,9 @@ class EagerExecutor:
 
     def step(self, batch: Samples, gamma: float, tau: float) -> StepResult:
         return gradient_step(self.policy, batch, gamma, tau)
+
+    def act(self, observations: Any) -> np.ndarray:
+        return self.policy.scaled_actions(observations)
 
     def read_metrics(self) -> StepMetrics | None:
         return None

@@ -1,7 +1,8 @@
 """The policies: actor, critic, their targets and optimisers, put together from keyword arguments."""
 
+from collections.abc import Iterable, Sequence
 from itertools import chain
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch as th
@@ -21,6 +22,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ddpg_ext.common.checks import check_class, check_dict, check_flag, check_keywords
 from ddpg_ext.common.errors import InvalidArgumentError, UnsupportedSpaceError
 from ddpg_ext.common.layers import BatchNorm
+from ddpg_ext.common.paper_cnn import PaperCNN, PaperCombinedExtractor
 from ddpg_ext.ddpg_paper.networks import Actor, Critic
 
 BatchNormChoice = bool | Literal["actor", "critic"]
@@ -30,23 +32,27 @@ class DDPGPaperPolicy(BasePolicy):
     """
     Actor, critic, their target networks and optimisers. ``MlpPolicy`` is this class.
 
-    What is not listed in the paper has SB3's meaning and default.
+    What is not listed in the paper has SB3's meaning and default. A subclass for other observations has other defaults,
+    as class attributes.
 
     :param observation_space: observation space
     :param action_space: action space, bounded
     :param lr_schedule: learning rate schedule of the actor; the critic's is set by the algorithm in each training step
-    :param net_arch: widths of the hidden layers, a list for both networks or ``dict(pi=[...], qf=[...])``
+    :param net_arch: widths of the hidden layers, a list for both networks or ``dict(pi=[...], qf=[...])``; None:
+        ``default_net_arch``
     :param activation_fn: activation of the hidden layers
-    :param features_extractor_class: features extractor to use
+    :param features_extractor_class: features extractor to use; None: ``default_features_extractor_class``
     :param features_extractor_kwargs: its keyword arguments
     :param normalize_images: whether uint8 images are divided by 255
     :param optimizer_class: optimiser of both networks
     :param optimizer_kwargs: its keyword arguments, except learning rate and (set by the algorithm) weight decay
     :param share_features_extractor: use the actor's features extractor in the critic; it learns from the actor alone
-    :param batch_norm: batch-normalise both networks as the paper does, none, or just the ``"actor"`` or ``"critic"``
+    :param batch_norm: batch-normalise both networks as the paper does, none, or just the ``"actor"`` or ``"critic"``;
+        None: ``default_batch_norm``
     :param action_layer: hidden layer of the critic at which the action enters, from 1 (SB3's concatenation with the
-        observation) to the number of its hidden layers; the paper has 2
-    :param final_init: the last layers of both networks start in U[-final_init, final_init]; None: by their fan-in
+        observation) to the number of its hidden layers; None: ``default_action_layer``
+    :param final_init: the last layers of both networks start in U[-final_init, final_init]; None: by their fan-in;
+        "paper": ``default_final_init``
     :raises InvalidArgumentError: for a value out of range
     :raises InvalidArgumentTypeError: for something that is no class or flag, or keyword arguments unknown to a class
     :raises UnsupportedSpaceError: for observations that the features extractor cannot take
@@ -54,6 +60,12 @@ class DDPGPaperPolicy(BasePolicy):
 
     #: minibatch size that ``DDPGPaper(batch_size=None)`` takes with this policy (paper, section 7)
     default_batch_size = 64
+    #: what arguments of the constructor stand for that are not given (paper, section 7)
+    default_net_arch: ClassVar[Sequence[int]] = (400, 300)
+    default_features_extractor_class: ClassVar[type[BaseFeaturesExtractor]] = FlattenExtractor
+    default_batch_norm: ClassVar[BatchNormChoice] = True
+    default_action_layer: ClassVar[int] = 2
+    default_final_init: ClassVar[float] = 3e-3
 
     actor: Actor
     actor_target: Actor
@@ -68,16 +80,24 @@ class DDPGPaperPolicy(BasePolicy):
         lr_schedule: Schedule,
         net_arch: list[int] | dict[str, list[int]] | None = None,
         activation_fn: type[nn.Module] = nn.ReLU,
-        features_extractor_class: type[BaseFeaturesExtractor] = FlattenExtractor,
+        features_extractor_class: type[BaseFeaturesExtractor] | None = None,
         features_extractor_kwargs: dict[str, Any] | None = None,
         normalize_images: bool = True,
         optimizer_class: type[th.optim.Optimizer] = th.optim.Adam,
         optimizer_kwargs: dict[str, Any] | None = None,
         share_features_extractor: bool = False,
-        batch_norm: BatchNormChoice = True,
-        action_layer: int = 2,
-        final_init: float | None = 3e-3,
+        batch_norm: BatchNormChoice | None = None,
+        action_layer: int | None = None,
+        final_init: float | Literal["paper"] | None = "paper",
     ) -> None:
+        if features_extractor_class is None:
+            features_extractor_class = self.default_features_extractor_class
+        if batch_norm is None:
+            batch_norm = self.default_batch_norm
+        if action_layer is None:
+            action_layer = self.default_action_layer
+        if isinstance(final_init, str) and final_init == "paper":
+            final_init = self.default_final_init
         check_class("activation_fn", activation_fn, nn.Module)
         check_class("optimizer_class", optimizer_class, th.optim.Optimizer)
         check_class("features_extractor_class", features_extractor_class, BaseFeaturesExtractor)
@@ -98,7 +118,7 @@ class DDPGPaperPolicy(BasePolicy):
             squash_output=True,
             normalize_images=normalize_images,
         )
-        self.net_arch = [400, 300] if net_arch is None else net_arch
+        self.net_arch = list(self.default_net_arch) if net_arch is None else net_arch
         actor_arch, critic_arch = _check_net_arch(self.net_arch)
         _check_network_arguments(batch_norm, action_layer, final_init, critic_arch)
         _check_optimizer_kwargs(self.optimizer_kwargs, optimizer_class)
@@ -144,14 +164,24 @@ class DDPGPaperPolicy(BasePolicy):
                     # A target's running averages follow the online network's, as its weights do
                     module.update_running = False
 
+        lr = lr_schedule(1)
+        self.actor.optimizer = self._make_optimizer(self.actor.parameters(), lr)
+        self.critic.optimizer = self._make_optimizer(self.critic.own_named_parameters().values(), lr)
+        self.set_training_mode(False)
+
+    def _make_optimizer(self, parameters: Iterable[th.Tensor], lr: float) -> th.optim.Optimizer:
         kwargs = dict(self.optimizer_kwargs)
         if self.optimizer_class is th.optim.Adam and not {"fused", "foreach"} & kwargs.keys():
             kwargs["fused"] = True  # four times as fast on a CPU
-        lr = lr_schedule(1)
-        self.actor.optimizer = self.optimizer_class(self.actor.parameters(), lr=lr, **kwargs)  # type: ignore[call-arg]
-        params = self.critic.own_named_parameters().values()
-        self.critic.optimizer = self.optimizer_class(params, lr=lr, **kwargs)  # type: ignore[call-arg]
-        self.set_training_mode(False)
+        try:
+            return self.optimizer_class(parameters, lr=lr, **kwargs)  # type: ignore[call-arg]
+        except Exception as error:
+            if not self.optimizer_kwargs:
+                raise
+            raise InvalidArgumentError(
+                f"`policy_kwargs['optimizer_kwargs']` must hold what {self.optimizer_class.__name__} takes, got "
+                f"{self.optimizer_kwargs}: {error}"
+            ) from error
 
     def make_features_extractor(self) -> BaseFeaturesExtractor:
         """
@@ -256,46 +286,30 @@ class DDPGPaperPolicy(BasePolicy):
 MlpPolicy = DDPGPaperPolicy
 
 
+class CnnPolicy(DDPGPaperPolicy):
+    """
+    The policy for images, as the paper has it (section 7): as :class:`DDPGPaperPolicy`, on a
+    :class:`~ddpg_ext.common.paper_cnn.PaperCNN`, with two layers of 200 units.
+
+    The action enters the critic at the first of these two. There is no batch normalisation. Actor and critic have
+    convolutions of their own.
+    """
+
+    default_batch_size = 16
+    default_net_arch = (200, 200)
+    default_features_extractor_class = PaperCNN
+    default_batch_norm = False
+    default_action_layer = 1
+    default_final_init = 3e-4
+
+
 class MultiInputPolicy(DDPGPaperPolicy):
     """
-    The policy for Dict observations: as :class:`DDPGPaperPolicy`, on the features of SB3's ``CombinedExtractor``.
-
-    Its parameters are those of :class:`DDPGPaperPolicy`; only the default of ``features_extractor_class`` differs.
+    The policy for Dict observations: as :class:`DDPGPaperPolicy`, on the features of a
+    :class:`~ddpg_ext.common.paper_cnn.PaperCombinedExtractor`: images by the paper's convolutions, vectors as they are.
     """
 
-    def __init__(
-        self,
-        observation_space: spaces.Dict,
-        action_space: spaces.Box,
-        lr_schedule: Schedule,
-        net_arch: list[int] | dict[str, list[int]] | None = None,
-        activation_fn: type[nn.Module] = nn.ReLU,
-        features_extractor_class: type[BaseFeaturesExtractor] = CombinedExtractor,
-        features_extractor_kwargs: dict[str, Any] | None = None,
-        normalize_images: bool = True,
-        optimizer_class: type[th.optim.Optimizer] = th.optim.Adam,
-        optimizer_kwargs: dict[str, Any] | None = None,
-        share_features_extractor: bool = False,
-        batch_norm: BatchNormChoice = True,
-        action_layer: int = 2,
-        final_init: float | None = 3e-3,
-    ) -> None:
-        super().__init__(
-            observation_space,
-            action_space,
-            lr_schedule,
-            net_arch,
-            activation_fn,
-            features_extractor_class,
-            features_extractor_kwargs,
-            normalize_images,
-            optimizer_class,
-            optimizer_kwargs,
-            share_features_extractor,
-            batch_norm,
-            action_layer,
-            final_init,
-        )
+    default_features_extractor_class = PaperCombinedExtractor
 
 
 def _check_net_arch(net_arch: Any) -> tuple[list[int], list[int]]:
@@ -333,7 +347,7 @@ def _check_network_arguments(batch_norm: Any, action_layer: Any, final_init: Any
         and not isinstance(final_init, bool)
         and 0 < final_init < float("inf")
     ):
-        raise InvalidArgumentError(f"`final_init` must be a number above 0, or None, got {final_init!r}")
+        raise InvalidArgumentError(f"`final_init` must be a number above 0, 'paper' or None, got {final_init!r}")
 
 
 def _check_optimizer_kwargs(optimizer_kwargs: dict[str, Any], optimizer_class: type[th.optim.Optimizer]) -> None:

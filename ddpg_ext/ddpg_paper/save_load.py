@@ -45,6 +45,7 @@ class SaveLoad(OffPolicyAlgorithm):
         :param path: where the file goes (".zip" may be left out), or an open binary file
         :param exclude: attributes to leave out, beyond those that SB3 leaves out
         :param include: attributes to keep that would be left out
+        :raises OSError: if the file cannot be written; what was there before is still there
         """
         from ddpg_ext.checkpoints.saving import save_model
 
@@ -122,6 +123,7 @@ class SaveLoad(OffPolicyAlgorithm):
         :param load_path_or_dict: a zip file that ``save`` wrote, or what ``get_parameters`` gave
         :param exact_match: whether every parameter must be there
         :param device: where to load the tensors to
+        :raises ValueError: for a network or optimiser that the model does not have, or one that is missing
         """
         if isinstance(load_path_or_dict, dict):
             # torch's optimisers take tensors as they are: two models would go on with one and the same Adam state
@@ -134,6 +136,9 @@ class SaveLoad(OffPolicyAlgorithm):
         Save the replay buffer, without a second copy of it in memory and without pickle.
 
         :param path: where the file goes (".pkl" may be left out, as in SB3), or an open binary file
+        :raises CheckpointError: if a replay buffer of one's own holds what cannot be stored
+        :raises InvalidArgumentTypeError: if the model has no replay buffer
+        :raises OSError: if the file cannot be written; what was there before is still there
         """
         from ddpg_ext.checkpoints.buffer_file import save_buffer
 

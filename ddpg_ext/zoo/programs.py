@@ -28,8 +28,6 @@ DEFAULTS = {
     "enjoy": [*_AGENT, "--folder", "logs"],
     "record_video": [*_AGENT, "--folder", "logs"],
     "record_training": [*_AGENT, "--folder", "logs"],
-    "push_to_hub": ["--algo", ALGORITHM],
-    "load_from_hub": ["--algo", ALGORITHM],
     "plots.plot_train": ["--algo", ALGORITHM],
     "plots.all_plots": ["--algos", ALGORITHM],
     "plots.plot_from_file": [],
@@ -76,11 +74,23 @@ def _is_clear(error: Exception) -> bool:
 
 def _start(program: str) -> None:
     if program.startswith("plots."):
+        _hide_broken_rliable()
         # In the package `plots`, functions bear their modules' names
         plots: Any = importlib.import_module("rl_zoo3.plots")
         getattr(plots, program.removeprefix("plots."))()
     else:
         runpy.run_module(f"rl_zoo3.{program}", run_name="__main__")
+
+
+def _hide_broken_rliable() -> None:
+    """The Zoo's plots do without rliable, but not with one that fails to import with an error of another kind."""
+    try:
+        import rliable.library  # type: ignore[import-untyped]  # noqa: F401
+    except ImportError:
+        pass
+    except Exception as error:
+        print(f"rliable cannot be imported, plots do without it: {error}", file=sys.stderr)
+        sys.modules["rliable"] = None  # type: ignore[assignment]
 
 
 def _prepare_command_line(program: str) -> None:

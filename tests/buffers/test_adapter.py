@@ -10,13 +10,19 @@ import pytest
 import torch as th
 from gymnasium import spaces
 from stable_baselines3 import SAC, TD3, HerReplayBuffer
-from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
+from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.envs import BitFlippingEnv
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from ddpg_ext import DDPGPaper
-from ddpg_ext.buffers import PackedReplayBuffer, ReplayBufferAdapter, Transitions
-from ddpg_ext.common.errors import InvalidArgumentError, NonFiniteError, ReplayBufferError, UnsupportedSpaceError
+from ddpg_ext import DDPGPaper, SnapshotCallback
+from ddpg_ext.buffers import PackedReplayBuffer, PrioritizedReplayBuffer, ReplayBufferAdapter, Transitions
+from ddpg_ext.common.errors import (
+    InvalidArgumentError,
+    InvalidArgumentTypeError,
+    NonFiniteError,
+    ReplayBufferError,
+    UnsupportedSpaceError,
+)
 
 SPACE = spaces.Box(-np.inf, np.inf, (3,), np.float64)
 ACTIONS = spaces.Box(-1, 1, (1,), np.float32)
@@ -99,6 +105,12 @@ def test_the_store_is_not_asked_for_what_fails_the_checks():
         buffer.add(good[0][:, :2], *good[1:])
     with pytest.raises(InvalidArgumentError, match="batch_size"):
         buffer.sample(0)
+    for done in (2, 0.5, -1, "no", [np.nan]):
+        with pytest.raises(InvalidArgumentTypeError, match="`done`"):
+            buffer.add(*good[:4], done, good[5])
+    for infos in (None, [None]):
+        with pytest.raises((InvalidArgumentError, InvalidArgumentTypeError), match="`infos`"):
+            buffer.add(*good[:4], np.array([True]), infos)
     assert buffer.items == {}
     assert buffer.size() == 0
 
@@ -121,7 +133,7 @@ def test_vec_normalize_normalises_what_is_drawn():
     assert th.equal(normalized.next_observations, th.tensor(env.normalize_obs(raw.next_observations.numpy())))
     assert th.equal(normalized.rewards, th.tensor(env.normalize_reward(raw.rewards.numpy())))
     assert th.equal(normalized.dones, raw.dones)
-    assert len(buffer._rows._kept_apart) == 0  # no episode has ended: no observation twice
+    assert len(buffer._rows._apart.kept) == 0  # no episode has ended: no observation twice
 
 
 def test_it_is_the_default_and_seeded_from_the_model():
@@ -165,6 +177,81 @@ def test_n_steps_survive_saving_and_can_be_changed(tmp_path, recwarn):
     changed = DDPGPaper.load(tmp_path / "model", n_steps=1, gamma=0.8)
     assert (changed.replay_buffer.n_steps, changed.replay_buffer.gamma) == (1, 0.8)
     assert not [warning for warning in recwarn if "n_steps" in str(warning.message)]
+
+
+class OwnPackedBuffer(PackedReplayBuffer):
+    """With arguments of its own: it takes neither n_steps nor gamma."""
+
+    def __init__(self, buffer_size, observation_space, action_space, device, n_envs, optimize_memory_usage):
+        super().__init__(buffer_size, observation_space, action_space, device, n_envs)
+
+
+@pytest.mark.parametrize("buffer_class", [PackedReplayBuffer, PrioritizedReplayBuffer, NStepReplayBuffer])
+def test_a_chosen_class_gets_the_models_n_steps_and_gamma(buffer_class, tmp_path, recwarn):
+    kwargs = {**small(), "replay_buffer_class": buffer_class}
+
+    def settings(model):
+        buffer = model.replay_buffer
+        return type(buffer), buffer.n_steps, buffer.gamma
+
+    model = DDPGPaper("MlpPolicy", "Pendulum-v1", **kwargs, gamma=0.9, n_steps=3)
+    assert settings(model) == (buffer_class, 3, 0.9)
+    assert model.replay_buffer_kwargs == {}  # what was asked for, not what came of it
+    in_kwargs = DDPGPaper("MlpPolicy", "Pendulum-v1", **kwargs, gamma=0.9, replay_buffer_kwargs={"n_steps": 3})
+    assert settings(in_kwargs) == (buffer_class, 3, 0.9)
+    both = {"n_steps": 3, "gamma": 0.9}
+    assert settings(DDPGPaper("MlpPolicy", "Pendulum-v1", **kwargs, **both, replay_buffer_kwargs=both))[1:] == (3, 0.9)
+    for name, saved in (("model", model), ("in_kwargs", in_kwargs)):
+        saved.learn(30)
+        saved.save(tmp_path / name)
+        saved.save_replay_buffer(tmp_path / f"{name}.pkl")
+        loaded = DDPGPaper.load(tmp_path / name, env=saved.get_env())
+        assert settings(loaded) == (buffer_class, 3, 0.9)
+        loaded.load_replay_buffer(tmp_path / f"{name}.pkl")
+        assert settings(loaded) == (buffer_class, 3, 0.9)
+        assert loaded.replay_buffer.size() == 30
+        assert settings(DDPGPaper.load(tmp_path / name, gamma=0.8))[1:] == (3, 0.8)
+    assert not [warning for warning in recwarn if "n_steps" in str(warning.message)]
+
+
+def test_a_chosen_class_gives_the_default_classs_n_step_run(tmp_path):
+    """Snapshots included."""
+
+    def run(**kwargs):
+        return DDPGPaper("MlpPolicy", "Pendulum-v1", **small(), n_steps=3, gamma=0.9, **kwargs)
+
+    default = run().learn(250)
+    chosen = run(replay_buffer_class=PackedReplayBuffer)
+    chosen.learn(220, callback=SnapshotCallback(tmp_path, every=150))
+    resumed = DDPGPaper.resume(tmp_path, gym.make("Pendulum-v1"))
+    assert (resumed.num_timesteps, resumed.replay_buffer.n_steps, resumed.replay_buffer.gamma) == (200, 3, 0.9)
+    resumed.learn(50, reset_num_timesteps=False)
+    for one, other in zip(default.policy.state_dict().values(), resumed.policy.state_dict().values(), strict=True):
+        assert th.equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "match"),
+    [
+        ({"replay_buffer_class": PrioritizedReplayBuffer, "replay_buffer_kwargs": {"gamma": 0.9}}, "`gamma=0.99`"),
+        ({"replay_buffer_kwargs": {"n_steps": 3, "gamma": 0.9}}, "`gamma=0.99`"),
+        (
+            {"n_steps": 2, "replay_buffer_class": PackedReplayBuffer, "replay_buffer_kwargs": {"n_steps": 3}},
+            "`n_steps=2`",
+        ),
+        ({"n_steps": 3, "replay_buffer_class": ListReplayBuffer}, "`n_steps` must be 1 with .* ListReplayBuffer"),
+        ({"n_steps": 3, "replay_buffer_class": ReplayBuffer}, "`n_steps` must be 1 with .* ReplayBuffer"),
+        ({"n_steps": 3, "replay_buffer_class": OwnPackedBuffer}, "`n_steps` must be 1 with .* OwnPackedBuffer"),
+    ],
+)
+def test_contradictions_are_refused(kwargs, match):
+    with pytest.raises(InvalidArgumentError, match=match):
+        DDPGPaper("MlpPolicy", "Pendulum-v1", **small(), **kwargs)
+
+
+def test_a_subclass_without_these_arguments_does_not_get_them():
+    model = DDPGPaper("MlpPolicy", "Pendulum-v1", **small(), gamma=0.9, replay_buffer_class=OwnPackedBuffer)
+    assert model.replay_buffer.n_steps == 1
 
 
 def test_dict_observations_and_her_keep_sb3s_classes():

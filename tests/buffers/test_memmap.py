@@ -156,7 +156,7 @@ def test_survives_being_killed(seconds, tmp_path):
     assert stored(buffer) == sorted(2 * list(range(30, 50)))
 
 
-@pytest.mark.parametrize("stage", ["head", "n_added", "n_stored", "_pending"])
+@pytest.mark.parametrize("stage", ["head", "n_added", "n_stored", "pending"])
 @pytest.mark.parametrize("n_added", [3, 20, 47])
 def test_files_are_whole_at_every_stage_of_an_add(stage, n_added, tmp_path):
     """As killing the process just there: only what is in the files is left."""

@@ -286,7 +286,7 @@ def test_images_keep_type_and_channel_order_and_are_stored_once():
     for obs, next_obs, reward in zip(batch.observations, batch.next_observations, batch.rewards, strict=True):
         assert np.array_equal(obs, frames[int(reward), 0])
         assert np.array_equal(next_obs, frames[int(reward) + 1, 0])
-    assert buffer._rows._kept_apart == type(buffer._rows._kept_apart)()  # no episode has ended: nothing twice
+    assert buffer._rows._apart.kept == type(buffer._rows._apart.kept)()  # no episode has ended: nothing twice
 
 
 def test_memory_is_at_most_six_tenths_of_sb3s():
@@ -296,7 +296,8 @@ def test_memory_is_at_most_six_tenths_of_sb3s():
     theirs = ReplayBuffer(10_000, space, action_space, "cpu")
     sb3 = sum(value.nbytes for value in vars(theirs).values() if isinstance(value, np.ndarray))
     rows = ours._rows
-    assert rows._all_windows.untyped_storage().nbytes() + rows._end_ids.nbytes + rows._ends.nbytes < 0.4 * sb3
+    kept_apart = rows._apart.ids.nbytes + rows._apart.observations.nbytes
+    assert rows._all_windows.untyped_storage().nbytes() + kept_apart < 0.4 * sb3
 
 
 def test_a_saved_buffer_takes_as_much_room_as_it_holds():
@@ -372,6 +373,22 @@ GOOD = {
         ("reward", np.array([0, np.inf]), NonFiniteError),
         ("done", np.zeros(1, bool), InvalidArgumentError),
         ("infos", [{}], InvalidArgumentError),
+        ("infos", None, InvalidArgumentError),
+        ("infos", 3, InvalidArgumentError),
+        ("done", np.array([2, 0]), InvalidArgumentTypeError),
+        ("done", np.array([0.5, 1]), InvalidArgumentTypeError),
+        ("done", np.array([-1.0, 0]), InvalidArgumentTypeError),
+        ("done", np.array([np.nan, 0]), InvalidArgumentTypeError),
+        ("done", np.array(["no", "yes"]), InvalidArgumentTypeError),
+        ("done", "no", InvalidArgumentTypeError),
+        ("done", [None, True], InvalidArgumentTypeError),
+        ("done", [[True], [True, False]], InvalidArgumentTypeError),
+        ("obs", [[0.0, 1.0, 2.0], [0.0]], InvalidArgumentTypeError),
+        ("obs", None, InvalidArgumentTypeError),
+        ("action", [[0.0, 1.0], [0.0]], InvalidArgumentTypeError),
+        ("action", None, InvalidArgumentTypeError),
+        ("reward", "text", InvalidArgumentTypeError),
+        ("reward", [None, 1.0], InvalidArgumentTypeError),
     ],
 )
 def test_refuses_a_bad_transition_and_stays_as_it_was(name, value, error):
@@ -385,6 +402,30 @@ def test_refuses_a_bad_transition_and_stays_as_it_was(name, value, error):
         assert th.equal(part, again)
     buffer.add(**GOOD)
     assert buffer.size() == 2
+
+
+@pytest.mark.parametrize("infos", [[{}, None], [{}, 3], ({}, "text")])
+@pytest.mark.parametrize("dtype", [bool, np.float32])  # with and without conversion
+def test_refuses_the_end_of_an_episode_without_infos(infos, dtype):
+    buffer = PackedReplayBuffer(10, SPACES["float32"], ACTIONS, "cpu", n_envs=2, seed=0)
+    with pytest.raises(InvalidArgumentTypeError, match="`infos` must hold a dict for environment 1"):
+        buffer.add(**{**GOOD, "done": np.array([0, 1], dtype), "infos": infos})
+    assert buffer.size() == 0
+
+
+@pytest.mark.parametrize("dtype", [bool, np.int64, np.uint8, np.float32, np.float64])
+def test_done_may_be_the_numbers_0_and_1(dtype):
+    """And a bad transition in between leaves no trace in the next."""
+    buffer = PackedReplayBuffer(10, SPACES["float32"], ACTIONS, "cpu", n_envs=2, seed=0)
+    buffer.add(**{**GOOD, "done": np.array([0, 1], dtype)})
+    with pytest.raises(NonFiniteError):
+        buffer.add(**{**GOOD, "done": np.array([1, 1], dtype), "reward": np.array([0, np.nan])})
+    buffer.add(**GOOD)
+    rows = buffer._rows.nth(np.arange(4))
+    assert sorted(zip(rows.tolist(), buffer._make_batch(rows).dones[:, 0].tolist(), strict=True)) == [
+        *[(rows.min(), 0), (rows.min() + 1, 0)],
+        *[(rows.max() - 1, 1), (rows.max(), 0)],
+    ]
 
 
 def test_refuses_numbers_that_do_not_fit_an_image():
@@ -420,6 +461,9 @@ def test_refuses_a_bad_batch_size(batch_size):
         ({"n_envs": 0}, "n_envs"),
         ({"n_steps": 0}, "n_steps"),
         ({"gamma": 1.1}, "gamma"),
+        ({"seed": -1}, "seed"),
+        ({"seed": 2**70}, "seed"),
+        ({"seed": "zero"}, "seed"),
         ({"storage": "disk"}, "storage"),
         ({"storage": "memmap"}, "directory"),
         ({"directory": "somewhere"}, "directory"),
@@ -452,7 +496,7 @@ def test_more_than_the_memory_holds_is_a_clear_error():
         PackedReplayBuffer(10**9 - 2, space, ACTIONS, "cpu")
 
 
-@pytest.mark.parametrize("stage", ["_keep_apart", "head", "n_stored", "_pending"])
+@pytest.mark.parametrize("stage", ["_keep_apart", "head", "n_stored", "pending"])
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 1000), n_before=st.integers(0, 12), n_after=st.integers(1, 12))
 def test_an_interrupted_add_leaves_whole_transitions(stage, seed, n_before, n_after):

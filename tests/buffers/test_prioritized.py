@@ -198,10 +198,56 @@ def test_beta_follows_its_schedule():
         bad.sample(1)
 
 
-def test_an_algorithm_that_returns_no_priorities_is_refused():
-    model = TD3("MlpPolicy", "Pendulum-v1", replay_buffer_class=PrioritizedReplayBuffer, learning_starts=10, seed=0)
-    with pytest.raises(ReplayBufferError, match="DDPGPaper"):
+@pytest.mark.parametrize("gradient_steps", [1, 4])
+def test_an_algorithm_that_returns_no_priorities_is_refused_at_its_second_rollout(gradient_steps):
+    model = TD3(
+        "MlpPolicy",
+        "Pendulum-v1",
+        replay_buffer_class=PrioritizedReplayBuffer,
+        learning_starts=10,
+        gradient_steps=gradient_steps,
+        policy_kwargs={"net_arch": [8]},
+    )
+    with pytest.raises(ReplayBufferError, match=f"{gradient_steps} batches were drawn.*DDPGPaper"):
         model.learn(40)
+    assert model.num_timesteps == 12
+
+
+def test_batches_can_be_looked_at():
+    buffer = make()
+    add(buffer, 5)
+    for _ in range(10):
+        buffer.sample(2)
+    with pytest.raises(ReplayBufferError, match=r"10 batches.*update_priorities\(\[\], \[\]\)"):
+        buffer.sample(2)
+    buffer.update_priorities([], [])  # as the message says
+    for i in range(5, 25):
+        add(buffer, 1, first=i)
+        buffer.sample(2)
+    buffer = make()
+    add(buffer, 5)
+    buffer.sample(2)
+    add(buffer, 1, first=5)
+    with pytest.raises(ReplayBufferError, match="1 batches"):
+        buffer.sample(2)
+
+
+def test_a_snapshot_in_between_is_no_reason_to_refuse():
+    """The count of what was added goes on with the snapshot's, not from 0."""
+    buffer, other = make(), make()
+    add(buffer, 5)
+    buffer.sample(2)
+    values, arrays = buffer.snapshot_state()
+
+    class Stored:
+        def __init__(self, array):
+            self.array, self.shape = array, array.shape
+
+        def read_into(self, target):
+            target[...] = self.array
+
+    other.load_snapshot_state(values, {name: Stored(array) for name, array in arrays.items()})
+    other.sample(2)
 
 
 def test_ddpg_paper_returns_priorities_and_continues_exactly(tmp_path):
@@ -241,6 +287,8 @@ def test_refuses_bad_priorities_and_keeps_what_it_has():
         buffer.update_priorities(np.arange(2), np.array([1.0, np.nan]))
     with pytest.raises(InvalidArgumentError, match="td_errors"):
         buffer.update_priorities(np.arange(2), np.ones(3))
+    with pytest.raises(InvalidArgumentError, match="indices"):
+        buffer.update_priorities(np.array([10**6]), np.ones(1))
     assert np.array_equal(buffer._tree.leaves, before)
     with pytest.raises(ReplayBufferError, match="empty"):
         make().sample(3)

@@ -18,7 +18,7 @@ from stable_baselines3 import DDPG
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
-from ddpg_ext import CheckpointError, DDPGPaper, load_zoo_run
+from ddpg_ext import CheckpointError, DamagedCheckpointError, DDPGPaper, UntrustedContentError, load_zoo_run
 from ddpg_ext.checkpoints.zip_reader import ZipReader
 from ddpg_ext.checkpoints.zoo_files import load_vec_normalize, read_yaml
 
@@ -298,6 +298,70 @@ def test_deep_values_in_own_files(own_zip):
 )
 def test_hostile_plain_values(own_zip, fields):
     refused(DDPGPaper.load, io.BytesIO(hostile.with_data(own_zip, **fields)))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"batch_size": 10**12},
+        {"gradient_steps": 10**18},
+        {"n_steps": 10**7},
+        {"n_steps": 10**6, "replay_buffer_class": None},
+        {"replay_buffer_kwargs": {"n_steps": 10**6}},
+        {"train_freq": 10**18},
+        {"_stats_window_size": 10**18},
+        {"_stats_window_size": 10**30},
+        {"batch_size": 1e30},
+    ],
+    ids=str,
+)
+def test_values_with_which_training_would_never_end(own_zip, fields):
+    """Neither loading nor learning hangs or takes all memory; who means it can have it."""
+    data = hostile.with_data(own_zip, **fields)
+    with pytest.raises(UntrustedContentError, match=f"`{next(iter(fields))}`.*more than"), limits():
+        DDPGPaper.load(io.BytesIO(data), env=gym.make("Pendulum-v1"))
+    name = next(iter(fields))
+    sane = {"replay_buffer_kwargs": {}, "train_freq": (1, "step")}.get(name, 2)
+    loaded = DDPGPaper.load(io.BytesIO(data), gym.make("Pendulum-v1"), custom_objects={name: sane})
+    loaded.learn(4)
+
+
+def test_large_values_can_be_meant(own_zip):
+    data = hostile.with_data(own_zip, gradient_steps=10**7)
+    assert DDPGPaper.load(io.BytesIO(data), trusted=True).gradient_steps == 10**7
+    assert DDPGPaper.load(io.BytesIO(data), gradient_steps=3).gradient_steps == 3
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"tau": 7},
+        {"tau": "x"},
+        {"gamma": -1},
+        {"gamma": None},
+        {"batch_size": None},
+        {"batch_size": 0},
+        {"learning_starts": -1},
+        {"learning_starts": None},
+        {"gradient_steps": -2},
+        {"gradient_steps": "many"},
+        {"n_steps": 0},
+        {"train_freq": 0},
+        {"train_freq": "often"},
+        {"buffer_size": 0},
+        {"learning_rate": -1},
+        {"qf_weight_decay": float("inf")},
+        {"_stats_window_size": 0},
+        {"optimize_memory_usage": 3},
+        {"matmul_precision": "low"},
+        {"replay_buffer_kwargs": {"evil": 1}},
+        {"replay_buffer_kwargs": {"gamma": 0.1}, "replay_buffer_class": None},
+    ],
+    ids=str,
+)
+def test_values_that_the_constructor_refuses_are_damage(own_zip, fields):
+    with pytest.raises(DamagedCheckpointError, match=next(iter(fields)).strip("_")), limits():
+        DDPGPaper.load(io.BytesIO(hostile.with_data(own_zip, **fields)))
 
 
 def state_bytes(state) -> bytes:

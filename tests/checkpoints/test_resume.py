@@ -1,6 +1,8 @@
 """Snapshots: what is in them, when they are taken, and that a run goes on from them bit for bit."""
 
+import json
 import re
+import zipfile
 from itertools import pairwise
 
 import gymnasium as gym
@@ -159,7 +161,7 @@ class Unending(gym.Env):
 
 BUFFERS = {
     "sb3": {"replay_buffer_class": ReplayBuffer},
-    "sb3, n steps": {"replay_buffer_class": NStepReplayBuffer, "replay_buffer_kwargs": {"n_steps": 3, "gamma": 0.9}},
+    "sb3, n steps": {"replay_buffer_class": NStepReplayBuffer, "replay_buffer_kwargs": {"n_steps": 3}},
     "packed": {"replay_buffer_class": PackedReplayBuffer, "replay_buffer_kwargs": {"n_steps": 2}},
     "packed, its own seed": {"replay_buffer_class": PackedReplayBuffer, "replay_buffer_kwargs": {"seed": 5}},
     "device": {"replay_buffer_class": PackedReplayBuffer, "replay_buffer_kwargs": {"storage": "device"}},
@@ -384,6 +386,19 @@ def test_the_one_before_a_damaged_snapshot_is_used(run, damage):
     assert f"{model.num_timesteps:012d}" in before.name
 
 
+def test_a_snapshot_of_a_newer_version_is_not_passed_over(run):
+    """It is whole; going on from the one before would lose what was learned since."""
+    newest = snapshots(run)[0]
+    with zipfile.ZipFile(newest) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    members["ddpg_ext.json"] = json.dumps({**json.loads(members["ddpg_ext.json"]), "format": 2}).encode()
+    with zipfile.ZipFile(newest, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    with pytest.raises(CheckpointError, match=f"{newest.name}.*its format is 2, this version of ddpg_ext reads 1"):
+        DDPGPaper.resume(run, vec_env())
+
+
 def test_all_damaged(run):
     for file in snapshots(run):
         file.write_bytes(file.read_bytes()[:1000])
@@ -465,7 +480,7 @@ def test_cut_episodes_do_not_count_as_terminal(tmp_path, buffer_class):
     """Several environments: what a snapshot cuts off bootstraps, and n-step returns do not run across it."""
     kwargs = {"n_steps": 3, "gamma": 0.5}
     if buffer_class is not None:
-        kwargs = {"replay_buffer_class": buffer_class, "replay_buffer_kwargs": kwargs}
+        kwargs["replay_buffer_class"] = buffer_class
     model = make(make_vec_env(Unending, 2), learning_starts=1000, **kwargs)
     model.learn(36, callback=SnapshotCallback(tmp_path, every=30))
     assert len(snapshots(tmp_path)) == 1

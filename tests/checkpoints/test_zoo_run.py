@@ -200,6 +200,32 @@ def test_frame_stack_and_env_kwargs(tmp_path):
     assert env.get_attr("g") == [5.0]
 
 
+def test_classes_among_the_hyperparameters_are_text(tmp_path):
+    """What ``-params "policy_kwargs:dict(activation_fn=nn.ELU)"`` leaves."""
+    run = make_run(tmp_path)
+    config = run / "Pendulum-v1" / "config.yml"
+    config.write_text("policy_kwargs: {activation_fn: !!python/name:torch.nn.modules.activation.ELU ''}")
+    assert read_yaml(config)["policy_kwargs"] == {"activation_fn": "torch.nn.modules.activation.ELU"}
+    load_zoo_run(run)
+    config.write_text("policy_kwargs: {activation_fn: !!python/name:os.system ''}")
+    with pytest.raises(UntrustedContentError, match=r"os\.system"):
+        load_zoo_run(run)
+
+
+def test_env_kwargs_of_the_hyperparameters(tmp_path):
+    """Those of the command line come first, as in the Zoo."""
+    run = make_run(tmp_path, config={"env_kwargs": {"g": 5.0}})
+    assert load_zoo_run(run)[1].get_attr("g") == [5.0]
+    run = make_run(tmp_path, number=2, config={"env_kwargs": {"g": 5.0}}, args={"env_kwargs": {"g": 6.0}})
+    assert load_zoo_run(run)[1].get_attr("g") == [6.0]
+
+
+def test_the_seed_is_the_environments_also_where_the_model_has_one(tmp_path):
+    run = make_run(tmp_path, model=make_model(seed=3))
+    starts = [load_zoo_run(run, seed=seed)[1].reset().tolist() for seed in (0, 0, 5)]
+    assert starts[0] == starts[1] != starts[2]
+
+
 class OwnWrapper(gym.Wrapper):
     """A wrapper that a user wrote."""
 

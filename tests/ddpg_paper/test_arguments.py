@@ -302,7 +302,7 @@ CALLERS_DICTS = {
         "learning_starts": 20,
         "replay_buffer_class": HerReplayBuffer,
         "replay_buffer_kwargs": {"n_sampled_goal": 2, "goal_selection_strategy": "future"},
-        "policy_kwargs": {"net_arch": [8, 7], "features_extractor_kwargs": {"cnn_output_dim": 32}},
+        "policy_kwargs": {"net_arch": [8, 7], "features_extractor_kwargs": {"cnn_kwargs": {"n_filters": 8}}},
     },
     "shared extractor": {"policy_kwargs": {"share_features_extractor": True, "net_arch": [5, 5]}},
 }

@@ -116,7 +116,6 @@ ARGUMENTS = [
     policy_kwargs("action_layer", 3, VALUE, ["1 to 2"]),
     policy_kwargs("action_layer", -1, VALUE, ["1 to 2"]),
     policy_kwargs("action_layer", 1.0, VALUE, ["1 to 2"]),
-    policy_kwargs("action_layer", None, VALUE, ["1 to 2"]),
     policy_kwargs("action_layer", True, VALUE, ["1 to 2"]),
     (
         {"policy_kwargs": {"net_arch": [8]}},
@@ -131,9 +130,8 @@ ARGUMENTS = [
     policy_kwargs("net_arch", [16, True], VALUE, ["positive widths"]),
     policy_kwargs("batch_norm", 1, VALUE, ["True, False, 'actor' or 'critic'"]),
     policy_kwargs("batch_norm", "both", VALUE, ["True, False, 'actor' or 'critic'"]),
-    policy_kwargs("batch_norm", None, VALUE, ["True, False, 'actor' or 'critic'"]),
     *[
-        policy_kwargs("final_init", value, VALUE, ["a number above 0, or None"])
+        policy_kwargs("final_init", value, VALUE, ["a number above 0, 'paper' or None"])
         for value in (0, -3e-3, NAN, INF, "x", True)
     ],
     ({"policy_kwargs": {"optimizer_kwargs": {"lr": 0.1}}}, VALUE, ["'lr'", "0.1", "`learning_rate`"]),
@@ -152,7 +150,7 @@ ARGUMENTS = [
     ],
     *[
         policy_kwargs("features_extractor_class", value, TYPE, ["subclass of", "BaseFeaturesExtractor"])
-        for value in (3, "flatten", th.nn.Flatten, None)
+        for value in (3, "flatten", th.nn.Flatten)
     ],
     *[
         policy_kwargs(name, value, TYPE, ["must be a dict"])
@@ -179,6 +177,14 @@ ARGUMENTS = [
         TYPE,
         ["`optimizer_kwargs`", "'beta'", "Adam", "did you mean 'betas'"],
     ),
+    *[
+        (
+            {"policy_kwargs": {"optimizer_kwargs": {name: value}}},
+            VALUE,
+            ["`policy_kwargs['optimizer_kwargs']`", "Adam", repr({name: value})],
+        )
+        for name, value in (("betas", 3), ("betas", (0.9,)), ("betas", (0.9, 2.0)), ("eps", -1.0), ("eps", "small"))
+    ],
     ({"policy_kwargs": {"optimizer_kwargs": {3: 1}}}, TYPE, ["`optimizer_kwargs`", "3", "'betas'"]),
     *[
         policy_kwargs(name, value, TYPE, ["True or False"])

@@ -17,7 +17,11 @@ MIXED = {
     "vec": spaces.Box(-1, 1, (2,), np.float32),
     "kind": spaces.Discrete(4),
 }
-CNN = {"features_extractor_kwargs": {"cnn_output_dim": 16}}
+CNN = {
+    "features_extractor_kwargs": {
+        "cnn_kwargs": {"n_filters": 16, "kernel_sizes": [8, 4], "strides": [4, 5], "paddings": [0, 0]}
+    }
+}
 
 
 def mixed(channel_last: bool = False) -> ChaosEnv:

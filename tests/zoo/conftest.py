@@ -61,8 +61,8 @@ def zoo(start):
 def train(zoo, tmp_path):
     """Train, with more options and hyperparameters; the run's folder."""
 
-    def train(*options, params=(), number=1):
-        result = zoo("train", *TRAIN, *options, "-params", *SMALL, *params)
+    def train(*options, params=(), number=1, environ=None):
+        result = zoo("train", *TRAIN, *options, "-params", *SMALL, *params, **(environ or {}))
         assert result.status == 0, result.stderr + result.stdout
         return tmp_path / "logs" / "ddpg_paper" / f"Pendulum-v1_{number}"
 

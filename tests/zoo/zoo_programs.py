@@ -5,6 +5,8 @@ Each line on the standard input is a JSON object: `program`, `arguments`, `folde
 forked for it, whose id is printed, and when it has ended its status. Its output is in `stdout` and `stderr` there.
 """
 
+import atexit
+import importlib
 import json
 import os
 import sys
@@ -13,7 +15,7 @@ from pathlib import Path
 
 import torch as th
 
-from ddpg_ext.zoo.programs import run
+from ddpg_ext.zoo import programs
 from ddpg_ext.zoo.register import register_zoo
 
 
@@ -25,7 +27,7 @@ def run_job(program: str, arguments: list[str], folder: str, environ: dict[str, 
     sys.path.insert(0, "")  # as `python -m` has it
     sys.argv = [str(Path(f"{program.rpartition('.')[2]}.py")), *arguments]
     try:
-        run(program)
+        programs.run(program)
         return 0
     except SystemExit as end:
         if isinstance(end.code, str):
@@ -36,6 +38,7 @@ def run_job(program: str, arguments: list[str], folder: str, environ: dict[str, 
         traceback.print_exc()
         return 1
     finally:
+        atexit._run_exitfuncs()  # W&B's, for one, which writes its file then
         sys.stdout.flush()
         sys.stderr.flush()
 
@@ -43,6 +46,8 @@ def run_job(program: str, arguments: list[str], folder: str, environ: dict[str, 
 def main() -> None:
     th.set_num_threads(1)
     register_zoo()
+    programs._hide_broken_rliable()
+    importlib.import_module("rl_zoo3.plots")
     for line in sys.stdin:
         child = os.fork()
         if child == 0:

@@ -62,7 +62,7 @@ class LivePlotCallback(PeriodicCallback):
         #: the curves so far: ``return``, ``length``, ``train/actor_loss`` and ``train/critic_loss``, each a list of
         #: (environment steps, value)
         self.curves: dict[str, _Curve] = {name: [] for name in _PANELS}
-        self._figure = matplotlib.Figure(figsize=(10, 6), layout="constrained")
+        self._figure = matplotlib.Figure(figsize=(10, 6))
         self._writer = _Losses(self)
         self._display: Any = None
 
@@ -99,12 +99,12 @@ class LivePlotCallback(PeriodicCallback):
         except AttributeError:  # no Monitor
             return
         ends = [np.cumsum(length) * n_envs for length in lengths]
-        episodes = sorted(
-            (int(end), float(ret), int(length))
+        episodes = [
+            (int(end), float(ret), float(length))
             for of_env in zip(ends, returns, lengths, strict=True)
             for end, ret, length in zip(*of_env, strict=True)
-        )
-        for end, ret, length in episodes:
+        ]
+        for end, ret, length in sorted(episodes, key=lambda episode: episode[0]):
             if end <= self.model.num_timesteps:
                 self.curves["return"].append((end, ret))
                 self.curves["length"].append((end, length))
@@ -132,6 +132,8 @@ class LivePlotCallback(PeriodicCallback):
     def _draw(self) -> None:
         self._figure.clear()
         axes = self._figure.subplots(2, 2, sharex=True)
+        # A layout that is computed each time would double the time that drawing takes
+        self._figure.subplots_adjust(left=0.07, right=0.98, bottom=0.09, top=0.94, wspace=0.16, hspace=0.18)
         for (name, title), panel in zip(_PANELS.items(), axes.flat, strict=True):
             self._draw_panel(panel, name, title)
         for panel in axes[1]:

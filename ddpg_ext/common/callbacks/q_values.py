@@ -51,8 +51,8 @@ class QValueBiasCallback(PeriodicCallback):
     An episode that is truncated shows only the first part of its return. ``truncated="bootstrap"`` adds the critic's
     own estimate for the last observation, discounted: no step is lost, but so far the critic is compared with itself,
     and the bias comes out too small, by about the part ``eval/q_missing``. ``truncated="drop"`` leaves out the steps
-    where more than 5 % of an endless return's weight are missing (with ``gamma`` 0.99, the last 299 of an episode; an
-    environment with shorter ones has none left, and nothing is logged).
+    where more than 5 % of an endless return's weight are missing (with ``gamma`` 0.99, the last 298 of an episode; of
+    an environment with shorter ones none is left, and nothing is logged); the others are completed in the same way.
 
     :param env: environment to evaluate in: an id, an environment or a ``VecEnv``, apart from that of the training. It
         is normalised by itself where the training's is
@@ -173,8 +173,8 @@ def plot_q_values(values: QValues, title: str = "") -> Any:
     )
     axes.plot(limits, limits, "--", color="gray", linewidth=1, label="estimated = observed")
     axes.set(xlim=limits, ylim=limits, aspect="equal")
-    axes.legend(loc="upper left", fontsize=8)
-    figure.colorbar(density, ax=axes, label="steps")
+    axes.legend(loc="lower right", fontsize=8)
+    figure.colorbar(density, ax=axes, label="steps", shrink=0.8)
     return figure
 
 

@@ -1,0 +1,371 @@
+"""
+Learning curves of finished or running trainings, from the files that they leave.
+
+    python -m ddpg_ext.plot runs/                                        # all runs of a folder
+    python -m ddpg_ext.plot logs/ddpg_paper/Pendulum-v1_{1,2,3}          # three seeds
+    python -m ddpg_ext.plot logs/plain logs/tuned --labels plain tuned   # two settings, each of several seeds
+"""
+
+import argparse
+import csv
+import sys
+import warnings
+import zipfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ddpg_ext.checkpoints.zoo_files import read_yaml
+from ddpg_ext.common.callbacks.live_plot import moving_mean
+from ddpg_ext.common.checks import check_number
+from ddpg_ext.common.errors import (
+    CheckpointError,
+    CheckpointNotFoundError,
+    DamagedCheckpointError,
+    DDPGPaperError,
+    InvalidArgumentError,
+    nearest,
+)
+from ddpg_ext.common.extras import import_extra
+from ddpg_ext.common.files import atomic_file
+
+#: what can be drawn: title, file, and its name there
+METRICS = {
+    "return": ("return, evaluated without noise", "evaluations.npz", "results"),
+    "length": ("episode length, evaluated without noise", "evaluations.npz", "ep_lengths"),
+    "success": ("success rate, evaluated without noise", "evaluations.npz", "successes"),
+    "train_return": ("return of training episodes", "monitor.csv", "r"),
+    "train_length": ("length of training episodes", "monitor.csv", "l"),
+}
+X_AXES = {"steps": "environment steps", "episodes": "training episodes", "time": "hours"}
+#: so many runs are needed for a band of IQM and bootstrap
+_RUNS_FOR_IQM = 3
+_REPETITIONS = 2_000
+_GRID = 200
+
+
+class Run(NamedTuple):
+    """A run's curve."""
+
+    folder: Path
+    algo: str
+    env: str
+    #: where it was measured, ascending, shape ``(n,)``
+    x: np.ndarray
+    #: one row for each, shape ``(n, episodes)``
+    values: np.ndarray
+
+
+class Curve(NamedTuple):
+    """What is drawn of a group of runs, each of shape ``(n,)``; NaN where there is no band."""
+
+    x: np.ndarray
+    middle: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    #: what middle and band are
+    description: str
+
+
+def find_runs(path: str | Path) -> list[Path]:
+    """
+    :param path: a run's folder, or one above it
+    :return: the folders with ``evaluations.npz`` or ``monitor.csv`` files: itself, or all below it
+    :raises CheckpointNotFoundError: if there is none
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise CheckpointNotFoundError(f"there is no folder {path}")
+    files = [*path.rglob("evaluations.npz"), *path.rglob("*monitor.csv")]
+    folders = sorted({file.parent for file in files})
+    if not folders:
+        raise CheckpointNotFoundError(
+            f"there is no run in {path}: no evaluations.npz, as EvalCallback(log_path=...) writes it, and no "
+            "monitor.csv, as make_vec_env(monitor_dir=...) does"
+        )
+    return [path] if path in folders else folders
+
+
+def read_run(folder: Path, metric: str = "return", x: str = "steps", window: int = 100) -> Run:
+    """
+    :param folder: the run
+    :param metric: a key of ``METRICS``
+    :param x: a key of ``X_AXES``
+    :param window: episodes that a point of the training curves is the mean of
+    :return: its curve
+    :raises CheckpointNotFoundError: if the run does not have what is asked for
+    :raises DamagedCheckpointError: if a file cannot be read
+    """
+    _, file, name = METRICS[metric]
+    if file == "evaluations.npz":
+        positions, values = _read_evaluations(folder / file, name)
+        if x != "steps":
+            monitor = _read_monitors(folder, f"x={x!r}")
+            # Before the first episode's end and after the last's, its numbers are those of these
+            positions = np.interp(positions, monitor["steps"], monitor[x])
+    else:
+        monitor = _read_monitors(folder, f"metric={metric!r}")
+        positions, values = monitor[x], moving_mean(monitor[name], window)[:, None]
+    settings = _settings(folder)
+    folder_name, algo = folder.resolve().name, folder.resolve().parent.name
+    stem, _, number = folder_name.rpartition("_")
+    env = settings.get("env", stem if number.isdigit() else folder_name)
+    return Run(folder, str(settings.get("algo", algo)), str(env), positions, values)
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    """The Zoo's ``args.yml``, if it is there and can be read."""
+    for file in (folder / "args.yml", *sorted(folder.glob("*/args.yml"))):
+        try:
+            if settings := read_yaml(file):
+                return settings
+        except CheckpointError as error:
+            warnings.warn(f"{error}; the run is named by its folder")
+    return {}
+
+
+def _read_evaluations(file: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
+    if not file.exists():
+        raise CheckpointNotFoundError(f"{file.parent} has no evaluations.npz; is it being evaluated?")
+    try:
+        with np.load(file, allow_pickle=False) as archive:
+            content = {key: archive[key] for key in ("timesteps", name) if key in archive.files}
+    except (zipfile.BadZipFile, ValueError, OSError, EOFError, KeyError) as error:
+        raise DamagedCheckpointError(f"{file} cannot be read: {error}") from None
+    if name not in content or "timesteps" not in content:
+        raise CheckpointNotFoundError(f"{file} has no {name if 'timesteps' in content else 'timesteps'}")
+    steps, values = content["timesteps"], content[name]
+    if steps.ndim != 1 or values.ndim != 2 or len(steps) != len(values) or values.dtype.kind not in "biuf":
+        raise DamagedCheckpointError(f"{file} does not hold numbers for {len(steps)} evaluations")
+    if values.size == 0:
+        raise CheckpointNotFoundError(f"{file} has no evaluation yet")
+    return steps.astype(float), values.astype(float)
+
+
+def _read_monitors(folder: Path, what: str) -> dict[str, np.ndarray]:
+    """Of the training episodes in the order of their ends: return, length, steps so far, number and hours."""
+    monitor = import_extra("stable_baselines3.common.monitor", "ddpg_ext[plots]", "reading monitor.csv")
+    import_extra("pandas", "ddpg_ext[plots]", "reading monitor.csv")
+    try:
+        table = monitor.load_results(str(folder))
+        columns = {name: table[name].to_numpy(dtype=float) for name in ("r", "l", "t")}
+    except monitor.LoadMonitorResultsError:
+        raise CheckpointNotFoundError(f"{folder} has no monitor.csv, which {what} needs") from None
+    except (ValueError, KeyError, IndexError, TypeError, AssertionError, csv.Error, OSError) as error:
+        raise DamagedCheckpointError(f"a monitor.csv in {folder} cannot be read: {error!r}") from None
+    whole = np.all([np.isfinite(column) for column in columns.values()], axis=0)
+    if not whole.all():
+        warnings.warn(f"{folder}: {np.sum(~whole)} lines of monitor.csv are not complete, and are left out")
+        columns = {name: column[whole] for name, column in columns.items()}
+    if not whole.any():
+        raise CheckpointNotFoundError(f"{folder}: no training episode has ended yet")
+    return columns | {
+        "steps": np.cumsum(columns["l"]),
+        "episodes": np.arange(1.0, len(columns["l"]) + 1),
+        "time": columns["t"] / 3600,
+    }
+
+
+def aggregate(runs: Sequence[Run]) -> Curve:
+    """
+    One curve with a 95 % band for a group of runs.
+
+    Of one run with several evaluation episodes: their mean, and Student's interval for it. Of two: their mean, and
+    no band, but the range. Of three and more: the interquartile mean of the runs' means, and the percentile bootstrap
+    over runs, as rliable has them (Agarwal et al., "Deep reinforcement learning at the edge of the statistical
+    precipice", 2021). Runs that were measured at different places are interpolated between them, as far as all of
+    them go.
+
+    :param runs: at least one
+    :return: the curve
+    :raises MissingExtraError: without scipy
+    """
+    if len(runs) == 1:
+        return _of_one(runs[0])
+    x = runs[0].x
+    means = [run.values.mean(axis=1) for run in runs]
+    if not all(np.array_equal(run.x, x) for run in runs):
+        first, last = max(run.x[0] for run in runs), min(run.x[-1] for run in runs)
+        if first > last:
+            raise InvalidArgumentError(
+                f"the runs {', '.join(run.folder.name for run in runs)} have no part of the x-axis in common"
+            )
+        common = [run.x[(run.x >= first) & (run.x <= last)] for run in runs]
+        longest = max(common, key=len)
+        x = longest if len(longest) <= _GRID else np.linspace(first, last, _GRID)
+        means = [np.interp(x, run.x, mean) for run, mean in zip(runs, means, strict=True)]
+    table = np.stack(means)
+    if len(runs) < _RUNS_FOR_IQM:
+        return Curve(x, table.mean(axis=0), table.min(axis=0), table.max(axis=0), "mean and range of 2 runs")
+    return Curve(x, *_iqm(table), f"IQM of {len(runs)} runs, 95 % bootstrap band")
+
+
+def _of_one(run: Run) -> Curve:
+    mean, n = run.values.mean(axis=1), run.values.shape[1]
+    if n == 1:
+        nothing = np.full_like(mean, np.nan)
+        return Curve(run.x, mean, nothing, nothing, "1 run")
+    stats = import_extra("scipy.stats", "ddpg_ext[plots]", "a confidence band")
+    half = stats.t.ppf(0.975, n - 1) * run.values.std(axis=1, ddof=1) / np.sqrt(n)
+    return Curve(run.x, mean, mean - half, mean + half, f"1 run, 95 % band of the mean of {n} episodes")
+
+
+def _iqm(table: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """
+    :param table: a row for each run
+    :return: interquartile mean, and the lower and upper ends of its interval
+    """
+    stats = import_extra("scipy.stats", "ddpg_ext[plots]", "a confidence band")
+
+    def iqm(scores: np.ndarray, axis: int = 0) -> np.ndarray:
+        return stats.trim_mean(scores, 0.25, axis=axis)
+
+    # rliable's intervals, which are of one stratum here: an environment has a panel, and a band, of its own
+    drawn = stats.bootstrap(
+        (table,), iqm, axis=0, n_resamples=_REPETITIONS, method="percentile", random_state=np.random.default_rng(0)
+    )
+    return iqm(table), drawn.confidence_interval.low, drawn.confidence_interval.high
+
+
+def plot_runs(
+    paths: Sequence[str | Path],
+    *,
+    x: str = "steps",
+    metric: str | None = None,
+    labels: Sequence[str] | None = None,
+    window: int = 100,
+    title: str | None = None,
+) -> tuple[Any, dict[tuple[str, str], Curve]]:
+    """
+    Draw the learning curves of runs: a panel for each environment, a curve for each algorithm or label.
+
+    :param paths: folders of runs, or above them
+    :param x: "steps", "episodes" or "time" (hours); the latter two need the run's ``monitor.csv``
+    :param metric: "return", "length" or "success" of evaluations; "train_return" or "train_length" of the training
+        episodes. None: "return" if any run was evaluated, else "train_return"
+    :param labels: a name for the runs of each of ``paths``; None: they are told apart by their algorithm
+    :param window: episodes that a point of the training curves is the mean of, at least 1
+    :param title: of the picture
+    :return: a matplotlib ``Figure``, and the curves by environment and label
+    :raises InvalidArgumentError: for an unknown name, or another number of labels than of paths
+    :raises CheckpointNotFoundError: if there are no runs, or none has what is asked for
+    :raises MissingExtraError: without the extra ``plots``
+    """
+    for name, value, known in (("x", x, X_AXES), ("metric", metric, METRICS)):
+        if value is not None and value not in known:
+            raise InvalidArgumentError(f"`{name}` {value!r} is unknown; {nearest(str(value), known)}")
+    check_number("window", window, lambda n: n > 0, "a whole number above 0", integer=True)
+    if labels is not None and len(labels) != len(paths):
+        raise InvalidArgumentError(f"`labels` must be one for each of the {len(paths)} paths, got {len(labels)}")
+    folders = [(find_runs(path), None if labels is None else labels[i]) for i, path in enumerate(paths)]
+    if metric is None:
+        evaluated = any((folder / "evaluations.npz").exists() for found, _ in folders for folder in found)
+        metric = "return" if evaluated else "train_return"
+    groups = _groups(folders, metric, x, window)
+    curves = {key: aggregate(runs) for key, runs in groups.items()}
+    return _draw(groups, curves, METRICS[metric][0], X_AXES[x], title), curves
+
+
+def _groups(
+    folders: Iterable[tuple[list[Path], str | None]], metric: str, x: str, window: int
+) -> dict[tuple[str, str], list[Run]]:
+    """The runs by environment and label; those that cannot be read are left out with a warning."""
+    groups: dict[tuple[str, str], list[Run]] = {}
+    problems: list[CheckpointError] = []
+    seen: set[Path] = set()
+    for found, label in folders:
+        for folder in found:
+            if folder.resolve() in seen:
+                continue
+            seen.add(folder.resolve())
+            try:
+                run = read_run(folder, metric, x, window)
+            except CheckpointError as error:
+                problems.append(error)
+                continue
+            groups.setdefault((run.env, label or run.algo), []).append(run)
+    if not groups:
+        raise type(problems[0])("; ".join(map(str, problems)))
+    for problem in problems:
+        warnings.warn(f"left out: {problem}")
+    return dict(sorted(groups.items(), key=lambda item: item[0][0]))
+
+
+def _draw(
+    groups: dict[tuple[str, str], list[Run]], curves: dict[tuple[str, str], Curve], y: str, x: str, title: str | None
+) -> Any:
+    matplotlib = import_extra("matplotlib.figure", "ddpg_ext[plots]", "ddpg_ext.plot")
+    envs = list(dict.fromkeys(env for env, _ in curves))
+    columns = min(len(envs), 3)
+    rows = -(-len(envs) // columns)
+    figure = matplotlib.Figure(figsize=(1.5 + 5 * columns, 3.9 * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False).flat
+    names = list(dict.fromkeys(label for _, label in curves))
+    for panel, env in zip(panels, envs, strict=False):
+        for (of_env, label), curve in curves.items():
+            if of_env != env:
+                continue
+            color = f"C{names.index(label)}"
+            runs = groups[of_env, label]
+            if 1 < len(runs) < _RUNS_FOR_IQM:
+                for run in runs:
+                    panel.plot(run.x, run.values.mean(axis=1), color=color, alpha=0.35, linewidth=0.8)
+            panel.plot(curve.x, curve.middle, color=color, label=f"{label} ({curve.description})")
+            panel.fill_between(curve.x, curve.low, curve.high, color=color, alpha=0.2, linewidth=0)
+        panel.set(title=env, xlabel=x, ylabel=y)
+        panel.grid(alpha=0.3)
+        panel.legend(loc="best", fontsize=8)
+    for panel in list(figure.axes)[len(envs) :]:
+        panel.remove()
+    if title is not None:
+        figure.suptitle(title)
+    return figure
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """
+    The command line.
+
+    :param argv: its arguments; None: those of the process
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m ddpg_ext.plot", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("paths", nargs="+", help="folders of runs, or folders above them")
+    parser.add_argument("--x", choices=X_AXES, default="steps", help="the x-axis; time is in hours (default: steps)")
+    parser.add_argument(
+        "--metric", choices=METRICS, help="what to draw (default: return, or train_return where nothing was evaluated)"
+    )
+    parser.add_argument("--labels", nargs="+", help="a name for the runs of each path (default: their algorithms)")
+    parser.add_argument("--window", type=int, default=100, help="episodes per point of a training curve (default: 100)")
+    parser.add_argument("--title", help="of the picture")
+    parser.add_argument(
+        "--out", type=Path, default=Path("learning_curves.png"), help="the picture (default: learning_curves.png)"
+    )
+    args = parser.parse_args(argv)
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_, **__: print(f"Warning: {message}", file=sys.stderr)
+            figure, curves = plot_runs(
+                args.paths, x=args.x, metric=args.metric, labels=args.labels, window=args.window, title=args.title
+            )
+        suffix = args.out.suffix.lstrip(".").lower()
+        if suffix not in figure.canvas.get_supported_filetypes():
+            raise InvalidArgumentError(f"--out must end in .png, .svg or .pdf, got {str(args.out)!r}")
+        with atomic_file(args.out) as file:
+            figure.savefig(file, format=suffix, dpi=130)
+    except DDPGPaperError as error:
+        sys.exit(f"error: {error}")
+    except OSError as error:
+        sys.exit(f"error: {args.out} cannot be written: {error}")
+    for (env, label), curve in curves.items():
+        band = "" if np.isnan(curve.low[-1]) else f" [{curve.low[-1]:.5g}, {curve.high[-1]:.5g}]"
+        where = f"{curve.x[-1]:.4g} {X_AXES[args.x]}" if args.x == "time" else f"{curve.x[-1]:,.0f} {X_AXES[args.x]}"
+        print(f"{env}, {label}: {curve.middle[-1]:.5g}{band} after {where} ({curve.description})")
+    print(f"The curves are in {args.out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,228 @@
+"""Films of episodes: what is on them, when they are made, and what becomes of training if they cannot be."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium import spaces
+from PIL import Image
+from stable_baselines3.common.callbacks import EvalCallback
+from stable_baselines3.common.logger import configure
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from toy_envs import ToyEnv
+
+from ddpg_ext import (
+    DDPGPaper,
+    EpisodeVideoCallback,
+    InvalidArgumentError,
+    InvalidArgumentTypeError,
+    MissingExtraError,
+    record_episode,
+)
+
+RED, STEP = 200, 10
+
+
+class PictureEnv(gym.Env):
+    """A picture for each step: its green is ``STEP`` times the number of the step. Pays 1 each."""
+
+    def __init__(self, length=8, fps=20, size=(40, 60), render_mode="rgb_array", fault_at=None):
+        self.observation_space = spaces.Box(-np.inf, np.inf, (1,), np.float32)
+        self.action_space = spaces.Box(-1, 1, (1,), np.float32)
+        self.metadata = {"render_modes": ["rgb_array"], "render_fps": fps}
+        self.render_mode = render_mode
+        self.length, self.size, self.fault_at = length, size, fault_at
+        self.seeds, self.n_rendered = [], 0
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.seeds.append(seed)
+        self.count = 0
+        return np.array([5.0], np.float32), {}
+
+    def step(self, action):
+        self.count += 1
+        return np.array([5.0], np.float32), 1.0, False, self.count == self.length, {}
+
+    def render(self):
+        self.n_rendered += 1
+        if self.n_rendered == self.fault_at:
+            raise RuntimeError("no display")
+        picture = np.zeros((*self.size, 3), np.uint8)
+        picture[:] = RED, STEP * self.count, 0
+        return picture
+
+
+def make_model(env=None):
+    return DDPGPaper(
+        "MlpPolicy",
+        PictureEnv() if env is None else env,
+        policy_kwargs={"net_arch": [8], "action_layer": 1},
+        batch_size=8,
+        buffer_size=100,
+        seed=0,
+        device="cpu",
+    )
+
+
+def read_gif(path):
+    """Greens of the pictures in units of a step, milliseconds of each, and the size of the film."""
+    greens, durations = [], []
+    with Image.open(path) as film:
+        for index in range(film.n_frames):
+            film.seek(index)
+            greens.append(round(float(np.asarray(film.convert("RGB"))[..., 1].mean()) / STEP))
+            durations.append(film.info["duration"])
+        return greens, durations, film.size
+
+
+def test_a_gif_has_a_picture_of_each_step(tmp_path):
+    model = make_model()
+    total = record_episode(model, PictureEnv(), tmp_path / "folder" / "agent.gif")
+    greens, durations, size = read_gif(tmp_path / "folder" / "agent.gif")
+    assert greens == list(range(8))  # and none of the next episode
+    assert durations == [50] * 8  # 20 in a second
+    assert size == (60, 40)
+    assert total == 8.0
+    assert [file.name for file in (tmp_path / "folder").iterdir()] == ["agent.gif"]
+
+
+def test_a_gif_is_kept_small(tmp_path):
+    """Of 100 pictures per second, each fourth, and at most 300 pixels wide."""
+    record_episode(make_model(), PictureEnv(length=20, fps=100, size=(400, 600)), tmp_path / "agent.gif")
+    greens, durations, size = read_gif(tmp_path / "agent.gif")
+    assert greens == [0, 4, 8, 12, 16]
+    assert durations == [40] * 5
+    assert size == (300, 200)
+
+
+def test_the_end_of_the_film_and_the_start_of_the_episode(tmp_path):
+    env = PictureEnv()
+    assert record_episode(make_model(), env, tmp_path / "agent.gif", max_steps=5, seed=7) == 5.0
+    assert read_gif(tmp_path / "agent.gif")[0] == [0, 1, 2, 3, 4]
+    assert env.seeds == [7]
+
+
+def test_mp4_with_odd_sides(tmp_path):
+    pytest.importorskip("moviepy")
+    iio = pytest.importorskip("imageio.v3")
+    record_episode(make_model(), PictureEnv(size=(121, 163)), tmp_path / "agent.mp4")
+    pictures = iio.imread(tmp_path / "agent.mp4")
+    assert pictures.shape == (8, 120, 162, 3)
+    assert iio.immeta(tmp_path / "agent.mp4")["fps"] == 20
+    np.testing.assert_allclose(pictures[..., 1].mean(axis=(1, 2)), STEP * np.arange(8), atol=8)
+    assert [file.name for file in tmp_path.iterdir()] == ["agent.mp4"]
+
+
+def test_an_environment_by_its_id(tmp_path):
+    pytest.importorskip("pygame")
+    model = DDPGPaper("MlpPolicy", "Pendulum-v1", buffer_size=10)
+    assert record_episode(model, "Pendulum-v1", tmp_path / "agent.gif", max_steps=3) < 0
+    assert len(read_gif(tmp_path / "agent.gif")[0]) == 2  # 30 in a second: each second one
+
+
+def test_observations_are_normalised_as_in_training(tmp_path):
+    """The policy sees (5 - mean) / deviation; nothing is learned from what is filmed."""
+    train = VecNormalize(DummyVecEnv([PictureEnv]))
+    model = make_model(train)
+    train.obs_rms.mean, train.obs_rms.var = np.array([1.0]), np.array([4.0])
+    seen = []
+    predict = model.predict
+    model.predict = lambda obs, **kwargs: (seen.append(float(obs[0, 0])), predict(obs, **kwargs))[1]
+    record_episode(model, PictureEnv(), tmp_path / "agent.gif")
+    assert seen == pytest.approx([2.0] * 8)
+    assert train.obs_rms.mean == 1.0
+
+
+# ------------------------------------------------------------- as a callback
+
+
+def test_films_while_training_and_at_its_end(tmp_path, capsys):
+    env = PictureEnv()
+    callback = EpisodeVideoCallback(env, tmp_path, every=20, seed=3, verbose=1)
+    make_model().learn(50, callback=callback)
+    assert {file.name for file in tmp_path.iterdir()} == {f"episode_{steps}_steps.gif" for steps in (20, 40, 50)}
+    assert read_gif(tmp_path / "episode_40_steps.gif")[0] == list(range(8))
+    # Each with the same start; between them the environment resets itself
+    assert env.seeds == [3, None] * 3
+    assert "Episode after 40 steps, return 8.0" in capsys.readouterr().out
+
+
+def test_one_film_where_the_end_is_due_anyway(tmp_path):
+    env = PictureEnv()
+    make_model().learn(40, callback=EpisodeVideoCallback(env, tmp_path, every=20))
+    assert len(env.seeds) == 4
+
+
+def test_with_each_new_best_of_an_eval_callback(tmp_path):
+    film = EpisodeVideoCallback(PictureEnv(), tmp_path, every=1)
+    make_model().learn(
+        60, callback=EvalCallback(ToyLike(), film, eval_freq=20, n_eval_episodes=1, verbose=0, warn=False)
+    )
+    assert [file.name for file in tmp_path.iterdir()] == ["episode_20_steps.gif"]  # all returns are equal
+
+
+class ToyLike(PictureEnv):
+    """For evaluation, which needs no pictures."""
+
+    def render(self):
+        raise AssertionError("nobody asked for a picture")
+
+
+def test_tensorboard_has_the_film(tmp_path):
+    pytest.importorskip("moviepy.editor")
+    model = make_model()
+    model.set_logger(configure(str(tmp_path / "log"), ["tensorboard", "csv", "json", "log"]))
+    model.learn(20, callback=EpisodeVideoCallback(PictureEnv(), tmp_path / "films", every=20, log=True))
+    model.logger.close()
+    events = EventAccumulator(str(tmp_path / "log"))
+    events.Reload()
+    (image,) = events.Images("eval/episode")
+    assert image.step == 20
+    assert image.encoded_image_string.startswith(b"GIF8")
+    assert (image.width, image.height) == (60, 40)
+
+
+def test_a_renderer_that_fails_does_not_stop_training(tmp_path):
+    env = PictureEnv(fault_at=12)
+    model = make_model()
+    with pytest.warns(UserWarning, match=r"no more films, .*no display.*Training goes on") as caught:
+        model.learn(60, callback=EpisodeVideoCallback(env, tmp_path, every=20))
+    assert len([warning for warning in caught if "films" in str(warning.message)]) == 1
+    assert model.num_timesteps == 60
+    assert [file.name for file in tmp_path.iterdir()] == ["episode_20_steps.gif"]
+
+
+def test_it_leaves_training_untouched(tmp_path, weights_of, assert_same_bits):
+    plain, watched = make_model(), make_model()
+    plain.learn(50)
+    watched.learn(50, callback=EpisodeVideoCallback(PictureEnv(), tmp_path, every=20))
+    assert_same_bits(weights_of(plain), weights_of(watched))
+
+
+# ------------------------------------------------------------------ bad input
+
+
+def test_bad_arguments(tmp_path, monkeypatch):
+    env = PictureEnv()
+    with pytest.raises(InvalidArgumentError, match="`max_steps` must be a whole number above 0, got 0"):
+        EpisodeVideoCallback(env, tmp_path, max_steps=0)
+    with pytest.raises(InvalidArgumentTypeError, match="`log` must be True or False"):
+        EpisodeVideoCallback(env, tmp_path, log="yes")
+    with pytest.raises(InvalidArgumentError, match=r"must end in '.gif' or '.mp4', got '.avi'"):
+        EpisodeVideoCallback(env, tmp_path, file_format="avi")
+    with pytest.raises(InvalidArgumentError, match=r"must end in '.gif' or '.mp4', got ''"):
+        record_episode(make_model(), env, tmp_path / "film")
+    monkeypatch.setitem(__import__("sys").modules, "PIL.Image", None)
+    with pytest.raises(MissingExtraError, match=r"a GIF needs .*: pip install 'ddpg_ext\[extra\]'"):
+        EpisodeVideoCallback(env, tmp_path)
+
+
+def test_environments_that_do_not_fit(tmp_path):
+    model = make_model()
+    with pytest.raises(InvalidArgumentError, match="`env` must have render_mode='rgb_array', got None"):
+        model.learn(1, callback=EpisodeVideoCallback(PictureEnv(render_mode=None), tmp_path))
+    with pytest.raises(InvalidArgumentError, match="`env` must have the model's observation_space"):
+        record_episode(model, ToyEnv(), tmp_path / "film.gif")
+    with pytest.raises(InvalidArgumentError, match="must not be the environment of the training"):
+        model.learn(1, callback=EpisodeVideoCallback(model.env, tmp_path))

@@ -1,0 +1,161 @@
+"""
+The commands in the README and the documentation: what they name is there.
+
+Each line of a ``sh`` block, and each ``python ...`` or ``make ...`` between backquotes, is taken apart: scripts,
+modules, their flags, targets of the Makefile, extras and files must exist. Nothing is run here; the scripts have tests
+of their own. YAML blocks must parse.
+"""
+
+import ast
+import importlib.util
+import re
+import shlex
+from functools import cache
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [page for page in PAGES if "_build" not in page.parts]
+#: what a command may start with besides python, pip and make
+OTHERS = {"git", "cd", "source", "export", "tensorboard"}
+#: packages whose modules are followed for flags
+FOLLOWED = {"ddpg_ext", "rl_zoo3"}
+LANGUAGES = {"python", "sh", "yaml", "text", "bibtex"}
+
+
+def blocks(page: Path) -> list[tuple[str, str]]:
+    """Language and content of each fenced block that is no directive."""
+    found = re.findall(r"^(`{3,})([^\n`]*)\n(.*?)^\1$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    return [(language, content) for _, language, content in found if not language.startswith("{")]
+
+
+def commands(page: Path) -> list[str]:
+    """Those of the blocks, and those within the text."""
+    lines = []
+    for language, content in blocks(page):
+        if language == "sh":
+            lines += content.replace("\\\n", " ").splitlines()
+    text = re.sub(r"^(`{3,}).*?^\1$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    lines += [span for span in re.findall(r"`([^`\n]+)`", text) if re.match(r"(python|make|pip) \S", span)]
+    return [line.strip() for line in lines if line.strip() and not line.strip().startswith("#")]
+
+
+CASES = [(page, command) for page in PAGES for command in dict.fromkeys(commands(page))]
+
+
+def strings_of(source: Path) -> set[str]:
+    """All string literals of a script and of the modules that it takes from beside it or from ``FOLLOWED``."""
+    strings: set[str] = set()
+    seen, to_do = {source}, [source]
+    while to_do:
+        literals, modules = read_source(to_do.pop())
+        strings |= literals
+        to_do += modules - seen
+        seen |= modules
+    return strings
+
+
+@cache
+def read_source(source: Path) -> tuple[frozenset[str], frozenset[Path]]:
+    """Its string literals, and the modules that it imports."""
+    nodes = list(ast.walk(ast.parse(source.read_text(encoding="utf-8"))))
+    literals = {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    # runpy.run_module("rl_zoo3.train") and the like
+    names = {text for text in literals if re.fullmatch(rf"({'|'.join(FOLLOWED)})(\.\w+)+", text)}
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    modules = {module_file(name) for name in names} | {source.parent / f"{name}.py" for name in names}
+    return frozenset(literals), frozenset(path for path in modules if path is not None and path.exists())
+
+
+@cache
+def module_file(name: str) -> Path | None:
+    if name.partition(".")[0] not in FOLLOWED:
+        return None
+    try:
+        spec = importlib.util.find_spec(name)
+    except ModuleNotFoundError:
+        return None
+    return Path(spec.origin) if spec is not None and spec.origin and spec.origin.endswith(".py") else None
+
+
+def check_python(words: list[str]) -> None:
+    if words[0] == "-c":
+        compile(words[1], "-c", "exec")
+        return
+    if words[0] == "-m":
+        assert importlib.util.find_spec(words[1]) is not None, f"no module {words[1]}"
+        source, arguments = module_file(words[1]), words[2:]
+        if source is not None and source.name == "__init__.py":
+            source = source.with_name("__main__.py")
+    else:
+        source, arguments = ROOT / words[0], words[1:]
+        assert source.is_file(), f"no script {words[0]}"
+    flags = {word.partition("=")[0] for word in arguments if re.match(r"--?[a-zA-Z]", word)} - {"--help", "-h"}
+    if source is not None:
+        assert flags <= strings_of(source), f"{source.name} has no {flags - strings_of(source)}"
+    if words[:2] == ["-m", "pytest"]:
+        for word in arguments:
+            assert word.startswith("-") or (ROOT / word.partition("::")[0]).exists(), f"no tests {word}"
+
+
+def extras_of_the_package() -> set[str]:
+    section = (ROOT / "pyproject.toml").read_text(encoding="utf-8").partition("[project.optional-dependencies]")[2]
+    return set(re.findall(r"^(\w+) = ", section.partition("\n[")[0], re.MULTILINE))
+
+
+def check_pip(words: list[str]) -> None:
+    extras = extras_of_the_package()
+    for i, word in enumerate(words):
+        if match := re.fullmatch(r"(?:\.|ddpg_ext)\[([\w,]+)\]", word):
+            assert set(match[1].split(",")) <= extras, f"no extra among {match[1]}"
+        if word == "-c":
+            assert (ROOT / words[i + 1]).is_file(), f"no {words[i + 1]}"
+
+
+def check_make(words: list[str]) -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for word in words:
+        name, is_variable, _ = word.partition("=")
+        pattern = rf"^{name} \??=" if is_variable else rf"^{name}:"
+        assert re.search(pattern, makefile, re.MULTILINE), f"the Makefile has no {name}"
+
+
+@pytest.mark.parametrize(("page", "command"), CASES, ids=[f"{page.name}: {command}"[:80] for page, command in CASES])
+def test_what_a_command_names_is_there(page, command):
+    words = shlex.split(command, comments=True)
+    while re.match(r"[A-Z_]+=", words[0]):  # variables of the environment
+        words = words[1:]
+    program, arguments = words[0].removeprefix(".venv/bin/"), words[1:]
+    if program == "python":
+        check_python(arguments)
+    elif program == "pip":
+        check_pip(arguments)
+    elif program == "make":
+        check_make(arguments)
+    else:
+        assert program in OTHERS, f"{program} is unknown to this test"
+
+
+def test_there_are_commands():
+    assert {command.split()[0] for _, command in CASES} >= {"python", "pip", "make", "git", "cd"}
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/guide/installation.md"])
+def test_every_extra_is_named(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    assert {extra for extra in extras_of_the_package() if f"`{extra}`" not in text} == set()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_blocks_are_of_a_language_that_is_tested(page):
+    for language, content in blocks(page):
+        assert language in LANGUAGES, f"a block in {language!r}: python, sh and yaml are tested"
+        if language == "yaml":
+            assert yaml.safe_load(content) is not None

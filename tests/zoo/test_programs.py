@@ -1,0 +1,288 @@
+"""The Zoo's own programs, run as a user runs them; what one leaves, the others and `load_zoo_run` open."""
+
+import csv
+import pickle
+import re
+import shlex
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+import yaml
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.noise import NormalActionNoise
+from stable_baselines3.common.vec_env import VecNormalize
+
+from ddpg_ext import DDPGPaper, InvalidArgumentError, load_zoo_run
+from ddpg_ext.checkpoints import zoo_run
+from ddpg_ext.zoo import programs
+from ddpg_ext.zoo.programs import DEFAULTS, check_environment
+
+OBSERVATIONS = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+PLAY = ["-n", "200", "--no-render", "--device", "cpu"]
+
+
+def first_return(output):
+    return float(re.search(r"Episode Reward: (-?[\d.]+)", output)[1])
+
+
+# --------------------------------------------------------------- train, enjoy, load_zoo_run
+
+
+def test_train_then_enjoy_and_load(train, zoo):
+    """All files of a run are there; `enjoy` and `load_zoo_run` play the same agent in the same environment."""
+    options = ["--eval-freq", "50", "--eval-episodes", "1", "--save-freq", "60", "--save-replay-buffer", "-P"]
+    options += ["--env-kwargs", "g:9.0", "-tb", "tb", "--verbose", "0", "--log-interval", "1"]
+    run = train(*options, params=["qf_learning_rate:'lin_1e-2'", "noise_schedule:100"])
+    assert {str(path.relative_to(run)) for path in run.rglob("*.*")} == {
+        *("best_model.zip", "rl_model_60_steps.zip", "rl_model_120_steps.zip", "Pendulum-v1.zip"),
+        *("evaluations.npz", "replay_buffer.pkl", "0.monitor.csv"),
+        *("Pendulum-v1/config.yml", "Pendulum-v1/args.yml", "Pendulum-v1/command.txt"),
+    }
+    assert list(np.load(run / "evaluations.npz")["timesteps"]) == [50, 100]
+    assert list((run.parents[2] / "tb" / "Pendulum-v1" / "DDPGPaper_1").iterdir())
+
+    model, env = load_zoo_run(run, checkpoint="last", seed=0)
+    assert env.get_attr("g") == [9.0]
+    assert (model.num_timesteps, model.replay_buffer.buffer_size) == (120, 500)
+    assert (model.qf_lr_schedule(1), model.qf_lr_schedule(0.5)) == (1e-2, 5e-3)
+    assert model.action_noise.n_steps == 120
+    assert model.action_noise.scale == 0
+    model.load_replay_buffer(run / "replay_buffer.pkl")
+    assert model.replay_buffer.size() == 120
+    returns = {}
+    for name, flags in {"last": [], "best": ["--load-best"], 60: ["--load-checkpoint", "60"]}.items():
+        result = zoo("enjoy", *PLAY, *flags)
+        assert result.status == 0, result.stderr
+        returns[name] = first_return(result.stdout)
+        assert returns[name] == pytest.approx(
+            evaluate_policy(*load_zoo_run(run, checkpoint=name, seed=0), 1)[0], abs=0.01
+        )
+    assert len(set(returns.values())) > 1
+
+
+def test_training_goes_on(train, zoo, tmp_path):
+    """With --trained-agent: weights, optimisers, replay buffer and normalisation of a run; settings may change."""
+    first = train("--save-replay-buffer", params=["normalize:True"])
+    agent = str(first / "Pendulum-v1.zip")
+    options = ["-i", agent, "--save-replay-buffer", "--verbose", "0"]
+    second = train(*options, params=["noise_type:'normal'", "noise_std:0.3", "tau:0.5", "normalize:True"], number=2)
+    env = VecNormalize.load(second / "Pendulum-v1" / "vecnormalize.pkl", make_vec_env("Pendulum-v1"))
+    before, after = (DDPGPaper.load(run / "Pendulum-v1", env, device="cpu") for run in (first, second))
+    assert (before._n_updates, after._n_updates) == (113, 226)  # from the step that completes a minibatch, each time
+    assert (before.tau, after.tau) == (0.005, 0.5)
+    assert isinstance(after.action_noise, NormalActionNoise)
+    steps = [model.critic.optimizer.state_dict()["state"][0]["step"] for model in (before, after)]
+    assert [int(step) for step in steps] == [113, 226]
+    assert env.obs_rms.count == pytest.approx(242, abs=0.1)
+    after.load_replay_buffer(second / "replay_buffer.pkl")
+    assert after.replay_buffer.size() == 240
+    result = zoo("train", "-i", str(first / "gone.zip"), "-n", "10")
+    assert (result.status, "valid path to a .zip" in result.stderr) == (1, True)
+    assert "Traceback" not in result.stderr
+
+
+def test_training_goes_on_from_sb3s_ddpg(train, zoo):
+    """An agent that the Zoo's own DDPG trained is this algorithm's from then on."""
+    small = ["buffer_size:500", "policy_kwargs:dict(net_arch=[8,8])", "learning_starts:10"]
+    options = ["--algo", "ddpg", "--env", "Pendulum-v1", "-n", "60", "--eval-freq", "-1"]
+    assert zoo("train", *options, "--device", "cpu", "-params", *small).status == 0
+    run = train("-i", "logs/ddpg/Pendulum-v1_1/Pendulum-v1.zip")
+    model, _ = load_zoo_run(run)
+    assert model.policy.action_layer == 1
+    config = yaml.load((run.parents[1] / "ddpg/Pendulum-v1_1/Pendulum-v1/config.yml").read_text(), yaml.UnsafeLoader)
+    assert config["noise_type"] == "normal"  # its own file of hyperparameters
+
+
+def test_hyperparameters_that_are_not_numbers(train):
+    run = train(params=["env_kwargs:dict(g=7.0)", "policy_kwargs:dict(net_arch=[8,8],activation_fn=nn.ELU)"])
+    model, env = load_zoo_run(run)
+    assert env.get_attr("g") == [7.0]
+    assert model.policy.activation_fn is th.nn.ELU
+
+
+def test_a_file_of_ones_own(zoo, tmp_path):
+    (tmp_path / "own.yml").write_text(
+        "default:\n  n_timesteps: 1e2\n  policy: MlpPolicy\n  buffer_size: 300\n  noise_schedule: {n_steps: 50}\n"
+        "  policy_kwargs: {net_arch: [8], action_layer: 1}\n"
+        "  callback: [{stable_baselines3.common.callbacks.LogEveryNTimesteps: {n_steps: 50}}]\n"
+    )
+    (tmp_path / "settings.py").write_text("hyperparams = {'default': dict(n_timesteps=80, policy='MlpPolicy')}\n")
+    options = ["--eval-freq", "-1", "--seed", "1", "--device", "cpu"]
+    for number, (file, n_steps) in enumerate({"own.yml": 100, "settings.py": 80, "settings": 80}.items(), start=1):
+        extra = [] if file == "own.yml" else ["-params", "buffer_size:300"]
+        result = zoo("train", "-conf", file, *options, *extra)
+        assert result.status == 0, result.stderr
+        run = tmp_path / "logs" / "ddpg_paper" / f"Pendulum-v1_{number}"
+        assert load_zoo_run(run)[0].num_timesteps == n_steps
+
+
+# --------------------------------------------------------------------------------- Optuna
+
+
+def test_optimise_then_train_with_the_best(zoo, tmp_path):
+    options = ["--env", "Pendulum-v1", "--storage", "sqlite:///zoo.db", "--study-name", "study", "--seed", "1"]
+    search = ["-n", "300", "-optimize", "--n-trials", "2", "--eval-episodes", "1", "--no-optim-plots"]
+    result = zoo("train", *options, *search, "--device", "cpu", "-params", "buffer_size:500")
+    assert result.status == 0, result.stderr
+    assert "Best trial" in result.stdout
+    assert "qf_learning_rate" in result.stdout
+    folder = tmp_path / "logs" / "ddpg_paper"
+    assert sorted(path.suffix for path in folder.iterdir()) == [".csv", ".pkl"]  # the report, and no empty run
+    with open(next(folder.glob("*.csv"))) as file:
+        rows = list(csv.DictReader(file))
+    assert [row["state"] for row in rows] == ["COMPLETE", "COMPLETE"]
+
+    few = ["-n", "60", "--eval-freq", "-1", "--device", "cpu", "-params", "buffer_size:500"]
+    result = zoo("train", *options, "--trial-id", "1", *few)
+    assert result.status == 0, result.stderr
+    model, _ = load_zoo_run(folder / "Pendulum-v1_1")
+    tried = rows[1]
+    assert model.learning_rate == float(tried["params_learning_rate"])
+    assert model.qf_learning_rate == float(tried["params_qf_learning_rate"])
+    assert model.batch_size == int(tried["user_attrs_batch_size"])
+    assert model.gamma == float(tried["user_attrs_gamma"])
+    assert model.n_steps == int(tried["params_n_steps"])
+    assert str(model.policy.batch_norm) == {"none": "False", "both": "True"}.get(
+        tried["params_batch_norm"], tried["params_batch_norm"]
+    )
+
+
+def test_optimisation_without_a_finished_trial(zoo, tmp_path):
+    """All trials fail: their buffer is too small for its files, say, or here the environment gives NaN."""
+    (tmp_path / "nan_env.py").write_text(
+        "import gymnasium as gym\nfrom gymnasium.envs.classic_control import PendulumEnv\n"
+        "class NaN(PendulumEnv):\n"
+        "    def step(self, action):\n        return super().step(action)[0], float('nan'), False, False, {}\n"
+        "gym.register('NaN-v0', NaN)\n"
+    )
+    options = ["--env", "NaN-v0", "--gym-packages", "nan_env", "-n", "50", "-optimize", "--n-trials", "2"]
+    result = zoo("train", *options, "-params", "buffer_size:500")
+    assert result.status == 1
+    assert "before a trial was finished" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+# -------------------------------------------------------------------------- videos, plots
+
+
+def frames(path):
+    import imageio.v3
+
+    return imageio.v3.imread(path, plugin="FFMPEG")
+
+
+def test_record_video(train, zoo, tmp_path):
+    train()
+    result = zoo("record_video", "-n", "30", "-o", "films")
+    assert result.status == 0, result.stderr
+    (film,) = (tmp_path / "films").glob("final-model-ddpg_paper-Pendulum-v1-*.mp4")
+    assert frames(film).shape[0] in (30, 31)
+    assert frames(film).std() > 0
+
+
+def test_record_training(train, zoo, tmp_path):
+    """It starts `record_video` as a process, by the name of the Zoo's module, and ffmpeg."""
+    run = train()
+    result = zoo("record_training", "-n", "10", "--gif")
+    assert result.status == 0, result.stderr
+    assert (run / "videos" / "training.gif").stat().st_size > 0
+    assert frames(run / "videos" / "training.mp4").shape[0] in (10, 11)
+
+
+def test_plots(train, zoo, tmp_path):
+    for number in (1, 2):
+        train("--eval-freq", "50", "--eval-episodes", "2", "-n", "250", number=number)
+    result = zoo("plots.plot_train", "-e", "Pendulum-v1", "-f", "logs", "-w", "1")
+    assert result.status == 0, result.stderr
+    plots = ["-e", "Pendulum-v1", "-f", "logs", "--no-display", "--no-million", "-print", "-o", "results"]
+    result = zoo("plots.all_plots", *plots)
+    assert result.status == 0, result.stderr
+    assert "Pendulum-v1-DDPG_PAPER-logs: 2" in result.stdout
+    with open(tmp_path / "results.pkl", "rb") as file:
+        results = pickle.load(file)
+    assert results["Pendulum-v1"]["DDPG_PAPER-logs"]["mean_per_eval"].shape == (5, 2)
+    result = zoo("plots.plot_from_file", "-i", "results.pkl", "-o", "curve.svg")
+    assert result.status == 0, result.stderr
+    assert "<svg" in (tmp_path / "curve.svg").read_text()
+
+
+# ------------------------------------------------------------------------------ tracking
+
+
+def test_tracking(train, tmp_path):
+    """Weights & Biases, without a network."""
+    pytest.importorskip("wandb")
+    options = ["--track", "--wandb-project-name", "mine", "--wandb-tags", "short"]
+    run = train(*options, environ={"WANDB_MODE": "offline", "WANDB_SILENT": "true"})
+    assert load_zoo_run(run)[0].num_timesteps == 120
+    (log,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
+    content = log.read_bytes()
+    for part in (b"ddpg_paper", b"Pendulum-v1", b"saved_hyperparams", b"qf_learning_rate"):
+        assert part in content
+
+
+# ------------------------------------------------------------------------------ bad input
+
+
+@pytest.mark.parametrize(
+    ("program", "options", "parts"),
+    [
+        ("train", ["--env", "Pendulm-v1"], ["no environment 'Pendulm-v1'", "'Pendulum-v1'"]),
+        ("train", ["--env", "Pendulum-v9"], ["'Pendulum-v9'", "'Pendulum-v1'"]),
+        ("train", ["--env", "HopperBulletEnv-v0"], ["pip install pybullet_envs_gymnasium"]),
+        ("train", ["--env", "Mine-v0", "--gym-packages", "not_there"], ["--gym-packages not_there", "No module"]),
+        ("train", ["--env", "CartPole-v1"], ["continuous action space"]),
+        ("train", ["-params", "lerning_rate:0.1"], ["`lerning_rate` is unknown; did you mean 'learning_rate'"]),
+        ("train", ["-params", "policy_kwargs:dict(batchnorm=True)"], ["'batchnorm'", "'batch_norm'"]),
+        ("train", ["-params", "tau:-1"], ["`tau` must be a number in (0, 1], got -1"]),
+        ("train", ["-f", "a_file"], ["log folder 'a_file' cannot be written", "--log-folder"]),
+        ("train", ["-conf", "gone.yml"], ["'gone.yml' cannot be read"]),
+        ("enjoy", ["--env", "Pendulm-v1"], ["no environment 'Pendulm-v1'", "'Pendulum-v1'"]),
+        ("enjoy", [], ["logs/ddpg_paper", "not found"]),
+        ("record_video", [], ["logs/ddpg_paper", "not found"]),
+        ("record_training", ["--env", "Hoper-v5"], ["'Hopper-v5'"]),
+    ],
+)
+def test_bad_input(zoo, tmp_path, program, options, parts):
+    (tmp_path / "a_file").write_text("")
+    result = zoo(program, *options)
+    assert result.status == 1
+    assert [part for part in parts if part not in result.stderr] == []
+    assert "Traceback" not in result.stderr
+    assert not list(tmp_path.glob("logs/ddpg_paper/*"))
+
+
+def test_bad_input_names_the_extra_of_an_environment(monkeypatch):
+    monkeypatch.setattr(zoo_run, "_is_installed", lambda package: False)
+    for env_id, extra in {"LunarLanderContinuous-v3": "box2d", "Hopper-v5": "mujoco"}.items():
+        with pytest.raises(InvalidArgumentError, match=rf"needs .*'ddpg_ext\[{extra}\]'"):
+            check_environment(env_id)
+    check_environment("Pendulum-v1")
+    assert "Hopper-v5" in gym.registry
+
+
+# ---------------------------------------------------------------------------- the modules
+
+
+def test_every_program_has_its_module():
+    """`python -m ddpg_ext.zoo.<program>`."""
+    folder = Path(programs.__file__).parent
+    for program in DEFAULTS:
+        text = (folder / f"{program.removeprefix('plots.')}.py").read_text()
+        assert f'run("{program}")' in text
+
+
+@pytest.mark.parametrize("program", DEFAULTS)
+def test_the_commands_of_the_guide_have_options_that_the_programs_know(zoo, program):
+    page = (Path(__file__).parents[2] / "docs" / "guide" / "zoo.md").read_text()
+    commands = re.findall(rf"^python -m ddpg_ext\.zoo\.{program.removeprefix('plots.')} (.*)$", page, re.MULTILINE)
+    assert commands
+    help_text = zoo(program, "--help").stdout
+    assert "ddpg_paper" in help_text or program.startswith("plots.")
+    known = set(re.findall(r"(?<![\w-])--?[a-zA-Z][\w-]*", help_text))
+    options = {word for command in commands for word in shlex.split(command) if re.match(r"--?[a-zA-Z]", word)}
+    assert options - known == set()
