@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from typing import Any
+from weakref import ref
 
 import numpy as np
 import torch as th
@@ -40,7 +41,7 @@ class RowArrays:
         :raises ReplayBufferError: if files are missing, or of another size
         """
         self._store = store
-        store.user = self
+        store.user = ref(self)
         self._n_rows = self.capacity + 1
         shape, n_fields = (self.n_envs, self._n_rows + 1), self.action_dim + 2
         self._is_packed = self.obs_dtype == FLOAT32

@@ -2,8 +2,10 @@
 
 import contextlib
 import copy
+import gc
 import io
 import pickle
+import weakref
 
 import gymnasium as gym
 import numpy as np
@@ -303,6 +305,21 @@ def test_memory_is_at_most_six_tenths_of_sb3s():
 def test_a_saved_buffer_takes_as_much_room_as_it_holds():
     size = len(pickle.dumps(filled(n_added=20, capacity=100_000)))
     assert size < 10_000
+
+
+@pytest.mark.parametrize("storage", ["memory", "device", "memmap"])
+def test_memory_is_free_as_soon_as_the_buffer_is_gone(storage, tmp_path):
+    """Not only when Python looks for cycles: a buffer may be most of the memory."""
+    kwargs = {"storage": storage, "directory": tmp_path if storage == "memmap" else None}
+    buffer = filled(n_added=20, **kwargs)
+    buffer.sample(3)
+    rows = weakref.ref(buffer._rows)
+    gc.disable()
+    try:
+        del buffer
+        assert rows() is None
+    finally:
+        gc.enable()
 
 
 def test_batches_are_safe_to_keep_and_to_change():
