@@ -74,6 +74,8 @@ class RowArrays:
         fields = staged[:, obs_dim:width] if self._is_packed else np.zeros((n_envs, self.action_dim + 2), np.float32)
         self.staged_obs, self.staged_next_obs = staged[:, :obs_dim], staged[:, width:]
         self.staged_actions, self.staged_dones, self.staged_rewards = fields[:, :-2], fields[:, -2], fields[:, -1]
+        #: whether some of `staged_dones` may not be 0
+        self.dones_are_staged = False
         #: what may hold a NaN, in one dimension
         self.staged_floats = (staged if self._is_packed else fields).reshape(-1)
         self.zeros = np.zeros_like(self.staged_floats)

@@ -18,6 +18,8 @@ from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from ddpg_ext.buffers import PackedReplayBuffer
+from ddpg_ext.checkpoints.buffer_file import load_buffer, save_buffer
+from ddpg_ext.checkpoints.known import Allowed
 from ddpg_ext.common.errors import (
     InvalidArgumentError,
     InvalidArgumentTypeError,
@@ -129,7 +131,7 @@ ENDS = st.sampled_from([0, 0, 0, 0, 0, 1, 2, 3])
 def programs(draw):
     n_envs = draw(st.integers(1, 5))
     steps = st.lists(ENDS, min_size=n_envs, max_size=n_envs)
-    operations = st.one_of(*[steps] * 12, st.just("check"), st.just("reload"), st.just("copy"), st.just("reset"))
+    operations = st.one_of(*[steps] * 12, st.sampled_from(["check", "reload", "file", "copy", "reset"]))
     return n_envs, draw(st.integers(1, 9)), draw(st.lists(operations, max_size=50)), draw(st.integers(0, 2**32 - 1))
 
 
@@ -161,6 +163,14 @@ def test_holds_exactly_what_was_added(name, storage, tmp_path_factory, program):
                 assert model.buffer._rng.bit_generator.state == state
             else:
                 model.buffer = pickle.loads(pickle.dumps(model.buffer))
+        elif operation == "file":
+            file = io.BytesIO()
+            save_buffer(file, model.buffer)
+            if storage != "memmap":  # whose directory holds one buffer at a time
+                model.buffer = make()
+            model.buffer.reset()
+            file.seek(0)
+            load_buffer(file, model.buffer, Allowed())
         elif operation == "copy":
             model.buffer = copy.deepcopy(model.buffer)
         else:
