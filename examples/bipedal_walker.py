@@ -1,7 +1,7 @@
 """
 BipedalWalker-v3: teach two legs to walk; a return of 300 counts as solved. Needs the extra box2d.
 
-    python examples/bipedal_walker.py                   # 1,000,000 steps, an hour or more
+    python examples/bipedal_walker.py
 """
 
 from _runner import run_tuned

@@ -1,7 +1,9 @@
 """
 Networks of your own: a features extractor, other widths for actor and critic, another activation; and back from a file.
 
-    python examples/custom_network.py                   # Pendulum-v1, 10,000 steps
+    python examples/custom_network.py                   # Pendulum-v1, 10,000 steps, one or two minutes
+
+Ends at a mean return of -146 (seed 0, one thread of an AMD EPYC).
 """
 
 import argparse

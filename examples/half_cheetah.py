@@ -1,7 +1,7 @@
 """
 HalfCheetah-v5: run as fast as two legs and a spine can. Needs the extra mujoco.
 
-    python examples/half_cheetah.py                     # 1,000,000 steps, some hours: minibatches of 256
+    python examples/half_cheetah.py
 """
 
 from _runner import run_tuned

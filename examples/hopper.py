@@ -1,7 +1,7 @@
 """
 Hopper-v5: hop forward on one leg without falling. Needs the extra mujoco.
 
-    python examples/hopper.py                           # 1,000,000 steps, some hours: minibatches of 256
+    python examples/hopper.py
 """
 
 from _runner import run_tuned

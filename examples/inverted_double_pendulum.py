@@ -2,7 +2,7 @@
 InvertedDoublePendulum-v5: balance two poles on a cart; 1,000 steps without a fall give about 9,360.
 Needs the extra mujoco.
 
-    python examples/inverted_double_pendulum.py         # 40,000 steps, some minutes
+    python examples/inverted_double_pendulum.py
 """
 
 from _runner import run_tuned

@@ -1,7 +1,7 @@
 """
 LunarLanderContinuous-v3: land between the flags; a return of 200 counts as solved. Needs the extra box2d.
 
-    python examples/lunar_lander.py                     # 300,000 steps, a quarter of an hour or more
+    python examples/lunar_lander.py
 """
 
 from _runner import run_tuned

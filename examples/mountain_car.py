@@ -1,7 +1,7 @@
 """
 MountainCarContinuous-v0: drive an underpowered car out of a valley; only the top is rewarded, so exploration decides.
 
-    python examples/mountain_car.py                     # 50,000 steps, some minutes
+    python examples/mountain_car.py
 """
 
 from _runner import run_tuned

@@ -1,7 +1,7 @@
 """
 Pendulum-v1: swing a pendulum up and hold it there.
 
-    python examples/pendulum.py                         # 20,000 steps, about a minute
+    python examples/pendulum.py
 """
 
 from _runner import run_tuned

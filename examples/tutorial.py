@@ -65,7 +65,7 @@ class EpisodeReport(BaseCallback):
 
     @property
     def last_mean(self) -> float:
-        return float(np.mean(self.returns[-10:]))
+        return float(np.mean(self.returns[-10:])) if self.returns else float("nan")
 
 
 def make_model(seed: int, folder: Path) -> DDPGPaper:
@@ -101,7 +101,7 @@ def report(steps: int, training_mean: float, last: list[float], best: list[float
         OUR_RESULT,
     ]
     titles = ("", "steps", "last 10 episodes", "last actor", "best actor")
-    lines = ["Mean return: of the last 10 training episodes; of 100 episodes without noise, last actor and best actor"]
+    lines = ["Mean return: of the last 10 training episodes; of episodes without noise, last actor and best actor"]
     return "\n".join(lines + ["".join(f"{cell:>18}" for cell in row) for row in (titles, *rows)])
 
 
@@ -118,7 +118,10 @@ def main() -> None:
     episodes = EpisodeReport(folder / "best_actor.zip")
     live_plot = LivePlotCallback(folder / "live.png", every=10 * 200)
     print(f"Training for {args.steps:,} steps; {folder}/live.png shows how it goes")
-    model.learn(args.steps, callback=CallbackList([episodes, live_plot]), log_interval=10)
+    try:
+        model.learn(args.steps, callback=CallbackList([episodes, live_plot]), log_interval=10)
+    except KeyboardInterrupt:
+        print(f"Stopped after {model.num_timesteps:,} steps; the actor is kept as it is")
     model.save(folder / "last_actor.zip", exclude=["action_noise"])
 
     def evaluate(actor: DDPGPaper) -> list[float]:
@@ -127,7 +130,7 @@ def main() -> None:
         assert isinstance(returns, list)  # for mypy
         return returns
 
-    best = DDPGPaper.load(folder / "best_actor.zip")
+    best = DDPGPaper.load(episodes.file) if episodes.returns else model
     text = report(model.num_timesteps, episodes.last_mean, evaluate(model), evaluate(best))
     (folder / "result.txt").write_text(text + "\n")
     print(text)

@@ -52,9 +52,12 @@ def read_hyperparameters(env_id: str, file: str | Path = FILE) -> dict[str, Any]
     :param file: a YAML file with an entry per environment
     :return: its entry, or else the entry ``default``
     :raises InvalidArgumentError: if the file has neither
+    :raises ImportError: if PyYAML is not installed (extra ``extra``)
     """
-    import yaml
-
+    try:
+        import yaml
+    except ImportError as error:
+        raise ImportError("reading hyperparameters needs PyYAML: pip install 'ddpg_ext[extra]'") from error
     with open(file, encoding="utf-8") as stream:
         entries = yaml.safe_load(stream)
     if env_id not in entries and "default" not in entries:
@@ -65,6 +68,9 @@ def read_hyperparameters(env_id: str, file: str | Path = FILE) -> dict[str, Any]
 def constructor_arguments(hyperparams: dict[str, Any], action_shape: tuple[int, ...]) -> dict[str, Any]:
     """
     What an entry of the file says to ``DDPGPaper``: ``DDPGPaper(env=env, **constructor_arguments(entry, shape))``.
+
+    Text in ``policy_kwargs``, ``replay_buffer_class`` and ``replay_buffer_kwargs`` is evaluated, as by the Zoo: take
+    only files that you trust.
 
     :param hyperparams: an entry; the Zoo's own keys (number of steps, wrappers, ...) are left out
     :param action_shape: shape of one action, for the noise

@@ -28,8 +28,6 @@ DEFAULTS = {
     "enjoy": [*_AGENT, "--folder", "logs"],
     "record_video": [*_AGENT, "--folder", "logs"],
     "record_training": [*_AGENT, "--folder", "logs"],
-    "push_to_hub": ["--algo", ALGORITHM],
-    "load_from_hub": ["--algo", ALGORITHM],
     "plots.plot_train": ["--algo", ALGORITHM],
     "plots.all_plots": ["--algos", ALGORITHM],
     "plots.plot_from_file": [],

@@ -1,6 +1,7 @@
 """Ctrl-C, and training that fails: the model is saved, and its run folder is whole."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
-from stable_baselines3.common.vec_env import VecNormalize, unwrap_vec_normalize
+from stable_baselines3.common.vec_env import unwrap_vec_normalize
 
 from ddpg_ext import DDPGPaper, load_zoo_run
 from ddpg_ext.zoo.interrupts import Interrupts, StopBetweenSteps, ignored_interrupts
@@ -39,20 +40,20 @@ def open_whole(run, n_steps):
     return model, env
 
 
-def test_ctrl_c_in_a_terminal(tmp_path):
+def test_ctrl_c_in_a_terminal(tmp_path, zoo):
     """
-    The real program, with environments in processes of their own.
+    The real program, with environments in processes of their own, and normalisation.
 
-    A terminal sends the signal to all of them. SB3's environments end then, and the Zoo's program with an error, before
-    the model is saved.
+    A terminal sends the signal to all of the processes. By themselves, SB3's environments would end then, and the Zoo's
+    program with an error, before the model is saved.
     """
     command = [sys.executable, "-m", "ddpg_ext.zoo.train", *LONG, "--vec-env", "subproc", "--save-replay-buffer"]
-    command += ["-params", *SMALL, "n_envs:2", "normalize:True"]
+    command += ["--eval-freq", "80", "--eval-episodes", "1", "-params", *SMALL, "n_envs:2", "normalize:True"]
     run = tmp_path / "logs" / "ddpg_paper" / "Pendulum-v1_1"
     with open(tmp_path / "output", "w") as output:
         process = subprocess.Popen(command, cwd=tmp_path, stdout=output, stderr=output, start_new_session=True)
         try:
-            wait_for(lambda: list(run.glob("rl_model_*.zip")) or process.poll() is not None)
+            wait_for(lambda: (run / "rl_model_100_steps.zip").is_file() or process.poll() is not None)
             os.killpg(process.pid, signal.SIGINT)
             status = process.wait(120)
         except BaseException:
@@ -62,12 +63,24 @@ def test_ctrl_c_in_a_terminal(tmp_path):
     assert status == 0, text
     assert "Training ends with this step" in text
     assert "Traceback" not in text
-    env = open_whole(run, 100)[1]
-    assert isinstance(unwrap_vec_normalize(env), VecNormalize)
-    model = DDPGPaper.load(run / "Pendulum-v1.zip", make_vec_env("Pendulum-v1", 2), device="cpu")
-    model.load_replay_buffer(run / "replay_buffer.pkl")
+
+    assert (run / "best_model.zip").is_file()
+    assert {path.name for path in run.glob("*.csv")} == {"0.monitor.csv", "1.monitor.csv"}
+    assert " ddpg_ext.zoo.train " in (run / "Pendulum-v1" / "command.txt").read_text()
+    model, env = load_zoo_run(run, checkpoint="last", seed=0)
+    n_steps = model.num_timesteps
+    assert 100 <= n_steps < 1_000_000
     # SB3 does not store the transition at which a callback ends training
-    assert model.replay_buffer.full or model.replay_buffer.pos == model.num_timesteps // 2 - 1
+    buffer = DDPGPaper.load(run / "Pendulum-v1.zip", make_vec_env("Pendulum-v1", 2), device="cpu")
+    buffer.load_replay_buffer(run / "replay_buffer.pkl")
+    assert buffer.replay_buffer.size() == min(n_steps // 2 - 1, 250)
+    normalize = unwrap_vec_normalize(env)
+    assert (normalize.gamma, normalize.training) == (0.98, False)
+    assert normalize.obs_rms.count == pytest.approx(n_steps + 2, abs=0.1)  # and the first observations
+    played = zoo("enjoy", "-n", "200", "--no-render", "--device", "cpu")
+    returned = float(re.search(r"Episode Reward: (-?[\d.]+)", played.stdout)[1])
+    assert returned == pytest.approx(evaluate_policy(model, env, 1)[0], abs=0.01)
+    open_whole(run, 100)
 
 
 def test_ctrl_c_twice_ends_a_step_that_takes_forever(start, tmp_path):

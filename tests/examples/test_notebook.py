@@ -1,0 +1,40 @@
+"""The notebook runs from top to bottom, in a kernel of its own, and is stored without outputs."""
+
+import base64
+import json
+from pathlib import Path
+
+import pytest
+
+NOTEBOOK = Path(__file__).parents[2] / "examples/ddpg_paper.ipynb"
+
+
+def test_stored_without_outputs():
+    cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    assert [cell["outputs"] for cell in code] == [[]] * len(code)
+    assert all(cell["execution_count"] is None for cell in code)
+
+
+def test_runs_from_top_to_bottom(tmp_path, monkeypatch):
+    nbformat = pytest.importorskip("nbformat")
+    nbclient = pytest.importorskip("nbclient")
+    pytest.importorskip("ipykernel")
+    monkeypatch.setenv("DDPG_STEPS", "250")
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    monkeypatch.delenv("MPLBACKEND", raising=False)  # the notebook's own shows figures
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
+
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    assert [output for output in outputs if output.output_type == "error"] == []
+    # Curves of training, the critic's picture, the film; each is there, as an image that has begun as such images do
+    pictures = [output.data["image/png"] for output in outputs if "image/png" in output.get("data", {})]
+    assert len(pictures) == 2
+    assert all(base64.b64decode(picture).startswith(b"\x89PNG") for picture in pictures)
+    films = [output.data["image/gif"] for output in outputs if "image/gif" in output.get("data", {})]
+    assert base64.b64decode(films[0]).startswith(b"GIF89a")
+    text = "".join(output.text for output in outputs if output.output_type == "stream" and output.name == "stdout")
+    assert "Mean return over 20 episodes without noise" in text
+    same = text[text.index("the same action:") :].split("[")
+    assert same[1].split("]")[0] == same[2].split("]")[0]
