@@ -63,8 +63,9 @@ def read_source(source: Path) -> tuple[frozenset[str], frozenset[Path]]:
     """Its string literals, and the modules that it imports."""
     nodes = list(ast.walk(ast.parse(source.read_text(encoding="utf-8"))))
     literals = {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
-    # runpy.run_module("rl_zoo3.train") and the like
-    names = {text for text in literals if re.fullmatch(rf"({'|'.join(FOLLOWED)})(\.\w+)+", text)}
+    # "rl_zoo3.train" as it is given to runpy.run_module, or between ``...`` in a docstring
+    pattern = rf"(?:^|``)((?:{'|'.join(FOLLOWED)})(?:\.\w+)+)(?:$|``)"
+    names = {name for text in literals for name in re.findall(pattern, text)}
     for node in nodes:
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
@@ -76,13 +77,12 @@ def read_source(source: Path) -> tuple[frozenset[str], frozenset[Path]]:
 
 @cache
 def module_file(name: str) -> Path | None:
-    if name.partition(".")[0] not in FOLLOWED:
+    """Without importing it: some of the Zoo's modules need packages that others break."""
+    package, *parts = name.split(".")
+    if package not in FOLLOWED:
         return None
-    try:
-        spec = importlib.util.find_spec(name)
-    except ModuleNotFoundError:
-        return None
-    return Path(spec.origin) if spec is not None and spec.origin and spec.origin.endswith(".py") else None
+    path = Path(importlib.util.find_spec(package).submodule_search_locations[0], *parts)
+    return next((file for file in (path / "__init__.py", path.with_suffix(".py")) if file.is_file()), None)
 
 
 def check_python(words: list[str]) -> None:
