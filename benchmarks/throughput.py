@@ -273,7 +273,7 @@ def scaling(args: argparse.Namespace) -> list[dict[str, Any]]:
     for batch, width in cases:
         arch = {"net_arch": [width, width]} if width != 400 else {}
         models = {
-            "SB3": make_sb3(gym.make("Pendulum-v1"), batch, policy_kwargs=dict(arch))  # SB3 adds to the dict,
+            "SB3": make_sb3(gym.make("Pendulum-v1"), batch, policy_kwargs=dict(arch)),  # SB3 adds to the dict
             "plain": make_ours(
                 gym.make("Pendulum-v1"), batch, policy_kwargs={"batch_norm": False, **arch}, qf_weight_decay=0.0
             ),
