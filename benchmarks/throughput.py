@@ -207,10 +207,10 @@ def matrix_products(batch: int, state: int, action: int) -> Callable[[], None]:
     def product(rows: int, inner: int, columns: int) -> Callable[[], th.Tensor]:
         a, b, out = rand(rows, inner), rand(inner, columns), th.empty(rows, columns)
         weight = b.t()
-        if is_large(rows, weight):
-            return lambda: large_product(a, weight, None)
         if 1 < columns < 32 < rows:
             return lambda: th.mm(b.t(), a.t())
+        if is_large(rows, weight):
+            return lambda: large_product(a, weight, None)
         return lambda: th.mm(a, b, out=out)
 
     def forward(sizes: list[tuple[int, int]]) -> list[Callable[[], th.Tensor]]:

@@ -7,6 +7,8 @@ import torch as th
 #: torch gives float32 products to MKL, which leaves half of the AVX-512 of AMD's processors unused; oneDNN's kernels,
 #: which come with torch, do not. They pay from so many multiplications on.
 _ONEDNN_FROM = 1_000_000
+#: ... and with at least so many columns: for 3 its kernel can take a thousand times as long
+_ONEDNN_WIDTH = 8
 _ONEDNN: Callable[..., th.Tensor] | None = None
 if th.backends.mkldnn.is_available() and th.backends.cpu.get_cpu_capability() == "AVX512":
     _ONEDNN = getattr(th.ops.mkldnn, "_linear_pointwise", None)
@@ -27,7 +29,8 @@ def is_large(batch_size: int, weight: th.Tensor) -> bool:
     :param weight: shape ``(out_features, in_features)``
     :return: whether :func:`large_product` is there, and pays for a product of a minibatch and this
     """
-    return _ONEDNN is not None and batch_size * weight.numel() >= _ONEDNN_FROM
+    is_wide = min(weight.shape) >= _ONEDNN_WIDTH
+    return _ONEDNN is not None and is_wide and batch_size * weight.numel() >= _ONEDNN_FROM
 
 
 def large_product(x: th.Tensor, weight: th.Tensor, bias: th.Tensor | None) -> th.Tensor:

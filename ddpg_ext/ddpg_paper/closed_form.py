@@ -56,7 +56,7 @@ class _Linear(_Layer):
     def resize(self, batch_size: int) -> None:
         n_out, n_in = self.weight.shape
         self.is_large = is_large(batch_size, self.weight)
-        # For a narrow result MKL takes up to six times as long as for its transpose
+        # For a narrow result both libraries take up to six times as long as for its transpose
         self.is_narrow = 1 < n_in < 32 < n_out
         self.out = th.empty(batch_size, n_out)
         self.grad_input = th.empty(batch_size, n_in)
@@ -73,19 +73,19 @@ class _Linear(_Layer):
     def backward(self, grad: th.Tensor, params: bool, inputs: bool) -> th.Tensor:
         if params:
             grads, weight = self.grads, self.weight_id
-            if self.is_large:
-                grads[weight] = large_product(grad.t(), self.x.t(), None)
-            elif self.is_narrow:
+            if self.is_narrow:
                 grads[weight].copy_(th.mm(self.x.t(), grad).t())
+            elif self.is_large:
+                grads[weight] = large_product(grad.t(), self.x.t(), None)
             else:
                 th.mm(grad.t(), self.x, out=grads[weight])
             th.sum(grad, 0, out=grads[self.bias_id])
         if not inputs:
             return grad
-        if self.is_large:
-            return large_product(grad, self.transposed, None)
         if self.is_narrow:
             return self.grad_input.copy_(th.mm(self.transposed, grad.t()).t())
+        if self.is_large:
+            return large_product(grad, self.transposed, None)
         return th.mm(grad, self.weight, out=self.grad_input)
 
 
