@@ -12,6 +12,7 @@ import argparse
 import importlib.util
 import json
 import multiprocessing as mp
+import os
 import platform
 import statistics
 import time
@@ -62,6 +63,7 @@ PLAIN: dict[str, Any] = {"policy_kwargs": {"batch_norm": False}, "qf_weight_deca
 COMPETITORS: dict[str, Callable[..., Any]] = {
     "SB3": make_sb3,
     "SBX": make_sbx,
+    "SBX, 1 core": make_sbx,
     "plain": lambda env, batch_size, **kwargs: make_ours(env, batch_size, **PLAIN, **kwargs),
     "paper": make_ours,
     "plain, bf16": lambda env, batch_size: make_ours(env, batch_size, matmul_precision="medium", **PLAIN),
@@ -76,8 +78,10 @@ def worker(
     from stable_baselines3.common.env_util import make_vec_env
 
     th.set_num_threads(threads)
+    if competitor.endswith("1 core"):  # JAX takes all cores that it may
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     model = COMPETITORS[competitor](make_vec_env(env_id, n_envs=n_envs, seed=0), batch_size, **kwargs)
-    model.learn(SHARED["learning_starts"] + 200 * n_envs)
+    model.learn(SHARED["learning_starts"] + 200)
     pipe.send(None)
     for steps in iter(pipe.recv, None):
         start = time.perf_counter()
@@ -128,29 +132,35 @@ def spread(values: list[float], digits: int = 2) -> str:
     return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f}-{max(values):.{digits}f})"
 
 
+#: whose steps per second over whose
+QUOTIENTS = [
+    ("plain", "SB3"),
+    ("plain", "SBX"),
+    ("plain", "SBX, 1 core"),
+    ("paper", "SB3"),
+    ("plain, bf16", "SB3"),
+]
+
+
 def compare(args: argparse.Namespace) -> list[dict[str, Any]]:
     """The main table: all competitors on each environment, with 1 and 2 threads, with batches of 64 and 256."""
-    names = [name for name in COMPETITORS if name != "SBX" or importlib.util.find_spec("sbx")]
+    names = [name for name in COMPETITORS if not name.startswith("SBX") or importlib.util.find_spec("sbx")]
+    if "amx_bf16" not in cpu_flags():
+        names.remove("plain, bf16")
+    pairs = [pair for pair in QUOTIENTS if set(pair) <= set(names)]
     results = []
-    print(
-        "\n| environment | batch | threads | " + " | ".join(names) + " | plain/SB3 | plain/SBX | paper/SB3 | bf16/SB3 |"
-    )
-    print("|---" * (len(names) + 7) + "|")
+    columns = ["environment", "batch", "threads", *names, *(f"{name} / {base}" for name, base in pairs)]
+    print("\n| " + " | ".join(columns) + " |\n" + "|---" * len(columns) + "|")
     for env_id in args.envs:
         for batch_size, threads in (map(int, setting.split(":")) for setting in args.settings):
             processes = {name: Process(name, env_id, threads, batch_size) for name in names}
             rates = interleave(processes, args.rounds, args.steps)
-            pairs = {"plain": "SB3", "plain ": "SBX", "paper": "SB3", "plain, bf16": "SB3"}
-            quotients = {
-                f"{name.strip()}/{base}": ratios(rates, name.strip(), base)
-                for name, base in pairs.items()
-                if base in rates
-            }
+            quotients = {f"{name}/{base}": ratios(rates, name, base) for name, base in pairs}
             results.append(
                 {"env": env_id, "batch": batch_size, "threads": threads, "rates": rates, "ratios": quotients}
             )
             cells = [f"{statistics.median(rates[name]):.0f}" for name in names]
-            cells += [spread(quotients[f"{n.strip()}/{b}"]) if b in rates else "-" for n, b in pairs.items()]
+            cells += [spread(values) for values in quotients.values()]
             print(f"| {env_id} | {batch_size} | {threads} | " + " | ".join(cells) + " |", flush=True)
     return results
 
@@ -190,14 +200,18 @@ def gradient_step_against_products(args: argparse.Namespace) -> list[dict[str, A
 
 def matrix_products(batch: int, state: int, action: int) -> Callable[[], None]:
     """Every matrix product that one update of 400-300 networks cannot do without, into preallocated memory."""
-    from ddpg_ext.common.products import affine
+    from ddpg_ext.common.products import is_large, large_product
 
     rand = th.randn
 
     def product(rows: int, inner: int, columns: int) -> Callable[[], th.Tensor]:
         a, b, out = rand(rows, inner), rand(inner, columns), th.empty(rows, columns)
         weight = b.t()
-        return lambda: affine(a, weight, None, out)
+        if 1 < columns < 32 < rows:
+            return lambda: th.mm(b.t(), a.t())
+        if is_large(rows, weight):
+            return lambda: large_product(a, weight, None)
+        return lambda: th.mm(a, b, out=out)
 
     def forward(sizes: list[tuple[int, int]]) -> list[Callable[[], th.Tensor]]:
         return [product(batch, i, o) for i, o in sizes]
@@ -245,20 +259,21 @@ def scaling(args: argparse.Namespace) -> list[dict[str, Any]]:
 
     results: list[dict[str, Any]] = []
     print("\n| environments, gradient_steps=-1 | SB3 | plain | ratio |\n|---|---|---|---|")
-    for n_envs in (1, 4, 16):
+    for n_envs in args.n_envs:
         names = ("SB3", "plain")
         processes = {name: Process(name, "Pendulum-v1", 1, 64, n_envs, gradient_steps=-1) for name in names}
         rates = interleave(processes, args.rounds, max(args.steps // n_envs, 1) * n_envs)
         results.append({"n_envs": n_envs, "rates": rates})
         cells = " | ".join(f"{statistics.median(rates[name]):.0f}" for name in names)
         print(f"| {n_envs} | {cells} | {spread(ratios(rates, 'plain', 'SB3'))} |", flush=True)
-    print("\n| batch | width | SB3 gradient step (ms) | plain (ms) | ratio |\n|---|---|---|---|---|")
+    print("\n| batch | widths | SB3 gradient step (ms) | plain (ms) | ratio |\n|---|---|---|---|---|")
     th.set_num_threads(1)
+    th.set_flush_denormal(True)
     cases = [(batch, 400) for batch in (16, 64, 256, 1024)] + [(64, width) for width in (64, 256, 1024)]
     for batch, width in cases:
         arch = {"net_arch": [width, width]} if width != 400 else {}
         models = {
-            "SB3": make_sb3(gym.make("Pendulum-v1"), batch, policy_kwargs=arch or None),
+            "SB3": make_sb3(gym.make("Pendulum-v1"), batch, policy_kwargs=dict(arch)),  # SB3 adds to the dict
             "plain": make_ours(
                 gym.make("Pendulum-v1"), batch, policy_kwargs={"batch_norm": False, **arch}, qf_weight_decay=0.0
             ),
@@ -266,17 +281,30 @@ def scaling(args: argparse.Namespace) -> list[dict[str, Any]]:
         times: dict[str, list[float]] = {name: [] for name in models}
         for model in models.values():
             model.learn(SHARED["learning_starts"] + 5)
+        n_steps = max(args.steps // 50, 1)
         for _ in range(args.rounds * 2):
             for name, model in models.items():
                 start = time.perf_counter()
-                model.train(gradient_steps=20, batch_size=batch)
-                times[name].append((time.perf_counter() - start) / 20 * 1e3)
+                model.train(gradient_steps=n_steps, batch_size=batch)
+                times[name].append((time.perf_counter() - start) / n_steps * 1e3)
         results.append({"batch": batch, "width": width, "gradient_step_ms": times})
         medians = [statistics.median(times[name]) for name in models]
-        print(
-            f"| {batch} | {width} | {medians[0]:.2f} | {medians[1]:.2f} | {medians[0] / medians[1]:.2f} |", flush=True
-        )
+        widths = "400-300" if width == 400 else f"{width}-{width}"
+        quotient = medians[0] / medians[1]
+        print(f"| {batch} | {widths} | {medians[0]:.2f} | {medians[1]:.2f} | {quotient:.2f} |", flush=True)
     return results
+
+
+def cpu_info(name: str) -> str:
+    """An entry of the system's description of its first processor, empty where there is none."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    return next((line.split(":")[1].strip() for line in lines if line.startswith(name)), "")
+
+
+def cpu_flags() -> list[str]:
+    """What the processor can do."""
+    return cpu_info("flags").split()
 
 
 def machine() -> dict[str, Any]:
@@ -284,9 +312,7 @@ def machine() -> dict[str, Any]:
     import gymnasium
     import stable_baselines3
 
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    cpu = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    cpu = cpu_info("model name") or platform.processor()
     found = {
         "torch": th.__version__,
         "stable-baselines3": stable_baselines3.__version__,
@@ -313,13 +339,42 @@ def draw(results: dict[str, Any], path: Path) -> None:
     width = 0.8 / len(names)
     for i, name in enumerate(names):
         heights = [statistics.median(row["rates"][name]) for row in rows]
-        label = name if name in ("SB3", "SBX") else f"DDPGPaper: {name}"
+        label = name if name.startswith("SB") else f"DDPGPaper: {name}"
         axes.bar([x + i * width for x in range(len(rows))], heights, width, label=label)
     labels = [f"{row['env']}\nbatch {row['batch']}, {row['threads']} threads" for row in rows]
     axes.set_xticks([x + 0.4 - width / 2 for x in range(len(rows))], labels, fontsize=8)
     axes.set_ylabel("environment steps per second")
     axes.legend(fontsize=8, ncols=2)
     axes.grid(axis="y", alpha=0.3)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def draw_scaling(results: dict[str, Any], path: Path) -> None:
+    """Throughput by the number of environments, and the gradient step's time by batch size and width."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    rows = results["scaling"]
+    panels: list[tuple[str, str, list[dict[str, Any]], str, str]] = [
+        ("n_envs", "parallel environments", [r for r in rows if "n_envs" in r], "rates", "steps per second"),
+        ("batch", "batch size", [r for r in rows if r.get("width") == 400], "gradient_step_ms", "gradient step (ms)"),
+        ("width", "width of both layers", [r for r in rows if r.get("batch") == 64 and r["width"] != 400],
+         "gradient_step_ms", "gradient step (ms)"),
+    ]  # fmt: skip
+    figure, axes = plt.subplots(1, 3, figsize=(12, 3.6), layout="constrained")
+    for axis, (x, x_label, of_panel, y, y_label) in zip(axes, panels, strict=True):
+        for name, label in (("SB3", "SB3"), ("plain", "DDPGPaper: plain")):
+            axis.plot([r[x] for r in of_panel], [statistics.median(r[y][name]) for r in of_panel], "o-", label=label)
+        axis.set_xscale("log", base=2)
+        axis.set_xticks([r[x] for r in of_panel], [str(r[x]) for r in of_panel])
+        axis.set_ylim(bottom=0)
+        axis.set_xlabel(x_label)
+        axis.set_ylabel(y_label)
+        axis.grid(alpha=0.3)
+    axes[0].legend()
     figure.savefig(path, dpi=150)
     plt.close(figure)
 
@@ -338,6 +393,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=1000, help="environment steps per competitor and round")
     parser.add_argument("--settings", nargs="+", default=["64:1", "64:2", "256:2"], help="batch size : torch threads")
+    parser.add_argument("--n-envs", nargs="+", type=int, default=[1, 4, 16], help="of the scaling part")
     parser.add_argument("--endurance-steps", type=int, default=300_000)
     parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
     parser.add_argument("--out", type=Path, default=Path("runs/throughput"), help="folder for JSON and picture")
@@ -349,6 +405,8 @@ def main() -> None:
     (args.out / "throughput.json").write_text(json.dumps(results, indent=1))
     if "compare" in results:
         draw(results, args.out / "throughput.png")
+    if "scaling" in results:
+        draw_scaling(results, args.out / "scaling.png")
     print(f"\nWritten to {args.out}/")
 
 

@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ddpg_ext.common.layers import ActionInput, BatchNorm, Linear, linear
-from ddpg_ext.common.products import affine, weight_gradient
+from ddpg_ext.common.products import is_large, large_product
 from ddpg_ext.ddpg_paper.networks import Critic
 
 #: gradients by the ``id`` of their parameter: tensors themselves are slow as keys
@@ -46,55 +46,70 @@ class _Layer:
 
 
 class _Linear(_Layer):
-    def __init__(self, module: Linear, grads: Grads) -> None:
+    def __init__(self, module: Linear | ActionInput, grads: Grads, name: str = "weight") -> None:
         super().__init__(module, grads)
-        self.weight, self.bias = module.weight, module.bias
-        self.transposed = module.weight.detach().t()
+        self.weight: th.Tensor = getattr(module, name)
+        self.bias: th.Tensor = module.bias
+        self.transposed = self.weight.detach().t()
+        self.weight_id, self.bias_id = id(self.weight), id(self.bias)
 
     def resize(self, batch_size: int) -> None:
-        self.out = th.empty(batch_size, self.weight.shape[0])
-        self.grad_input = th.empty(batch_size, self.weight.shape[1])
+        n_out, n_in = self.weight.shape
+        self.is_large = is_large(batch_size, self.weight)
+        # For a narrow result both libraries take up to six times as long as for its transpose
+        self.is_narrow = 1 < n_in < 32 < n_out
+        self.out = th.empty(batch_size, n_out)
+        self.grad_input = th.empty(batch_size, n_in)
 
     def forward(self, x: th.Tensor) -> th.Tensor:
         self.x = x
-        return affine(x, self.weight, self.bias, self.out)
+        if self.is_large:
+            return large_product(x, self.weight, self.bias)
+        return th.addmm(self.bias, x, self.transposed, out=self.out)
 
     def evaluate(self, x: th.Tensor) -> th.Tensor:
         return linear(x, self.weight, self.bias)
 
     def backward(self, grad: th.Tensor, params: bool, inputs: bool) -> th.Tensor:
         if params:
-            weight = id(self.weight)
-            self.grads[weight] = weight_gradient(grad, self.x, self.grads[weight])
-            th.sum(grad, 0, out=self.grads[id(self.bias)])
-        return affine(grad, self.transposed, None, self.grad_input) if inputs else grad
+            grads, weight = self.grads, self.weight_id
+            if self.is_narrow:
+                grads[weight].copy_(th.mm(self.x.t(), grad).t())
+            elif self.is_large:
+                grads[weight] = large_product(grad.t(), self.x.t(), None)
+            else:
+                th.mm(grad.t(), self.x, out=grads[weight])
+            th.sum(grad, 0, out=grads[self.bias_id])
+        if not inputs:
+            return grad
+        if self.is_narrow:
+            return self.grad_input.copy_(th.mm(self.transposed, grad.t()).t())
+        if self.is_large:
+            return large_product(grad, self.transposed, None)
+        return th.mm(grad, self.weight, out=self.grad_input)
 
 
-class _ActionInput(_Layer):
+class _ActionInput(_Linear):
     """The critic's layer that takes features and action: its input is the features, the action is set beside it."""
 
     actions: th.Tensor
 
     def __init__(self, module: ActionInput, grads: Grads) -> None:
-        super().__init__(module, grads)
-        self.weight, self.weight_action, self.bias = module.weight_features, module.weight_action, module.bias
-        self.transposed, self.action_transposed = self.weight.detach().t(), self.weight_action.detach().t()
+        super().__init__(module, grads, "weight_features")
+        self.weight_action = module.weight_action
+        self.action_transposed = self.weight_action.detach().t()
 
     def resize(self, batch_size: int) -> None:
-        self.out = th.empty(batch_size, self.weight.shape[0])
-        self.grad_input = th.empty(batch_size, self.weight.shape[1])
+        super().resize(batch_size)
         self.grad_action = th.empty(batch_size, self.weight_action.shape[1])
 
     def forward(self, x: th.Tensor) -> th.Tensor:
-        self.x = x
-        return affine(x, self.weight, self.bias, self.out).addmm_(self.actions, self.action_transposed)
+        return super().forward(x).addmm_(self.actions, self.action_transposed)
 
     def backward(self, grad: th.Tensor, params: bool, inputs: bool) -> th.Tensor:
         if params:
-            for weight, x in ((id(self.weight), self.x), (id(self.weight_action), self.actions)):
-                self.grads[weight] = weight_gradient(grad, x, self.grads[weight])
-            th.sum(grad, 0, out=self.grads[id(self.bias)])
-        return affine(grad, self.transposed, None, self.grad_input) if inputs else grad
+            th.mm(grad.t(), self.actions, out=self.grads[id(self.weight_action)])
+        return super().backward(grad, params, inputs)
 
     def action_gradient(self, grad: th.Tensor) -> th.Tensor:
         return th.mm(grad, self.weight_action, out=self.grad_action)

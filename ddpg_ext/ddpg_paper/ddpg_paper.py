@@ -435,9 +435,20 @@ class DDPGPaper(SaveLoad):
             self._check_finite("observation", env.old_obs)
         self._check_finite("reward", reward)
         self._check_finite("observation", new_obs)
-        for index in np.flatnonzero(dones):
-            self._check_finite("terminal observation", infos[index].get("terminal_observation"), int(index))
-        super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
+        ends = {int(index): infos[index].get("terminal_observation") for index in np.flatnonzero(dones)}
+        for index, terminal_obs in ends.items():
+            self._check_finite("terminal observation", terminal_obs, index)
+        if env is not None or not isinstance(new_obs, np.ndarray):
+            super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
+            return
+        # As SB3 does it, without its deep copy
+        next_obs = new_obs.copy()
+        for index, terminal_obs in ends.items():
+            if terminal_obs is not None:
+                next_obs[index] = terminal_obs
+        self._last_original_obs = self._last_obs
+        replay_buffer.add(self._last_original_obs, next_obs, buffer_action, reward, dones, infos)  # type: ignore[arg-type]
+        self._last_obs = new_obs
 
     def _check_finite(self, quantity: str, values: Any, env_index: int | None = None) -> None:
         """

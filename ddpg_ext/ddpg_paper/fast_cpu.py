@@ -170,8 +170,9 @@ class FastCPUExecutor:
         :return: what was measured on the way
         :raises NonFiniteError: if a loss is NaN or infinite, before it reaches the weights of its network
         """
-        with th.no_grad():
-            return self._step(batch, gamma, tau)
+        with th.inference_mode():
+            metrics, td_errors = self._step(batch, gamma, tau)
+        return StepResult(metrics, th.from_numpy(td_errors))
 
     def act(self, observations: Any) -> np.ndarray:
         """
@@ -182,7 +183,7 @@ class FastCPUExecutor:
         """
         if self.acting_held is None or self._acting_held() != self.acting_held:
             return self.policy.scaled_actions(observations)
-        with th.no_grad():
+        with th.inference_mode():
             actions = self.actor.evaluate(th.as_tensor(observations).float().flatten(1))
         return actions.numpy().reshape(-1, *self.action_shape)
 
@@ -192,7 +193,7 @@ class FastCPUExecutor:
         """
         return None
 
-    def _step(self, batch: Samples, gamma: float, tau: float) -> StepResult:
+    def _step(self, batch: Samples, gamma: float, tau: float) -> tuple[StepMetrics, np.ndarray]:
         assert isinstance(batch.observations, th.Tensor)  # for mypy: no Dict observations here
         assert isinstance(batch.next_observations, th.Tensor)
         assert self.actor_adam is not None, "prepare() comes first"
@@ -231,7 +232,7 @@ class FastCPUExecutor:
         th._foreach_lerp_(*self.target_pairs, tau)
 
         metrics = StepMetrics(critic_loss, actor_loss, q_mean, _mean(targets), saturation)
-        return StepResult(metrics, th.from_numpy(td_errors))
+        return metrics, td_errors
 
     def _resize(self, batch_size: int) -> None:
         self.batch_size = batch_size

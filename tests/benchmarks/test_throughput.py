@@ -10,7 +10,8 @@ ROOT = Path(__file__).parents[2]
 
 def test_throughput(tmp_path):
     tiny = (
-        "--rounds 2 --steps 10 --envs Pendulum-v1 --settings 16:1 --endurance-steps 60 --parts compare step endurance"
+        "--rounds 2 --steps 10 --envs Pendulum-v1 --settings 16:1 --n-envs 2 --endurance-steps 60 "
+        "--parts compare step scaling endurance"
     )
     command = [sys.executable, str(ROOT / "benchmarks/throughput.py"), *tiny.split(), "--out", str(tmp_path)]
     printed = subprocess.run(command, check=True, capture_output=True, text=True, timeout=300).stdout
@@ -23,4 +24,6 @@ def test_throughput(tmp_path):
         assert row["ratios"][f"{name}/SB3"] == ratios
     assert [step["batch_norm"] for step in results["step"]] == ["no", "yes"]
     assert len(results["endurance"][0]["rates"]) == 30
-    assert (tmp_path / "throughput.png").stat().st_size > 1000
+    assert [row.get("n_envs", row.get("batch")) for row in results["scaling"]] == [2, 16, 64, 256, 1024, 64, 64, 64]
+    for picture in ("throughput.png", "scaling.png"):
+        assert (tmp_path / picture).stat().st_size > 1000

@@ -1,0 +1,33 @@
+"""Which products go to oneDNN's kernel, and that it computes them."""
+
+import numpy as np
+import pytest
+import torch as th
+
+from ddpg_ext.common import products
+
+has_onednn = pytest.mark.skipif(products._ONEDNN is None, reason="torch has no oneDNN kernel for this processor")
+
+
+@pytest.mark.parametrize("shape", [(400, 3), (1, 300), (3, 400)])
+def test_narrow_products_are_left_to_mkl(shape):
+    """However large the minibatch: for 1024 x 3 x 400, oneDNN was seen to take a thousand times as long."""
+    assert not products.is_large(2**20, th.empty(shape))
+
+
+@has_onednn
+def test_large_products_are_large():
+    assert products.is_large(64, th.empty(300, 400))
+    assert not products.is_large(1, th.empty(300, 400))
+
+
+@has_onednn
+@pytest.mark.parametrize("bias", [True, False])
+def test_large_product(bias):
+    rng = np.random.default_rng(0)
+    x, weight, b = (rng.normal(size=shape) for shape in ((64, 400), (300, 400), 300))
+    exact = x @ weight.T + (b if bias else 0)
+    ours = products.large_product(
+        *(th.tensor(v, dtype=th.float32) for v in (x, weight)), th.tensor(b).float() if bias else None
+    )
+    np.testing.assert_allclose(ours, exact, atol=1e-4)
