@@ -46,7 +46,7 @@ def main() -> None:
         verbose=1,
         buffer_size=20_000,  # 0.7 GB; the paper's million would take 37 GB
         # The paper's convolutions, minibatch, learning rates and noise; what follows makes it faster. See the guide
-        learning_starts=1_000,
+        learning_starts=min(1_000, args.timesteps // 4),
         uniform_warmup=True,
         qf_weight_decay=0.0,
         tau=1e-2,
