@@ -51,7 +51,15 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "paper": ("CnnPolicy", {"buffer_size": 50_000}),
     "tuned": (
         "CnnPolicy",
-        {"buffer_size": 50_000, "learning_rate": 3e-4, "qf_weight_decay": 0.0, "tau": 1e-2, "gamma": 0.97},
+        {
+            "buffer_size": 50_000,
+            "learning_starts": 1_000,
+            "uniform_warmup": True,
+            "qf_weight_decay": 0.0,
+            "tau": 1e-2,
+            "gamma": 0.97,
+            "policy_kwargs": {"batch_norm": True},
+        },
     ),
     "low-dimensional": ("MlpPolicy", {}),
 }
@@ -145,8 +153,10 @@ def train(args: argparse.Namespace, variant: str, seed: int, path: Path) -> None
     if not from_pixels:
         steps *= REPEAT
     envs = [make_env(args.env, from_pixels, dark=variant != "paper") for _ in range(3)]
-    for env, offset in zip(envs, (0, 1000, 2000), strict=True):
-        env.reset(seed=seed + offset)
+    for env, offset in zip(envs[1:], (1000, 2000), strict=True):
+        env.reset(seed=seed + offset)  # the model seeds the other
+    if args.env == PENDULUM and variant == "tuned":
+        envs[0] = gym.wrappers.TransformReward(envs[0], lambda reward: 0.1 * float(reward))
     model = DDPGPaper(policy, envs[0], seed=seed, **kwargs)
     settings = {name: value for name, value in kwargs.items() if name != "buffer_size"}
     result: dict[str, Any] = {"env": args.env, "variant": variant, "seed": seed, "steps": steps, "settings": settings}
