@@ -129,7 +129,7 @@ def test_the_papers_network_after_training(tmp_path):
         assert_same_actions(model, tmp_path / "actor.onnx", [observations[:n]])
 
 
-@settings(max_examples=8, deadline=None, derandomize=True)
+@settings(max_examples=6, deadline=None, derandomize=True)
 @given(
     obs_dim=st.integers(2, 6),
     obs_dtype=st.sampled_from([np.float32, np.float64]),

@@ -138,6 +138,7 @@ class LivePlotCallback(PeriodicCallback):
             self._draw_panel(panel, name, title)
         for panel in axes[1]:
             panel.set_xlabel("environment steps")
+            panel.locator_params(axis="x", nbins=6)
         if self.path is not None:
             with atomic_file(self.path) as file:
                 self._figure.savefig(file, format=self.path.suffix.lstrip(".").lower(), dpi=110)
