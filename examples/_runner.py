@@ -107,7 +107,8 @@ def run(env_id: str, hyperparameters: dict[str, Any], args: argparse.Namespace) 
         plot_learning_curve(folder, env_id)
         print(f"{folder}/learning_curve.png shows how it got there")
     try:
-        record_episode(model, env_id, folder / "agent.gif", max_steps=200)
+        # A trial run of a few steps need not wait for the pictures of 200
+        record_episode(model, env_id, folder / "agent.gif", max_steps=min(args.steps, 200))
         print(f"{folder}/agent.gif shows the agent")
     except Exception as error:  # whatever a renderer without a display may raise
         print(f"No animation, since {env_id} cannot be rendered here: {error}")

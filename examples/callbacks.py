@@ -3,6 +3,8 @@ Callbacks, SB3's and this package's: evaluate and stop when good enough, keep ch
 
     python examples/callbacks.py                # Pendulum-v1, until the mean return is -200, at most 20,000 steps
 
+With seed 0 that was after 12,000 steps (one thread of an AMD EPYC).
+
 runs/callbacks_<N>/ then has best_model.zip and evaluations.npz (EvalCallback), rl_model_<steps>_steps.zip
 (CheckpointCallback), live.png (LivePlotCallback), and q_values_<steps>_steps.png (QValueBiasCallback): what the critic
 promised, and what came.

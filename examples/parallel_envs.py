@@ -1,7 +1,9 @@
 """
 Four environments, each in a process of its own, and as many gradient steps as environment steps.
 
-    python examples/parallel_envs.py                    # Pendulum-v1, 20,000 steps
+    python examples/parallel_envs.py                    # Pendulum-v1, 20,000 steps, a minute or more
+
+Ends at a mean return of -180 (seed 0, one thread of an AMD EPYC).
 
 Worth it where a step of the environment is slow beside a gradient step: physics, rendering, network. For a quick one,
 such as Pendulum-v1, talking to the processes costs more than it saves: without vec_env_cls, all are in one.

@@ -23,8 +23,8 @@ from ddpg_ext import DDPGPaper, LinearDecay, LivePlotCallback, OrnsteinUhlenbeck
 
 #: what the tutorial printed last: mean return of 10 training episodes, after 548,000 steps
 TUTORIAL_RESULT = -170.6
-#: what this script printed: seed 0, one thread of an AMD EPYC
-OUR_RESULT = ("recorded run", "548,000", "?", "?", "?")
+#: of this script after 100,000 steps, when the noise was gone: seed 0, one thread of an AMD EPYC
+OUR_RESULT = ("recorded run", "100,000", "-158.9", "-", "-148.4")
 
 
 class UnendingNoise(OrnsteinUhlenbeckNoise):
