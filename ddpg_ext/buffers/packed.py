@@ -153,7 +153,7 @@ class PackedReplayBuffer(ReplayBufferAdapter):
         self._obs_batch_shape, self._action_batch_shape = (n_envs, *self.obs_shape), (n_envs, self.action_dim)
         self._staged_obs = rows.staged_obs.reshape(self._obs_batch_shape)
         self._staged_next_obs = rows.staged_next_obs.reshape(self._obs_batch_shape)
-        self._dones_are_staged, self._no_ends = False, bytes(n_envs)
+        self._no_ends = bytes(n_envs)
         is_packed = self.obs_dtype == np.float32
         self._obs_dtypes = _FLOATS if is_packed else () if self.obs_dtype.kind == "f" else (self.obs_dtype,)
         words = rows.callers_words if rows.is_persistent else None
@@ -206,7 +206,7 @@ class PackedReplayBuffer(ReplayBufferAdapter):
             rows.staged_actions[...] = action
             rows.staged_rewards[...] = reward
             ends = None if done.tobytes() == self._no_ends else done
-            if ends is not None or self._dones_are_staged:
+            if ends is not None or rows.dones_are_staged:
                 self._stage_dones(0.0 if ends is None else self._terminal(ends, infos))
             # The fastest test for NaN and infinity: nothing else times 0 is not 0
             if rows.staged_floats.dot(rows.zeros) == 0.0:
@@ -227,9 +227,9 @@ class PackedReplayBuffer(ReplayBufferAdapter):
         rows.write(episode_ends, goes_on, self._staged_next_obs.tobytes())
 
     def _stage_dones(self, dones: np.ndarray | float) -> None:
-        self._dones_are_staged = True
+        self._rows.dones_are_staged = True
         self._rows.staged_dones[...] = dones
-        self._dones_are_staged = not isinstance(dones, float)
+        self._rows.dones_are_staged = not isinstance(dones, float)
 
     # ------------------------------------------------------------------- sample
 

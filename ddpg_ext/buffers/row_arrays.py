@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from typing import Any
+from weakref import ref
 
 import numpy as np
 import torch as th
@@ -40,7 +41,7 @@ class RowArrays:
         :raises ReplayBufferError: if files are missing, or of another size
         """
         self._store = store
-        store.user = self
+        store.user = ref(self)
         self._n_rows = self.capacity + 1
         shape, n_fields = (self.n_envs, self._n_rows + 1), self.action_dim + 2
         self._is_packed = self.obs_dtype == FLOAT32
@@ -73,6 +74,8 @@ class RowArrays:
         fields = staged[:, obs_dim:width] if self._is_packed else np.zeros((n_envs, self.action_dim + 2), np.float32)
         self.staged_obs, self.staged_next_obs = staged[:, :obs_dim], staged[:, width:]
         self.staged_actions, self.staged_dones, self.staged_rewards = fields[:, :-2], fields[:, -2], fields[:, -1]
+        #: whether some of `staged_dones` may not be 0
+        self.dones_are_staged = False
         #: what may hold a NaN, in one dimension
         self.staged_floats = (staged if self._is_packed else fields).reshape(-1)
         self.zeros = np.zeros_like(self.staged_floats)

@@ -177,7 +177,8 @@ class Rows(RowArrays):
         """
         :raises ReplayBufferError: if the files were taken over by another buffer of this process
         """
-        if self._store.is_persistent and self._store.user is not self:
+        user = self._store.user
+        if self._store.is_persistent and (user is None or user() is not self):
             raise ReplayBufferError(f"{self._store} was taken over by a replay buffer that was made or loaded later")
 
     def end_sequences(self, envs: np.ndarray) -> None:

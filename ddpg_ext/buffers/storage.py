@@ -6,7 +6,7 @@ import mmap
 import os
 from pathlib import Path
 from typing import Any, ClassVar
-from weakref import WeakValueDictionary
+from weakref import ReferenceType, WeakValueDictionary
 
 import numpy as np
 import torch as th
@@ -50,8 +50,8 @@ class MemoryStorage:
         self.is_persistent = False
         #: whether there are arrays from before
         self.is_complete = False
-        #: whose arrays they are; the latest who asked for them
-        self.user: object = None
+        #: whose arrays they are: the latest who asked for them. Not a reference that keeps them, and all memory, alive
+        self.user: ReferenceType[Any] | None = None
 
     def tensor(self, name: str, shape: tuple[int, ...], dtype: np.dtype, grows: bool = False) -> th.Tensor:
         """

@@ -241,11 +241,36 @@ def test_a_full_disk_is_an_error_and_harms_nothing(n_stored, tmp_path, monkeypat
     assert stored(buffer) == list(range(n_kept + 5))
 
 
-FULL = """
-    mount -t tmpfs -o size=1500k tmpfs {directory} && exec {python} -c "
+PRIVATE_DISK = """
+    mount -t tmpfs -o size={size} tmpfs {directory} || exit 77
+    exec {python} -c "
     import sys
     sys.path.insert(0, {tests!r})
     from test_memmap import *
+    {code}
+    "
+"""
+
+
+def on_a_private_disk(directory, size, code):
+    """What a script prints that has a disk of its own, where that can be had."""
+    if not sys.platform.startswith("linux"):
+        pytest.skip("mounts a file system of its own")
+    code = textwrap.indent(textwrap.dedent(code), "    ").strip()
+    tests = os.path.dirname(__file__)
+    script = PRIVATE_DISK.format(size=size, directory=str(directory), python=sys.executable, tests=tests, code=code)
+    command = ["unshare", "-rm", "sh", "-c", textwrap.dedent(script)]
+    try:
+        result = subprocess.run(command, capture_output=True, text=True)
+    except FileNotFoundError:
+        pytest.skip("needs unshare")
+    if result.returncode == 77 or "unshare" in result.stderr:
+        pytest.skip(f"no private mounts here: {result.stderr.strip()}")
+    assert result.returncode == 0, result.stderr
+    return result.stdout.split()
+
+
+FULL = """
     MemmapStorage.RESERVED_AT_ONCE = 2**16
     buffer = make({directory!r} + '/buffer', size=100_000, space=spaces.Box(0, 1, (100,), np.float32))
     try:
@@ -255,19 +280,57 @@ FULL = """
         n = buffer.size()
         assert n > 500 and stored(buffer) == list(range(n))
         print('refused')
-    "
 """
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="mounts a file system of its own")
 def test_a_disk_that_is_really_full(tmp_path):
-    code = FULL.format(directory=str(tmp_path), python=sys.executable, tests=os.path.dirname(__file__))
-    script = textwrap.dedent(code)
-    result = subprocess.run(["unshare", "-rm", "sh", "-c", script], capture_output=True, text=True)
-    if result.returncode and ("unshare" in result.stderr or "mount" in result.stderr):
-        pytest.skip(f"no private mounts here: {result.stderr.strip()}")
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.strip() == "refused"
+    assert on_a_private_disk(tmp_path, "1500k", FULL.format(directory=str(tmp_path))) == ["refused"]
+
+
+FULL_FROM_THE_BEGINNING = """
+    from pathlib import Path
+    filler = Path({directory!r}) / 'filler'
+    with filler.open('wb', buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+    for n_free in range(30):
+        try:
+            buffer = make({directory!r} + '/buffer')
+            add(buffer, 12)
+            break
+        except ReplayBufferError as error:
+            assert 'No space left' in str(error), error
+            print('refused')
+            os.truncate(filler, (25 - n_free) * 4096)
+    assert stored(buffer) == list(range(12))
+    del buffer
+    assert stored(make({directory!r} + '/buffer')) == list(range(12))
+"""
+
+
+def test_a_disk_that_is_full_from_the_beginning(tmp_path):
+    """With ever more pages free: wherever it fails, the directory is of use when there is room."""
+    code = FULL_FROM_THE_BEGINNING.format(directory=str(tmp_path))
+    assert len(on_a_private_disk(tmp_path, "100k", code)) > 3
+
+
+READ_ONLY = """
+    add(make({directory!r} + '/buffer'), 3)
+    assert subprocess.run(['mount', '-o', 'remount,ro', {directory!r}]).returncode == 0
+    for name in ('buffer', 'new'):
+        try:
+            make({directory!r} + '/' + name)
+        except ReplayBufferError as error:
+            assert 'cannot be written' in str(error) and 'Read-only' in str(error), error
+            print('refused')
+    assert subprocess.run(['mount', '-o', 'remount,rw', {directory!r}]).returncode == 0
+    assert stored(make({directory!r} + '/buffer')) == [0, 1, 2]
+"""
+
+
+def test_a_disk_that_is_really_read_only(tmp_path):
+    code = READ_ONLY.format(directory=str(tmp_path))
+    assert on_a_private_disk(tmp_path, "1500k", code) == ["refused", "refused"]
 
 
 def test_files_are_sparse(tmp_path):

@@ -2,8 +2,10 @@
 
 import contextlib
 import copy
+import gc
 import io
 import pickle
+import weakref
 
 import gymnasium as gym
 import numpy as np
@@ -16,6 +18,8 @@ from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from ddpg_ext.buffers import PackedReplayBuffer
+from ddpg_ext.checkpoints.buffer_file import load_buffer, save_buffer
+from ddpg_ext.checkpoints.known import Allowed
 from ddpg_ext.common.errors import (
     InvalidArgumentError,
     InvalidArgumentTypeError,
@@ -127,7 +131,7 @@ ENDS = st.sampled_from([0, 0, 0, 0, 0, 1, 2, 3])
 def programs(draw):
     n_envs = draw(st.integers(1, 5))
     steps = st.lists(ENDS, min_size=n_envs, max_size=n_envs)
-    operations = st.one_of(*[steps] * 12, st.just("check"), st.just("reload"), st.just("copy"), st.just("reset"))
+    operations = st.one_of(*[steps] * 12, st.sampled_from(["check", "reload", "file", "copy", "reset"]))
     return n_envs, draw(st.integers(1, 9)), draw(st.lists(operations, max_size=50)), draw(st.integers(0, 2**32 - 1))
 
 
@@ -159,6 +163,14 @@ def test_holds_exactly_what_was_added(name, storage, tmp_path_factory, program):
                 assert model.buffer._rng.bit_generator.state == state
             else:
                 model.buffer = pickle.loads(pickle.dumps(model.buffer))
+        elif operation == "file":
+            file = io.BytesIO()
+            save_buffer(file, model.buffer)
+            if storage != "memmap":  # whose directory holds one buffer at a time
+                model.buffer = make()
+            model.buffer.reset()
+            file.seek(0)
+            load_buffer(file, model.buffer, Allowed())
         elif operation == "copy":
             model.buffer = copy.deepcopy(model.buffer)
         else:
@@ -303,6 +315,21 @@ def test_memory_is_at_most_six_tenths_of_sb3s():
 def test_a_saved_buffer_takes_as_much_room_as_it_holds():
     size = len(pickle.dumps(filled(n_added=20, capacity=100_000)))
     assert size < 10_000
+
+
+@pytest.mark.parametrize("storage", ["memory", "device", "memmap"])
+def test_memory_is_free_as_soon_as_the_buffer_is_gone(storage, tmp_path):
+    """Not only when Python looks for cycles: a buffer may be most of the memory."""
+    kwargs = {"storage": storage, "directory": tmp_path if storage == "memmap" else None}
+    buffer = filled(n_added=20, **kwargs)
+    buffer.sample(3)
+    rows = weakref.ref(buffer._rows)
+    gc.disable()
+    try:
+        del buffer
+        assert rows() is None
+    finally:
+        gc.enable()
 
 
 def test_batches_are_safe_to_keep_and_to_change():

@@ -173,6 +173,7 @@ def plot_q_values(values: QValues, title: str = "") -> Any:
     )
     axes.plot(limits, limits, "--", color="gray", linewidth=1, label="estimated = observed")
     axes.set(xlim=limits, ylim=limits, aspect="equal")
+    axes.locator_params(nbins=6)
     axes.legend(loc="lower right", fontsize=8)
     figure.colorbar(density, ax=axes, label="steps", shrink=0.8)
     return figure
