@@ -21,8 +21,16 @@ ROOT = Path(__file__).parents[2]
 def test_example(script, module, n_actions, tmp_path):
     pytest.importorskip(module)
     result = subprocess.run(
-        [sys.executable, str(ROOT / f"examples/{script}.py")]
-        + ["--timesteps", "25", "--episodes", "1", "--save", str(tmp_path / "model")],
+        [
+            sys.executable,
+            str(ROOT / f"examples/{script}.py"),
+            "--timesteps",
+            "25",
+            "--episodes",
+            "1",
+            "--save",
+            str(tmp_path / "model"),
+        ],
         capture_output=True,
         text=True,
         check=False,
