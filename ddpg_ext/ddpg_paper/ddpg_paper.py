@@ -435,7 +435,7 @@ class DDPGPaper(SaveLoad):
             self._check_finite("observation", env.old_obs)
         self._check_finite("reward", reward)
         self._check_finite("observation", new_obs)
-        ends = {int(index): infos[index].get("terminal_observation") for index in np.flatnonzero(dones)}
+        ends = {index: infos[index].get("terminal_observation") for index, done in enumerate(dones) if done}
         for index, terminal_obs in ends.items():
             self._check_finite("terminal observation", terminal_obs, index)
         if env is not None or not isinstance(new_obs, np.ndarray):
