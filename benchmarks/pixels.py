@@ -7,13 +7,14 @@ DDPGPaper from pixels: how it learns, and how fast it is.
 
 `learn` writes one JSON file per run to --out, anew after each episode, so that an interrupted run has its curve; runs
 that are complete there are not repeated. Steps are the agent's: from pixels, each is three of the simulation.
-`plot` draws the curves of all files there of an environment, and what the agent sees. `speed` measures the gradient step
-and CarRacing-v3 end to end against SB3's DDPG.
+`plot` draws the curves of all files there of an environment, and what the agent sees. `speed` measures the gradient
+step, and CarRacing-v3 end to end, against SB3's DDPG.
 """
 
 import argparse
 import json
 import os
+import statistics
 import time
 from pathlib import Path
 from typing import Any
@@ -28,14 +29,19 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from learning import versions
+from stable_baselines3 import DDPG
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.noise import OrnsteinUhlenbeckActionNoise
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from ddpg_ext import DDPGPaper
+from ddpg_ext.common.paper_cnn import PaperCNN
 from ddpg_ext.envs import PixelActionRepeat
 
 matplotlib.use("Agg")
+import matplotlib.pyplot as plt
 
 REPEAT = 3
 PENDULUM, CAR, CARTPOLE = "Pendulum-v1", "CarRacing-v3", "dm_control/cartpole-balance-v0"
@@ -45,7 +51,15 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "paper": ("CnnPolicy", {"buffer_size": 50_000}),
     "tuned": (
         "CnnPolicy",
-        {"buffer_size": 50_000, "learning_rate": 3e-4, "qf_weight_decay": 0.0, "tau": 1e-2, "gamma": 0.97},
+        {
+            "buffer_size": 50_000,
+            "learning_starts": 1_000,
+            "uniform_warmup": True,
+            "qf_weight_decay": 0.0,
+            "tau": 1e-2,
+            "gamma": 0.97,
+            "policy_kwargs": {"batch_norm": True},
+        },
     ),
     "low-dimensional": ("MlpPolicy", {}),
 }
@@ -139,8 +153,10 @@ def train(args: argparse.Namespace, variant: str, seed: int, path: Path) -> None
     if not from_pixels:
         steps *= REPEAT
     envs = [make_env(args.env, from_pixels, dark=variant != "paper") for _ in range(3)]
-    for env, offset in zip(envs, (0, 1000, 2000), strict=True):
-        env.reset(seed=seed + offset)
+    for env, offset in zip(envs[1:], (1000, 2000), strict=True):
+        env.reset(seed=seed + offset)  # the model seeds the other
+    if args.env == PENDULUM and variant == "tuned":
+        envs[0] = gym.wrappers.TransformReward(envs[0], lambda reward: 0.1 * float(reward))
     model = DDPGPaper(policy, envs[0], seed=seed, **kwargs)
     settings = {name: value for name, value in kwargs.items() if name != "buffer_size"}
     result: dict[str, Any] = {"env": args.env, "variant": variant, "seed": seed, "steps": steps, "settings": settings}
@@ -153,6 +169,156 @@ def train(args: argparse.Namespace, variant: str, seed: int, path: Path) -> None
     curve.write()
     model.save(path.with_suffix(".zip"))
     print(f"{path.stem}: {np.mean(result['returns']):.1f} over {args.episodes} episodes", flush=True)
+
+
+# ---------------------------------------------------------------------- plot
+
+
+def plot(args: argparse.Namespace) -> None:
+    """The curves of all files of an environment, and what the agent sees; a table of the returns at the end."""
+    name = args.env.split("/")[-1]
+    results = [json.loads(path.read_text()) for path in sorted(args.out.glob(f"{name}_*.json"))]
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    for variant in dict.fromkeys(result["variant"] for result in results):
+        runs = [result for result in results if result["variant"] == variant]
+        color = None
+        for run in runs:
+            points = np.array(run["curve"] or smoothed(run["training"]))
+            label = None if color else f"{variant}, {len(runs)} seed{'s' if len(runs) > 1 else ''}"
+            (line,) = axes.plot(points[:, 0] * run["repeat"], points[:, 1], color=color, alpha=0.8, label=label)
+            color = line.get_color()
+    axes.set(xlabel="steps of the simulation", ylabel="return without noise", title=args.env)
+    axes.legend(loc="lower right")
+    axes.grid(alpha=0.3)
+    figure.savefig(args.out / f"pixels_{name}.png", dpi=100)
+    plt.close(figure)
+    draw_observation(args.env, args.out / f"frames_{name}.png")
+    print("| variant | seed | steps of the agent | seconds | return at the end |\n|---|---|---|---|---|")
+    for run in results:
+        steps = (run["curve"] or run["training"])[-1][0]
+        returns = run["returns"] or [value for _, value in run["curve"][-1:]]
+        at_end = f"{np.mean(returns):.1f} +/- {np.std(returns):.1f}" if returns else ""
+        print(f"| {run['variant']} | {run['seed']} | {steps:,} | {run['seconds']} | {at_end} |")
+
+
+def smoothed(points: list[tuple[int, float]], window: int = 10) -> list[tuple[int, float]]:
+    """Means over the last training episodes, for a run without evaluations."""
+    returns = [value for _, value in points]
+    return [(step, float(np.mean(returns[max(0, i - window + 1) : i + 1]))) for i, (step, _) in enumerate(points)]
+
+
+def draw_observation(env_id: str, path: Path, n_steps: int = 25) -> None:
+    """The three pictures of one observation, side by side and four times as large."""
+    env = make_env(env_id, from_pixels=True)
+    observation, _ = env.reset(seed=0)
+    env.action_space.seed(0)
+    action = np.array([0.0, 1.0], np.float32) if env_id == CAR else env.action_space.sample()
+    for _ in range(n_steps):
+        observation, *_ = env.step(action)
+    pictures = [observation[..., 3 * i : 3 * i + 3].repeat(4, axis=0).repeat(4, axis=1) for i in range(REPEAT)]
+    gap = np.full((pictures[0].shape[0], 8, 3), 255, np.uint8)
+    plt.imsave(path, np.concatenate([pictures[0], gap, pictures[1], gap, pictures[2]], axis=1))
+    env.close()
+
+
+# --------------------------------------------------------------------- speed
+
+
+class Noise(gym.Env):
+    """Random pictures of the paper's size: what a gradient step takes does not depend on them."""
+
+    observation_space = spaces.Box(0, 255, (64, 64, 9), np.uint8)
+    action_space = spaces.Box(-1, 1, (3,), np.float32)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=seed)
+        return self.observation_space.sample(), {}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        return self.observation_space.sample(), 0.0, False, False, {}
+
+
+def make_models(make: Any) -> dict[str, OffPolicyAlgorithm]:
+    """Ours with the paper's settings; SB3's with the same networks, minibatch, rates and noise; SB3's own networks."""
+    shared: dict[str, Any] = {"buffer_size": 2_000, "batch_size": 16, "tau": 1e-3, "seed": 0, "device": "cpu"}
+
+    def sb3(**policy_kwargs: Any) -> DDPG:
+        env = make()
+        sigma = 0.2 * np.ones(env.action_space.shape)
+        noise = OrnsteinUhlenbeckActionNoise(0 * sigma, sigma, dt=1.0)
+        kwargs = {**shared, "learning_rate": 1e-3, "learning_starts": 20, "action_noise": noise}
+        return DDPG("CnnPolicy", env, policy_kwargs=policy_kwargs, **kwargs)
+
+    return {
+        "DDPGPaper": DDPGPaper("CnnPolicy", make(), **shared),
+        "SB3, the same networks": sb3(features_extractor_class=PaperCNN, net_arch=[200, 200]),
+        "SB3, NatureCNN": sb3(net_arch=[200, 200]),
+    }
+
+
+def speed(args: argparse.Namespace) -> None:
+    """Gradient steps on one minibatch size, and CarRacing-v3 end to end, in turns within each round."""
+    models = make_models(lambda: Monitor(Noise()))
+    for model in models.values():
+        model.learn(60)  # fills the buffer and warms up
+    print("| gradient step, batch of 16 | parameters of an actor | ms: median (range) | CPU ms |\n|---|---|---|---|")
+    wall: dict[str, list[float]] = {name: [] for name in models}
+    cpu: dict[str, list[float]] = {name: [] for name in models}
+    for _ in range(args.rounds):
+        for name, model in models.items():
+            start, cpu_start = time.perf_counter(), time.process_time()
+            model.train(10, 16)
+            wall[name].append((time.perf_counter() - start) * 100)
+            cpu[name].append((time.process_time() - cpu_start) * 100)
+    for name, model in models.items():
+        actor = model.policy.get_submodule("actor")
+        size = sum(param.numel() for param in actor.parameters())
+        print(f"| {name} | {size:,} | {spread(wall[name])} | {spread(cpu[name])} |", flush=True)
+    print("\nWhere the time of DDPGPaper's gradient step goes:\n\n| | share |\n|---|---|")
+    for what, share in shares(models["DDPGPaper"]).items():
+        print(f"| {what} | {share:.0%} |")
+
+    models = make_models(lambda: make_env(CAR, from_pixels=True))
+    rates: dict[str, list[float]] = {name: [] for name in models}
+    for model in models.values():
+        model.learn(40)
+    for _ in range(args.rounds):
+        for name, model in models.items():
+            start = time.perf_counter()
+            model.learn(args.chunk, reset_num_timesteps=False)
+            rates[name].append(args.chunk / (time.perf_counter() - start))
+    env = make_env(CAR, from_pixels=True)
+    env.reset(seed=0)
+    start = time.perf_counter()
+    for _ in range(args.chunk):
+        env.step(env.action_space.sample())
+    alone = args.chunk / (time.perf_counter() - start)
+    print(f"\n| CarRacing-v3, end to end | steps of the agent per second |\n|---|---|\n| no agent | {alone:.1f} |")
+    for name in models:
+        print(f"| {name} | {spread(rates[name])} |")
+    print(", ".join(f"{name} {version}" for name, version in versions().items()))
+
+
+def spread(values: list[float]) -> str:
+    """Median and range."""
+    return f"{statistics.median(values):.1f} ({min(values):.1f}-{max(values):.1f})"
+
+
+def shares(model: OffPolicyAlgorithm) -> dict[str, float]:
+    """By torch's profiler: which operations take a gradient step's time."""
+    with th.profiler.profile(activities=[th.profiler.ProfilerActivity.CPU]) as profile:
+        model.train(20, 16)
+    groups = {
+        "convolutions, forward": ("aten::mkldnn_convolution", "aten::_slow_conv2d_forward"),
+        "convolutions, backward": ("aten::convolution_backward",),
+        "linear layers": ("mkldnn::_linear_pointwise", "aten::addmm", "aten::mm"),
+        "Adam": ("aten::_fused_adam_", "Optimizer.step#Adam.step"),
+        "pixels: to float, divided, channels side by side": ("aten::copy_", "aten::div", "aten::index_select"),
+    }
+    times = {event.key: event.self_cpu_time_total for event in profile.key_averages()}
+    total = sum(times.values())
+    result = {what: sum(times.get(name, 0.0) for name in names) / total for what, names in groups.items()}
+    return {**result, "the rest": 1 - sum(result.values())}
 
 
 def main() -> None:
@@ -169,6 +335,16 @@ def main() -> None:
     command.add_argument("--eval-episodes", type=int, default=4, help="of each of these")
     command.add_argument("--episodes", type=int, default=20, help="of the evaluation at the end")
     command.add_argument("--out", type=Path, default=Path("runs/pixels"), help="where the results go")
+
+    command = commands.add_parser("plot", help="draw the curves of an environment, and what the agent sees")
+    command.set_defaults(run=plot)
+    command.add_argument("--env", choices=STEPS, default=PENDULUM)
+    command.add_argument("--out", type=Path, default=Path("runs/pixels"), help="where the results are, and pictures go")
+
+    command = commands.add_parser("speed", help="gradient steps and CarRacing-v3 against SB3")
+    command.set_defaults(run=speed)
+    command.add_argument("--rounds", type=int, default=15)
+    command.add_argument("--chunk", type=int, default=50, help="steps of CarRacing-v3 in each round")
 
     args = parser.parse_args()
     th.set_num_threads(1)  # runs beside each other with more threads than cores slow each other down

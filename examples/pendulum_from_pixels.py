@@ -12,6 +12,7 @@ import argparse
 import gymnasium as gym
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.monitor import Monitor
 
 from ddpg_ext import DDPGPaper
 from ddpg_ext.envs import PixelActionRepeat
@@ -34,17 +35,23 @@ def main() -> None:
     parser.add_argument("--save", help="file for the model")
     args = parser.parse_args()
 
+    def make_scaled() -> gym.Env:
+        # Returns around -50 instead of -500 are reached sooner by a critic that starts at 0
+        return gym.wrappers.TransformReward(Monitor(make_pendulum()), lambda reward: 0.1 * float(reward))
+
     model = DDPGPaper(
         "CnnPolicy",
-        make_vec_env(make_pendulum, seed=args.seed),
+        make_vec_env(make_scaled, seed=args.seed),
         seed=args.seed,
         verbose=1,
         buffer_size=20_000,  # 0.7 GB; the paper's million would take 37 GB
-        # The paper's networks, minibatch and noise, but faster than the paper's settings. See the guide
-        learning_rate=3e-4,
+        # The paper's convolutions, minibatch, learning rates and noise; what follows makes it faster. See the guide
+        learning_starts=min(1_000, args.timesteps // 4),
+        uniform_warmup=True,
         qf_weight_decay=0.0,
         tau=1e-2,
         gamma=0.97,  # per step of the agent, that is 0.99 per step of the simulation
+        policy_kwargs={"batch_norm": True},
     )
     model.learn(args.timesteps)
     if args.save:
