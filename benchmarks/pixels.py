@@ -69,11 +69,34 @@ STEPS = {PENDULUM: 8_000, CAR: 100_000, CARTPOLE: 20_000}
 CAMERA = {"height": 64, "width": 64, "camera_id": 0, "render_flag_overrides": {"shadow": False, "reflection": False}}
 
 
-def make_env(env_id: str, from_pixels: bool, dark: bool = True) -> gym.Env:
+class ActionRepeat(gym.Wrapper):
+    """
+    Repeats each action, without looking in between.
+
+    :param env: the environment
+    :param repeat: how many of its steps one step is; rewards are summed
+    """
+
+    def __init__(self, env: gym.Env, repeat: int) -> None:
+        super().__init__(env)
+        self.repeat = repeat
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        total = 0.0
+        for _ in range(self.repeat):
+            observation, reward, terminated, truncated, info = self.env.step(action)
+            total += float(reward)
+            if terminated or truncated:
+                break
+        return observation, total, terminated, truncated, info
+
+
+def make_env(env_id: str, from_pixels: bool, dark: bool = True, skip: int = 1) -> gym.Env:
     """
     :param env_id: one of those above, or another of dm_control
     :param from_pixels: as pictures, as in the examples; or as it is
     :param dark: give Pendulum-v1's pictures as negatives, on a black background instead of a white one
+    :param skip: steps of the simulation to one of the environment
     :return: the environment, with records of its episodes
     """
     kwargs: dict[str, Any] = {"render_mode": "rgb_array"} if from_pixels and env_id != CAR else {}
@@ -84,6 +107,8 @@ def make_env(env_id: str, from_pixels: bool, dark: bool = True) -> gym.Env:
         gym.register_envs(shimmy)
         kwargs["render_kwargs"] = CAMERA
     env = gym.make(env_id, **kwargs)
+    if skip > 1:
+        env = ActionRepeat(env, skip)
     if env_id == CAR:
         pedals = spaces.Box(-1, 1, (2,), np.float32)
         env = gym.wrappers.TransformAction(env, lambda a: np.array([a[0], max(a[1], 0), max(-a[1], 0)]), pedals)

@@ -30,7 +30,8 @@ def figure2():
 
 
 def settings(figure2, variant, env="Pendulum-v1", seed=0, steps=200):
-    return figure2.Run(variant, env, seed, steps, eval_freq=steps // 2, episodes=1)
+    repeat = 3 if variant == "pixels" else 1
+    return figure2.Run(variant, env, seed, steps, eval_freq=steps // 2, episodes=1, repeat=repeat)
 
 
 def fake_result(figure2, variant, seed, value=0.0, **changes):
@@ -133,22 +134,30 @@ def test_variants_differ_in_what_they_are_named_after(figure2):
     assert others == {(1e-2, 1e-4, 1e-3, 0.99)}
 
 
+def simulated_steps(env):
+    """How many steps of the simulation one of the agent is."""
+    env.reset()
+    env.step(np.zeros((1, 1), np.float32))
+    return env.envs[0].get_wrapper_attr("_elapsed_steps")  # TimeLimit's
+
+
 def test_pixels(figure2):
     run = settings(figure2, "pixels", steps=120)
     env = figure2.make_env(run, 1, seed=0)
     assert env.observation_space.shape == (64, 64, 9)
-    assert env.get_attr("repeat") == [3]
+    assert simulated_steps(env) == 3
+    assert simulated_steps(figure2.make_env(run._replace(repeat=9), 1, seed=0)) == 9
     result = figure2.train(run)
     assert [steps for steps, _ in result["curve"]] == [60, 120]  # of the environment: 20 and 40 of the agent's
 
 
 def test_dm_control(figure2):
-    run = settings(figure2, "targets", "dm_control/cartpole-swingup-v0")
+    run = settings(figure2, "targets", "dm_control/cartpole-swingup-v0", steps=1800)._replace(repeat=9)
     space = figure2.make_env(run, 2, seed=0).observation_space
     assert isinstance(space, spaces.Box)
     assert space.shape == (5,)
     result = figure2.train(run)
-    assert [step for step, _ in result["curve"]] == [100, 200]
+    assert [step for step, _ in result["curve"]] == [900, 1800]
     assert all(0 <= mean <= 1000 for _, mean in result["curve"])
     assert {"mujoco", "dm_control"} <= result["versions"].keys()
 
