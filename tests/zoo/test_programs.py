@@ -278,7 +278,7 @@ def test_every_program_has_its_module():
 
 @pytest.mark.parametrize("program", DEFAULTS)
 def test_the_commands_of_the_guide_have_options_that_the_programs_know(zoo, program):
-    page = (Path(__file__).parents[2] / "docs" / "guide" / "zoo.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "guide" / "zoo.md").read_text().replace("\\\n", " ")
     commands = re.findall(rf"^python -m ddpg_ext\.zoo\.{program.removeprefix('plots.')} (.*)$", page, re.MULTILINE)
     assert commands
     help_text = zoo(program, "--help").stdout
