@@ -19,11 +19,9 @@ from ddpg_ext.common.checks import check_number
 from ddpg_ext.common.errors import CheckpointError, DamagedCheckpointError, InvalidArgumentError
 
 STORAGES = ("memory", "device", "memmap")
-_FLOAT64 = np.dtype(np.float64)
-_FLOATS = (np.dtype(np.float32), _FLOAT64)
+_FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 _BOOL = np.dtype(bool)
 _SEQUENCES = (list, tuple)
-_SEED_TYPES = (int, type(None))
 #: of a snapshot
 _VALUES = {"buffer_size", "n_envs", "counts", "seed", "generator"}
 
@@ -158,8 +156,7 @@ class PackedReplayBuffer(ReplayBufferAdapter):
         self._no_ends = bytes(n_envs)
         is_packed = self.obs_dtype == np.float32
         self._obs_dtypes = _FLOATS if is_packed else () if self.obs_dtype.kind == "f" else (self.obs_dtype,)
-        words = rows.callers_words if rows.is_persistent else None
-        self._words = words
+        self._words = words = rows.callers_words if rows.is_persistent else None
         if words is not None and holds_generator(words) and not is_seeded:
             try:
                 self.seed = load_generator(words, self._rng)
@@ -204,16 +201,20 @@ class PackedReplayBuffer(ReplayBufferAdapter):
         ):
             # Mostly, the observations are the next observations that were added last: byte by byte, they are there
             goes_on = rows.head > 0 and obs.tobytes() == rows.pending
-            if next_obs.dtype is _FLOAT64 or action.dtype is _FLOAT64 or reward.dtype is _FLOAT64:
-                with np.errstate(over="ignore"):  # what is infinite then is found below
-                    self._stage(None if goes_on else obs, next_obs, action, reward)
-            else:
-                self._stage(None if goes_on else obs, next_obs, action, reward)
-            ends = None if done.tobytes() == self._no_ends else done
-            if ends is not None or rows.dones_are_staged:
-                self._stage_dones(0.0 if ends is None else self._terminal(ends, infos))
-            # The fastest test for NaN and infinity: nothing else times 0 is not 0
-            if rows.staged_floats.dot(rows.zeros) == 0.0:
+            try:
+                if not goes_on:
+                    self._staged_obs[...] = obs
+                self._staged_next_obs[...] = next_obs
+                rows.staged_actions[...] = action
+                rows.staged_rewards[...] = reward
+                ends = None if done.tobytes() == self._no_ends else done
+                if ends is not None or rows.dones_are_staged:
+                    self._stage_dones(0.0 if ends is None else self._terminal(ends, infos))
+                # The fastest test for NaN and infinity: nothing else times 0 is not 0
+                is_finite = rows.staged_floats.dot(rows.zeros) == 0.0
+            except RuntimeWarning:  # NumPy's of what is not finite, where warnings are errors
+                is_finite = False
+            if is_finite:
                 rows.write(ends, goes_on, next_obs.tobytes())
                 self._advance()
                 return
@@ -222,20 +223,13 @@ class PackedReplayBuffer(ReplayBufferAdapter):
 
     def _write(self, indices: np.ndarray, transitions: Transitions, episode_ends: np.ndarray) -> None:
         rows = self._rows
-        self._stage(
-            transitions.observations, transitions.next_observations, transitions.actions, transitions.rewards[:, 0]
-        )
+        self._staged_obs[...] = transitions.observations
+        self._staged_next_obs[...] = transitions.next_observations
+        rows.staged_actions[...] = transitions.actions
+        rows.staged_rewards[...] = transitions.rewards[:, 0]
         self._stage_dones(transitions.dones[:, 0])
         goes_on = rows.head > 0 and self._staged_obs.tobytes() == rows.pending
         rows.write(episode_ends, goes_on, self._staged_next_obs.tobytes())
-
-    def _stage(self, obs: np.ndarray | None, next_obs: np.ndarray, action: np.ndarray, reward: np.ndarray) -> None:
-        rows = self._rows
-        if obs is not None:
-            self._staged_obs[...] = obs
-        self._staged_next_obs[...] = next_obs
-        rows.staged_actions[...] = action
-        rows.staged_rewards[...] = reward
 
     def _stage_dones(self, dones: np.ndarray | float) -> None:
         self._rows.dones_are_staged = True
@@ -350,7 +344,11 @@ class PackedReplayBuffer(ReplayBufferAdapter):
         check_equal_arguments(self, values, "buffer_size", "n_envs")
         counts, seed, generator = values["counts"], values["seed"], values["generator"]
         is_generator = isinstance(generator, np.random.Generator)
-        if not (is_generator and isinstance(generator.bit_generator, np.random.PCG64) and type(seed) in _SEED_TYPES):
+        if not (
+            is_generator
+            and isinstance(generator.bit_generator, np.random.PCG64)
+            and (seed is None or type(seed) is int)
+        ):
             raise DamagedCheckpointError("its random generator is not one")
         if not (isinstance(counts, list) and len(counts) == 3 and all(type(count) is int for count in counts)):
             raise DamagedCheckpointError(f"its counts are {str(counts)[:60]}")
