@@ -277,7 +277,8 @@ class ReplayBufferAdapter(ReplayBuffer):
             are_integers = array.dtype.kind in "biu" and dtype.kind in "iu"
             if not are_integers and not np.can_cast(array.dtype, dtype, "same_kind"):
                 raise InvalidArgumentTypeError(f"`{name}` must be of a type that fits {dtype}, got {array.dtype}")
-            given, array = array, array.astype(dtype)
+            with np.errstate(over="ignore"):  # what is infinite then is refused below
+                given, array = array, array.astype(dtype)
             if are_integers and not np.array_equal(given, array):
                 raise InvalidArgumentTypeError(f"`{name}` has values that do not fit {dtype}: {given!r}")
         if array.shape != (self.n_envs, *shape):
@@ -341,3 +342,6 @@ def _check_spaces(observation_space: spaces.Space, action_space: spaces.Space) -
         raise UnsupportedSpaceError(
             f"`action_space` must be a Box of floats, got {action_space}; for other actions use SB3's ReplayBuffer"
         )
+    for name, space in (("observation_space", observation_space), ("action_space", action_space)):
+        if 0 in (space.shape or ()):
+            raise UnsupportedSpaceError(f"`{name}` must hold at least one number, got {space}")

@@ -12,8 +12,9 @@ from stable_baselines3.common.utils import get_device
 from stable_baselines3.common.vec_env import VecNormalize
 
 from ddpg_ext.buffers.adapter import ReplayBufferAdapter, Transitions
+from ddpg_ext.buffers.generator_words import holds_generator, load_generator, save_generator
 from ddpg_ext.buffers.rows import Rows
-from ddpg_ext.buffers.storage import MemmapStorage, MemoryStorage, describe_space
+from ddpg_ext.buffers.storage import MemmapStorage, MemoryStorage, absolute_path, describe_space
 from ddpg_ext.common.checks import check_number
 from ddpg_ext.common.errors import CheckpointError, DamagedCheckpointError, InvalidArgumentError
 
@@ -21,9 +22,6 @@ STORAGES = ("memory", "device", "memmap")
 _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 _BOOL = np.dtype(bool)
 _SEQUENCES = (list, tuple)
-_64_BITS = 2**64 - 1
-_HAS_GENERATOR = 0
-_SEED_TYPES = (int, type(None))
 #: of a snapshot
 _VALUES = {"buffer_size", "n_envs", "counts", "seed", "generator"}
 
@@ -101,7 +99,7 @@ class PackedReplayBuffer(ReplayBufferAdapter):
                 f"`directory` must be given with storage='memmap' and only then, got {directory!r} with {storage!r}"
             )
         self.storage = storage
-        self.directory = None if directory is None else os.path.abspath(directory)
+        self.directory = None if directory is None else absolute_path(directory)
         super().__init__(
             buffer_size,
             observation_space,
@@ -122,6 +120,7 @@ class PackedReplayBuffer(ReplayBufferAdapter):
         obs_dim = int(np.prod(self.obs_shape))
         self._rows = Rows(n_envs, self.buffer_size, obs_dim, self.obs_dtype, self.action_dim, store)
         self._take_over(is_seeded=seed is not None)
+        self._save_generator()
         self._rows.finish()
 
     def _make_store(self) -> MemoryStorage:
@@ -142,7 +141,8 @@ class PackedReplayBuffer(ReplayBufferAdapter):
 
     def _take_over(self, is_seeded: bool) -> None:
         """
-        Count what is in the rows, and go on with the random stream that is saved with them.
+        Count what is in the rows, and go on with the random stream that is saved with them. Files that turn out to be
+        damaged are not written to: :meth:`_save_generator` comes after it.
 
         :param is_seeded: whether to keep the generator that there is
         """
@@ -156,15 +156,16 @@ class PackedReplayBuffer(ReplayBufferAdapter):
         self._no_ends = bytes(n_envs)
         is_packed = self.obs_dtype == np.float32
         self._obs_dtypes = _FLOATS if is_packed else () if self.obs_dtype.kind == "f" else (self.obs_dtype,)
-        words = rows.callers_words if rows.is_persistent else None
-        self._words = words
-        if words is not None and words[_HAS_GENERATOR] and not is_seeded:
-            self._load_generator(words)
-        elif words is not None:
-            self._save_generator(words)
+        self._words = words = rows.callers_words if rows.is_persistent else None
+        if words is not None and holds_generator(words) and not is_seeded:
+            try:
+                self.seed = load_generator(words, self._rng)
+            except ValueError:
+                raise rows.damage("state", "its random generator is not one") from None
 
     def reset(self) -> None:
         """Forget all transitions. The random stream goes on."""
+        self._rows.check_user()
         super().reset()
         self._rows.clear()
 
@@ -200,16 +201,20 @@ class PackedReplayBuffer(ReplayBufferAdapter):
         ):
             # Mostly, the observations are the next observations that were added last: byte by byte, they are there
             goes_on = rows.head > 0 and obs.tobytes() == rows.pending
-            if not goes_on:
-                self._staged_obs[...] = obs
-            self._staged_next_obs[...] = next_obs
-            rows.staged_actions[...] = action
-            rows.staged_rewards[...] = reward
-            ends = None if done.tobytes() == self._no_ends else done
-            if ends is not None or rows.dones_are_staged:
-                self._stage_dones(0.0 if ends is None else self._terminal(ends, infos))
-            # The fastest test for NaN and infinity: nothing else times 0 is not 0
-            if rows.staged_floats.dot(rows.zeros) == 0.0:
+            try:
+                if not goes_on:
+                    self._staged_obs[...] = obs
+                self._staged_next_obs[...] = next_obs
+                rows.staged_actions[...] = action
+                rows.staged_rewards[...] = reward
+                ends = None if done.tobytes() == self._no_ends else done
+                if ends is not None or rows.dones_are_staged:
+                    self._stage_dones(0.0 if ends is None else self._terminal(ends, infos))
+                # The fastest test for NaN and infinity: nothing else times 0 is not 0
+                is_finite = rows.staged_floats.dot(rows.zeros) == 0.0
+            except RuntimeWarning:  # NumPy's of what is not finite, where warnings are errors
+                is_finite = False
+            if is_finite:
                 rows.write(ends, goes_on, next_obs.tobytes())
                 self._advance()
                 return
@@ -234,13 +239,16 @@ class PackedReplayBuffer(ReplayBufferAdapter):
     # ------------------------------------------------------------------- sample
 
     def _draw(self, batch_size: int) -> np.ndarray:
+        if self._words is None:
+            return self._rows.nth(super()._draw(batch_size))
+        self._rows.check_user()
         rows = self._rows.nth(super()._draw(batch_size))
-        if self._words is not None:
-            self._save_generator(self._words)
+        self._save_generator()
         return rows
 
     def _indices(self, slots: np.ndarray, envs: np.ndarray) -> np.ndarray:
         # Here a transition's number is that of its row
+        self._rows.check_user()
         return self._rows.by_age((self.pos - 1 - slots) % self.buffer_size, envs)
 
     def _read(self, indices: np.ndarray) -> Transitions:
@@ -286,37 +294,17 @@ class PackedReplayBuffer(ReplayBufferAdapter):
     # -------------------------------------------------------------- random stream
 
     def set_random_seed(self, seed: int | None) -> None:  # documented in the adapter
+        if "_rows" not in self.__dict__:  # during construction
+            super().set_random_seed(seed)
+            return
+        self._rows.check_user()
         super().set_random_seed(seed)
-        words = getattr(self, "_words", None)  # there are none yet during construction
-        if words is not None:
-            self._save_generator(words)
+        self._save_generator()
 
-    def _save_generator(self, words: np.ndarray) -> None:
-        """Keep seed and generator with the rows, so that draws go on where they were even after a crash."""
-        state = self._rng.bit_generator.state
-        number, increment = state["state"]["state"], state["state"]["inc"]
-        words[_HAS_GENERATOR] = 1
-        words[1] = 0 if self.seed is None else self.seed + 1
-        words[2:8] = (
-            number >> 64,
-            number & _64_BITS,
-            increment >> 64,
-            increment & _64_BITS,
-            state["has_uint32"],
-            state["uinteger"],
-        )
-
-    def _load_generator(self, words: np.ndarray) -> None:
-        values = [int(word) for word in words]
-        if not (values[_HAS_GENERATOR] == 1 and values[5] % 2 and values[6] in (0, 1) and values[7] < 2**32):
-            raise self._rows.damage("state", "its random generator is not one")
-        self.seed = values[1] - 1 if values[1] else None
-        self._rng.bit_generator.state = {
-            "bit_generator": "PCG64",
-            "state": {"state": values[2] << 64 | values[3], "inc": values[4] << 64 | values[5]},
-            "has_uint32": values[6],
-            "uinteger": values[7],
-        }
+    def _save_generator(self) -> None:
+        """Keep seed and generator with the rows, where these persist."""
+        if self._words is not None:
+            save_generator(self._words, self._rng, self.seed)
 
     # --------------------------------------------------------------- save, load
 
@@ -329,7 +317,9 @@ class PackedReplayBuffer(ReplayBufferAdapter):
         files, too, a copy is taken.
 
         :return: plain values and the generator; and the arrays, as views
+        :raises ReplayBufferError: if its files are another buffer's by now
         """
+        self._rows.check_user()
         values = {
             "buffer_size": self.buffer_size,
             "n_envs": self.n_envs,
@@ -354,7 +344,11 @@ class PackedReplayBuffer(ReplayBufferAdapter):
         check_equal_arguments(self, values, "buffer_size", "n_envs")
         counts, seed, generator = values["counts"], values["seed"], values["generator"]
         is_generator = isinstance(generator, np.random.Generator)
-        if not (is_generator and isinstance(generator.bit_generator, np.random.PCG64) and type(seed) in _SEED_TYPES):
+        if not (
+            is_generator
+            and isinstance(generator.bit_generator, np.random.PCG64)
+            and (seed is None or type(seed) is int)
+        ):
             raise DamagedCheckpointError("its random generator is not one")
         if not (isinstance(counts, list) and len(counts) == 3 and all(type(count) is int for count in counts)):
             raise DamagedCheckpointError(f"its counts are {str(counts)[:60]}")
@@ -364,6 +358,7 @@ class PackedReplayBuffer(ReplayBufferAdapter):
             self._rows.load(tuple(counts), n_ends, lambda name, target: arrays[name].read_into(target))
             self.seed, self._rng = seed, copy.deepcopy(generator)
             self._take_over(is_seeded=True)
+            self._save_generator()
         except BaseException:
             self.reset()
             raise
@@ -382,6 +377,7 @@ class PackedReplayBuffer(ReplayBufferAdapter):
         self._device: th.device = get_device(self._device)  # that of the file may not be here
         self._rows.restore(self._make_store())
         self._take_over(is_seeded=True)
+        self._save_generator()
 
     @property
     def device(self) -> th.device:

@@ -13,10 +13,18 @@ from stable_baselines3.common.vec_env import VecNormalize
 from ddpg_ext.buffers.packed import PackedReplayBuffer, check_equal_arguments
 from ddpg_ext.buffers.sum_tree import SumTree
 from ddpg_ext.common.checks import check_number
-from ddpg_ext.common.errors import DamagedCheckpointError, InvalidArgumentError, NonFiniteError, ReplayBufferError
+from ddpg_ext.common.errors import (
+    DamagedCheckpointError,
+    InvalidArgumentError,
+    InvalidArgumentTypeError,
+    NonFiniteError,
+    ReplayBufferError,
+)
 
 #: batches that may be drawn before the first priorities come back, as long as no transitions are added meanwhile
 MAX_UNRETURNED = 10
+#: what is drawn by lies between these, so that neither it nor a sum of it becomes 0 or infinite
+_MIN_LEAF, _MAX_LEAF = 1e-200, 1e290
 #: place among the words that persist with the rows; the generator has those before it
 _MAX_PRIORITY = 8
 
@@ -132,7 +140,8 @@ class PrioritizedReplayBuffer(PackedReplayBuffer):
         values = leaves[stored]
         if not ((values >= 0) & (values < np.inf)).all():
             raise rows.damage("priorities", "it holds what are no priorities")
-        values[values == 0] = self.max_priority**self.alpha
+        values[values == 0] = self._leaves(self.max_priority)
+        np.clip(values, _MIN_LEAF, _MAX_LEAF, out=values)
         leaves[:] = 0.0
         leaves[stored] = values
         self._tree = SumTree(leaves)
@@ -141,8 +150,18 @@ class PrioritizedReplayBuffer(PackedReplayBuffer):
         self._n_added_at_draw = 0
         self._set_max_priority(self.max_priority)
 
+    def _leaves(self, priorities: np.ndarray | float) -> np.ndarray:
+        """
+        :param priorities: numbers above 0
+        :return: what transitions are drawn in proportion to
+        """
+        with np.errstate(over="ignore"):
+            leaves = np.asarray(priorities, np.float64) ** self.alpha
+        return np.minimum(np.maximum(leaves, _MIN_LEAF), _MAX_LEAF)
+
     def _set_max_priority(self, max_priority: float) -> None:
         self.max_priority = max_priority
+        self._new_leaf = float(self._leaves(max_priority))
         if self._words is not None:
             self._words[_MAX_PRIORITY:].view(np.float64)[0] = max_priority
 
@@ -157,7 +176,7 @@ class PrioritizedReplayBuffer(PackedReplayBuffer):
         super()._advance()
         # The newest transitions are drawn soon; the rows at the head are no transitions (any more)
         newest, head = self._rows.newest_and_head()
-        self._tree.set(newest, self.max_priority**self.alpha)
+        self._tree.set(newest, self._new_leaf)
         self._tree.set(head, 0.0)
 
     def sample(  # type: ignore[override] # SB3's type has no place for weights and indices
@@ -171,29 +190,32 @@ class PrioritizedReplayBuffer(PackedReplayBuffer):
         :return: the minibatch with weights and indices, in memory of its own
         :raises InvalidArgumentError: if ``batch_size`` is not above 0, or ``beta`` is a function and gives a number
             outside [0, 1]
+        :raises InvalidArgumentTypeError: if one of the two is no number
         :raises ReplayBufferError: if the buffer is empty, or priorities never come back
         """
         self._check_draw(batch_size)
         self._check_returned()
-        beta = self.beta(self._rows.n_added * self.n_envs) if callable(self.beta) else self.beta
-        if not 0 <= beta <= 1:
-            raise InvalidArgumentError(f"`beta` gave {beta} after {self._rows.n_added} steps; it must stay in [0, 1]")
+        beta = self.beta
+        if callable(beta):
+            n_added = self._rows.n_added * self.n_envs
+            beta = beta(n_added)
+            check_number(f"beta({n_added})", beta, lambda x: 0 <= x <= 1, "a number in [0, 1]")
         rows = self._draw(batch_size)
-        probabilities = self._tree.leaves[rows] / self._tree.total
-        # The largest weight is that of the smallest probability; N cancels out
-        weights = ((probabilities.min() / probabilities) ** beta).astype(np.float32)[:, None]
+        leaves = self._tree.leaves[rows]
+        # The largest weight is that of the smallest probability; N and the sum of all leaves cancel out
+        weights = ((leaves.min() / leaves) ** beta).astype(np.float32)[:, None]
         batch = self._make_batch(rows, env)
         return PrioritizedReplayBufferSamples(*batch, th.from_numpy(weights).to(self.device), rows)
 
     def _draw(self, batch_size: int) -> np.ndarray:
+        self._rows.check_user()
         total = self._tree.total
         rows = self._tree.find((np.arange(batch_size) + self._rng.random(batch_size)) * (total / batch_size))
         # Rounding can end beside a value, where there may be no transition
         while np.count_nonzero(self._tree.leaves[rows]) < batch_size:
             missed = self._tree.leaves[rows] == 0
             rows[missed] = self._tree.find(self._rng.random(np.count_nonzero(missed)) * total)
-        if self._words is not None:
-            self._save_generator(self._words)
+        self._save_generator()
         return rows
 
     def _check_returned(self) -> None:
@@ -218,27 +240,33 @@ class PrioritizedReplayBuffer(PackedReplayBuffer):
         :param indices: ``indices`` of the minibatch
         :param td_errors: one for each, of any sign
         :raises InvalidArgumentError: if there are not as many errors as indices, or no such indices
+        :raises InvalidArgumentTypeError: if indices are no whole numbers, or errors no numbers
         :raises NonFiniteError: for NaN or infinite errors; the priorities stay as they were
         """
+        self._rows.check_user()
         if isinstance(td_errors, th.Tensor):
             td_errors = td_errors.detach().cpu().numpy()
-        errors = np.abs(np.asarray(td_errors, dtype=np.float64)).ravel()
-        rows = np.asarray(indices, dtype=np.int64)
+        try:
+            errors = np.abs(np.asarray(td_errors, dtype=np.float64)).ravel()
+        except (ValueError, TypeError) as error:
+            raise InvalidArgumentTypeError(f"`td_errors` must be numbers: {error}") from None
+        rows = _as_indices(indices)
         if len(errors) != len(rows):
             raise InvalidArgumentError(f"`td_errors` must hold {len(rows)} numbers, got {len(errors)}")
         try:
             is_stored = self._tree.leaves[rows] > 0  # what was drawn may have been overwritten since
         except IndexError:
             raise InvalidArgumentError(f"`indices` must be those of a batch, got {rows}") from None
-        largest = float(errors.max(initial=0.0))
+        largest = float(errors.max(initial=0.0)) + self.eps
         if not np.isfinite(largest):
             raise NonFiniteError("`td_errors` must be finite; the priorities were not changed")
         self._n_unreturned = None
         priorities = errors + self.eps
-        self._set_max_priority(max(self.max_priority, largest + self.eps))
+        if largest > self.max_priority:
+            self._set_max_priority(largest)
         if np.count_nonzero(is_stored) < len(rows):
             rows, priorities = rows[is_stored], priorities[is_stored]
-        self._tree.set(rows, priorities**self.alpha)
+        self._tree.set(rows, self._leaves(priorities))
 
     def _stored_priorities(self) -> np.ndarray:
         return self._tree.leaves[self._rows.nth(np.arange(self._rows.n_stored * self.n_envs))]
@@ -277,3 +305,20 @@ class PrioritizedReplayBuffer(PackedReplayBuffer):
         if not self._rows.is_persistent:
             state["_saved_priorities"] = self._stored_priorities()
         return state
+
+
+def _as_indices(indices: ArrayLike) -> np.ndarray:
+    """
+    :param indices: what was given as ``indices``
+    :return: shape ``(n,)``, int64, each >= 0
+    """
+    try:
+        array = np.asarray(indices)
+    except (ValueError, TypeError) as error:
+        raise InvalidArgumentTypeError(f"`indices` must be those of a batch: {error}") from None
+    if array.size and array.dtype.kind not in "iu":
+        raise InvalidArgumentTypeError(f"`indices` must be those of a batch, whole numbers, got {indices!r}")
+    rows = array.astype(np.int64, copy=False)
+    if rows.ndim != 1 or rows.min(initial=0) < 0:
+        raise InvalidArgumentError(f"`indices` must be those of a batch, in one dimension, got {indices!r}")
+    return rows

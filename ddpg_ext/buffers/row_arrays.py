@@ -12,6 +12,8 @@ from ddpg_ext.buffers.storage import MemoryStorage
 from ddpg_ext.common.errors import ReplayBufferError
 
 FLOAT32 = np.dtype(np.float32)
+#: torch hardly computes with these; the types of the same width, as which they can be copied
+_SIGNED = {th.uint16: th.int16, th.uint32: th.int32, th.uint64: th.int64}
 
 
 class RowArrays:
@@ -139,9 +141,9 @@ class RowArrays:
         if np.count_nonzero(end_ids):
             where = np.flatnonzero(end_ids)
             places = self._as_index(end_ids[where].astype(np.int64) - 1)
-            windows[:, -self.obs_dim :].index_copy_(
-                0, self._as_index(where), self._apart.observations.index_select(0, places)
-            )
+            copy_as = _SIGNED.get(windows.dtype, windows.dtype)
+            next_obs = self._apart.observations.view(copy_as).index_select(0, places)
+            windows.view(copy_as)[:, -self.obs_dim :].index_copy_(0, self._as_index(where), next_obs)
         if windows.device != device:
             windows = windows.to(device)
         if self._is_packed:

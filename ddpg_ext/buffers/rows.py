@@ -45,6 +45,7 @@ class Rows(RowArrays):
             self._check_files()
             self._set_counts(*self._counts_there())
         else:
+            self._state[:] = 0  # there may be files of a making that failed
             self.clear()
 
     def _allocate(self, store: MemoryStorage) -> None:

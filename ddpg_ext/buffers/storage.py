@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+import math
 import mmap
 import os
+import warnings
 from pathlib import Path
 from typing import Any, ClassVar
 from weakref import ReferenceType, WeakValueDictionary
@@ -12,7 +14,7 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 
-from ddpg_ext.common.errors import ReplayBufferError
+from ddpg_ext.common.errors import InvalidArgumentError, InvalidArgumentTypeError, ReplayBufferError
 
 try:
     import fcntl
@@ -34,6 +36,25 @@ def describe_space(space: spaces.Space) -> str:
     return f"{str(space)[:300]}, {space.dtype}{list(space.shape or ())}, checksum {checksum}"
 
 
+def absolute_path(directory: Any) -> str:
+    """
+    :param directory: a path as text, bytes or ``os.PathLike``
+    :return: the same from the root on, as text
+    :raises InvalidArgumentTypeError: if it is no path
+    :raises InvalidArgumentError: if no file system could have it
+    """
+    try:
+        path = os.fsdecode(directory)
+        is_possible = path != "" and b"\0" not in os.fsencode(path)
+    except TypeError:
+        raise InvalidArgumentTypeError(f"`directory` must be a path, got {directory!r}") from None
+    except ValueError:  # lone surrogates
+        is_possible = False
+    if not is_possible:
+        raise InvalidArgumentError(f"`directory` must be a path that the system can have, got {directory!r}")
+    return os.path.abspath(path)
+
+
 class MemoryStorage:
     """
     Arrays in memory, the computer's or a device's.
@@ -52,6 +73,7 @@ class MemoryStorage:
         self.is_complete = False
         #: whose arrays they are: the latest who asked for them. Not a reference that keeps them, and all memory, alive
         self.user: ReferenceType[Any] | None = None
+        self._n_bytes = 0
 
     def tensor(self, name: str, shape: tuple[int, ...], dtype: np.dtype, grows: bool = False) -> th.Tensor:
         """
@@ -63,11 +85,12 @@ class MemoryStorage:
         :return: a tensor, of zeros where nothing was written
         :raises ReplayBufferError: if there is not enough memory, or a file is missing or of another size
         """
+        n_bytes = math.prod(shape) * dtype.itemsize
+        self._n_bytes += n_bytes
         try:
             # NumPy's zeros take no memory until they are written to; torch's do
             return th.from_numpy(np.zeros(shape, dtype)).to(self.device)
         except MemoryError:
-            n_bytes = float(np.prod(shape)) * dtype.itemsize
             raise ReplayBufferError(
                 f"the replay buffer needs {n_bytes / 1e9:.1f} GB of memory; lower `buffer_size`, or keep it in files: "
                 "PackedReplayBuffer with `replay_buffer_kwargs=dict(storage='memmap', directory=...)`"
@@ -85,7 +108,9 @@ class MemoryStorage:
 
     def host_array(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         """As :meth:`tensor`, but in the computer's memory whatever the device, and with all its bytes reserved."""
-        return np.zeros(shape, dtype)
+        array = np.zeros(shape, dtype)
+        self._n_bytes += array.nbytes
+        return array
 
     def reserve(self, name: str, start: int, stop: int) -> None:
         """
@@ -106,7 +131,20 @@ class MemoryStorage:
         """Bring what was written to the disk."""
 
     def finish(self) -> None:
-        """Note that all arrays are there, and hold what they should."""
+        """Note that all arrays are there, and hold what they should. Warn if they will not fit when they are full."""
+        if self.device.type != "cpu":
+            return
+        try:
+            import psutil  # type: ignore[import-untyped]
+        except ImportError:  # as for SB3, it is optional
+            return
+        available = psutil.virtual_memory().available
+        if self._n_bytes > available:
+            warnings.warn(
+                f"a full replay buffer will need {self._n_bytes / 1e9:.2f} GB of memory, and {available / 1e9:.2f} GB "
+                "are available; lower `buffer_size`, or keep it in files: PackedReplayBuffer with "
+                "`replay_buffer_kwargs=dict(storage='memmap', directory=...)`"
+            )
 
     def damage(self, name: str, what: str) -> ReplayBufferError:
         """
@@ -142,6 +180,7 @@ class MemmapStorage(MemoryStorage):
         self.directory = directory
         self._maps: dict[str, mmap.mmap] = {}
         self._resident = 0
+        self._pid = os.getpid()
         try:
             directory.mkdir(parents=True, exist_ok=True)
             self._lock = open(directory / "lock", "ab")  # noqa: SIM115 # held as long as the storage
@@ -153,7 +192,7 @@ class MemmapStorage(MemoryStorage):
             except OSError:
                 self._lock.close()
                 raise ReplayBufferError(f"the directory {directory} is in use by another process") from None
-        self._check_layout(layout)
+        self._check_layout(layout, is_mine=fcntl is not None)
 
     @classmethod
     def at(cls, directory: str | os.PathLike[str], layout: dict[str, Any]) -> "MemmapStorage":
@@ -171,12 +210,19 @@ class MemmapStorage(MemoryStorage):
 
     def __del__(self) -> None:
         if hasattr(self, "_lock"):
+            # A forked child has the same lock, and would keep it; but it must not give away its parent's
+            if fcntl is not None and self._pid == os.getpid() and not self._lock.closed:
+                fcntl.flock(self._lock, fcntl.LOCK_UN)
             self._lock.close()
 
     def __str__(self) -> str:
         return f"the directory {self.directory}"
 
-    def _check_layout(self, layout: dict[str, Any]) -> None:
+    def _check_layout(self, layout: dict[str, Any], is_mine: bool = False) -> None:
+        """
+        :param layout: see the class
+        :param is_mine: whether nobody else can be making files there at this moment
+        """
         file = self.directory / "layout.json"
         if not file.exists():
             if any(self.directory.glob("*.bin")):
@@ -189,7 +235,10 @@ class MemmapStorage(MemoryStorage):
             different = [key for key in layout if there.get(key) != layout[key]]
         except (ValueError, AttributeError, RecursionError, OSError) as error:
             raise ReplayBufferError(f"{file} is damaged: {error}") from None
-        if different:
+        if different and is_mine and there.get(_COMPLETE) is False:
+            there = {**layout, _COMPLETE: False}  # of a making that failed
+            self._write_layout(there)
+        elif different:
             what = ", ".join(f"{key} {there.get(key)!r} instead of {layout[key]!r}" for key in different)
             raise ReplayBufferError(f"the directory {self.directory} holds another replay buffer: {what}")
         self._layout, self.is_complete = there, there.get(_COMPLETE) is True

@@ -127,6 +127,27 @@ def test_a_buffer_that_was_taken_over_is_not_loaded_into(tmp_path):
     assert stored(new) == expected == list(range(10, 30))
 
 
+def test_a_buffer_that_was_taken_over_leaves_the_files_alone(tmp_path):
+    old = make(tmp_path)
+    add(old, 30)
+    new = make(tmp_path)
+    add(new, 5, first=30)
+    words = new._words.copy()
+    for use in (
+        old.reset,
+        lambda: old.sample(3),
+        lambda: old._get_samples(np.arange(3)),
+        lambda: old.set_random_seed(5),
+        old.snapshot_state,
+    ):
+        with pytest.raises(ReplayBufferError, match="taken over"):
+            use()
+    assert np.array_equal(new._words, words)
+    assert stored(new) == list(range(15, 35))
+    new = None  # so that what is in the files counts
+    assert stored(make(tmp_path)) == list(range(15, 35))
+
+
 KILLED = """
     import sys
     sys.path.insert(0, {tests!r})
@@ -188,6 +209,41 @@ def test_a_directory_belongs_to_one_process(tmp_path):
     result = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True)
     assert "in use by another process" in result.stderr
     assert stored(buffer) == [0, 1, 2]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("who", ["parent", "child"])
+def test_a_forked_child_neither_keeps_nor_gives_away_the_directory(who, tmp_path):
+    """In a process without threads, which may fork."""
+    code = f"""
+        import os, sys
+        sys.path.insert(0, {os.path.dirname(__file__)!r})
+        from test_memmap import add, make, stored
+        buffer = make({str(tmp_path)!r})
+        add(buffer, 3)
+        waits, goes_on = os.pipe()
+        done, is_done = os.pipe()
+        child = os.fork()
+        if child == 0:
+            if {who!r} == "child":
+                del buffer
+            os.write(is_done, b"1")
+            os.close(goes_on)
+            os.read(waits, 1)
+            os._exit(0)
+        os.read(done, 1)
+        if {who!r} == "parent":
+            del buffer
+        import subprocess
+        again = "import sys; sys.path.insert(0, {os.path.dirname(__file__)!r}); from test_memmap import make, stored; "
+        again += "print(stored(make({str(tmp_path)!r})))"
+        result = subprocess.run([sys.executable, "-c", again], capture_output=True, text=True)
+        os.close(goes_on)
+        os.waitpid(child, 0)
+        print(result.stdout, result.stderr)
+    """
+    result = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True)
+    assert ("[0, 1, 2]" if who == "parent" else "in use by another process") in result.stdout, result.stderr
 
 
 @pytest.mark.parametrize("change", [{"size": 21}, {"space": IMAGE}, {"n_envs": 2}])

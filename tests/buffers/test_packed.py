@@ -6,6 +6,7 @@ import gc
 import io
 import pickle
 import weakref
+from types import SimpleNamespace
 
 import gymnasium as gym
 import numpy as np
@@ -34,6 +35,9 @@ SPACES = {
     "float64": spaces.Box(-np.inf, np.inf, (3,), np.float64),
     "float16": spaces.Box(-100, 100, (3,), np.float16),
     "image": spaces.Box(0, 255, (2, 3, 3), np.uint8),
+    "uint16": spaces.Box(0, 2**16 - 1, (3,), np.uint16),
+    "uint32": spaces.Box(0, 2**32 - 1, (3,), np.uint32),
+    "uint64": spaces.Box(0, 2**64 - 1, (3,), np.uint64),
     "matrix": spaces.Box(-np.inf, np.inf, (2, 2), np.float32),
     "discrete": spaces.Discrete(5),
     "binary": spaces.MultiBinary(4),
@@ -54,6 +58,8 @@ class Model:
     def observations(self, rng):
         """Few values, so that observations coincide that have nothing to do with each other."""
         values = rng.integers(0, 3, size=self.shape)
+        if self.buffer.obs_dtype.name in ("uint16", "uint32", "uint64"):
+            return np.where(values == 2, np.iinfo(self.buffer.obs_dtype).max, values).astype(self.space.dtype)
         if np.dtype(self.space.dtype).kind == "f":
             values = np.where(values == 2, -0.0, values)
         elif isinstance(self.space, spaces.MultiBinary):
@@ -495,6 +501,10 @@ def test_refuses_a_bad_batch_size(batch_size):
         ({"storage": "memmap"}, "directory"),
         ({"directory": "somewhere"}, "directory"),
         ({"optimize_memory_usage": True}, "optimize_memory_usage"),
+        *[
+            ({"storage": "memmap", "directory": path}, "`directory` must be a path")
+            for path in (5, "", "a\0b", b"a\0b", "\ud800", ["here"])
+        ],
     ],
 )
 def test_refuses_bad_arguments(kwargs, match):
@@ -508,6 +518,10 @@ def test_refuses_spaces_and_names_the_class_to_use():
         PackedReplayBuffer(10, spaces.Dict({"a": SPACES["float32"]}), ACTIONS)
     with pytest.raises(UnsupportedSpaceError, match="SB3's ReplayBuffer"):
         PackedReplayBuffer(10, SPACES["float32"], spaces.Discrete(3))
+    nothing = spaces.Box(-1, 1, (2, 0), np.float32)
+    for name, arguments in (("observation", (nothing, ACTIONS)), ("action", (SPACES["float32"], nothing))):
+        with pytest.raises(UnsupportedSpaceError, match=f"`{name}_space` must hold at least one number"):
+            PackedReplayBuffer(10, *arguments)
 
 
 def test_saves_to_a_stream():
@@ -515,6 +529,28 @@ def test_saves_to_a_stream():
     pickle.dump(filled(), stream)
     stream.seek(0)
     assert pickle.load(stream).size() == 30
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", ["obs", "next_obs", "action", "reward"])
+@pytest.mark.parametrize("dtype", [bool, np.int64])  # of done: without and with a second look
+def test_what_overflows_float32_is_refused_where_warnings_are_errors_too(name, dtype):
+    buffer = PackedReplayBuffer(10, SPACES["float64"], ACTIONS, "cpu", n_envs=2, seed=0)
+    given = {**GOOD, name: np.full_like(GOOD[name], 1e300, np.float64), "done": np.zeros(2, dtype)}
+    with pytest.raises(NonFiniteError, match=f"`{name}` of environment 0 is inf"):
+        buffer.add(**given)
+    assert buffer.size() == 0
+
+
+@pytest.mark.parametrize("storage", ["memory", "memmap"])
+def test_a_buffer_that_will_not_fit_in_memory_is_warned_of(storage, tmp_path, monkeypatch, recwarn):
+    psutil = pytest.importorskip("psutil")
+    image = spaces.Box(0, 255, (10, 10), np.uint8)
+    directory = tmp_path if storage == "memmap" else None
+    for n_available, n_warnings in ((150_000, 0), (100_000, storage == "memory")):  # 1000 * 100 are of observations
+        monkeypatch.setattr(psutil, "virtual_memory", lambda n=n_available: SimpleNamespace(available=n))
+        PackedReplayBuffer(1000, image, ACTIONS, "cpu", storage=storage, directory=directory)
+        assert ["storage='memmap'" in str(warning.message) for warning in recwarn] == [True] * n_warnings
 
 
 def test_more_than_the_memory_holds_is_a_clear_error():

@@ -12,7 +12,7 @@ from stable_baselines3 import TD3
 
 from ddpg_ext import DDPGPaper, LinearDecay
 from ddpg_ext.buffers import PrioritizedReplayBuffer
-from ddpg_ext.common.errors import InvalidArgumentError, NonFiniteError, ReplayBufferError
+from ddpg_ext.common.errors import InvalidArgumentError, InvalidArgumentTypeError, NonFiniteError, ReplayBufferError
 
 SPACE = spaces.Box(-np.inf, np.inf, (2,), np.float32)
 ACTIONS = spaces.Box(-1, 1, (1,), np.float32)
@@ -277,6 +277,80 @@ def test_ddpg_paper_returns_priorities_and_continues_exactly(tmp_path):
 def test_refuses_bad_arguments(kwargs):
     with pytest.raises(InvalidArgumentError, match=f"`{next(iter(kwargs))}`"):
         make(**kwargs)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(("alpha", "eps", "error"), [(2.0, 1e-200, 0.0), (10.0, 1e-6, 1e31), (1.0, 1e-6, 1e308)])
+def test_priorities_beyond_all_numbers_can_be_drawn(alpha, eps, error):
+    buffer = make(alpha=alpha, eps=eps)
+    add(buffer, 5)
+    buffer.update_priorities(np.arange(5), np.full(5, error))
+    add(buffer, 2, first=5)
+    leaves = buffer._tree.leaves
+    assert (leaves[:7] > 0).all()
+    assert np.isfinite(buffer._tree.total)
+    assert np.isfinite(buffer.sample(50).weights.numpy()).all()
+    buffer.update_priorities([0, 1], [0.0, error])
+    batch = pickle.loads(pickle.dumps(buffer)).sample(50)
+    assert set(batch.rewards[:, 0].tolist()) <= set(range(7))
+
+
+@pytest.mark.parametrize("value", [None, "0.5", np.array([0.5]), th.tensor(0.5), np.nan, -0.1])
+def test_refuses_a_beta_that_is_no_number(value):
+    buffer = make(beta=lambda n_added: value)
+    add(buffer, 3)
+    with pytest.raises((InvalidArgumentError, InvalidArgumentTypeError), match=r"`beta\(3\)` must be a number in"):
+        buffer.sample(2)
+
+
+@pytest.mark.parametrize(
+    ("indices", "error"),
+    [
+        ([-1], InvalidArgumentError),
+        ([-38], InvalidArgumentError),
+        (3, InvalidArgumentError),
+        ([[3]], InvalidArgumentError),
+        ([10**6], InvalidArgumentError),
+        ([2**63], InvalidArgumentError),
+        ([3.9], InvalidArgumentTypeError),
+        ([True], InvalidArgumentTypeError),
+        (["3"], InvalidArgumentTypeError),
+        ([None], InvalidArgumentTypeError),
+        ([[3], [3, 4]], InvalidArgumentTypeError),
+        (None, InvalidArgumentTypeError),
+    ],
+)
+def test_refuses_indices_that_are_no_batchs(indices, error):
+    buffer = make()
+    add(buffer, 5)
+    before = buffer._tree.leaves.copy()
+    with pytest.raises(error, match="`indices` must be those of a batch"):
+        buffer.update_priorities(indices, [9.0])
+    assert np.array_equal(buffer._tree.leaves, before)
+    assert buffer.max_priority == 1
+    for td_errors in ("text", [[1.0], [2.0, 3.0]]):
+        with pytest.raises(InvalidArgumentTypeError, match="`td_errors`"):
+            buffer.update_priorities([3], td_errors)
+    for good in ([3], (3,), th.tensor([3]), np.array([3], np.uint8)):
+        buffer.update_priorities(good, [9.0])
+    assert buffer._tree.leaves[3] > 1
+
+
+def test_a_buffer_that_was_taken_over_leaves_priorities_alone(tmp_path):
+    old = make(storage="memmap", directory=tmp_path)
+    add(old, 5)
+    new = make(storage="memmap", directory=tmp_path)
+    before, words = new._tree.leaves.copy(), new._words.copy()
+    for use in (
+        lambda: old.sample(3),
+        lambda: old.update_priorities([0], [9.0]),
+        lambda: old.set_random_seed(1),
+        old.reset,
+    ):
+        with pytest.raises(ReplayBufferError, match="taken over"):
+            use()
+    assert np.array_equal(new._tree.leaves, before)
+    assert np.array_equal(new._words, words)
 
 
 def test_refuses_bad_priorities_and_keeps_what_it_has():
