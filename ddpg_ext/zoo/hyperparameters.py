@@ -41,6 +41,8 @@ OPTIONS = {
 }
 #: text in them is a Python expression, as everywhere in the Zoo
 _EXPRESSIONS = ("policy_kwargs", "replay_buffer_class", "replay_buffer_kwargs")
+#: in whose dicts and lists numbers are numbers, too
+_NESTED = ("policy_kwargs", "replay_buffer_kwargs", "noise_std", "noise_schedule", "train_freq")
 _ARGUMENTS = [name for name in inspect.signature(DDPGPaper).parameters if not name.startswith("_")]
 
 
@@ -106,7 +108,7 @@ def convert_values(hyperparams: dict[str, Any], names: dict[str, Any] | None = N
     :return: a new dict
     :raises InvalidArgumentError: for a schedule or an expression that cannot be read
     """
-    values = {key: _number(value) for key, value in hyperparams.items()}
+    values = {key: _numbers(value) if key in _NESTED else _number(value) for key, value in hyperparams.items()}
     for key in SCHEDULES:
         if isinstance(values.get(key), str):
             values[key] = _schedule(key, values[key])
@@ -170,6 +172,13 @@ def _number(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
+def _numbers(value: Any) -> Any:
+    """Those in dicts and lists, too."""
+    if isinstance(value, dict):
+        return {key: _numbers(item) for key, item in value.items()}
+    return [_numbers(item) for item in value] if isinstance(value, list) else _number(value)
+
+
 def _deviation(value: Any, action_shape: tuple[int, ...]) -> np.ndarray:
     """NumPy would see what is wrong with ``noise_std`` when the first action is taken: after a run was begun."""
     try:
@@ -202,7 +211,7 @@ def _decay(schedule: Any) -> LinearDecay:
     """A number of steps from full noise to none, or ``LinearDecay``'s arguments."""
     if isinstance(schedule, dict):
         try:
-            return LinearDecay(**{key: _number(value) for key, value in schedule.items()})
+            return LinearDecay(**schedule)
         except TypeError as error:
             raise InvalidArgumentError(f"`noise_schedule` takes n_steps, start and end: {error}") from None
     return LinearDecay(schedule)

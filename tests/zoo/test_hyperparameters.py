@@ -120,6 +120,29 @@ def test_every_argument_can_stand_in_the_file(make_model, name):
     assert reached(make_model(f"{name}: {text}{BESIDE.get(name, '')}"))
 
 
+@pytest.mark.parametrize(
+    ("text", "check"),
+    [
+        ("policy_kwargs: {net_arch: [4e1, 3e1]}", lambda m: m.policy.net_arch == [40, 30]),
+        ("policy_kwargs: {final_init: 2e-3, batch_norm: actor}", lambda m: m.policy.final_init == 2e-3),
+        (
+            "policy_kwargs: {optimizer_kwargs: {eps: 1e-5, betas: [8e-1, 0.999]}}",
+            lambda m: (m.actor.optimizer.defaults["eps"], *m.actor.optimizer.defaults["betas"]) == (1e-5, 0.8, 0.999),
+        ),
+        (
+            "{replay_buffer_class: PrioritizedReplayBuffer, replay_buffer_kwargs: {alpha: 55e-2}}",
+            lambda m: getattr(m.replay_buffer, "alpha", None) == 0.55,
+        ),
+        ("noise_std: [3e-1]", noise_is(OrnsteinUhlenbeckNoise, sigma=0.3)),
+        ("train_freq: [2e0, episode]", lambda m: (m.train_freq.frequency, m.train_freq.unit.value) == (2, "episode")),
+    ],
+)
+def test_numbers_in_dicts_and_lists(make_model, text, check):
+    """What YAML takes for text, since it has no decimal point."""
+    assert not check(make_model())
+    assert check(make_model(text))
+
+
 def test_options_of_the_program(manager, tmp_path):
     """The arguments that are none of the file's."""
     model = manager(seed=5, verbose=1, tensorboard_log=str(tmp_path / "tb")).setup_experiment()[0]
