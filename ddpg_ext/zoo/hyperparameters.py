@@ -41,6 +41,8 @@ OPTIONS = {
 }
 #: text in them is a Python expression, as everywhere in the Zoo
 _EXPRESSIONS = ("policy_kwargs", "replay_buffer_class", "replay_buffer_kwargs")
+#: in whose dicts and lists numbers are numbers, too
+_NESTED = ("policy_kwargs", "replay_buffer_kwargs", "noise_std", "noise_schedule", "train_freq")
 _ARGUMENTS = [name for name in inspect.signature(DDPGPaper).parameters if not name.startswith("_")]
 
 
@@ -106,7 +108,7 @@ def convert_values(hyperparams: dict[str, Any], names: dict[str, Any] | None = N
     :return: a new dict
     :raises InvalidArgumentError: for a schedule or an expression that cannot be read
     """
-    values = {key: _number(value) for key, value in hyperparams.items()}
+    values = {key: _numbers(value) if key in _NESTED else _number(value) for key, value in hyperparams.items()}
     for key in SCHEDULES:
         if isinstance(values.get(key), str):
             values[key] = _schedule(key, values[key])
@@ -125,7 +127,7 @@ def make_noise(hyperparams: dict[str, Any], action_shape: tuple[int, ...]) -> di
     :param hyperparams: hyperparameters; without any of ``NOISE_KEYS`` they stay as they are
     :param action_shape: shape of one action
     :return: a new dict
-    :raises InvalidArgumentError: for an unknown ``noise_type``, or a key that this type does not have
+    :raises InvalidArgumentError: for an unknown ``noise_type``, a key that this type does not have, or a bad value
     """
     keys = {key: hyperparams[key] for key in NOISE_KEYS if key in hyperparams}
     rest = {key: value for key, value in hyperparams.items() if key not in keys}
@@ -139,13 +141,19 @@ def make_noise(hyperparams: dict[str, Any], action_shape: tuple[int, ...]) -> di
     zeros = np.zeros(action_shape)
     if noise_type is None:
         return {**rest, "action_noise": None}
+    if "noise_std" in keys:
+        keys["noise_std"] = _deviation(keys["noise_std"], action_shape)
     if noise_type == "ornstein-uhlenbeck":
         names = {"noise_std": "sigma", "noise_theta": "theta", "noise_dt": "dt"}
         noise = OrnsteinUhlenbeckNoise(zeros, **{names[key]: value for key, value in keys.items()})
     elif noise_type == "normal":
         if "noise_std" not in keys:
             raise InvalidArgumentError("`noise_type: normal` needs a `noise_std`, such as 0.1")
-        noise = NormalActionNoise(zeros, np.broadcast_to(keys["noise_std"], action_shape).copy())
+        for key in sorted(keys.keys() - {"noise_std"}):
+            raise InvalidArgumentError(
+                f"`{key}` is for Ornstein-Uhlenbeck noise; leave it out with `noise_type: normal`"
+            )
+        noise = NormalActionNoise(zeros, keys["noise_std"])
     else:
         known = ("ornstein-uhlenbeck", "normal")
         raise InvalidArgumentError(f"`noise_type` {noise_type!r} is unknown; {nearest(str(noise_type), known)}, null")
@@ -162,6 +170,28 @@ def _number(value: Any) -> Any:
         except ValueError:
             return value
     return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _numbers(value: Any) -> Any:
+    """Those in dicts and lists, too."""
+    if isinstance(value, dict):
+        return {key: _numbers(item) for key, item in value.items()}
+    return [_numbers(item) for item in value] if isinstance(value, list) else _number(value)
+
+
+def _deviation(value: Any, action_shape: tuple[int, ...]) -> np.ndarray:
+    """NumPy would see what is wrong with ``noise_std`` when the first action is taken: after a run was begun."""
+    try:
+        std = np.array(value)
+    except ValueError:  # rows of different lengths
+        std = np.array(None)
+    fits = std.dtype.kind in "iuf" and std.shape in ((), action_shape)
+    if not (fits and np.isfinite(std).all() and (std >= 0).all()):
+        raise InvalidArgumentError(
+            f"`noise_std` must be a finite number >= 0, or such numbers of the actions' shape {action_shape}, "
+            f"got {value!r}"
+        )
+    return np.broadcast_to(std, action_shape).astype(np.float64)
 
 
 def _schedule(key: str, text: str) -> LinearSchedule:
@@ -181,7 +211,7 @@ def _decay(schedule: Any) -> LinearDecay:
     """A number of steps from full noise to none, or ``LinearDecay``'s arguments."""
     if isinstance(schedule, dict):
         try:
-            return LinearDecay(**{key: _number(value) for key, value in schedule.items()})
+            return LinearDecay(**schedule)
         except TypeError as error:
             raise InvalidArgumentError(f"`noise_schedule` takes n_steps, start and end: {error}") from None
     return LinearDecay(schedule)

@@ -120,6 +120,29 @@ def test_every_argument_can_stand_in_the_file(make_model, name):
     assert reached(make_model(f"{name}: {text}{BESIDE.get(name, '')}"))
 
 
+@pytest.mark.parametrize(
+    ("text", "check"),
+    [
+        ("policy_kwargs: {net_arch: [4e1, 3e1]}", lambda m: m.policy.net_arch == [40, 30]),
+        ("policy_kwargs: {final_init: 2e-3, batch_norm: actor}", lambda m: m.policy.final_init == 2e-3),
+        (
+            "policy_kwargs: {optimizer_kwargs: {eps: 1e-5, betas: [8e-1, 0.999]}}",
+            lambda m: (m.actor.optimizer.defaults["eps"], *m.actor.optimizer.defaults["betas"]) == (1e-5, 0.8, 0.999),
+        ),
+        (
+            "{replay_buffer_class: PrioritizedReplayBuffer, replay_buffer_kwargs: {alpha: 55e-2}}",
+            lambda m: getattr(m.replay_buffer, "alpha", None) == 0.55,
+        ),
+        ("noise_std: [3e-1]", noise_is(OrnsteinUhlenbeckNoise, sigma=0.3)),
+        ("train_freq: [2e0, episode]", lambda m: (m.train_freq.frequency, m.train_freq.unit.value) == (2, "episode")),
+    ],
+)
+def test_numbers_in_dicts_and_lists(make_model, text, check):
+    """What YAML takes for text, since it has no decimal point."""
+    assert not check(make_model())
+    assert check(make_model(text))
+
+
 def test_options_of_the_program(manager, tmp_path):
     """The arguments that are none of the file's."""
     model = manager(seed=5, verbose=1, tensorboard_log=str(tmp_path / "tb")).setup_experiment()[0]
@@ -143,6 +166,8 @@ def test_options_of_the_program(manager, tmp_path):
             noise_is(OrnsteinUhlenbeckNoise, sigma=0.3, theta=0.2, dt=0.01),
         ),
         ("{noise_type: normal, noise_std: 0.1}", noise_is(NormalActionNoise, _sigma=0.1, _mu=0.0)),
+        ("{noise_type: normal, noise_std: [0.1]}", noise_is(NormalActionNoise, _sigma=0.1, _mu=0.0)),
+        ("{noise_type: normal, noise_std: 0}", noise_is(NormalActionNoise, _sigma=0.0, _mu=0.0)),
         ("{noise_type: null, noise_std: 0.1}", lambda model: model.action_noise is None),
         ("action_noise: ornstein-uhlenbeck", noise_is(OrnsteinUhlenbeckNoise, sigma=0.2)),
         ("noise_schedule: 1e5", noise_is(ScheduledActionNoise, schedule=LinearDecay(100_000))),
@@ -221,6 +246,12 @@ def test_the_default_is_the_paper():
     assert policies[0].keys() == policies[1].keys()
 
 
+def test_the_defaults_noise_can_be_changed_to_normal():
+    """``-params noise_type:"'normal'"``: only the one key is given anew."""
+    entry = {**read_hyperparameters("default"), "noise_type": "normal"}
+    assert (constructor_arguments(entry, (2,))["action_noise"]._sigma == 0.2).all()
+
+
 @pytest.mark.parametrize("env_id", TUNED)
 def test_the_tuned_entries_are_whole(env_id):
     """Each makes a model for its environment, with this file alone as with the Zoo."""
@@ -263,6 +294,13 @@ def test_reading_changes_nothing_for_the_next_reader():
         ("policy_kwargs: {net_arc: [8]}", ["'net_arc'", "'net_arch'"]),
         ("noise_type: ornstein", ["`noise_type` 'ornstein' is unknown", "'ornstein-uhlenbeck'"]),
         ("noise_type: normal", ["`noise_std`"]),
+        ("{noise_type: normal, noise_std: 0.1, noise_theta: 0.15}", ["`noise_theta`", "`noise_type: normal`"]),
+        ("{noise_type: normal, noise_std: 0.1, noise_dt: 0.01}", ["`noise_dt`", "`noise_type: normal`"]),
+        *(
+            (f"{{noise_type: {kind}, noise_std: {std}}}", ["`noise_std`", ">= 0"])
+            for kind in ("normal", "ornstein-uhlenbeck")
+            for std in ("-0.1", "much", "null", "true", "[0.1, 0.2]", "[[0.1], 0.2]", ".nan", ".inf", "[-0.1]")
+        ),
         ("noise_theta: 3", ["`theta * dt`"]),
         ("noise_schedule: {steps: 3}", ["`noise_schedule`", "n_steps"]),
         ("noise_schedule: soon", ["`n_steps`"]),
