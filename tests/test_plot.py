@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from ddpg_ext import (
     MissingExtraError,
 )
 from ddpg_ext.common.callbacks.live_plot import moving_mean
-from ddpg_ext.plot import aggregate, find_runs, main, plot_runs, read_run
+from ddpg_ext.plot import Run, aggregate, find_runs, main, plot_runs, read_run
 
 STEPS = np.array([100, 200, 300, 400])
 
@@ -111,6 +112,19 @@ def test_runs_of_different_lengths_and_intervals(tmp_path):
     late = read_run(write_run(tmp_path / "E-v1_9", np.ones((2, 1)), np.array([1000, 2000])))
     with pytest.raises(InvalidArgumentError, match="no part of the x-axis in common"):
         aggregate([*runs, late])
+
+
+def test_long_runs_are_thinned_out(tmp_path):
+    """Of 5,000 places, whose bootstrap alone would have taken 240 MB of resamples and more, 200 are left."""
+    steps = np.arange(1, 5001) * 200.0
+    runs = [Run(tmp_path / str(i), "a", "E-v1", steps, (slope * steps)[:, None]) for i, slope in enumerate([1, 3, 8])]
+    tracemalloc.start()
+    curve = aggregate(runs)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 50e6
+    np.testing.assert_allclose(curve.x, np.linspace(200, 1_000_000, 200))
+    np.testing.assert_allclose(curve.middle, 4 * curve.x)  # of three runs, a quarter of each side is none
 
 
 def test_training_curves_and_other_x_axes(tmp_path):

@@ -150,8 +150,8 @@ class _Normalize(nn.Module):
         if self.passes:
             return observation
         centred: th.Tensor
-        if observation.dtype == th.float64:
-            centred = ((observation - self.mean.double()) - self.mean_rest.double()).float()
+        if observation.dtype != th.float32 and observation.dtype.itemsize > 2:  # float64, and wide integers
+            centred = ((observation.double() - self.mean.double()) - self.mean_rest.double()).float()
         else:
             centred = (observation.float() - self.mean) - self.mean_rest
         return (centred * self.factor).clamp(-self.clip, self.clip)

@@ -28,7 +28,7 @@ def evaluation_env(
     if isinstance(env, str):
         vec_env = make_vec_env(env, env_kwargs={"render_mode": render_mode} if render_mode else None)
     vec_env = type(model)._wrap_env(vec_env)
-    if training and model.env is not None and vec_env.unwrapped is model.env.unwrapped:
+    if training and model.env is not None and _share_environments(vec_env, model.env):
         raise InvalidArgumentError("`env` must not be the environment of the training, got that; make another one")
     trained_with = model.get_vec_normalize_env()
     if trained_with is not None and unwrap_vec_normalize(vec_env) is None:
@@ -47,6 +47,15 @@ def evaluation_env(
             raise InvalidArgumentError(f"`env` must have the model's {name}, {wanted}, got {got}")
     copy_statistics(model, vec_env)
     return vec_env
+
+
+def _share_environments(one: VecEnv, other: VecEnv) -> bool:
+    """By their innermost environments, where these are in this process: a wrapper makes no second environment."""
+    bases, others = (
+        {id(part.unwrapped) for part in getattr(vec_env.unwrapped, "envs", [])} | {id(vec_env.unwrapped)}
+        for vec_env in (one, other)
+    )
+    return not bases.isdisjoint(others)
 
 
 def copy_statistics(model: BaseAlgorithm, vec_env: VecEnv) -> None:

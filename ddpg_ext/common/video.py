@@ -2,13 +2,15 @@
 
 import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_normalize
 
 from ddpg_ext.common.checks import check_number
 from ddpg_ext.common.errors import InvalidArgumentError
@@ -40,7 +42,7 @@ def record_episode(
         it)
     :param max_steps: where the film ends at the latest, at least 1
     :param seed: of the episode; None: the environment goes on where it is
-    :return: return of the episode, or of the part on film
+    :return: return of the episode, or of the part on film, of rewards that are not normalised
     :raises InvalidArgumentError: for another ending, for an environment that gives no pictures or has other spaces
     :raises MissingExtraError: without the package that writes the file
     """
@@ -91,21 +93,36 @@ def film_episode(
     :param vec_env: what :func:`film_env` gave
     :param max_steps: how many at most
     :param seed: of the episode, or None
-    :return: a picture of each state but the last, shape ``(height, width, 3)``, and the return
+    :return: a picture of each state but the last, shape ``(height, width, 3)``, and the return, not normalised
     """
     copy_statistics(model, vec_env)
-    if seed is not None:
-        vec_env.seed(seed)
-    obs: Any = vec_env.reset()
+    normalize = unwrap_vec_normalize(vec_env)
     frames: list[np.ndarray] = []
     total, over = 0.0, False
-    while not over and len(frames) < max_steps:
-        frames.append(np.asarray(vec_env.get_images()[0]))
-        actions, _ = model.predict(obs, deterministic=True)
-        obs, rewards, dones, _ = vec_env.step(actions)
-        total += float(rewards[0])
-        over = bool(dones[0])  # the environment has been reset: its picture is of the next episode
+    with _not_learning(normalize):
+        if seed is not None:
+            vec_env.seed(seed)
+        obs: Any = vec_env.reset()
+        while not over and len(frames) < max_steps:
+            frames.append(np.asarray(vec_env.get_images()[0]))
+            actions, _ = model.predict(obs, deterministic=True)
+            obs, rewards, dones, _ = vec_env.step(actions)
+            total += float((rewards if normalize is None else normalize.get_original_reward())[0])
+            over = bool(dones[0])  # the environment has been reset: its picture is of the next episode
     return frames, total
+
+
+@contextmanager
+def _not_learning(normalize: VecNormalize | None) -> Iterator[None]:
+    """The environment may be the model's own, whose statistics are those of training."""
+    if normalize is None:
+        yield
+        return
+    training, normalize.training = normalize.training, False
+    try:
+        yield
+    finally:
+        normalize.training = training
 
 
 def frames_per_second(vec_env: VecEnv) -> float:

@@ -9,6 +9,7 @@ from stable_baselines3.common.preprocessing import is_image_space
 
 from ddpg_ext.common.checks import check_number
 from ddpg_ext.common.errors import InvalidArgumentError, InvalidArgumentTypeError
+from ddpg_ext.common.extras import import_extra
 
 _RGB = 3
 
@@ -31,14 +32,11 @@ class PixelActionRepeat(gym.Wrapper, gym.utils.RecordConstructorArgs):
     :param size: height and width of the observation, in pixels; the paper has 64
     :raises InvalidArgumentError: for an environment that does not render to arrays, or pictures smaller than ``size``
     :raises InvalidArgumentTypeError: for something that is no environment, or no number
-    :raises ImportError: without Pillow, which the extra ``extra`` installs
+    :raises MissingExtraError: without Pillow, which the extra ``extra`` installs
     """
 
     def __init__(self, env: gym.Env, repeat: int = 3, size: int = 64) -> None:
-        try:
-            from PIL import Image
-        except ImportError:
-            raise ImportError("PixelActionRepeat needs Pillow: pip install 'ddpg_ext[extra]'") from None
+        image = import_extra("PIL.Image", "ddpg_ext[extra]", "PixelActionRepeat")
         if not isinstance(env, gym.Env):
             raise InvalidArgumentTypeError(
                 f"`env` must be a single Gymnasium environment, got {env!r}; those of a VecEnv are wrapped one by "
@@ -52,7 +50,7 @@ class PixelActionRepeat(gym.Wrapper, gym.utils.RecordConstructorArgs):
         gym.Wrapper.__init__(self, env)
         self.repeat = repeat
         self.size = size
-        self._image = Image
+        self._image = image
         #: whether observations are the pictures, and rendering would make them twice
         self.observes_images = _is_rgb(env.observation_space)
         if self.observes_images:

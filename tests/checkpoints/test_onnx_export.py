@@ -210,6 +210,18 @@ def test_other_observations(tmp_path, space):
     assert_same_actions(model, tmp_path / "actor.onnx", [np.stack([space.sample() for _ in range(6)])])
 
 
+@pytest.mark.parametrize("dtype", [np.int32, np.int64, np.uint32])
+def test_wide_integers_keep_their_last_digits(tmp_path, dtype):
+    """Seconds since 1970: single precision has steps of 128 there."""
+    space = box(3, 0, 2**31 - 1, dtype)
+    env = VecNormalize(DummyVecEnv([lambda: SpacesEnv(space)]))
+    env.obs_rms.mean, env.obs_rms.var = np.full(3, 1_700_000_050.0), np.full(3, 900.0)
+    model = make_model(env)
+    export_onnx(model, tmp_path / "actor.onnx")
+    observations = 1_700_000_000 + np.random.default_rng(0).integers(0, 100, size=(50, 3))
+    assert_same_actions(model, tmp_path / "actor.onnx", [observations.astype(dtype)], env)
+
+
 def test_normalized_images(tmp_path):
     """SB3 normalises the pixels, and then divides by 255 all the same."""
     space = spaces.Box(0, 255, (3, 36, 36), np.uint8)

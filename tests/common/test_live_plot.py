@@ -9,7 +9,7 @@ from PIL import Image
 from stable_baselines3.common.callbacks import ConvertCallback
 from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import DummyVecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 from toy_envs import ToyEnv, toy_vec_env
 
 from ddpg_ext import DDPGPaper, InvalidArgumentError, LivePlotCallback, MissingExtraError, SnapshotCallback
@@ -110,6 +110,37 @@ def test_a_resumed_run_has_its_earlier_episodes(tmp_path, n_envs):
     assert len(second.curves["return"]) == 6
 
 
+def test_processes_without_monitor_survive_a_second_learn(tmp_path):
+    env = SubprocVecEnv([ToyEnv, ToyEnv])
+    try:
+        model = make_model(env)
+        model.learn(20)
+        model.learn(20, callback=LivePlotCallback(tmp_path / "curves.png"), reset_num_timesteps=False)
+        assert model.num_timesteps == 40
+    finally:
+        env.close()
+
+
+def test_after_an_interrupt_each_loss_is_drawn_once(tmp_path):
+    model, records = make_model(), Records()
+    model.set_logger(Logger(None, [records]))
+    plot = LivePlotCallback(tmp_path / "curves.png", every=1000)
+
+    def interrupt(locals_, _globals):
+        if locals_["self"].num_timesteps == 25:
+            raise KeyboardInterrupt
+        return True
+
+    with pytest.raises(KeyboardInterrupt):
+        model.learn(60, callback=[plot, ConvertCallback(interrupt)], log_interval=1)
+    model.learn(60, callback=plot, reset_num_timesteps=False, log_interval=1)
+    for name in LOSSES:
+        logged = [(step, values[name]) for step, values in records.dumps if name in values]
+        assert plot.curves[name] == logged
+        assert len(logged) > 4
+    assert model.logger.output_formats == [records]
+
+
 def test_drawing_leaves_training_untouched(tmp_path, weights_of, assert_same_bits):
     plain, watched = make_model(), make_model()
     plain.learn(60)
@@ -181,6 +212,7 @@ def test_a_place_that_cannot_be_written_is_said_before_training(tmp_path):
     with pytest.raises(InvalidArgumentError, match=r"`path` .* cannot be written"):
         model.learn(10, callback=LivePlotCallback(tmp_path / "file" / "curves.png"))
     assert model.num_timesteps == 0
+    assert not any(type(output).__name__ == "_Losses" for output in model.logger.output_formats)
 
 
 def test_a_disk_that_fills_up_does_not_stop_training(tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ from gymnasium import spaces
 from stable_baselines3 import TD3
 from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.logger import configure
+from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from toy_envs import ToyEnv
@@ -258,3 +259,13 @@ def test_environments_that_do_not_fit():
         model.learn(1, callback=QValueBiasCallback(ToyEnv()))
     with pytest.raises(InvalidArgumentError, match="must not be the environment of the training"):
         model.learn(1, callback=QValueBiasCallback(model.env))
+
+
+@pytest.mark.parametrize("trained_in", [lambda env: env, Monitor, lambda env: VecNormalize(DummyVecEnv([lambda: env]))])
+@pytest.mark.parametrize("evaluated_in", [lambda env: env, Monitor, lambda env: DummyVecEnv([ClockEnv, lambda: env])])
+def test_the_environment_of_the_training_is_known_in_every_wrapping(trained_in, evaluated_in):
+    env = ClockEnv()
+    model = make_model(trained_in(env), lambda obs, _: obs)
+    with pytest.raises(InvalidArgumentError, match="must not be the environment of the training"):
+        model.learn(1, callback=QValueBiasCallback(evaluated_in(env)))
+    assert model.num_timesteps == 0

@@ -134,6 +134,29 @@ def test_observations_are_normalised_as_in_training(tmp_path):
     assert train.obs_rms.mean == 1.0
 
 
+@pytest.mark.parametrize("fault_at", [None, 3])
+def test_the_models_own_environment_learns_nothing_from_a_film(tmp_path, fault_at):
+    """Its statistics, its normalised rewards and whether it learns are as before, even if the renderer fails."""
+    train = VecNormalize(DummyVecEnv([lambda: PictureEnv(fault_at=fault_at)]))
+    model = make_model(train)
+    model.learn(20)
+    before = [(rms.mean.copy(), rms.var.copy(), rms.count) for rms in (train.obs_rms, train.ret_rms)]
+    if fault_at is None:
+        assert record_episode(model, model.get_env(), tmp_path / "agent.gif") == 8.0
+    else:
+        with pytest.raises(RuntimeError, match="no display"):
+            record_episode(model, model.get_env(), tmp_path / "agent.gif")
+    assert [(rms.mean, rms.var, rms.count) for rms in (train.obs_rms, train.ret_rms)] == before
+    assert train.training
+
+
+def test_the_return_is_not_that_of_normalised_rewards(tmp_path):
+    model = make_model(VecNormalize(DummyVecEnv([PictureEnv])))
+    model.learn(20)
+    env = VecNormalize(DummyVecEnv([PictureEnv]))
+    assert record_episode(model, env, tmp_path / "agent.gif") == 8.0
+
+
 # ------------------------------------------------------------- as a callback
 
 
@@ -226,3 +249,6 @@ def test_environments_that_do_not_fit(tmp_path):
         record_episode(model, ToyEnv(), tmp_path / "film.gif")
     with pytest.raises(InvalidArgumentError, match="must not be the environment of the training"):
         model.learn(1, callback=EpisodeVideoCallback(model.env, tmp_path))
+    env = PictureEnv()
+    with pytest.raises(InvalidArgumentError, match="must not be the environment of the training"):
+        make_model(env).learn(1, callback=EpisodeVideoCallback(env, tmp_path))

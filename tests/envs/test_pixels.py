@@ -10,7 +10,7 @@ from stable_baselines3.common.env_checker import check_env
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from ddpg_ext import DDPGPaper, InvalidArgumentError, InvalidArgumentTypeError
+from ddpg_ext import DDPGPaper, InvalidArgumentError, InvalidArgumentTypeError, MissingExtraError
 from ddpg_ext.envs import PixelActionRepeat
 
 
@@ -266,8 +266,8 @@ def test_odd_pictures_are_refused(frame, words):
 
 
 def test_without_pillow(monkeypatch):
-    monkeypatch.setitem(sys.modules, "PIL", None)
-    with pytest.raises(ImportError, match=r"ddpg_ext\[extra\]"):
+    monkeypatch.setitem(sys.modules, "PIL.Image", None)
+    with pytest.raises(MissingExtraError, match=r"PixelActionRepeat needs .*: pip install 'ddpg_ext\[extra\]'"):
         PixelActionRepeat(Numbered())
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from stable_baselines3.common.logger import KVWriter
+from stable_baselines3.common.monitor import Monitor
 
 from ddpg_ext.common.callbacks.periodic import PeriodicCallback
 from ddpg_ext.common.checks import check_number
@@ -82,22 +83,24 @@ class LivePlotCallback(PeriodicCallback):
             self.curves = {name: [] for name in _PANELS}
         elif not self.curves["return"]:
             self._read_monitors()
-        self.logger.output_formats.append(self._writer)
         try:
             self._draw()
         except OSError as error:
             raise InvalidArgumentError(f"`path` {str(self.path)!r} cannot be written: {error}") from error
+        # It is still there where training was interrupted, and the logger is the user's
+        if self._writer not in self.logger.output_formats:
+            self.logger.output_formats.append(self._writer)
         if self.verbose >= 1 and self.path is not None:
             print(f"Curves of training: {self.path}")
 
     def _read_monitors(self) -> None:
         """The episodes that the environments remember from before, with the steps at which they ended, about."""
-        n_envs = self.training_env.num_envs
-        try:
-            returns = self.training_env.env_method("get_episode_rewards")
-            lengths = self.training_env.env_method("get_episode_lengths")
-        except AttributeError:  # no Monitor
+        # Asked first, since a process of SubprocVecEnv ends when it lacks the method
+        if not all(self.training_env.env_is_wrapped(Monitor)):
             return
+        n_envs = self.training_env.num_envs
+        returns = self.training_env.env_method("get_episode_rewards")
+        lengths = self.training_env.env_method("get_episode_lengths")
         ends = [np.cumsum(length) * n_envs for length in lengths]
         episodes = [
             (int(end), float(ret), float(length))
