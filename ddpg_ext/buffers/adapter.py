@@ -11,7 +11,7 @@ from stable_baselines3.common.buffers import BaseBuffer, ReplayBuffer
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
 
-from ddpg_ext.common.checks import check_number
+from ddpg_ext.common.checks import check_flag, check_number
 from ddpg_ext.common.errors import (
     InvalidArgumentError,
     InvalidArgumentTypeError,
@@ -63,6 +63,7 @@ class ReplayBufferAdapter(ReplayBuffer):
     :param seed: of the generator that draws batches; None: ``DDPGPaper`` seeds it from its own seed
     :raises UnsupportedSpaceError: for another space
     :raises InvalidArgumentError: for an argument out of range
+    :raises InvalidArgumentTypeError: for something that is no number, or no flag
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class ReplayBufferAdapter(ReplayBuffer):
     ) -> None:
         check_number("buffer_size", buffer_size, lambda n: n > 0, "a whole number above 0", integer=True)
         check_number("n_envs", n_envs, lambda n: n > 0, "a whole number above 0", integer=True)
+        check_flag("handle_timeout_termination", handle_timeout_termination)
         _check_spaces(observation_space, action_space)
         if optimize_memory_usage:
             raise InvalidArgumentError(
@@ -343,5 +345,12 @@ def _check_spaces(observation_space: spaces.Space, action_space: spaces.Space) -
             f"`action_space` must be a Box of floats, got {action_space}; for other actions use SB3's ReplayBuffer"
         )
     for name, space in (("observation_space", observation_space), ("action_space", action_space)):
+        try:
+            th.from_numpy(np.empty(0, space.dtype))
+        except (TypeError, ValueError):
+            raise UnsupportedSpaceError(
+                f"`{name}` must be of a type that torch has, in this machine's byte order, got "
+                f"{space.dtype and space.dtype.str} in {space}"
+            ) from None
         if 0 in (space.shape or ()):
             raise UnsupportedSpaceError(f"`{name}` must hold at least one number, got {space}")

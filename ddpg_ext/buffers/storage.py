@@ -15,6 +15,7 @@ import torch as th
 from gymnasium import spaces
 
 from ddpg_ext.common.errors import InvalidArgumentError, InvalidArgumentTypeError, ReplayBufferError
+from ddpg_ext.common.files import atomic_file
 
 try:
     import fcntl
@@ -244,10 +245,9 @@ class MemmapStorage(MemoryStorage):
         self._layout, self.is_complete = there, there.get(_COMPLETE) is True
 
     def _write_layout(self, layout: dict[str, Any]) -> None:
-        temporary = self.directory / "layout.tmp"
         try:
-            temporary.write_text(json.dumps(layout, indent=2) + "\n", encoding="utf-8")
-            temporary.replace(self.directory / "layout.json")
+            with atomic_file(self.directory / "layout.json") as file:
+                file.write(json.dumps(layout, indent=2).encode() + b"\n")
         except OSError as error:
             raise ReplayBufferError(f"the directory {self.directory} cannot be written: {error}") from error
 

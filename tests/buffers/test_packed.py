@@ -505,6 +505,7 @@ def test_refuses_a_bad_batch_size(batch_size):
             ({"storage": "memmap", "directory": path}, "`directory` must be a path")
             for path in (5, "", "a\0b", b"a\0b", "\ud800", ["here"])
         ],
+        ({"handle_timeout_termination": "no"}, "`handle_timeout_termination` must be True or False"),
     ],
 )
 def test_refuses_bad_arguments(kwargs, match):
@@ -522,6 +523,11 @@ def test_refuses_spaces_and_names_the_class_to_use():
     for name, arguments in (("observation", (nothing, ACTIONS)), ("action", (SPACES["float32"], nothing))):
         with pytest.raises(UnsupportedSpaceError, match=f"`{name}_space` must hold at least one number"):
             PackedReplayBuffer(10, *arguments)
+    for dtype in (np.longdouble, np.dtype("f4").newbyteorder()):
+        foreign = spaces.Box(-1, 1, (2,), dtype)
+        for name, arguments in (("observation", (foreign, ACTIONS)), ("action", (SPACES["float32"], foreign))):
+            with pytest.raises(UnsupportedSpaceError, match=f"`{name}_space` must be of a type that torch has"):
+                PackedReplayBuffer(10, *arguments)
 
 
 def test_saves_to_a_stream():
