@@ -17,6 +17,7 @@ from stable_baselines3.common.utils import LinearSchedule
 import ddpg_ext
 from ddpg_ext import buffers
 from ddpg_ext.common.errors import InvalidArgumentError, InvalidArgumentTypeError, nearest
+from ddpg_ext.common.extras import import_extra
 from ddpg_ext.common.noise import LinearDecay, OrnsteinUhlenbeckNoise, ScheduledActionNoise
 from ddpg_ext.ddpg_paper import DDPGPaper
 
@@ -54,12 +55,9 @@ def read_hyperparameters(env_id: str, file: str | Path = FILE) -> dict[str, Any]
     :param file: a YAML file with an entry per environment
     :return: its entry, or else the entry ``default``
     :raises InvalidArgumentError: if the file has neither
-    :raises ImportError: if PyYAML is not installed (extra ``extra``)
+    :raises MissingExtraError: if PyYAML is not installed (extra ``extra``)
     """
-    try:
-        import yaml
-    except ImportError as error:
-        raise ImportError("reading hyperparameters needs PyYAML: pip install 'ddpg_ext[extra]'") from error
+    yaml = import_extra("yaml", "ddpg_ext[extra]", "reading hyperparameters")
     with open(file, encoding="utf-8") as stream:
         entries = yaml.safe_load(stream)
     if env_id not in entries and "default" not in entries:

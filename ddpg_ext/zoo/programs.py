@@ -18,6 +18,7 @@ import gymnasium as gym
 
 from ddpg_ext.checkpoints.zoo_run import missing_package
 from ddpg_ext.common.errors import DDPGPaperError, InvalidArgumentError
+from ddpg_ext.common.extras import import_extra
 from ddpg_ext.zoo.hyperparameters import ALGORITHM
 from ddpg_ext.zoo.register import register_zoo
 
@@ -65,7 +66,7 @@ def run(program: str) -> None:
 
 def _is_clear(error: Exception) -> bool:
     """Whether the message alone says what is wrong."""
-    if isinstance(error, ImportError):
+    if isinstance(error, ImportError):  # ours, and what the Zoo says where W&B is missing
         return "pip install" in str(error)
     if isinstance(error, AssertionError | ValueError) and any(part in str(error) for part in _BAD_INPUT):
         return True
@@ -148,8 +149,7 @@ def _recording_with_this_package() -> Iterator[None]:
 
     with tempfile.TemporaryDirectory() as folder:
         if shutil.which("ffmpeg") is None:
-            import imageio_ffmpeg  # type: ignore[import-untyped]
-
+            imageio_ffmpeg = import_extra("imageio_ffmpeg", "ddpg_ext[zoo]", "record_training")
             os.symlink(imageio_ffmpeg.get_ffmpeg_exe(), os.path.join(folder, "ffmpeg"))
             os.environ["PATH"] = os.pathsep.join([folder, path])
         subprocess.call = call_with_ours  # type: ignore[assignment]

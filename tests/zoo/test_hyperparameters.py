@@ -2,6 +2,7 @@
 
 import argparse
 import inspect
+import sys
 
 import gymnasium as gym
 import numpy as np
@@ -16,6 +17,7 @@ from ddpg_ext import (
     InvalidArgumentError,
     InvalidArgumentTypeError,
     LinearDecay,
+    MissingExtraError,
     OrnsteinUhlenbeckNoise,
     ScheduledActionNoise,
     UnsupportedSpaceError,
@@ -340,6 +342,12 @@ def test_an_environment_that_is_in_no_file(tmp_path):
     file.write_text("Pendulum-v1: {}")
     with pytest.raises(InvalidArgumentError, match="no entry for 'Pendulum-v2'; did you mean 'Pendulum-v1'"):
         read_hyperparameters("Pendulum-v2", file)
+
+
+def test_without_pyyaml(monkeypatch):
+    monkeypatch.setitem(sys.modules, "yaml", None)
+    with pytest.raises(MissingExtraError, match=r"reading hyperparameters needs yaml: pip install 'ddpg_ext\[extra\]'"):
+        read_hyperparameters("Pendulum-v1")
 
 
 def test_buffers_of_sb3(make_model):
