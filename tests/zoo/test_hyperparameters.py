@@ -25,6 +25,7 @@ from ddpg_ext import (
 )
 from ddpg_ext.buffers import PrioritizedReplayBuffer
 from ddpg_ext.ddpg_paper import MlpPolicy
+from ddpg_ext.envs import PixelActionRepeat
 from ddpg_ext.zoo.hyperparameters import FILE, NOISE_KEYS, OPTIONS, constructor_arguments, read_hyperparameters
 
 TUNED = (
@@ -246,6 +247,16 @@ def test_the_default_is_the_paper():
     for name in ("net_arch", "batch_norm", "action_layer", "final_init"):
         assert getattr(as_given.policy, name) == getattr(plain.policy, name)
     assert policies[0].keys() == policies[1].keys()
+
+
+def test_the_default_leaves_to_a_policy_what_depends_on_it():
+    """``-params policy:"'CnnPolicy'"``: the paper's settings for pixels, not those for vectors."""
+    entry = {**read_hyperparameters("default"), "policy": "CnnPolicy", "buffer_size": 60}
+    env = PixelActionRepeat(gym.make("Pendulum-v1", render_mode="rgb_array"), repeat=1, size=64)
+    model = DDPGPaper(env=env, **constructor_arguments(entry, (1,)))
+    policy = model.policy
+    assert (model.batch_size, policy.net_arch, policy.batch_norm, policy.final_init) == (16, [200, 200], False, 3e-4)
+    assert policy.action_layer == 1
 
 
 def test_the_defaults_noise_can_be_changed_to_normal():
