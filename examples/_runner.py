@@ -19,7 +19,8 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 
 from ddpg_ext import DDPGPaper, InvalidArgumentError, record_episode
-from ddpg_ext.zoo.hyperparameters import ZOO_KEYS, constructor_arguments, read_hyperparameters
+from ddpg_ext.common.environments import check_environment
+from ddpg_ext.zoo.hyperparameters import ZOO_KEYS, constructor_arguments, default_policy, read_hyperparameters
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -73,7 +74,9 @@ def run(env_id: str, hyperparameters: dict[str, Any], args: argparse.Namespace) 
     if others:
         raise InvalidArgumentError(f"`{others[0]}` is for the RL Zoo: train with python -m ddpg_ext.zoo.train")
     # Raises for what DDPG cannot train on, before there is a folder for it
+    check_environment(env_id)
     probe = make_vec_env(env_id)
+    hyperparameters.setdefault("policy", default_policy(probe.observation_space))
     arguments = constructor_arguments(hyperparameters, probe.action_space.shape or ())
     DDPGPaper(env=probe, **{**arguments, "buffer_size": 1})
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import stable_baselines3
 import torch as th
+from gymnasium import spaces
 from stable_baselines3.common.noise import ActionNoise, NormalActionNoise
 from stable_baselines3.common.utils import LinearSchedule
 
@@ -74,14 +75,22 @@ def constructor_arguments(hyperparams: dict[str, Any], action_shape: tuple[int, 
 
     :param hyperparams: an entry; the Zoo's own keys (number of steps, wrappers, ...) are left out
     :param action_shape: shape of one action, for the noise
-    :return: arguments of the constructor
+    :return: arguments of the constructor; ``policy`` is "MlpPolicy" where the entry names none
     :raises InvalidArgumentError: for a value that says nothing
     :raises InvalidArgumentTypeError: for an unknown key
     """
     check_keys(hyperparams)
     arguments = convert_values(hyperparams)
     arguments = {key: value for key, value in arguments.items() if key not in ZOO_KEYS}
-    return make_noise(arguments, action_shape)
+    return {"policy": "MlpPolicy", **make_noise(arguments, action_shape)}
+
+
+def default_policy(observation_space: spaces.Space) -> str:
+    """
+    :param observation_space: of an environment whose entry names no policy
+    :return: the policy's name
+    """
+    return "MultiInputPolicy" if isinstance(observation_space, spaces.Dict) else "MlpPolicy"
 
 
 def check_keys(hyperparams: dict[str, Any]) -> None:

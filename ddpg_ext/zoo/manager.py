@@ -15,7 +15,15 @@ from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv
 
 from ddpg_ext.common.errors import DDPGPaperError, InvalidArgumentError
 from ddpg_ext.ddpg_paper.arguments import check_spaces
-from ddpg_ext.zoo.hyperparameters import ALGORITHM, FILE, SCHEDULES, check_keys, convert_values, make_noise
+from ddpg_ext.zoo.hyperparameters import (
+    ALGORITHM,
+    FILE,
+    SCHEDULES,
+    check_keys,
+    convert_values,
+    default_policy,
+    make_noise,
+)
 from ddpg_ext.zoo.interrupts import Interrupts, StopBetweenSteps, ignored_interrupts
 
 
@@ -78,8 +86,10 @@ class ExperimentManager(exp_manager.ExperimentManager):
         self, hyperparams: dict[str, Any], saved_hyperparams: dict[str, Any], env: VecEnv
     ) -> dict[str, Any]:
         if self._is_ours:
+            if "policy" not in hyperparams:
+                hyperparams["policy"] = saved_hyperparams["policy"] = default_policy(env.observation_space)
             # Also before an optimisation, which would go on from one failing trial to the next
-            check_spaces(env.observation_space, env.action_space, hyperparams.get("policy", "MlpPolicy"))
+            check_spaces(env.observation_space, env.action_space, hyperparams["policy"])
             assert env.action_space.shape is not None  # for mypy
             hyperparams = make_noise(hyperparams, env.action_space.shape)
             if self.verbose > 0:

@@ -10,13 +10,10 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
-
-from ddpg_ext.checkpoints.zoo_run import missing_package
+from ddpg_ext.common.environments import check_environment
 from ddpg_ext.common.errors import DDPGPaperError, InvalidArgumentError
 from ddpg_ext.common.extras import import_extra
 from ddpg_ext.zoo.hyperparameters import ALGORITHM
@@ -33,6 +30,7 @@ DEFAULTS = {
     "plots.all_plots": ["--algos", ALGORITHM],
     "plots.plot_from_file": [],
 }
+_OWN_ENVIRONMENTS = "One of your own needs --gym-packages with the module that registers it."
 #: what the Zoo says, as errors of general types, when the input is at fault
 _BAD_INPUT = (
     "was not found",
@@ -114,24 +112,7 @@ def _prepare_command_line(program: str) -> None:
                 importlib.import_module(package)
             except ImportError as error:
                 raise InvalidArgumentError(f"--gym-packages {package} cannot be imported ({error})") from error
-        check_environment(given.env)
-
-
-def check_environment(env_id: str) -> None:
-    """
-    :param env_id: an environment
-    :raises InvalidArgumentError: if it is not registered, or if a package that it needs is missing
-    """
-    package = missing_package(env_id)
-    if package is not None:
-        raise InvalidArgumentError(f"the environment {env_id!r} needs {package}")
-    if env_id not in gym.registry:
-        close = get_close_matches(env_id, gym.registry, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
-        raise InvalidArgumentError(
-            f"there is no environment {env_id!r}; {hint}One of your own needs --gym-packages with the module that "
-            "registers it"
-        )
+        check_environment(given.env, _OWN_ENVIRONMENTS)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import yaml
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.utils import LinearSchedule
+from toy_envs import ToyEnv
 
 from ddpg_ext import (
     DDPGPaper,
@@ -257,6 +258,15 @@ def test_the_default_leaves_to_a_policy_what_depends_on_it():
     policy = model.policy
     assert (model.batch_size, policy.net_arch, policy.batch_norm, policy.final_init) == (16, [200, 200], False, 3e-4)
     assert policy.action_layer == 1
+
+
+@pytest.mark.parametrize(("dict_obs", "policy"), [(False, "MlpPolicy"), (True, "MultiInputPolicy")])
+def test_without_a_policy_it_is_that_of_the_observations(manager, monkeypatch, dict_obs, policy):
+    spec = gym.envs.registration.EnvSpec("Toy-v0", ToyEnv, kwargs={"dict_obs": dict_obs})
+    monkeypatch.setitem(gym.registry, "Toy-v0", spec)
+    model, saved = manager(env_id="Toy-v0", config=None, hyperparams={"buffer_size": 200}).setup_experiment()
+    assert type(model.policy) is DDPGPaper.policy_aliases[policy]
+    assert saved["policy"] == policy
 
 
 def test_the_defaults_noise_can_be_changed_to_normal():

@@ -6,7 +6,6 @@ import re
 import shlex
 from pathlib import Path
 
-import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
@@ -16,10 +15,9 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.vec_env import VecNormalize
 
-from ddpg_ext import DDPGPaper, InvalidArgumentError, load_zoo_run
-from ddpg_ext.checkpoints import zoo_run
+from ddpg_ext import DDPGPaper, load_zoo_run
 from ddpg_ext.zoo import programs
-from ddpg_ext.zoo.programs import DEFAULTS, check_environment
+from ddpg_ext.zoo.programs import DEFAULTS
 
 OBSERVATIONS = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
 PLAY = ["-n", "200", "--no-render", "--device", "cpu"]
@@ -254,15 +252,6 @@ def test_bad_input(zoo, tmp_path, program, options, parts):
     assert [part for part in parts if part not in result.stderr] == []
     assert "Traceback" not in result.stderr
     assert not list(tmp_path.glob("logs/ddpg_paper/*"))
-
-
-def test_bad_input_names_the_extra_of_an_environment(monkeypatch):
-    monkeypatch.setattr(zoo_run, "_is_installed", lambda package: False)
-    for env_id, extra in {"LunarLanderContinuous-v3": "box2d", "Hopper-v5": "mujoco"}.items():
-        with pytest.raises(InvalidArgumentError, match=rf"needs .*'ddpg_ext\[{extra}\]'"):
-            check_environment(env_id)
-    check_environment("Pendulum-v1")
-    assert "Hopper-v5" in gym.registry
 
 
 # ---------------------------------------------------------------------------- the modules
