@@ -42,6 +42,8 @@ class ExperimentManager(exp_manager.ExperimentManager):
         given = inspect.signature(super().__init__).bind(*args, **kwargs).arguments
         if self._is_ours and not given.get("config"):
             self.config = str(FILE)
+        if self._is_ours and self.trial_id == 0:
+            self.trial_id = _TrialId(0)
 
     # ------------------------------------------------------------ hyperparameters
 
@@ -183,3 +185,10 @@ class ExperimentManager(exp_manager.ExperimentManager):
             raise DDPGPaperError(
                 "the optimisation ended before a trial was finished: there is nothing to report"
             ) from error
+
+
+class _TrialId(int):
+    """Of the first trial, which the Zoo takes for none at all."""
+
+    def __bool__(self) -> bool:
+        return True
