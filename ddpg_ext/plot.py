@@ -7,39 +7,20 @@ Learning curves of finished or running trainings, from the files that they leave
 """
 
 import argparse
-import csv
 import sys
 import warnings
-import zipfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ddpg_ext.checkpoints.zoo_files import read_yaml
-from ddpg_ext.common.callbacks.live_plot import moving_mean
+from ddpg_ext.checkpoints.curves import METRICS, X_AXES, Run, find_runs, read_run
 from ddpg_ext.common.checks import check_number
-from ddpg_ext.common.errors import (
-    CheckpointError,
-    CheckpointNotFoundError,
-    DamagedCheckpointError,
-    DDPGPaperError,
-    InvalidArgumentError,
-    nearest,
-)
+from ddpg_ext.common.errors import CheckpointError, DDPGPaperError, InvalidArgumentError, nearest
 from ddpg_ext.common.extras import import_extra
 from ddpg_ext.common.files import atomic_file
 
-#: what can be drawn: title, file, and its name there
-METRICS = {
-    "return": ("return, evaluated without noise", "evaluations.npz", "results"),
-    "length": ("episode length, evaluated without noise", "evaluations.npz", "ep_lengths"),
-    "success": ("success rate, evaluated without noise", "evaluations.npz", "successes"),
-    "train_return": ("return of training episodes", "monitor.csv", "r"),
-    "train_length": ("length of training episodes", "monitor.csv", "l"),
-}
-X_AXES = {"steps": "environment steps", "episodes": "training episodes", "time": "hours"}
 #: so many runs are needed for a band of IQM and bootstrap
 _RUNS_FOR_IQM = 3
 _REPETITIONS = 2_000
@@ -47,18 +28,8 @@ _REPETITIONS = 2_000
 _BATCH = 200
 #: points of a curve that is interpolated
 _GRID = 200
-
-
-class Run(NamedTuple):
-    """A run's curve."""
-
-    folder: Path
-    algo: str
-    env: str
-    #: where it was measured, ascending, shape ``(n,)``
-    x: np.ndarray
-    #: one row for each, shape ``(n, episodes)``
-    values: np.ndarray
+#: a run that ends before this part of the median run is not drawn with the others
+_MUCH_SHORTER = 0.5
 
 
 class Curve(NamedTuple):
@@ -70,105 +41,6 @@ class Curve(NamedTuple):
     high: np.ndarray
     #: what middle and band are
     description: str
-
-
-def find_runs(path: str | Path) -> list[Path]:
-    """
-    :param path: a run's folder, or one above it
-    :return: the folders with ``evaluations.npz`` or ``monitor.csv`` files: itself, or all below it
-    :raises CheckpointNotFoundError: if there is none
-    """
-    path = Path(path)
-    if not path.is_dir():
-        raise CheckpointNotFoundError(f"there is no folder {path}")
-    files = [*path.rglob("evaluations.npz"), *path.rglob("*monitor.csv")]
-    folders = sorted({file.parent for file in files})
-    if not folders:
-        raise CheckpointNotFoundError(
-            f"there is no run in {path}: no evaluations.npz, as EvalCallback(log_path=...) writes it, and no "
-            "monitor.csv, as make_vec_env(monitor_dir=...) does"
-        )
-    return [path] if path in folders else folders
-
-
-def read_run(folder: Path, metric: str = "return", x: str = "steps", window: int = 100) -> Run:
-    """
-    :param folder: the run
-    :param metric: a key of ``METRICS``
-    :param x: a key of ``X_AXES``
-    :param window: episodes that a point of the training curves is the mean of
-    :return: its curve
-    :raises CheckpointNotFoundError: if the run does not have what is asked for
-    :raises DamagedCheckpointError: if a file cannot be read
-    """
-    _, file, name = METRICS[metric]
-    if file == "evaluations.npz":
-        positions, values = _read_evaluations(folder / file, name)
-        if x != "steps":
-            monitor = _read_monitors(folder, f"x={x!r}")
-            # Before the first episode's end and after the last's, its numbers are those of these
-            positions = np.interp(positions, monitor["steps"], monitor[x])
-    else:
-        monitor = _read_monitors(folder, f"metric={metric!r}")
-        positions, values = monitor[x], moving_mean(monitor[name], window)[:, None]
-    settings = _settings(folder)
-    folder_name, algo = folder.resolve().name, folder.resolve().parent.name
-    stem, _, number = folder_name.rpartition("_")
-    env = settings.get("env", stem if number.isdigit() else folder_name)
-    return Run(folder, str(settings.get("algo", algo)), str(env), positions, values)
-
-
-def _settings(folder: Path) -> dict[str, Any]:
-    """The Zoo's ``args.yml``, if it is there and can be read."""
-    for file in (folder / "args.yml", *sorted(folder.glob("*/args.yml"))):
-        try:
-            if settings := read_yaml(file):
-                return settings
-        except CheckpointError as error:
-            warnings.warn(f"{error}; the run is named by its folder")
-    return {}
-
-
-def _read_evaluations(file: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
-    if not file.exists():
-        raise CheckpointNotFoundError(f"{file.parent} has no evaluations.npz; is it being evaluated?")
-    try:
-        with np.load(file, allow_pickle=False) as archive:
-            content = {key: archive[key] for key in ("timesteps", name) if key in archive.files}
-    except (zipfile.BadZipFile, ValueError, OSError, EOFError, KeyError) as error:
-        raise DamagedCheckpointError(f"{file} cannot be read: {error}") from None
-    if name not in content or "timesteps" not in content:
-        raise CheckpointNotFoundError(f"{file} has no {name if 'timesteps' in content else 'timesteps'}")
-    steps, values = content["timesteps"], content[name]
-    if steps.ndim != 1 or values.ndim != 2 or len(steps) != len(values) or values.dtype.kind not in "biuf":
-        raise DamagedCheckpointError(f"{file} does not hold numbers for {len(steps)} evaluations")
-    if values.size == 0:
-        raise CheckpointNotFoundError(f"{file} has no evaluation yet")
-    return steps.astype(float), values.astype(float)
-
-
-def _read_monitors(folder: Path, what: str) -> dict[str, np.ndarray]:
-    """Of the training episodes in the order of their ends: return, length, steps so far, number and hours."""
-    monitor = import_extra("stable_baselines3.common.monitor", "ddpg_ext[plots]", "reading monitor.csv")
-    import_extra("pandas", "ddpg_ext[plots]", "reading monitor.csv")
-    try:
-        table = monitor.load_results(str(folder))
-        columns = {name: table[name].to_numpy(dtype=float) for name in ("r", "l", "t")}
-    except monitor.LoadMonitorResultsError:
-        raise CheckpointNotFoundError(f"{folder} has no monitor.csv, which {what} needs") from None
-    except (ValueError, KeyError, IndexError, TypeError, AssertionError, csv.Error, OSError) as error:
-        raise DamagedCheckpointError(f"a monitor.csv in {folder} cannot be read: {error!r}") from None
-    whole = np.all([np.isfinite(column) for column in columns.values()], axis=0)
-    if not whole.all():
-        warnings.warn(f"{folder}: {np.sum(~whole)} lines of monitor.csv are not complete, and are left out")
-        columns = {name: column[whole] for name, column in columns.items()}
-    if not whole.any():
-        raise CheckpointNotFoundError(f"{folder}: no training episode has ended yet")
-    return columns | {
-        "steps": np.cumsum(columns["l"]),
-        "episodes": np.arange(1.0, len(columns["l"]) + 1),
-        "time": columns["t"] / 3600,
-    }
 
 
 def aggregate(runs: Sequence[Run]) -> Curve:
@@ -273,6 +145,10 @@ def plot_runs(
         evaluated = any((folder / "evaluations.npz").exists() for found, _ in folders for folder in found)
         metric = "return" if evaluated else "train_return"
     groups = _groups(folders, metric, x, window)
+    for key, runs in groups.items():
+        name = ", ".join(key)
+        groups[key] = _without_short_runs(name, runs, x)
+        _warn_of_different_settings(name, groups[key])
     curves = {key: aggregate(runs) for key, runs in groups.items()}
     return _draw(groups, curves, METRICS[metric][0], X_AXES[x], title), curves
 
@@ -300,6 +176,55 @@ def _groups(
     for problem in problems:
         warnings.warn(f"left out: {problem}")
     return dict(sorted(groups.items(), key=lambda item: item[0][0]))
+
+
+def _without_short_runs(name: str, runs: list[Run], x: str) -> list[Run]:
+    """
+    A curve goes as far as all of its runs do, so one that was broken off early would take the rest of the others away.
+
+    :param name: of the curve, for messages
+    :param runs: at least one
+    :param x: a key of ``X_AXES``
+    :return: those that are not much shorter than the median run; whatever is left out, or cut off, is said
+    """
+    median = float(np.median([run.x[-1] for run in runs]))
+    kept = [run for run in runs if run.x[-1] >= _MUCH_SHORTER * median]
+    left_out = [f"{run.folder} ({_place(run.x[-1], x)})" for run in runs if run.x[-1] < _MUCH_SHORTER * median]
+    if left_out:
+        warnings.warn(
+            f"{name}: left out, as much shorter than the median run ({_place(median, x)}): {', '.join(left_out)}"
+        )
+    shortest, longest = (choose(kept, key=lambda run: run.x[-1]) for choose in (min, max))
+    if shortest.x[-1] < _MUCH_SHORTER * longest.x[-1]:
+        warnings.warn(
+            f"{name}: the curve ends with the shortest run, {shortest.folder} ({_place(shortest.x[-1], x)}); "
+            f"{longest.folder} goes on to {_place(longest.x[-1], x)}"
+        )
+    return kept
+
+
+def _place(value: float, x: str) -> str:
+    """A place on the x-axis, in words."""
+    return f"{value:.4g} {X_AXES[x]}" if x == "time" else f"{value:,.0f} {X_AXES[x]}"
+
+
+def _warn_of_different_settings(name: str, runs: list[Run]) -> None:
+    """Seeds differ; what else does makes the mean one of different things."""
+    known = [run for run in runs if run.settings]
+    different = []
+    for key in sorted({key for run in known for key in run.settings}):
+        values: list[tuple[Any, Path]] = []
+        for run in known:
+            value = run.settings.get(key, "not set")
+            if all(value != other for other, _ in values):
+                values.append((value, run.folder))
+        if len(values) > 1:
+            different.append(f"`{key}` ({'; '.join(f'{str(value)[:80]} in {folder}' for value, folder in values)})")
+    if different:
+        warnings.warn(
+            f"{name}: one curve is drawn of runs with different settings: {', '.join(different)}. Pass their folders "
+            "as paths of their own, with --labels, to have a curve for each"
+        )
 
 
 def _draw(
@@ -371,8 +296,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(f"error: {args.out} cannot be written: {error}")
     for (env, label), curve in curves.items():
         band = "" if np.isnan(curve.low[-1]) else f" [{curve.low[-1]:.5g}, {curve.high[-1]:.5g}]"
-        where = f"{curve.x[-1]:.4g} {X_AXES[args.x]}" if args.x == "time" else f"{curve.x[-1]:,.0f} {X_AXES[args.x]}"
-        print(f"{env}, {label}: {curve.middle[-1]:.5g}{band} after {where} ({curve.description})")
+        print(f"{env}, {label}: {curve.middle[-1]:.5g}{band} after {_place(curve.x[-1], args.x)} ({curve.description})")
     print(f"The curves are in {args.out}")
 
 

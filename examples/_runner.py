@@ -8,18 +8,26 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import matplotlib
 import numpy as np
 import yaml
-from stable_baselines3.common.callbacks import EvalCallback
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.vec_env import VecEnv
 
-from ddpg_ext import DDPGPaper, InvalidArgumentError, record_episode
-from ddpg_ext.zoo.hyperparameters import ZOO_KEYS, constructor_arguments, read_hyperparameters
+from ddpg_ext import DDPGPaper, DDPGPaperError, InvalidArgumentError, record_episode
+from ddpg_ext.common.checks import check_number
+from ddpg_ext.common.environments import check_environment
+from ddpg_ext.zoo.hyperparameters import ZOO_KEYS, constructor_arguments, default_policy, read_hyperparameters
+from ddpg_ext.zoo.interrupts import Interrupts, StopBetweenSteps
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -46,6 +54,36 @@ def command_line(description: str | None, steps: int) -> argparse.ArgumentParser
     return parser
 
 
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """What is wrong with the input ends a script with one line and status 1, not with a traceback."""
+    try:
+        yield
+    except DDPGPaperError as error:
+        sys.exit(f"error: {error}")
+
+
+@contextmanager
+def stopped_by_ctrl_c(model: BaseAlgorithm) -> Iterator[BaseCallback]:
+    """
+    Ctrl-C ends training after the step that is under way, a second one at once; the script goes on with what follows.
+
+    :param model: the model that is trained
+    :yield: a callback for ``learn``, the last of several
+    """
+    interrupts = Interrupts()
+    interrupts.start()
+    try:
+        yield StopBetweenSteps(interrupts)
+    except KeyboardInterrupt:
+        pass
+    finally:
+        interrupts.end()
+    if interrupts.count:
+        print(f"Stopped after {model.num_timesteps:,} steps; the agent is kept as it is")
+
+
+@one_line_errors()
 def run_tuned(env_id: str, description: str | None) -> None:
     """
     Train with the settings that the YAML file has for an environment.
@@ -66,16 +104,22 @@ def run(env_id: str, hyperparameters: dict[str, Any], args: argparse.Namespace) 
     :param hyperparameters: an entry of the YAML file
     :param args: of :func:`command_line`
     :return: the run's folder, ``<env_id>_<N>`` in ``args.runs``
-    :raises InvalidArgumentError: for settings of environments, such as ``normalize``, which only the Zoo carries out
+    :raises DDPGPaperError: for bad input, before anything is written; also for settings of environments, such as
+        ``normalize``, which only the Zoo carries out
     """
+    for option in ("steps", "eval_freq", "eval_episodes"):
+        if getattr(args, option) is not None:
+            name = f"--{option.replace('_', '-')}"
+            check_number(name, getattr(args, option), lambda n: n > 0, "a whole number above 0", integer=True)
     hyperparameters = {**hyperparameters, "n_timesteps": args.steps}
     others = sorted(set(ZOO_KEYS) & set(hyperparameters) - {"n_timesteps"})
     if others:
         raise InvalidArgumentError(f"`{others[0]}` is for the RL Zoo: train with python -m ddpg_ext.zoo.train")
-    # Raises for what DDPG cannot train on, before there is a folder for it
-    probe = make_vec_env(env_id)
+    probe = make_probe(env_id)
+    hyperparameters.setdefault("policy", default_policy(probe.observation_space))
     arguments = constructor_arguments(hyperparameters, probe.action_space.shape or ())
-    DDPGPaper(env=probe, **{**arguments, "buffer_size": 1})
+    # Raises for what DDPG cannot train on, before there is a folder for it
+    DDPGPaper(env=probe, seed=args.seed, **{**arguments, "buffer_size": 1})
 
     folder = next_free_folder(args.runs, env_id)
     name = file_name(env_id)
@@ -93,10 +137,10 @@ def run(env_id: str, hyperparameters: dict[str, Any], args: argparse.Namespace) 
     )
     print(f"Training on {env_id} for {args.steps:,} steps; everything lands in {folder}/")
     try:
-        model.learn(args.steps, callback=evaluation, progress_bar=True)
-    except KeyboardInterrupt:
-        print(f"Stopped after {model.num_timesteps:,} steps; the agent is kept as it is")
-    model.save(folder / f"{name}.zip")
+        with stopped_by_ctrl_c(model) as stop:
+            model.learn(args.steps, callback=[evaluation, stop], progress_bar=True)
+    finally:  # also after an error, such as a NaN of the environment
+        model.save(folder / f"{name}.zip")
 
     returns, _ = evaluate_policy(model, eval_env, args.eval_episodes, return_episode_rewards=True)
     mean, std = float(np.mean(returns)), float(np.std(returns))
@@ -115,6 +159,20 @@ def run(env_id: str, hyperparameters: dict[str, Any], args: argparse.Namespace) 
     return folder
 
 
+def make_probe(env_id: str) -> VecEnv:
+    """
+    :param env_id: an environment
+    :return: one of it, to see its spaces
+    :raises InvalidArgumentError: if there is none, or it cannot be made
+    """
+    if ":" not in env_id:  # else Gymnasium imports the module before the colon, which registers it
+        check_environment(env_id)
+    try:
+        return make_vec_env(env_id)
+    except (gym.error.Error, ImportError, TypeError) as error:
+        raise InvalidArgumentError(f"the environment {env_id!r} cannot be made: {error}") from error
+
+
 def file_name(env_id: str) -> str:
     """Ids such as ``dm_control/cartpole-swingup-v0`` have a slash."""
     return env_id.replace("/", "-")
@@ -127,11 +185,15 @@ def next_free_folder(root: Path, name: str) -> Path:
     :param root: where
     :param name: an environment or an example
     :return: ``root/<name>_<N>``, N one above the highest there is
+    :raises InvalidArgumentError: if it cannot be made
     """
     name = file_name(name)
     numbers = [int(p.name.rpartition("_")[2]) for p in root.glob(f"{name}_*") if p.name.rpartition("_")[2].isdigit()]
     folder = root / f"{name}_{max(numbers, default=0) + 1}"
-    folder.mkdir(parents=True)
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise InvalidArgumentError(f"--runs {str(root)!r} cannot be written to ({error}); choose another") from error
     return folder
 
 

@@ -7,19 +7,20 @@ With seed 0 that was after 12,000 steps (one thread of an AMD EPYC).
 
 runs/callbacks_<N>/ then has best_model.zip and evaluations.npz (EvalCallback), rl_model_<steps>_steps.zip
 (CheckpointCallback), live.png (LivePlotCallback), and q_values_<steps>_steps.png (QValueBiasCallback): what the critic
-promised, and what came.
+promised, and what came. Pendulum-v1.zip is the agent at the end, or where Ctrl-C stopped it.
 """
 
 import argparse
 from pathlib import Path
 
-from _runner import next_free_folder
+from _runner import next_free_folder, one_line_errors, stopped_by_ctrl_c
 from stable_baselines3.common.callbacks import CheckpointCallback, EvalCallback, StopTrainingOnRewardThreshold
 from stable_baselines3.common.env_util import make_vec_env
 
 from ddpg_ext import DDPGPaper, LivePlotCallback, QValueBiasCallback, SaturationMonitor
 
 
+@one_line_errors()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=20_000, help="environment steps to train for, at most (20,000)")
@@ -47,7 +48,9 @@ def main() -> None:
         SaturationMonitor(every=every),  # warns if the actor is stuck
     ]
     model = DDPGPaper("MlpPolicy", make_vec_env("Pendulum-v1", seed=args.seed), seed=args.seed)
-    model.learn(args.steps, callback=callbacks)
+    with stopped_by_ctrl_c(model) as stop:
+        model.learn(args.steps, callback=[*callbacks, stop])
+    model.save(folder / "Pendulum-v1.zip")
     print(
         f"{model.num_timesteps:,} steps of at most {args.steps:,}; {folder} has",
         *sorted(p.name for p in folder.iterdir()),

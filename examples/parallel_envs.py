@@ -13,13 +13,16 @@ import argparse
 import time
 from pathlib import Path
 
+from _runner import one_line_errors, stopped_by_ctrl_c
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import SubprocVecEnv
 
 from ddpg_ext import DDPGPaper
+from ddpg_ext.zoo.interrupts import ignored_interrupts
 
 
+@one_line_errors()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("env", nargs="?", default="Pendulum-v1", help="environment id, with continuous actions")
@@ -31,12 +34,15 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where the model goes (runs/)")
     args = parser.parse_args()
 
-    env = make_vec_env(args.env, n_envs=args.n_envs, seed=args.seed, vec_env_cls=SubprocVecEnv)
+    # A terminal sends Ctrl-C to all processes; those of the environments are to live until the model is saved
+    with ignored_interrupts():
+        env = make_vec_env(args.env, n_envs=args.n_envs, seed=args.seed, vec_env_cls=SubprocVecEnv)
     # Each environment has a noise stream of its own. gradient_steps=-1: as many as there were environment steps, here
     # n_envs after each step of all; with the default of 1 there would be a quarter of the updates
     model = DDPGPaper("MlpPolicy", env, train_freq=1, gradient_steps=-1, seed=args.seed)
     start = time.perf_counter()
-    model.learn(args.steps)
+    with stopped_by_ctrl_c(model) as stop:
+        model.learn(args.steps, callback=stop)
     seconds = time.perf_counter() - start
     print(f"{model.num_timesteps:,} steps in {args.n_envs} environments, {model._n_updates:,} gradient steps")
     print(f"{model.num_timesteps / seconds:.0f} steps per second")

@@ -8,11 +8,12 @@ Pendulum-v1 ends at a mean return of -165 (seed 0; -171 and -178 with seeds 1 an
 settings are DDPGPaper's own defaults.
 """
 
-from _runner import command_line, run
+from _runner import command_line, one_line_errors, run
 
 from ddpg_ext.zoo.hyperparameters import read_hyperparameters
 
 
+@one_line_errors()
 def main() -> None:
     parser = command_line(__doc__, steps=20_000)
     parser.add_argument("env", nargs="?", default="Pendulum-v1", help="environment id, with continuous actions")

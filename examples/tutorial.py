@@ -14,8 +14,8 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from _runner import next_free_folder
-from stable_baselines3.common.callbacks import BaseCallback, CallbackList
+from _runner import next_free_folder, one_line_errors, stopped_by_ctrl_c
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 
@@ -105,6 +105,7 @@ def report(steps: int, training_mean: float, last: list[float], best: list[float
     return "\n".join(lines + ["".join(f"{cell:>18}" for cell in row) for row in (titles, *rows)])
 
 
+@one_line_errors()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=548_000, help="environment steps to train for")
@@ -118,10 +119,8 @@ def main() -> None:
     episodes = EpisodeReport(folder / "best_actor.zip")
     live_plot = LivePlotCallback(folder / "live.png", every=10 * 200)
     print(f"Training for {args.steps:,} steps; {folder}/live.png shows how it goes")
-    try:
-        model.learn(args.steps, callback=CallbackList([episodes, live_plot]), log_interval=10)
-    except KeyboardInterrupt:
-        print(f"Stopped after {model.num_timesteps:,} steps; the actor is kept as it is")
+    with stopped_by_ctrl_c(model) as stop:
+        model.learn(args.steps, callback=[episodes, live_plot, stop], log_interval=10)
     model.save(folder / "last_actor.zip", exclude=["action_noise"])
 
     def evaluate(actor: DDPGPaper) -> list[float]:

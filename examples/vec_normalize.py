@@ -10,7 +10,7 @@ AMD EPYC: -212 with the statistics, -1321 with raw observations.
 import argparse
 from pathlib import Path
 
-from _runner import next_free_folder
+from _runner import next_free_folder, one_line_errors, stopped_by_ctrl_c
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecNormalize
@@ -18,6 +18,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from ddpg_ext import DDPGPaper, load_zoo_run
 
 
+@one_line_errors()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=10_000, help="environment steps to train for (10,000)")
@@ -25,6 +26,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where the run's folder goes (runs/)")
     args = parser.parse_args()
 
+    folder = next_free_folder(args.runs, "vec_normalize")
     env = VecNormalize(make_vec_env("Pendulum-v1", seed=args.seed), gamma=0.99)
     model = DDPGPaper(
         "MlpPolicy",
@@ -37,10 +39,10 @@ def main() -> None:
         policy_kwargs={"batch_norm": False},
         seed=args.seed,
     )
-    model.learn(args.steps)
+    with stopped_by_ctrl_c(model) as stop:
+        model.learn(args.steps, callback=stop)
 
     # Under these names load_zoo_run finds the statistics, and freezes them
-    folder = next_free_folder(args.runs, "vec_normalize")
     model.save(folder / "Pendulum-v1.zip")
     env.save(str(folder / "vecnormalize.pkl"))
 

@@ -23,12 +23,16 @@ from ddpg_ext.plot import Run, aggregate, find_runs, main, plot_runs, read_run
 STEPS = np.array([100, 200, 300, 400])
 
 
-def write_run(folder, results=None, steps=STEPS, algo="ddpg_paper", env="Pendulum-v1", episodes=None, t_start=0.0):
+def write_run(
+    folder, results=None, steps=STEPS, algo="ddpg_paper", env="Pendulum-v1", episodes=None, t_start=0.0, config=None
+):
     """A run folder as the Zoo and the quickstart lay it out; ``episodes`` are rows of (return, length, seconds)."""
     folder.mkdir(parents=True)
     if env is not None:
         (folder / env).mkdir()
         (folder / env / "args.yml").write_text(yaml.safe_dump({"algo": algo, "env": env}))
+        if config is not None:
+            (folder / env / "config.yml").write_text(yaml.safe_dump(config))
     if results is not None:
         lengths = np.full(np.shape(results), 200)
         np.savez(folder / "evaluations.npz", timesteps=steps, results=results, ep_lengths=lengths)
@@ -117,7 +121,9 @@ def test_runs_of_different_lengths_and_intervals(tmp_path):
 def test_long_runs_are_thinned_out(tmp_path):
     """Of 5,000 places, whose bootstrap alone would have taken 240 MB of resamples and more, 200 are left."""
     steps = np.arange(1, 5001) * 200.0
-    runs = [Run(tmp_path / str(i), "a", "E-v1", steps, (slope * steps)[:, None]) for i, slope in enumerate([1, 3, 8])]
+    runs = [
+        Run(tmp_path / str(i), "a", "E-v1", steps, (slope * steps)[:, None], {}) for i, slope in enumerate([1, 3, 8])
+    ]
     tracemalloc.start()
     curve = aggregate(runs)
     _, peak = tracemalloc.get_traced_memory()
@@ -199,6 +205,68 @@ def test_without_evaluations_training_is_drawn(tmp_path):
     (curve,) = curves.values()
     np.testing.assert_allclose(curve.middle, moving_mean(np.arange(1.0, 30), 5))
     assert figure.axes[0].get_ylabel() == "return of training episodes"
+
+
+def test_a_run_that_was_broken_off_is_left_out_and_named(tmp_path, recwarn):
+    steps = np.arange(1, 21) * 1000
+    for seed in range(3):
+        write_run(tmp_path / f"Pendulum-v1_{seed}", results_of(seed, 20), steps)
+    _, whole = plot_runs([tmp_path])
+    assert [str(w.message) for w in recwarn if w.category is UserWarning] == []
+    write_run(tmp_path / "Pendulum-v1_8", results_of(8, 1), steps[:1])
+    with pytest.warns(UserWarning, match=r"median run \(20,000 .*Pendulum-v1_8 \(1,000 environment steps\)$"):
+        _, curves = plot_runs([tmp_path])
+    (key,) = curves
+    np.testing.assert_array_equal(curves[key].middle, whole[key].middle)
+    assert curves[key].x[-1] == 20_000
+    # Half of them: it is drawn, and ends the curve
+    write_run(tmp_path / "Pendulum-v1_9", results_of(9, 10), steps[:10])
+    with pytest.warns(UserWarning, match="left out"):
+        _, curves = plot_runs([tmp_path])
+    assert curves[key].x[-1] == 10_000
+    assert curves[key].description.startswith("IQM of 4 runs")
+
+
+def test_a_curve_that_loses_most_of_one_run_says_so(tmp_path):
+    """Three short runs are the rule, and the long one the exception."""
+    for seed in range(3):
+        write_run(tmp_path / f"Pendulum-v1_{seed}", results_of(seed))
+    write_run(tmp_path / "Pendulum-v1_3", results_of(3, 5), np.array([100, 200, 300, 400, 900]))
+    with pytest.warns(UserWarning, match=r"ends with .*Pendulum-v1_0 \(400 env.*; .*Pendulum-v1_3 goes on to 900"):
+        _, curves = plot_runs([tmp_path])
+    assert curves["Pendulum-v1", "ddpg_paper"].x[-1] == 400
+
+
+def test_settings_that_differ_are_named(tmp_path, recwarn):
+    config = {"tau": 0.001, "policy_kwargs": {"net_arch": [8], "batch_norm": False}, "n_timesteps": 400}
+    turned = {"n_timesteps": 800, "policy_kwargs": {"batch_norm": False, "net_arch": [8]}, "tau": 0.001}
+    runs = [write_run(tmp_path / f"Pendulum-v1_{i}", results_of(i), config=c) for i, c in enumerate([config, turned])]
+    write_run(tmp_path / "Pendulum-v1_2", results_of(2))  # of which nothing is known
+    plot_runs([tmp_path])
+    assert [str(w.message) for w in recwarn if w.category is UserWarning] == []
+
+    runs.append(write_run(tmp_path / "Pendulum-v1_3", results_of(3), config={**config, "tau": 0.005, "gamma": 0.9}))
+    with pytest.warns(UserWarning, match="different settings") as caught:
+        plot_runs([tmp_path])
+    (message,) = [str(warning.message) for warning in caught]
+    assert "Pendulum-v1, ddpg_paper: one curve is drawn of runs with different settings" in message
+    assert (
+        f"`gamma` (not set in {runs[0]}; 0.9 in {runs[2]}), `tau` (0.001 in {runs[0]}; 0.005 in {runs[2]})" in message
+    )
+    assert "--labels" in message
+    # Each for itself, there is nothing to say
+    recwarn.clear()
+    plot_runs([*runs[:2], runs[2]], labels=["a", "a", "b"])
+    assert [str(w.message) for w in recwarn if w.category is UserWarning] == []
+
+
+def test_the_environments_arguments_are_settings(tmp_path):
+    for number, kwargs in enumerate([None, {"g": 5.0}]):
+        run = write_run(tmp_path / f"Pendulum-v1_{number}", results_of(number), config={"tau": 0.1})
+        args = {"algo": "ddpg_paper", "env": "Pendulum-v1", "env_kwargs": kwargs}
+        (run / "Pendulum-v1" / "args.yml").write_text(yaml.safe_dump(args))
+    with pytest.warns(UserWarning, match=r"`env_kwargs` \(not set in .*_0; {'g': 5.0} in .*_1\)"):
+        plot_runs([tmp_path])
 
 
 # --------------------------------------------------------------- the command line

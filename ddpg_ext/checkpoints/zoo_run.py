@@ -5,7 +5,6 @@ import os
 import re
 import sys
 from collections.abc import Iterable
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, unwrap_vec_n
 from ddpg_ext.checkpoints.loading import load_model
 from ddpg_ext.checkpoints.model_file import Trust
 from ddpg_ext.checkpoints.zoo_files import literal, load_vec_normalize, ordered, read_yaml
+from ddpg_ext.common.environments import missing_package, register
 from ddpg_ext.common.errors import (
     CheckpointError,
     CheckpointNotFoundError,
@@ -54,19 +54,6 @@ _MOVED = {
     "rl_zoo3.wrappers.TimeFeatureWrapper": "sb3_contrib.common.wrappers.TimeFeatureWrapper",
     "utils.wrappers": "rl_zoo3.wrappers",
 }
-#: packages that register environments, by how their ids look, and how to get them
-_PACKAGES = (
-    (r"BulletEnv-v\d", "pybullet_envs_gymnasium", "pip install pybullet_envs_gymnasium"),
-    (r"(Fetch|Hand|Adroit|AntMaze|PointMaze|FrankaKitchen)", "gymnasium_robotics", "pip install gymnasium-robotics"),
-    (r"Panda", "panda_gym", "pip install panda_gym"),
-    (r"(LunarLander|BipedalWalker|CarRacing)", "Box2D", "pip install 'ddpg_ext[box2d]'"),
-    (r"dm_control/", "shimmy", "pip install 'ddpg_ext[dmc]'"),
-    (
-        r"(Ant|HalfCheetah|Hopper|Humanoid|Inverted|Pusher|Reacher|Swimmer|Walker2d)\w*-v[45]",
-        "mujoco",
-        "pip install 'ddpg_ext[mujoco]'",
-    ),
-)
 
 
 def load_zoo_run(
@@ -312,6 +299,7 @@ def _check_registered(env_id: str) -> None:
     """``gym.make`` imports a module that an id names before a colon, which a file must not decide."""
     if ":" in env_id or not re.fullmatch(r"[\w./-]+", env_id):
         raise UntrustedContentError(f"the environment id {env_id[:80]!r} names a module to import; pass env=")
+    register(env_id)  # imports no package but those of a list of this package's
     if env_id not in gym.registry:
         try:
             gym.spec(env_id)
@@ -334,16 +322,3 @@ def _environment_help(env_id: str, error: Exception) -> str:
         advice.append(f"pass env={versions[-1]!r}, its version today")
     advice.append("pass env= with an environment of the same spaces")
     return f"{message}. What would do: {'; or '.join(advice)}. DDPGPaper.load opens the model without environment."
-
-
-def missing_package(env_id: str) -> str | None:
-    """
-    :param env_id: an environment
-    :return: the package that it comes from or needs, and how to get it; None if that is here, or not known
-    """
-    found = next(((name, how) for pattern, name, how in _PACKAGES if re.search(pattern, env_id)), None)
-    return None if found is None or _is_installed(found[0]) else f"{found[0]} ({found[1]})"
-
-
-def _is_installed(package: str) -> bool:
-    return find_spec(package) is not None

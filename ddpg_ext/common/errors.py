@@ -75,13 +75,13 @@ class EnvironmentNotFoundError(CheckpointError):
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """
-    The part of an error message that helps with a misspelt name.
+    The part of an error message, after a semicolon, that helps with a misspelt name.
 
     :param name: what was given
     :param known: what would have done
-    :return: "did you mean 'x'? Known: 'x', 'y'"
+    :return: "did you mean 'x'? Known: 'x', 'y'", or, where none is close, "known: 'x', 'y'"
     """
     known = sorted(known)
     close = get_close_matches(name, known, n=1)
-    hint = f"did you mean {close[0]!r}? " if close else ""
-    return f"{hint}Known: {', '.join(map(repr, known))}"
+    names = ", ".join(map(repr, known))
+    return f"did you mean {close[0]!r}? Known: {names}" if close else f"known: {names}"

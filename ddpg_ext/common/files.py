@@ -1,7 +1,8 @@
-"""Files that are either there in full or not at all."""
+"""Files that are either there in full or not at all; and whether there can be some."""
 
 import contextlib
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -32,6 +33,17 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
             temporary.unlink()
         raise
     _sync_folder(path.parent)
+
+
+def check_can_write(folder: Path) -> None:
+    """
+    :param folder: a folder that is there, or could be made
+    :raises OSError: if nothing can be written there; either way nothing is left behind
+    """
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    # Permissions alone do not tell: a superuser has them, and a file system may be read-only
+    tempfile.TemporaryDirectory(dir=folder).cleanup()
 
 
 def _sync_folder(folder: Path) -> None:

@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 import stable_baselines3
 import torch as th
+from gymnasium import spaces
 from stable_baselines3.common.noise import ActionNoise, NormalActionNoise
 from stable_baselines3.common.utils import LinearSchedule
 
 import ddpg_ext
 from ddpg_ext import buffers
 from ddpg_ext.common.errors import InvalidArgumentError, InvalidArgumentTypeError, nearest
+from ddpg_ext.common.extras import import_extra
 from ddpg_ext.common.noise import LinearDecay, OrnsteinUhlenbeckNoise, ScheduledActionNoise
 from ddpg_ext.ddpg_paper import DDPGPaper
 
@@ -54,12 +56,9 @@ def read_hyperparameters(env_id: str, file: str | Path = FILE) -> dict[str, Any]
     :param file: a YAML file with an entry per environment
     :return: its entry, or else the entry ``default``
     :raises InvalidArgumentError: if the file has neither
-    :raises ImportError: if PyYAML is not installed (extra ``extra``)
+    :raises MissingExtraError: if PyYAML is not installed (extra ``extra``)
     """
-    try:
-        import yaml
-    except ImportError as error:
-        raise ImportError("reading hyperparameters needs PyYAML: pip install 'ddpg_ext[extra]'") from error
+    yaml = import_extra("yaml", "ddpg_ext[extra]", "reading hyperparameters")
     with open(file, encoding="utf-8") as stream:
         entries = yaml.safe_load(stream)
     if env_id not in entries and "default" not in entries:
@@ -76,14 +75,22 @@ def constructor_arguments(hyperparams: dict[str, Any], action_shape: tuple[int, 
 
     :param hyperparams: an entry; the Zoo's own keys (number of steps, wrappers, ...) are left out
     :param action_shape: shape of one action, for the noise
-    :return: arguments of the constructor
+    :return: arguments of the constructor; ``policy`` is "MlpPolicy" where the entry names none
     :raises InvalidArgumentError: for a value that says nothing
     :raises InvalidArgumentTypeError: for an unknown key
     """
     check_keys(hyperparams)
     arguments = convert_values(hyperparams)
     arguments = {key: value for key, value in arguments.items() if key not in ZOO_KEYS}
-    return make_noise(arguments, action_shape)
+    return {"policy": "MlpPolicy", **make_noise(arguments, action_shape)}
+
+
+def default_policy(observation_space: spaces.Space) -> str:
+    """
+    :param observation_space: of an environment whose entry names no policy
+    :return: the policy's name
+    """
+    return "MultiInputPolicy" if isinstance(observation_space, spaces.Dict) else "MlpPolicy"
 
 
 def check_keys(hyperparams: dict[str, Any]) -> None:

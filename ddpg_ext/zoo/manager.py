@@ -15,7 +15,15 @@ from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv
 
 from ddpg_ext.common.errors import DDPGPaperError, InvalidArgumentError
 from ddpg_ext.ddpg_paper.arguments import check_spaces
-from ddpg_ext.zoo.hyperparameters import ALGORITHM, FILE, SCHEDULES, check_keys, convert_values, make_noise
+from ddpg_ext.zoo.hyperparameters import (
+    ALGORITHM,
+    FILE,
+    SCHEDULES,
+    check_keys,
+    convert_values,
+    default_policy,
+    make_noise,
+)
 from ddpg_ext.zoo.interrupts import Interrupts, StopBetweenSteps, ignored_interrupts
 
 
@@ -34,6 +42,8 @@ class ExperimentManager(exp_manager.ExperimentManager):
         given = inspect.signature(super().__init__).bind(*args, **kwargs).arguments
         if self._is_ours and not given.get("config"):
             self.config = str(FILE)
+        if self._is_ours and self.trial_id == 0:
+            self.trial_id = _TrialId(0)
 
     # ------------------------------------------------------------ hyperparameters
 
@@ -78,8 +88,10 @@ class ExperimentManager(exp_manager.ExperimentManager):
         self, hyperparams: dict[str, Any], saved_hyperparams: dict[str, Any], env: VecEnv
     ) -> dict[str, Any]:
         if self._is_ours:
+            if "policy" not in hyperparams:
+                hyperparams["policy"] = saved_hyperparams["policy"] = default_policy(env.observation_space)
             # Also before an optimisation, which would go on from one failing trial to the next
-            check_spaces(env.observation_space, env.action_space, hyperparams.get("policy", "MlpPolicy"))
+            check_spaces(env.observation_space, env.action_space, hyperparams["policy"])
             assert env.action_space.shape is not None  # for mypy
             hyperparams = make_noise(hyperparams, env.action_space.shape)
             if self.verbose > 0:
@@ -173,3 +185,10 @@ class ExperimentManager(exp_manager.ExperimentManager):
             raise DDPGPaperError(
                 "the optimisation ended before a trial was finished: there is nothing to report"
             ) from error
+
+
+class _TrialId(int):
+    """Of the first trial, which the Zoo takes for none at all."""
+
+    def __bool__(self) -> bool:
+        return True

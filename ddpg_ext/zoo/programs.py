@@ -1,6 +1,5 @@
 """The RL Zoo's programs with ``ddpg_paper`` registered: what the modules beside this one, one per program, share."""
 
-import argparse
 import importlib
 import os
 import runpy
@@ -10,28 +9,14 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
-
-from ddpg_ext.checkpoints.zoo_run import missing_package
 from ddpg_ext.common.errors import DDPGPaperError, InvalidArgumentError
-from ddpg_ext.zoo.hyperparameters import ALGORITHM
+from ddpg_ext.common.extras import import_extra
+from ddpg_ext.zoo.command_line import prepare_command_line
 from ddpg_ext.zoo.register import register_zoo
 
-_AGENT = ["--algo", ALGORITHM, "--env", "Pendulum-v1"]
-#: options of each program, by its module in rl_zoo3, for when no other algorithm is asked for
-DEFAULTS = {
-    "train": _AGENT,
-    "enjoy": [*_AGENT, "--folder", "logs"],
-    "record_video": [*_AGENT, "--folder", "logs"],
-    "record_training": [*_AGENT, "--folder", "logs"],
-    "plots.plot_train": ["--algo", ALGORITHM],
-    "plots.all_plots": ["--algos", ALGORITHM],
-    "plots.plot_from_file": [],
-}
 #: what the Zoo says, as errors of general types, when the input is at fault
 _BAD_INPUT = (
     "was not found",
@@ -39,6 +24,7 @@ _BAD_INPUT = (
     "No checkpoint found",
     "Hyperparameters not found",
     "must be a valid path",
+    "was raised from the environment creator",
 )
 
 
@@ -48,26 +34,26 @@ def run(program: str) -> None:
 
     The process ends with a message and status 1 for bad input, with status 130 after a Ctrl-C before training.
 
-    :param program: one of ``DEFAULTS``
+    :param program: one of ``command_line.DEFAULTS``
     """
     try:
         register_zoo()
-        _prepare_command_line(program)
+        prepare_command_line(program)
         with _recording_with_this_package() if program == "record_training" else nullcontext():
             _start(program)
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
-        if not _is_clear(error):
+        if not (_is_clear(error) or (program.startswith("plots.") and isinstance(error, OSError))):
             raise
         sys.exit(f"{Path(sys.argv[0]).stem}: error: {error}")
 
 
 def _is_clear(error: Exception) -> bool:
     """Whether the message alone says what is wrong."""
-    if isinstance(error, ImportError):
+    if isinstance(error, ImportError):  # ours, and what the Zoo says where W&B is missing
         return "pip install" in str(error)
-    if isinstance(error, AssertionError | ValueError) and any(part in str(error) for part in _BAD_INPUT):
+    if isinstance(error, AssertionError | ValueError | TypeError) and any(part in str(error) for part in _BAD_INPUT):
         return True
     return isinstance(error, DDPGPaperError)
 
@@ -77,7 +63,15 @@ def _start(program: str) -> None:
         _hide_broken_rliable()
         # In the package `plots`, functions bear their modules' names
         plots: Any = importlib.import_module("rl_zoo3.plots")
-        getattr(plots, program.removeprefix("plots."))()
+        try:
+            getattr(plots, program.removeprefix("plots."))()
+        except ValueError as error:
+            if program != "plots.plot_from_file" or "min()" not in str(error):
+                raise
+            raise InvalidArgumentError(
+                "the Zoo's plot_from_file needs two runs or more of each algorithm on an environment; "
+                "python -m ddpg_ext.plot draws single ones, too"
+            ) from error
     else:
         runpy.run_module(f"rl_zoo3.{program}", run_name="__main__")
 
@@ -91,46 +85,6 @@ def _hide_broken_rliable() -> None:
     except Exception as error:
         print(f"rliable cannot be imported, plots do without it: {error}", file=sys.stderr)
         sys.modules["rliable"] = None  # type: ignore[assignment]
-
-
-def _prepare_command_line(program: str) -> None:
-    """
-    Put defaults before what the user gave, which comes later and so counts; and look whether there is such an
-    environment.
-
-    :param program: one of ``DEFAULTS``
-    """
-    parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument("--algo", default=ALGORITHM)
-    parser.add_argument("--env")
-    parser.add_argument("--gym-packages", nargs="+", default=[])
-    given, _ = parser.parse_known_args()
-    if given.algo == ALGORITHM:
-        sys.argv[1:1] = DEFAULTS[program]
-    if given.env is not None and "--env" in DEFAULTS[program]:
-        for package in given.gym_packages:
-            try:
-                importlib.import_module(package)
-            except ImportError as error:
-                raise InvalidArgumentError(f"--gym-packages {package} cannot be imported ({error})") from error
-        check_environment(given.env)
-
-
-def check_environment(env_id: str) -> None:
-    """
-    :param env_id: an environment
-    :raises InvalidArgumentError: if it is not registered, or if a package that it needs is missing
-    """
-    package = missing_package(env_id)
-    if package is not None:
-        raise InvalidArgumentError(f"the environment {env_id!r} needs {package}")
-    if env_id not in gym.registry:
-        close = get_close_matches(env_id, gym.registry, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
-        raise InvalidArgumentError(
-            f"there is no environment {env_id!r}; {hint}One of your own needs --gym-packages with the module that "
-            "registers it"
-        )
 
 
 @contextmanager
@@ -148,8 +102,7 @@ def _recording_with_this_package() -> Iterator[None]:
 
     with tempfile.TemporaryDirectory() as folder:
         if shutil.which("ffmpeg") is None:
-            import imageio_ffmpeg  # type: ignore[import-untyped]
-
+            imageio_ffmpeg = import_extra("imageio_ffmpeg", "ddpg_ext[zoo]", "record_training")
             os.symlink(imageio_ffmpeg.get_ffmpeg_exe(), os.path.join(folder, "ffmpeg"))
             os.environ["PATH"] = os.pathsep.join([folder, path])
         subprocess.call = call_with_ours  # type: ignore[assignment]

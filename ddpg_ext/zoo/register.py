@@ -2,6 +2,7 @@
 
 import sys
 
+from ddpg_ext.common.errors import MissingExtraError
 from ddpg_ext.ddpg_paper import DDPGPaper
 
 
@@ -12,13 +13,13 @@ def register_zoo() -> None:
     Its programs and its ``ExperimentManager`` then know the algorithm, its hyperparameters and its search space for
     Optuna. Calling it again does nothing more. ``python -m ddpg_ext.zoo.train`` and the other programs call it.
 
-    :raises ImportError: if rl_zoo3 is not installed (extra ``zoo``)
+    :raises MissingExtraError: if rl_zoo3 is not installed (extra ``zoo``)
     """
     try:
         from ddpg_ext.zoo.manager import ExperimentManager
         from ddpg_ext.zoo.search_space import convert_ddpg_paper_params, sample_ddpg_paper_params
     except ImportError as error:
-        raise ImportError(f"the RL Zoo cannot be imported ({error}): pip install 'ddpg_ext[zoo]'") from error
+        raise MissingExtraError(f"the RL Zoo cannot be imported ({error}): pip install 'ddpg_ext[zoo]'") from error
     from ddpg_ext.zoo.hyperparameters import ALGORITHM
 
     entries = {

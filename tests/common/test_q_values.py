@@ -1,10 +1,14 @@
 """Estimated Q against observed returns: with critics and rewards whose true values are known in closed form."""
 
+import io
+
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from PIL import Image
 from stable_baselines3 import TD3
 from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.logger import configure
@@ -14,6 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from toy_envs import ToyEnv
 
 from ddpg_ext import DDPGPaper, InvalidArgumentError, QValueBiasCallback
+from ddpg_ext.common.callbacks import q_values
 from ddpg_ext.common.callbacks.q_values import QValues, measure_q_values, plot_q_values, summarize
 from ddpg_ext.common.evaluation import evaluation_env
 
@@ -201,6 +206,46 @@ def test_training_logs_it_to_tensorboard_on_time(tmp_path):
         assert saved["timesteps"] == 40
         np.testing.assert_array_equal(saved["observed"], callback.last.observed)
         np.testing.assert_array_equal(saved["estimated"], callback.last.estimated)
+
+
+def log_with(tmp_path, formats):
+    """One evaluation, logged in some formats."""
+    model = make_model(ClockEnv(), lambda obs, _: to_go(obs, 10) + 3, learning_starts=1000)
+    model.set_logger(configure(str(tmp_path), formats))
+    callback = QValueBiasCallback(ClockEnv(), every=20, n_eval_episodes=2)
+    model.learn(30, callback=callback)
+    model.logger.close()
+    return callback
+
+
+def test_tensorboard_has_the_picture_and_text_formats_do_without(tmp_path):
+    callback = log_with(tmp_path, ["stdout", "log", "json", "csv", "tensorboard"])
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    (image,) = events.Images("eval/q_values")
+    assert image.step == 20
+    canvas = FigureCanvasAgg(plot_q_values(callback.last, "20 steps"))
+    canvas.draw()
+    expected = np.asarray(canvas.buffer_rgba())[..., :3]
+    np.testing.assert_array_equal(Image.open(io.BytesIO(image.encoded_image_string)).convert("RGB"), expected)
+    for name in ("progress.json", "progress.csv", "log.txt"):
+        text = (tmp_path / name).read_text()
+        assert "q_bias" in text
+        assert "q_values" not in text
+
+
+def test_nothing_is_drawn_that_nobody_would_see(tmp_path, monkeypatch):
+    def no_drawing(*_):
+        raise AssertionError
+
+    monkeypatch.setattr(q_values, "plot_q_values", no_drawing)
+    log_with(tmp_path / "text", ["log", "json", "csv"])
+    monkeypatch.setattr(q_values, "find_spec", lambda name: None)  # without matplotlib
+    log_with(tmp_path / "tensorboard", ["tensorboard"])
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert "eval/q_bias" in events.Tags()["scalars"]
+    assert events.Tags()["images"] == []
 
 
 def test_with_every_evaluation_of_an_eval_callback(tmp_path):

@@ -5,8 +5,11 @@ They run in this process, one after the other: a start of Python with torch take
 The quickstart and those of the replay buffers are run by tests of their own.
 """
 
+import os
 import re
 import runpy
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -17,7 +20,7 @@ import yaml
 from PIL import Image
 from stable_baselines3.common.env_util import make_vec_env
 
-from ddpg_ext import DDPGPaper, InvalidArgumentError, load_zoo_run
+from ddpg_ext import DDPGPaper, InvalidArgumentError, NonFiniteError, load_zoo_run
 from ddpg_ext.zoo.hyperparameters import constructor_arguments, read_hyperparameters
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -99,6 +102,97 @@ def test_the_runner_refuses_settings_it_does_not_carry_out(monkeypatch, tmp_path
     with pytest.raises(InvalidArgumentError, match=r"normalize.*ddpg_ext\.zoo\.train"):
         _runner.run("Pendulum-v1", {"policy": "MlpPolicy", "normalize": True}, args)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["Pendulumm-v1"], r"there is no environment 'Pendulumm-v1'; did you mean 'Pendulum-v1'"),
+        (["not_there:Pendulum-v1"], r"the environment 'not_there:Pendulum-v1' cannot be made: .*not_there"),
+        (["CartPole-v1"], r"DDPG needs a continuous action space .*Discrete\(2\)"),
+        (["--steps", -5], r"`--steps` must be a whole number above 0, got -5"),
+        (["--eval-episodes", 0], r"`--eval-episodes` must be a whole number above 0, got 0"),
+        (["--eval-freq", 0], r"`--eval-freq` must be a whole number above 0, got 0"),
+        (["--seed", -1], r"`seed` must be a whole number from 0"),
+        (["--runs", "/proc/runs"], r"--runs '/proc/runs' cannot be written to \(.*\); choose another"),
+        (["--runs", "{tmp_path}/file"], r"--runs '.*file' cannot be written to"),
+    ],
+)
+def test_bad_input_ends_with_one_line(example, tmp_path, arguments, message):
+    (tmp_path / "file").write_text("")
+    arguments = [str(argument).format(tmp_path=tmp_path) for argument in arguments]
+    with pytest.raises(SystemExit, match=rf"^error: {message}[^\n]*$"):
+        example("quickstart", "--runs", tmp_path / "runs", *arguments)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_bad_input_of_the_other_scripts(example, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit, match=r"^error: `--steps` must be"):
+        example("pendulum", "--steps", 0, "--runs", tmp_path)
+    for name in ("tutorial", "callbacks", "vec_normalize"):
+        with pytest.raises(SystemExit, match=r"^error: --runs .* cannot be written to"):
+            example(name, "--steps", 10, "--runs", tmp_path / "file")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.fixture
+def ctrl_c(monkeypatch):
+    """Comes in the midst of the 100th step."""
+    step = DDPGPaper._store_transition
+
+    def store_transition(self, *args, **kwargs):
+        if self.num_timesteps == 100:
+            os.kill(os.getpid(), signal.SIGINT)
+        step(self, *args, **kwargs)
+
+    monkeypatch.setattr(DDPGPaper, "_store_transition", store_transition)
+
+
+@pytest.mark.parametrize("name", ["pendulum", "tutorial", "callbacks", "vec_normalize"])
+def test_ctrl_c_keeps_the_agent(name, ctrl_c, example, tmp_path):
+    handler = signal.getsignal(signal.SIGINT)
+    options = ["--eval-freq", 10**6] if name in ("pendulum", "callbacks") else []
+    options += ["--eval-episodes", 1] if name in ("pendulum", "tutorial") else []
+    text = example(name, "--steps", 10**6, "--runs", tmp_path, *options)
+    assert "Stopped after 101 steps" in text
+    file = "last_actor.zip" if name == "tutorial" else "Pendulum-v1.zip"
+    (folder,) = tmp_path.iterdir()
+    assert DDPGPaper.load(folder / file).num_timesteps == 101
+    assert (folder / "vecnormalize.pkl").is_file() == (name == "vec_normalize")
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_ctrl_c_in_a_terminal_keeps_the_agent_of_parallel_environments(tmp_path):
+    """It goes to all processes; those of the environments live until the model is saved."""
+    source = (
+        "import os, runpy, signal, sys\nfrom ddpg_ext import DDPGPaper\n"
+        "step = DDPGPaper._store_transition\n"
+        "def store_transition(self, *args, **kwargs):\n"
+        "    if self.num_timesteps == 100:\n        os.killpg(0, signal.SIGINT)\n"
+        "    step(self, *args, **kwargs)\n"
+        "DDPGPaper._store_transition = store_transition\n"
+        f"sys.path.insert(0, {str(EXAMPLES)!r})\n"
+        f"sys.argv = ['parallel_envs', '--steps', '1000000', '--n-envs', '2', '--runs', {str(tmp_path)!r}]\n"
+        f"runpy.run_path({str(EXAMPLES / 'parallel_envs.py')!r}, run_name='__main__')\n"
+    )
+    environ = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(EXAMPLES.parent)}
+    command = [sys.executable, "-c", source]
+    result = subprocess.run(command, capture_output=True, text=True, env=environ, start_new_session=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    assert "Stopped after 102 steps" in result.stdout
+    assert "Traceback" not in result.stderr
+    assert DDPGPaper.load(tmp_path / "parallel_envs.zip").num_timesteps == 102
+
+
+def test_an_error_in_training_keeps_the_agent(monkeypatch, example, tmp_path):
+    def train(self, gradient_steps, batch_size):
+        raise NonFiniteError("a loss is nan")
+
+    monkeypatch.setattr(DDPGPaper, "train", train)
+    with pytest.raises(SystemExit, match=r"^error: a loss is nan"):
+        example("pendulum", "--runs", tmp_path)
+    assert DDPGPaper.load(tmp_path / "Pendulum-v1_1" / "Pendulum-v1.zip").num_timesteps == 64
 
 
 def test_tutorial(example, tmp_path):

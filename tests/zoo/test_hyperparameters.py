@@ -2,6 +2,7 @@
 
 import argparse
 import inspect
+import sys
 
 import gymnasium as gym
 import numpy as np
@@ -10,12 +11,14 @@ import yaml
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.utils import LinearSchedule
+from toy_envs import ToyEnv
 
 from ddpg_ext import (
     DDPGPaper,
     InvalidArgumentError,
     InvalidArgumentTypeError,
     LinearDecay,
+    MissingExtraError,
     OrnsteinUhlenbeckNoise,
     ScheduledActionNoise,
     UnsupportedSpaceError,
@@ -23,6 +26,7 @@ from ddpg_ext import (
 )
 from ddpg_ext.buffers import PrioritizedReplayBuffer
 from ddpg_ext.ddpg_paper import MlpPolicy
+from ddpg_ext.envs import PixelActionRepeat
 from ddpg_ext.zoo.hyperparameters import FILE, NOISE_KEYS, OPTIONS, constructor_arguments, read_hyperparameters
 
 TUNED = (
@@ -246,6 +250,25 @@ def test_the_default_is_the_paper():
     assert policies[0].keys() == policies[1].keys()
 
 
+def test_the_default_leaves_to_a_policy_what_depends_on_it():
+    """``-params policy:"'CnnPolicy'"``: the paper's settings for pixels, not those for vectors."""
+    entry = {**read_hyperparameters("default"), "policy": "CnnPolicy", "buffer_size": 60}
+    env = PixelActionRepeat(gym.make("Pendulum-v1", render_mode="rgb_array"), repeat=1, size=64)
+    model = DDPGPaper(env=env, **constructor_arguments(entry, (1,)))
+    policy = model.policy
+    assert (model.batch_size, policy.net_arch, policy.batch_norm, policy.final_init) == (16, [200, 200], False, 3e-4)
+    assert policy.action_layer == 1
+
+
+@pytest.mark.parametrize(("dict_obs", "policy"), [(False, "MlpPolicy"), (True, "MultiInputPolicy")])
+def test_without_a_policy_it_is_that_of_the_observations(manager, monkeypatch, dict_obs, policy):
+    spec = gym.envs.registration.EnvSpec("Toy-v0", ToyEnv, kwargs={"dict_obs": dict_obs})
+    monkeypatch.setitem(gym.registry, "Toy-v0", spec)
+    model, saved = manager(env_id="Toy-v0", config=None, hyperparams={"buffer_size": 200}).setup_experiment()
+    assert type(model.policy) is DDPGPaper.policy_aliases[policy]
+    assert saved["policy"] == policy
+
+
 def test_the_defaults_noise_can_be_changed_to_normal():
     """``-params noise_type:"'normal'"``: only the one key is given anew."""
     entry = {**read_hyperparameters("default"), "noise_type": "normal"}
@@ -340,6 +363,12 @@ def test_an_environment_that_is_in_no_file(tmp_path):
     file.write_text("Pendulum-v1: {}")
     with pytest.raises(InvalidArgumentError, match="no entry for 'Pendulum-v2'; did you mean 'Pendulum-v1'"):
         read_hyperparameters("Pendulum-v2", file)
+
+
+def test_without_pyyaml(monkeypatch):
+    monkeypatch.setitem(sys.modules, "yaml", None)
+    with pytest.raises(MissingExtraError, match=r"reading hyperparameters needs yaml: pip install 'ddpg_ext\[extra\]'"):
+        read_hyperparameters("Pendulum-v1")
 
 
 def test_buffers_of_sb3(make_model):

@@ -6,7 +6,6 @@ import re
 import shlex
 from pathlib import Path
 
-import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
@@ -16,10 +15,9 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.vec_env import VecNormalize
 
-from ddpg_ext import DDPGPaper, InvalidArgumentError, load_zoo_run
-from ddpg_ext.checkpoints import zoo_run
+from ddpg_ext import DDPGPaper, load_zoo_run
 from ddpg_ext.zoo import programs
-from ddpg_ext.zoo.programs import DEFAULTS, check_environment
+from ddpg_ext.zoo.command_line import DEFAULTS
 
 OBSERVATIONS = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
 PLAY = ["-n", "200", "--no-render", "--device", "cpu"]
@@ -137,10 +135,10 @@ def test_optimise_then_train_with_the_best(zoo, tmp_path):
     assert [row["state"] for row in rows] == ["COMPLETE", "COMPLETE"]
 
     few = ["-n", "60", "--eval-freq", "-1", "--device", "cpu", "-params", "buffer_size:500"]
-    result = zoo("train", *options, "--trial-id", "1", *few)
+    result = zoo("train", *options, "--trial-id", "0", *few)  # which the Zoo takes for none
     assert result.status == 0, result.stderr
     model, _ = load_zoo_run(folder / "Pendulum-v1_1")
-    tried = rows[1]
+    tried = rows[0]
     assert model.learning_rate == float(tried["params_learning_rate"])
     assert model.qf_learning_rate == float(tried["params_qf_learning_rate"])
     assert model.batch_size == int(tried["user_attrs_batch_size"])
@@ -194,11 +192,15 @@ def test_record_training(train, zoo, tmp_path):
 
 
 def test_plots(train, zoo, tmp_path):
-    for number in (1, 2):
-        train("--eval-freq", "50", "--eval-episodes", "2", "-n", "250", number=number)
+    plots = ["-e", "Pendulum-v1", "-f", "logs", "--no-display", "--no-million", "-print", "-o", "results"]
+    train("--eval-freq", "50", "--eval-episodes", "2", "-n", "250")
+    assert zoo("plots.all_plots", *plots).status == 0
+    result = zoo("plots.plot_from_file", "-i", "results.pkl")
+    assert (result.status, "needs two runs or more" in result.stderr) == (1, True)
+    assert "Traceback" not in result.stderr
+    train("--eval-freq", "50", "--eval-episodes", "2", "-n", "250", number=2)
     result = zoo("plots.plot_train", "-e", "Pendulum-v1", "-f", "logs", "-w", "1")
     assert result.status == 0, result.stderr
-    plots = ["-e", "Pendulum-v1", "-f", "logs", "--no-display", "--no-million", "-print", "-o", "results"]
     result = zoo("plots.all_plots", *plots)
     assert result.status == 0, result.stderr
     assert "Pendulum-v1-DDPG_PAPER-logs: 2" in result.stdout
@@ -239,9 +241,14 @@ def test_tracking(train, tmp_path):
         ("train", ["-params", "lerning_rate:0.1"], ["`lerning_rate` is unknown; did you mean 'learning_rate'"]),
         ("train", ["-params", "policy_kwargs:dict(batchnorm=True)"], ["'batchnorm'", "'batch_norm'"]),
         ("train", ["-params", "tau:-1"], ["`tau` must be a number in (0, 1], got -1"]),
+        ("train", ["-params", "learning_rate:lin_1e-3"], ["-params learning_rate:lin_1e-3", "'lin_1e-3'"]),
+        ("train", ["-params", "env_kwargs:dict(gg=5)"], ["'gg'"]),
+        ("train", ["-tb", "/proc/x"], ["--tensorboard-log '/proc/x' cannot be written to"]),
         ("train", ["-f", "a_file"], ["log folder 'a_file' cannot be written", "--log-folder"]),
         ("train", ["-conf", "gone.yml"], ["'gone.yml' cannot be read"]),
         ("enjoy", ["--env", "Pendulm-v1"], ["no environment 'Pendulm-v1'", "'Pendulum-v1'"]),
+        ("enjoy", ["--device", "cud"], ["--device 'cud'"]),
+        ("plots.plot_from_file", ["-i", "gone"], ["gone.pkl"]),
         ("enjoy", [], ["logs/ddpg_paper", "not found"]),
         ("record_video", [], ["logs/ddpg_paper", "not found"]),
         ("record_training", ["--env", "Hoper-v5"], ["'Hopper-v5'"]),
@@ -254,15 +261,6 @@ def test_bad_input(zoo, tmp_path, program, options, parts):
     assert [part for part in parts if part not in result.stderr] == []
     assert "Traceback" not in result.stderr
     assert not list(tmp_path.glob("logs/ddpg_paper/*"))
-
-
-def test_bad_input_names_the_extra_of_an_environment(monkeypatch):
-    monkeypatch.setattr(zoo_run, "_is_installed", lambda package: False)
-    for env_id, extra in {"LunarLanderContinuous-v3": "box2d", "Hopper-v5": "mujoco"}.items():
-        with pytest.raises(InvalidArgumentError, match=rf"needs .*'ddpg_ext\[{extra}\]'"):
-            check_environment(env_id)
-    check_environment("Pendulum-v1")
-    assert "Hopper-v5" in gym.registry
 
 
 # ---------------------------------------------------------------------------- the modules

@@ -98,7 +98,7 @@ def test_the_package_works_without_the_zoo_and_the_programs_say_what_is_missing(
         "assert not [name for name in sys.modules if name.partition('.')[0] in ('rl_zoo3', 'optuna')]\n"
         "sys.modules['rl_zoo3'] = None\n"
         "try:\n    ddpg_ext.register_zoo()\n"
-        "except ImportError as error:\n    assert \"pip install 'ddpg_ext[zoo]'\" in str(error)\n"
+        "except ddpg_ext.MissingExtraError as error:\n    assert \"pip install 'ddpg_ext[zoo]'\" in str(error)\n"
         "else:\n    raise AssertionError\n"
         "ddpg_ext.zoo.programs.run('train')\n"
     )

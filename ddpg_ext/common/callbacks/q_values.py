@@ -1,6 +1,7 @@
 """What the critic promises, and what evaluation episodes bring: the paper's Figure 3."""
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,6 +9,7 @@ import gymnasium as gym
 import numpy as np
 import torch as th
 from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.logger import CSVOutputFormat, Figure, HumanOutputFormat, JSONOutputFormat
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
 from ddpg_ext.common.callbacks.periodic import PeriodicCallback
@@ -19,6 +21,8 @@ from ddpg_ext.common.files import atomic_file
 
 #: with truncated="drop", steps are left out whose return lacks more than this part of an endless one's weight
 MAX_MISSING = 0.05
+#: SB3's log formats that cannot show a figure
+_WITHOUT_FIGURES = ("stdout", "log", "json", "csv")
 
 
 class QValues(NamedTuple):
@@ -43,6 +47,8 @@ class QValueBiasCallback(PeriodicCallback):
     Logged, and written out at once as ``EvalCallback`` does: ``eval/q_bias`` (mean of estimate minus return),
     ``eval/q_correlation`` (Pearson's, absent where one of them is constant), ``eval/q_estimated`` and
     ``eval/q_observed`` (their means), ``eval/q_missing`` (mean of the discount at which the episodes are cut off).
+    Where the logger has TensorBoard (or another format that takes figures) and matplotlib is installed also
+    ``eval/q_values``, the picture of :func:`plot_q_values`.
 
     The return is in the rewards that the critic learns from: with ``VecNormalize(norm_reward=True)`` around the
     training environment, those of the episodes are divided, and clipped, by its statistics as they are. It is
@@ -100,23 +106,34 @@ class QValueBiasCallback(PeriodicCallback):
             keep = values.missing <= MAX_MISSING
             values = QValues(*(column[keep] for column in values))
         self.last = values
+        logs_figure = self._logs_figures()
+        figure: Any = None
+        if logs_figure or self.path is not None:
+            figure = plot_q_values(values, f"{self.num_timesteps:,} steps")
         if self.path is not None:
-            self._save(values, self.path / f"q_values_{self.num_timesteps}_steps")
+            self._save(values, figure, self.path / f"q_values_{self.num_timesteps}_steps")
         if len(values.estimated) == 0:
             return
         summary = summarize(values)
         for name, value in summary.items():
             self.logger.record(f"eval/q_{name}", value)
+        if logs_figure:
+            self.logger.record("eval/q_values", Figure(figure, close=False), exclude=_WITHOUT_FIGURES)
         # At once, as EvalCallback does, so that the last evaluation is not lost
         self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
         self.logger.dump(self.num_timesteps)
         if self.verbose >= 1:
             print(f"Q after {self.num_timesteps:,} steps: {', '.join(f'{k} {v:.3g}' for k, v in summary.items())}")
 
-    def _save(self, values: QValues, stem: Path) -> None:
+    def _logs_figures(self) -> bool:
+        """Whether somebody would see them: drawing takes longer than all the rest of the log."""
+        text = (HumanOutputFormat, JSONOutputFormat, CSVOutputFormat)
+        listens = any(not isinstance(output, text) for output in self.logger.output_formats)
+        return listens and find_spec("matplotlib") is not None
+
+    def _save(self, values: QValues, figure: Any, stem: Path) -> None:
         with atomic_file(stem.with_name(f"{stem.name}.npz")) as file:
             np.savez_compressed(file, timesteps=self.num_timesteps, **values._asdict())
-        figure = plot_q_values(values, f"{self.num_timesteps:,} steps")
         with atomic_file(stem.with_name(f"{stem.name}.png")) as file:
             figure.savefig(file, format="png", dpi=110)
 
