@@ -79,9 +79,10 @@ def _check_plots(program: str, given: argparse.Namespace) -> None:
     for name in wanted:
         if getattr(given, name) is None:
             raise InvalidArgumentError(f"--{name.replace('_', '-')} is missing; --help says what there is")
+    option = "--exp-folder" if program == "plots.plot_train" else "--exp-folders"
     for folder in given.exp_folders or []:
         if not Path(folder).is_dir():
-            raise InvalidArgumentError(f"--exp-folder(s) {folder!r}: there is no such folder; the Zoo writes to 'logs'")
+            raise InvalidArgumentError(f"{option} {folder!r}: there is no such folder; the Zoo writes to 'logs'")
 
 
 def _check_agent(program: str, given: argparse.Namespace) -> None:
