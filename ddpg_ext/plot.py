@@ -187,12 +187,13 @@ def _without_short_runs(name: str, runs: list[Run], x: str) -> list[Run]:
     :param x: a key of ``X_AXES``
     :return: those that are not much shorter than the median run; whatever is left out, or cut off, is said
     """
-    median = float(np.median([run.x[-1] for run in runs]))
-    kept = [run for run in runs if run.x[-1] >= _MUCH_SHORTER * median]
-    left_out = [f"{run.folder} ({_place(run.x[-1], x)})" for run in runs if run.x[-1] < _MUCH_SHORTER * median]
+    # In steps, whatever the axis: hours and episodes of a run may be few because it is fast, or its episodes are long
+    median = float(np.median([run.n_steps for run in runs]))
+    kept = [run for run in runs if run.n_steps >= _MUCH_SHORTER * median]
+    left_out = [f"{run.folder} ({run.n_steps:,.0f})" for run in runs if run.n_steps < _MUCH_SHORTER * median]
     if left_out:
         warnings.warn(
-            f"{name}: left out, as much shorter than the median run ({_place(median, x)}): {', '.join(left_out)}"
+            f"{name}: left out, as much shorter than the median run ({median:,.0f} steps): {', '.join(left_out)}"
         )
     shortest, longest = (choose(kept, key=lambda run: run.x[-1]) for choose in (min, max))
     if shortest.x[-1] < _MUCH_SHORTER * longest.x[-1]:

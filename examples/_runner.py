@@ -193,7 +193,9 @@ def next_free_folder(root: Path, name: str) -> Path:
     try:
         folder.mkdir(parents=True)
     except OSError as error:
-        raise InvalidArgumentError(f"--runs {str(root)!r} cannot be written to ({error}); choose another") from error
+        raise InvalidArgumentError(
+            f"--runs {str(root)!r} cannot be written to ({error.strerror}); choose another"
+        ) from error
     return folder
 
 

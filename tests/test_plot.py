@@ -122,7 +122,8 @@ def test_long_runs_are_thinned_out(tmp_path):
     """Of 5,000 places, whose bootstrap alone would have taken 240 MB of resamples and more, 200 are left."""
     steps = np.arange(1, 5001) * 200.0
     runs = [
-        Run(tmp_path / str(i), "a", "E-v1", steps, (slope * steps)[:, None], {}) for i, slope in enumerate([1, 3, 8])
+        Run(tmp_path / str(i), "a", "E-v1", steps, (slope * steps)[:, None], 1e6, {})
+        for i, slope in enumerate([1, 3, 8])
     ]
     tracemalloc.start()
     curve = aggregate(runs)
@@ -214,7 +215,7 @@ def test_a_run_that_was_broken_off_is_left_out_and_named(tmp_path, recwarn):
     _, whole = plot_runs([tmp_path])
     assert [str(w.message) for w in recwarn if w.category is UserWarning] == []
     write_run(tmp_path / "Pendulum-v1_8", results_of(8, 1), steps[:1])
-    with pytest.warns(UserWarning, match=r"median run \(20,000 .*Pendulum-v1_8 \(1,000 environment steps\)$"):
+    with pytest.warns(UserWarning, match=r"median run \(20,000 .*Pendulum-v1_8 \(1,000\)$"):
         _, curves = plot_runs([tmp_path])
     (key,) = curves
     np.testing.assert_array_equal(curves[key].middle, whole[key].middle)
@@ -225,6 +226,19 @@ def test_a_run_that_was_broken_off_is_left_out_and_named(tmp_path, recwarn):
         _, curves = plot_runs([tmp_path])
     assert curves[key].x[-1] == 10_000
     assert curves[key].description.startswith("IQM of 4 runs")
+
+
+def test_a_run_is_not_short_for_being_fast(tmp_path, recwarn):
+    """As many steps in a tenth of the time, and in a tenth of the episodes."""
+    for number, (length, seconds) in enumerate([(10, 3600.0), (10, 3600.0), (100, 3600.0)]):
+        episodes = [(1.0, length, (i + 1) * seconds) for i in range(1000 // length)]
+        write_run(tmp_path / f"Pendulum-v1_{number}", episodes=[episodes])
+    for x in ("episodes", "time"):
+        _, curves = plot_runs([tmp_path], x=x)
+        assert curves["Pendulum-v1", "ddpg_paper"].description.startswith("IQM of 3 runs")
+        assert curves["Pendulum-v1", "ddpg_paper"].x[-1] == 10
+    assert {str(w.message).partition(":")[0] for w in recwarn} == {"Pendulum-v1, ddpg_paper"}
+    assert all("the curve ends with" in str(w.message) for w in recwarn)
 
 
 def test_a_curve_that_loses_most_of_one_run_says_so(tmp_path):

@@ -34,6 +34,8 @@ class Run(NamedTuple):
     x: np.ndarray
     #: one row for each, shape ``(n, episodes)``
     values: np.ndarray
+    #: environment steps at the last of these places
+    n_steps: float
     #: hyperparameters and arguments of the environment, as far as its files name them
     settings: dict[str, Any]
 
@@ -70,6 +72,7 @@ def read_run(folder: Path, metric: str = "return", x: str = "steps", window: int
     _, file, name = METRICS[metric]
     if file == "evaluations.npz":
         positions, values = _read_evaluations(folder / file, name)
+        n_steps = positions[-1]
         if x != "steps":
             monitor = _read_monitors(folder, f"x={x!r}")
             # Before the first episode's end and after the last's, its numbers are those of these
@@ -77,11 +80,12 @@ def read_run(folder: Path, metric: str = "return", x: str = "steps", window: int
     else:
         monitor = _read_monitors(folder, f"metric={metric!r}")
         positions, values = monitor[x], moving_mean(monitor[name], window)[:, None]
+        n_steps = monitor["steps"][-1]
     args, settings = _settings(folder)
     folder_name, algo = folder.resolve().name, folder.resolve().parent.name
     stem, _, number = folder_name.rpartition("_")
     env = args.get("env", stem if number.isdigit() else folder_name)
-    return Run(folder, str(args.get("algo", algo)), str(env), positions, values, settings)
+    return Run(folder, str(args.get("algo", algo)), str(env), positions, values, n_steps, settings)
 
 
 def _settings(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:

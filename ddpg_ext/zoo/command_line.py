@@ -79,9 +79,10 @@ def _check_plots(program: str, given: argparse.Namespace) -> None:
     for name in wanted:
         if getattr(given, name) is None:
             raise InvalidArgumentError(f"--{name.replace('_', '-')} is missing; --help says what there is")
+    option = "--exp-folder" if program == "plots.plot_train" else "--exp-folders"
     for folder in given.exp_folders or []:
         if not Path(folder).is_dir():
-            raise InvalidArgumentError(f"--exp-folder(s) {folder!r}: there is no such folder; the Zoo writes to 'logs'")
+            raise InvalidArgumentError(f"{option} {folder!r}: there is no such folder; the Zoo writes to 'logs'")
 
 
 def _check_agent(program: str, given: argparse.Namespace) -> None:
@@ -105,7 +106,7 @@ def _check_agent(program: str, given: argparse.Namespace) -> None:
                 check_can_write(Path(folder))
             except OSError as error:
                 raise InvalidArgumentError(
-                    f"{option} {folder!r} cannot be written to ({error}); choose another folder"
+                    f"{option} {folder!r} cannot be written to ({error.strerror}); choose another folder"
                 ) from error
     if program == "train":
         _check_study(given)
@@ -143,7 +144,8 @@ def _evaluate_pairs(option: str, pairs: list[str]) -> dict[str, Any]:
     for pair in pairs:
         name, _, value = pair.partition(":")
         if not (name and value):
-            raise InvalidArgumentError(f"{option} {pair}: pass name:value, such as learning_rate:0.001")
+            wanted = name.partition("=")[0] or "name"
+            raise InvalidArgumentError(f"{option} {pair}: a value is missing; pass {wanted}:value")
         try:
             arguments[name] = eval(value, dict(names))
         except Exception as error:
@@ -162,7 +164,7 @@ def _check_env_arguments(option: str, pairs: list[str], arguments: dict[str, Any
         creator = load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
         known = [name for name in inspect.signature(creator).parameters if name != "render_mode"] if creator else []
         raise InvalidArgumentError(
-            f"{option} {' '.join(pairs)}: {env_id} cannot be made so ({_first_line(error)}); it takes "
+            f"{option} {' '.join(pairs)}: {env_id} cannot be made with that ({_first_line(error)}); it takes "
             f"{', '.join(known) or 'nothing'}"
         ) from error
 

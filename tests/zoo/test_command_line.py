@@ -37,11 +37,14 @@ def study(tmp_path):
     ("arguments", "parts"),
     [
         (["-params", "qf_learning_rate:lin_1e-3"], ["-params qf_learning_rate:lin_1e-3", ":'lin_1e-3'\""]),
-        (["-params", "tau:0.1", "learning_rate"], ["-params learning_rate: pass name:value"]),
-        (["--hyperparams", "learning_rate:"], ["-params learning_rate:: pass name:value"]),
+        (
+            ["-params", "tau:0.1", "learning_rate"],
+            ["-params learning_rate: a value is missing; pass learning_rate:value"],
+        ),
+        (["--hyperparams", "learning_rate:"], ["-params learning_rate:: a value is missing"]),
         (["-params", "policy_kwargs:dict(net_arch=[8)"], ["policy_kwargs:dict(net_arch=[8)", "no Python expression"]),
         (["--env-kwargs", "gravity:5.0"], ["--env-kwargs gravity:5.0", "'gravity'", "it takes g"]),
-        (["--eval-env-kwargs", "g=5.0"], ["--eval-env-kwargs g=5.0: pass name:value"]),
+        (["--eval-env-kwargs", "g=5.0"], ["--eval-env-kwargs g=5.0: a value is missing; pass g:value"]),
         (["--device", "cud"], ["--device 'cud'", "auto, cpu or cuda"]),
         (["-n", "-5"], ["--n-timesteps -5", "above 0", "that of the file"]),
         (["-n", "0"], ["--n-timesteps 0"]),
