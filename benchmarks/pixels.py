@@ -63,8 +63,13 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "low-dimensional": ("MlpPolicy", {}),
 }
+#: what the variant "tuned" has besides, per environment
+TUNED_FOR: dict[str, dict[str, Any]] = {
+    PENDULUM: {"learning_rate": 1e-3, "batch_size": 32},
+    CARTPOLE: {"learning_rate": 1e-3, "batch_size": 32},
+}
 #: the agent's steps, per environment
-STEPS = {PENDULUM: 8_000, CAR: 100_000, CARTPOLE: 20_000}
+STEPS = {PENDULUM: 10_000, CAR: 100_000, CARTPOLE: 20_000}
 #: dm_control's camera. On a CPU, shadows and reflections would take most of the time
 CAMERA = {"height": 64, "width": 64, "camera_id": 0, "render_flag_overrides": {"shadow": False, "reflection": False}}
 
@@ -173,6 +178,8 @@ def learn(args: argparse.Namespace) -> None:
 def train(args: argparse.Namespace, variant: str, seed: int, path: Path) -> None:
     """One run, up to the episodes of its final evaluation."""
     policy, kwargs = VARIANTS[variant]
+    if variant == "tuned":
+        kwargs = {**kwargs, **TUNED_FOR.get(args.env, {})}
     from_pixels = policy == "CnnPolicy"
     steps = args.steps or STEPS[args.env]
     if not from_pixels:
@@ -209,7 +216,8 @@ def plot(args: argparse.Namespace) -> None:
         color = None
         for run in runs:
             points = np.array(run["curve"] or smoothed(run["training"]))
-            label = None if color else f"{variant}, {len(runs)} seed{'s' if len(runs) > 1 else ''}"
+            what = variant if run["repeat"] == 1 else f"from pixels, {variant}"
+            label = None if color else f"{what}, {len(runs)} seed{'s' if len(runs) > 1 else ''}"
             (line,) = axes.plot(points[:, 0] * run["repeat"], points[:, 1], color=color, alpha=0.8, label=label)
             color = line.get_color()
     axes.set(xlabel="steps of the simulation", ylabel="return without noise", title=args.env)

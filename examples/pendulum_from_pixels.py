@@ -1,7 +1,7 @@
 """
 Learn Pendulum-v1 from pixels: pictures of the pole instead of its angle and velocity.
 
-    python examples/pendulum_from_pixels.py                     # 8,000 steps of the agent, about 10 minutes
+    python examples/pendulum_from_pixels.py                     # 10,000 steps of the agent, about 10 minutes
     python examples/pendulum_from_pixels.py --timesteps 200     # a try
 
 Each action is repeated for 3 steps of the simulation, so that an episode has 67.
@@ -29,7 +29,7 @@ def make_pendulum() -> gym.Env:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--timesteps", type=int, default=8_000, help="the agent's steps to train for")
+    parser.add_argument("--timesteps", type=int, default=10_000, help="the agent's steps to train for")
     parser.add_argument("--episodes", type=int, default=20, help="of the evaluation at the end")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--save", help="file for the model")
@@ -45,7 +45,9 @@ def main() -> None:
         seed=args.seed,
         verbose=1,
         buffer_size=20_000,  # 0.7 GB; the paper's million would take 37 GB
-        # The paper's convolutions, minibatch, learning rates and noise; what follows makes it faster. See the guide
+        # The paper's convolutions, critic's learning rate and noise; what follows makes it faster. See the guide
+        learning_rate=1e-3,
+        batch_size=32,
         learning_starts=min(1_000, args.timesteps // 4),
         uniform_warmup=True,
         qf_weight_decay=0.0,
