@@ -13,6 +13,9 @@ from ddpg_ext.ddpg_paper.networks import Critic
 #: gradients by the ``id`` of their parameter: tensors themselves are slow as keys
 Grads = dict[int, th.Tensor]
 
+_threshold_backward = th.ops.aten.threshold_backward.grad_input
+_tanh_backward = th.ops.aten.tanh_backward.grad_input
+
 
 class _Layer:
     """A layer's forward and backward pass. ``backward`` needs the last ``forward``'s input, which it keeps."""
@@ -164,7 +167,7 @@ class _ReLU(_Layer):
         return x.relu_()
 
     def backward(self, grad: th.Tensor, params: bool, inputs: bool) -> th.Tensor:
-        return th.ops.aten.threshold_backward.grad_input(grad, self.out, 0, grad_input=grad)
+        return _threshold_backward(grad, self.out, 0, grad_input=grad)
 
 
 class _Tanh(_Layer):
@@ -176,7 +179,7 @@ class _Tanh(_Layer):
         return x.tanh_()
 
     def backward(self, grad: th.Tensor, params: bool, inputs: bool) -> th.Tensor:
-        return th.ops.aten.tanh_backward.grad_input(grad, self.out, grad_input=grad)
+        return _tanh_backward(grad, self.out, grad_input=grad)
 
 
 LAYERS: dict[type[nn.Module], type[_Layer]] = {
