@@ -29,8 +29,8 @@ def is_large(batch_size: int, weight: th.Tensor) -> bool:
     :param weight: shape ``(out_features, in_features)``
     :return: whether :func:`large_product` is there, and pays for a product of a minibatch and this
     """
-    is_wide = min(weight.shape) >= _ONEDNN_WIDTH
-    return _ONEDNN is not None and is_wide and batch_size * weight.numel() >= _ONEDNN_FROM
+    # Mostly it is too small: that is asked first
+    return batch_size * weight.numel() >= _ONEDNN_FROM and _ONEDNN is not None and min(weight.shape) >= _ONEDNN_WIDTH
 
 
 def large_product(x: th.Tensor, weight: th.Tensor, bias: th.Tensor | None) -> th.Tensor:

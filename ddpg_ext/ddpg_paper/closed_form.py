@@ -13,6 +13,9 @@ from ddpg_ext.ddpg_paper.networks import Critic
 #: gradients by the ``id`` of their parameter: tensors themselves are slow as keys
 Grads = dict[int, th.Tensor]
 
+_threshold_backward = th.ops.aten.threshold_backward.grad_input
+_tanh_backward = th.ops.aten.tanh_backward.grad_input
+
 
 class _Layer:
     """A layer's forward and backward pass. ``backward`` needs the last ``forward``'s input, which it keeps."""
@@ -52,18 +55,24 @@ class _Linear(_Layer):
         self.bias: th.Tensor = module.bias
         self.transposed = self.weight.detach().t()
         self.weight_id, self.bias_id = id(self.weight), id(self.bias)
+        #: whether batch norm follows, which is slow on a result that lies in memory feature by feature
+        self.feeds_norm = False
 
     def resize(self, batch_size: int) -> None:
         n_out, n_in = self.weight.shape
         self.is_large = is_large(batch_size, self.weight)
+        # oneDNN rearranges its second operand, so that is to be the smaller one
+        self.is_by_feature = not self.feeds_norm and 2 * batch_size <= n_out
         # For a narrow result both libraries take up to six times as long as for its transpose
         self.is_narrow = 1 < n_in < 32 < n_out
         self.out = th.empty(batch_size, n_out)
-        self.grad_input = th.empty(batch_size, n_in)
+        self.grad_input: th.Tensor | None = None
 
     def forward(self, x: th.Tensor) -> th.Tensor:
         self.x = x
         if self.is_large:
+            if self.is_by_feature:
+                return large_product(self.weight, x, None).t().add_(self.bias)
             return large_product(x, self.weight, self.bias)
         return th.addmm(self.bias, x, self.transposed, out=self.out)
 
@@ -82,10 +91,12 @@ class _Linear(_Layer):
             th.sum(grad, 0, out=grads[self.bias_id])
         if not inputs:
             return grad
+        if self.is_large and not self.is_narrow:
+            return large_product(grad, self.transposed, None)
+        if self.grad_input is None:
+            self.grad_input = th.empty_like(self.x)  # in memory as that is
         if self.is_narrow:
             return self.grad_input.copy_(th.mm(self.transposed, grad.t()).t())
-        if self.is_large:
-            return large_product(grad, self.transposed, None)
         return th.mm(grad, self.weight, out=self.grad_input)
 
 
@@ -156,7 +167,7 @@ class _ReLU(_Layer):
         return x.relu_()
 
     def backward(self, grad: th.Tensor, params: bool, inputs: bool) -> th.Tensor:
-        return th.ops.aten.threshold_backward.grad_input(grad, self.out, 0, grad_input=grad)
+        return _threshold_backward(grad, self.out, 0, grad_input=grad)
 
 
 class _Tanh(_Layer):
@@ -168,7 +179,7 @@ class _Tanh(_Layer):
         return x.tanh_()
 
     def backward(self, grad: th.Tensor, params: bool, inputs: bool) -> th.Tensor:
-        return th.ops.aten.tanh_backward.grad_input(grad, self.out, grad_input=grad)
+        return _tanh_backward(grad, self.out, grad_input=grad)
 
 
 LAYERS: dict[type[nn.Module], type[_Layer]] = {
@@ -185,6 +196,12 @@ class Chain:
     def __init__(self, modules: Iterable[nn.Module], grads: Grads) -> None:
         self.grads = grads
         self.layers: list[_Layer] = [LAYERS[type(module)](module, grads) for module in modules]
+        linear_before = None
+        for layer in self.layers:
+            if isinstance(layer, _BatchNorm) and linear_before is not None:
+                linear_before.feeds_norm = True
+            elif isinstance(layer, _Linear):
+                linear_before = layer
 
     def resize(self, batch_size: int) -> None:
         for layer in self.layers:

@@ -39,17 +39,18 @@ class _Adam:
                         step=th.zeros(()), exp_avg=th.zeros_like(param), exp_avg_sq=th.zeros_like(param)
                     )
             states = [self.state[param] for param in params]
-            # The step counts as views of one tensor, which one addition advances
+            # The step counts as views of one tensor, which one addition advances: NumPy's, in a third of torch's time
             counts = th.stack([state["step"] for state in states])
             for state, count in zip(states, counts.unbind(), strict=True):
                 state["step"] = count
             exp_avgs, exp_avg_sqs, steps = ([s[name] for s in states] for name in ("exp_avg", "exp_avg_sq", "step"))
-            self.groups.append((index, params, [id(param) for param in params], exp_avgs, exp_avg_sqs, steps, counts))
+            ids = [id(param) for param in params]
+            self.groups.append((index, params, ids, exp_avgs, exp_avg_sqs, steps, counts.numpy()))
 
     def step(self) -> None:
         for index, params, ids, exp_avgs, exp_avg_sqs, steps, counts in self.groups:
             group = self.optimizer.param_groups[index]
-            counts.add_(1)
+            counts += 1
             th._fused_adam_(
                 params,
                 [self.grads[i] for i in ids],
@@ -184,7 +185,7 @@ class FastCPUExecutor:
         if self.acting_held is None or self._acting_held() != self.acting_held:
             return self.policy.scaled_actions(observations)
         with th.inference_mode():
-            actions = self.actor.evaluate(th.as_tensor(observations).float().flatten(1))
+            actions = self.actor.evaluate(th.from_numpy(np.asarray(observations)).float().flatten(1))
         return actions.numpy().reshape(-1, *self.action_shape)
 
     def read_metrics(self) -> StepMetrics | None:
