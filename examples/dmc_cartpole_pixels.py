@@ -52,9 +52,7 @@ def main() -> None:
         seed=args.seed,
         verbose=1,
         buffer_size=20_000,  # 0.7 GB; the paper's million would take 37 GB
-        # The paper's convolutions, critic's learning rate and noise; what follows makes it faster. See the guide
-        learning_rate=1e-3,
-        batch_size=32,
+        # The paper's convolutions, minibatch, learning rates and noise; what follows makes it faster. See the guide
         learning_starts=min(1_000, args.timesteps // 4),
         uniform_warmup=True,
         qf_weight_decay=0.0,

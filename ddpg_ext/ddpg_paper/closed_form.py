@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ddpg_ext.common.layers import ActionInput, BatchNorm, Linear, linear
-from ddpg_ext.common.products import is_large, large_product
+from ddpg_ext.common.products import is_large, is_narrow, large_product
 from ddpg_ext.ddpg_paper.networks import Critic
 
 #: gradients by the ``id`` of their parameter: tensors themselves are slow as keys
@@ -59,12 +59,11 @@ class _Linear(_Layer):
         self.feeds_norm = False
 
     def resize(self, batch_size: int) -> None:
-        n_out, n_in = self.weight.shape
+        n_out = len(self.weight)
         self.is_large = is_large(batch_size, self.weight)
         # oneDNN rearranges its second operand, so that is to be the smaller one
         self.is_by_feature = not self.feeds_norm and 2 * batch_size <= n_out
-        # For a narrow result both libraries take up to six times as long as for its transpose
-        self.is_narrow = 1 < n_in < 32 < n_out
+        self.is_narrow = is_narrow(self.weight)
         self.out = th.empty(batch_size, n_out)
         self.grad_input: th.Tensor | None = None
 

@@ -31,3 +31,17 @@ def test_large_product(bias):
         *(th.tensor(v, dtype=th.float32) for v in (x, weight)), th.tensor(b).float() if bias else None
     )
     np.testing.assert_allclose(ours, exact, atol=1e-4)
+
+
+@has_onednn
+@pytest.mark.parametrize("shape", [(300, 400), (400, 17)])
+def test_gradients(shape):
+    """Of the wide layer and of the narrow one, whose gradient takes another product, against float64."""
+    rng = np.random.default_rng(0)
+    x, weight, bias, grad = (rng.normal(size=s) for s in ((256, shape[1]), shape, shape[0], (256, shape[0])))
+    assert products.is_large(256, th.empty(shape))
+    tensors = [th.tensor(value, dtype=th.float32, requires_grad=True) for value in (x, weight, bias)]
+    out = products.Affine.apply(*tensors)
+    out.backward(th.tensor(grad, dtype=th.float32))
+    for tensor, exact in zip(tensors, (grad @ weight, grad.T @ x, grad.sum(0)), strict=True):
+        np.testing.assert_allclose(tensor.grad, exact, atol=1e-3)
