@@ -214,7 +214,8 @@ def matrix_products(batch: int, state: int, action: int) -> Callable[[], None]:
         return lambda: th.mm(a, b, out=out)
 
     def forward(sizes: list[tuple[int, int]]) -> list[Callable[[], th.Tensor]]:
-        return [product(batch, i, o) for i, o in sizes]
+        # As the fast executor does: with a small minibatch, large ones as their transpose
+        return [product(o, i, batch) if i >= 32 and 2 * batch <= o else product(batch, i, o) for i, o in sizes]
 
     def weight_gradients(sizes: list[tuple[int, int]]) -> list[Callable[[], th.Tensor]]:
         return [product(o, batch, i) for i, o in sizes]
