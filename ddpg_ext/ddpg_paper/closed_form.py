@@ -61,8 +61,8 @@ class _Linear(_Layer):
     def resize(self, batch_size: int) -> None:
         n_out = len(self.weight)
         self.is_large = is_large(batch_size, self.weight)
-        # oneDNN rearranges its second operand, so that is to be the smaller one
-        self.is_by_feature = not self.feeds_norm and 2 * batch_size <= n_out
+        # oneDNN rearranges its second operand, so that is to be the smaller one, but not a narrow one
+        self.is_by_feature = not self.feeds_norm and 16 <= batch_size <= n_out // 2
         self.is_narrow = is_narrow(self.weight)
         self.out = th.empty(batch_size, n_out)
         self.grad_input: th.Tensor | None = None
