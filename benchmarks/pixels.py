@@ -218,7 +218,7 @@ def plot(args: argparse.Namespace) -> None:
             (line,) = axes.plot(points[:, 0] * run["repeat"], points[:, 1], color=color, alpha=0.8, label=label)
             color = line.get_color()
     axes.set(xlabel="steps of the simulation", ylabel="return without noise", title=args.env)
-    axes.legend(loc="lower right")
+    axes.legend()
     axes.grid(alpha=0.3)
     figure.savefig(args.out / f"pixels_{name}.png", dpi=100)
     plt.close(figure)
