@@ -8,7 +8,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -64,11 +64,13 @@ def one_line_errors() -> Iterator[None]:
 
 
 @contextmanager
-def stopped_by_ctrl_c(model: BaseAlgorithm) -> Iterator[BaseCallback]:
+def stopped_by_ctrl_c(model: BaseAlgorithm, save: Callable[[], None]) -> Iterator[BaseCallback]:
     """
     Ctrl-C ends training after the step that is under way, a second one at once; the script goes on with what follows.
 
     :param model: the model that is trained
+    :param save: called when training is over, also after an error such as a NaN of the environment; Ctrl-C does not
+        interrupt it
     :yield: a callback for ``learn``, the last of several
     """
     interrupts = Interrupts()
@@ -78,7 +80,11 @@ def stopped_by_ctrl_c(model: BaseAlgorithm) -> Iterator[BaseCallback]:
     except KeyboardInterrupt:
         pass
     finally:
-        interrupts.end()
+        interrupts.no_more()
+        try:
+            save()
+        finally:
+            interrupts.end()
     if interrupts.count:
         print(f"Stopped after {model.num_timesteps:,} steps; the agent is kept as it is")
 
@@ -136,11 +142,8 @@ def run(env_id: str, hyperparameters: dict[str, Any], args: argparse.Namespace) 
         verbose=0,
     )
     print(f"Training on {env_id} for {args.steps:,} steps; everything lands in {folder}/")
-    try:
-        with stopped_by_ctrl_c(model) as stop:
-            model.learn(args.steps, callback=[evaluation, stop], progress_bar=True)
-    finally:  # also after an error, such as a NaN of the environment
-        model.save(folder / f"{name}.zip")
+    with stopped_by_ctrl_c(model, save=lambda: model.save(folder / f"{name}.zip")) as stop:
+        model.learn(args.steps, callback=[evaluation, stop], progress_bar=True)
 
     returns, _ = evaluate_policy(model, eval_env, args.eval_episodes, return_episode_rewards=True)
     mean, std = float(np.mean(returns)), float(np.std(returns))

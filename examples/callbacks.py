@@ -48,9 +48,8 @@ def main() -> None:
         SaturationMonitor(every=every),  # warns if the actor is stuck
     ]
     model = DDPGPaper("MlpPolicy", make_vec_env("Pendulum-v1", seed=args.seed), seed=args.seed)
-    with stopped_by_ctrl_c(model) as stop:
+    with stopped_by_ctrl_c(model, save=lambda: model.save(folder / "Pendulum-v1.zip")) as stop:
         model.learn(args.steps, callback=[*callbacks, stop])
-    model.save(folder / "Pendulum-v1.zip")
     print(
         f"{model.num_timesteps:,} steps of at most {args.steps:,}; {folder} has",
         *sorted(p.name for p in folder.iterdir()),

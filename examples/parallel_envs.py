@@ -41,12 +41,11 @@ def main() -> None:
     # n_envs after each step of all; with the default of 1 there would be a quarter of the updates
     model = DDPGPaper("MlpPolicy", env, train_freq=1, gradient_steps=-1, seed=args.seed)
     start = time.perf_counter()
-    with stopped_by_ctrl_c(model) as stop:
+    with stopped_by_ctrl_c(model, save=lambda: model.save(args.runs / "parallel_envs.zip")) as stop:
         model.learn(args.steps, callback=stop)
     seconds = time.perf_counter() - start
     print(f"{model.num_timesteps:,} steps in {args.n_envs} environments, {model._n_updates:,} gradient steps")
     print(f"{model.num_timesteps / seconds:.0f} steps per second")
-    model.save(args.runs / "parallel_envs.zip")
     env.close()
     mean, std = evaluate_policy(model, make_vec_env(args.env, n_envs=10, seed=args.seed + 1000), n_eval_episodes=20)
     print(f"Mean return over 20 episodes without noise: {mean:.1f} +/- {std:.1f}")

@@ -119,9 +119,8 @@ def main() -> None:
     episodes = EpisodeReport(folder / "best_actor.zip")
     live_plot = LivePlotCallback(folder / "live.png", every=10 * 200)
     print(f"Training for {args.steps:,} steps; {folder}/live.png shows how it goes")
-    with stopped_by_ctrl_c(model) as stop:
+    with stopped_by_ctrl_c(model, lambda: model.save(folder / "last_actor.zip", exclude=["action_noise"])) as stop:
         model.learn(args.steps, callback=[episodes, live_plot, stop], log_interval=10)
-    model.save(folder / "last_actor.zip", exclude=["action_noise"])
 
     def evaluate(actor: DDPGPaper) -> list[float]:
         env = make_vec_env("Pendulum-v1", n_envs=10, seed=args.seed + 1000)

@@ -39,12 +39,14 @@ def main() -> None:
         policy_kwargs={"batch_norm": False},
         seed=args.seed,
     )
-    with stopped_by_ctrl_c(model) as stop:
-        model.learn(args.steps, callback=stop)
 
-    # Under these names load_zoo_run finds the statistics, and freezes them
-    model.save(folder / "Pendulum-v1.zip")
-    env.save(str(folder / "vecnormalize.pkl"))
+    def save() -> None:
+        # Under these names load_zoo_run finds the statistics, and freezes them
+        model.save(folder / "Pendulum-v1.zip")
+        env.save(str(folder / "vecnormalize.pkl"))
+
+    with stopped_by_ctrl_c(model, save) as stop:
+        model.learn(args.steps, callback=stop)
 
     loaded, loaded_env = load_zoo_run(folder, seed=args.seed + 1000)
     print(f"{folder} has the model and the statistics that it learned with")

@@ -138,15 +138,21 @@ def test_bad_input_of_the_other_scripts(example, tmp_path):
 
 @pytest.fixture
 def ctrl_c(monkeypatch):
-    """Comes in the midst of the 100th step."""
-    step = DDPGPaper._store_transition
+    """Comes in the midst of the 100th step, and once more while the model is saved."""
+    step, save = DDPGPaper._store_transition, DDPGPaper.save
 
     def store_transition(self, *args, **kwargs):
         if self.num_timesteps == 100:
             os.kill(os.getpid(), signal.SIGINT)
         step(self, *args, **kwargs)
 
+    def interrupted_save(self, *args, **kwargs):
+        os.kill(os.getpid(), signal.SIGINT)
+        save(self, *args, **kwargs)
+        os.kill(os.getpid(), signal.SIGINT)
+
     monkeypatch.setattr(DDPGPaper, "_store_transition", store_transition)
+    monkeypatch.setattr(DDPGPaper, "save", interrupted_save)
 
 
 @pytest.mark.parametrize("name", ["pendulum", "tutorial", "callbacks", "vec_normalize"])
@@ -167,11 +173,13 @@ def test_ctrl_c_in_a_terminal_keeps_the_agent_of_parallel_environments(tmp_path)
     """It goes to all processes; those of the environments live until the model is saved."""
     source = (
         "import os, runpy, signal, sys\nfrom ddpg_ext import DDPGPaper\n"
-        "step = DDPGPaper._store_transition\n"
+        "step, save = DDPGPaper._store_transition, DDPGPaper.save\n"
         "def store_transition(self, *args, **kwargs):\n"
         "    if self.num_timesteps == 100:\n        os.killpg(0, signal.SIGINT)\n"
         "    step(self, *args, **kwargs)\n"
-        "DDPGPaper._store_transition = store_transition\n"
+        "def interrupted_save(self, *args, **kwargs):\n"
+        "    os.killpg(0, signal.SIGINT)\n    save(self, *args, **kwargs)\n"
+        "DDPGPaper._store_transition, DDPGPaper.save = store_transition, interrupted_save\n"
         f"sys.path.insert(0, {str(EXAMPLES)!r})\n"
         f"sys.argv = ['parallel_envs', '--steps', '1000000', '--n-envs', '2', '--runs', {str(tmp_path)!r}]\n"
         f"runpy.run_path({str(EXAMPLES / 'parallel_envs.py')!r}, run_name='__main__')\n"
