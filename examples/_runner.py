@@ -54,6 +54,22 @@ def command_line(description: str | None, steps: int) -> argparse.ArgumentParser
     return parser
 
 
+def check_arguments(args: argparse.Namespace) -> None:
+    """
+    Whether the numbers are in range, before anything is written.
+
+    :param args: of a script
+    :raises InvalidArgumentError: if one is not
+    """
+    for option in ("steps", "n_envs", "eval_freq", "eval_episodes"):
+        if getattr(args, option, None) is not None:
+            name = f"--{option.replace('_', '-')}"
+            check_number(name, getattr(args, option), lambda n: n > 0, "a whole number above 0", integer=True)
+    # The environments of evaluations have seeds from 1000 above it
+    most = 2**32 - 2000
+    check_number("--seed", args.seed, lambda n: 0 <= n <= most, f"a whole number from 0 to {most:,}", integer=True)
+
+
 @contextmanager
 def one_line_errors() -> Iterator[None]:
     """What is wrong with the input ends a script with one line and status 1, not with a traceback."""
@@ -113,10 +129,7 @@ def run(env_id: str, hyperparameters: dict[str, Any], args: argparse.Namespace) 
     :raises DDPGPaperError: for bad input, before anything is written; also for settings of environments, such as
         ``normalize``, which only the Zoo carries out
     """
-    for option in ("steps", "eval_freq", "eval_episodes"):
-        if getattr(args, option) is not None:
-            name = f"--{option.replace('_', '-')}"
-            check_number(name, getattr(args, option), lambda n: n > 0, "a whole number above 0", integer=True)
+    check_arguments(args)
     hyperparameters = {**hyperparameters, "n_timesteps": args.steps}
     others = sorted(set(ZOO_KEYS) & set(hyperparameters) - {"n_timesteps"})
     if others:

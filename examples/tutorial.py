@@ -14,7 +14,7 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from _runner import next_free_folder, one_line_errors, stopped_by_ctrl_c
+from _runner import check_arguments, next_free_folder, one_line_errors, stopped_by_ctrl_c
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
@@ -113,6 +113,7 @@ def main() -> None:
     parser.add_argument("--eval-episodes", type=int, default=100, help="episodes of the last evaluation")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where run folders go")
     args = parser.parse_args()
+    check_arguments(args)
 
     folder = next_free_folder(args.runs, "tutorial")
     model = make_model(args.seed, folder)

@@ -10,7 +10,7 @@ AMD EPYC: -212 with the statistics, -1321 with raw observations.
 import argparse
 from pathlib import Path
 
-from _runner import next_free_folder, one_line_errors, stopped_by_ctrl_c
+from _runner import check_arguments, next_free_folder, one_line_errors, stopped_by_ctrl_c
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecNormalize
@@ -25,6 +25,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where the run's folder goes (runs/)")
     args = parser.parse_args()
+    check_arguments(args)
 
     folder = next_free_folder(args.runs, "vec_normalize")
     env = VecNormalize(make_vec_env("Pendulum-v1", seed=args.seed), gamma=0.99)

@@ -113,7 +113,7 @@ def test_the_runner_refuses_settings_it_does_not_carry_out(monkeypatch, tmp_path
         (["--steps", -5], r"`--steps` must be a whole number above 0, got -5"),
         (["--eval-episodes", 0], r"`--eval-episodes` must be a whole number above 0, got 0"),
         (["--eval-freq", 0], r"`--eval-freq` must be a whole number above 0, got 0"),
-        (["--seed", -1], r"`seed` must be a whole number from 0"),
+        (["--seed", -1], r"`--seed` must be a whole number from 0"),
         (["--runs", "/proc/runs"], r"--runs '/proc/runs' cannot be written to \(.*\); choose another"),
         (["--runs", "{tmp_path}/file"], r"--runs '.*file' cannot be written to"),
     ],
@@ -130,9 +130,16 @@ def test_bad_input_of_the_other_scripts(example, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(SystemExit, match=r"^error: `--steps` must be"):
         example("pendulum", "--steps", 0, "--runs", tmp_path)
-    for name in ("tutorial", "callbacks", "vec_normalize"):
+    wrong = {"tutorial": "eval-episodes", "callbacks": "eval-freq", "vec_normalize": "steps", "parallel_envs": "n-envs"}
+    for name, option in wrong.items():
+        for bad, value in {"steps": 0, "seed": -1, option: 0}.items():
+            with pytest.raises(SystemExit, match=rf"^error: `--{bad}` must be a whole number"):
+                example(name, f"--{bad}", value, "--runs", tmp_path)
         with pytest.raises(SystemExit, match=r"^error: --runs .* cannot be written to"):
             example(name, "--steps", 10, "--runs", tmp_path / "file")
+    for env_id, message in {"Pendulumm-v1": "there is no environment", "CartPole-v1": "continuous action"}.items():
+        with pytest.raises(SystemExit, match=rf"^error: .*{message}"):
+            example("parallel_envs", env_id, "--runs", tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
@@ -190,7 +197,7 @@ def test_ctrl_c_in_a_terminal_keeps_the_agent_of_parallel_environments(tmp_path)
     assert result.returncode == 0, result.stderr
     assert "Stopped after 102 steps" in result.stdout
     assert "Traceback" not in result.stderr
-    assert DDPGPaper.load(tmp_path / "parallel_envs.zip").num_timesteps == 102
+    assert DDPGPaper.load(tmp_path / "parallel_envs_1" / "Pendulum-v1.zip").num_timesteps == 102
 
 
 def test_an_error_in_training_keeps_the_agent(monkeypatch, example, tmp_path):
@@ -285,6 +292,13 @@ def test_parallel_envs(example, tmp_path):
     text = example("parallel_envs", "--steps", 200, "--n-envs", 2, "--runs", tmp_path)
     # The first minibatch of 64 is complete after 32 steps of both; from then on two updates per step of both
     assert f"200 steps in 2 environments, {200 - 62} gradient steps" in text
+    first = tmp_path / "parallel_envs_1" / "Pendulum-v1.zip"
+    assert DDPGPaper.load(first).num_timesteps == 200
+    # Another run does not overwrite it
+    before = first.read_bytes()
+    example("parallel_envs", "--steps", 20, "--n-envs", 2, "--runs", tmp_path)
+    assert DDPGPaper.load(tmp_path / "parallel_envs_2" / "Pendulum-v1.zip").num_timesteps == 20
+    assert first.read_bytes() == before
 
 
 def test_onnx_export(example, tmp_path):
