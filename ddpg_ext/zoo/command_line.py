@@ -99,7 +99,7 @@ def _check_agent(program: str, given: argparse.Namespace) -> None:
     for option, pairs in (("--env-kwargs", given.env_kwargs), ("--eval-env-kwargs", given.eval_env_kwargs)):
         arguments = _evaluate_pairs(option, pairs)
         if arguments and given.env is not None:
-            _check_env_arguments(option, pairs, arguments, given.env)
+            _check_env_arguments(program, option, pairs, arguments, given.env)
     for option, folder in (("--tensorboard-log", given.tensorboard_log), ("--output-folder", given.output_folder)):
         if folder:
             try:
@@ -156,17 +156,26 @@ def _evaluate_pairs(option: str, pairs: list[str]) -> dict[str, Any]:
     return arguments
 
 
-def _check_env_arguments(option: str, pairs: list[str], arguments: dict[str, Any], env_id: str) -> None:
+def _check_env_arguments(program: str, option: str, pairs: list[str], arguments: dict[str, Any], env_id: str) -> None:
+    entry_point = gym.spec(env_id).entry_point
     try:
-        gym.make(env_id, disable_env_checker=True, **arguments).close()
-    except Exception as error:  # whatever an environment says to arguments that do not fit
-        entry_point = gym.spec(env_id).entry_point
         creator = load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
-        known = [name for name in inspect.signature(creator).parameters if name != "render_mode"] if creator else []
-        raise InvalidArgumentError(
-            f"{option} {' '.join(pairs)}: {env_id} cannot be made with that ({_first_line(error)}); it takes "
-            f"{', '.join(known) or 'nothing'}"
-        ) from error
+        parameters = inspect.signature(creator).parameters.values() if creator else []
+    except (ImportError, AttributeError) as error:
+        raise InvalidArgumentError(f"--env {env_id} cannot be imported ({_first_line(error)})") from error
+    known = [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    takes = f"it takes {', '.join(name for name in known if name != 'render_mode') or 'nothing'}"
+    given = f"{option} {' '.join(pairs)}: {env_id}"
+    if program == "train":
+        try:
+            gym.make(env_id, disable_env_checker=True, **arguments).close()
+        except Exception as error:  # whatever an environment says to arguments that do not fit
+            raise InvalidArgumentError(f"{given} cannot be made with that ({_first_line(error)}); {takes}") from error
+    elif creator and not any(p.kind is p.VAR_KEYWORD for p in parameters):
+        # The program adds them to those of the run: here the names alone can be looked at
+        unknown = [name for name in arguments if name not in known]
+        if unknown:
+            raise InvalidArgumentError(f"{given} does not take {unknown[0]!r}; {takes}")
 
 
 def _check_study(given: argparse.Namespace) -> None:

@@ -2,9 +2,11 @@
 
 import sys
 
+import gymnasium as gym
 import optuna
 import pytest
 import torch as th
+from gymnasium.envs.registration import EnvSpec
 
 from ddpg_ext import InvalidArgumentError, register_zoo
 from ddpg_ext.zoo.command_line import DEFAULTS, prepare_command_line
@@ -107,6 +109,29 @@ def test_other_programs(prepare, program, arguments, parts):
     with pytest.raises(InvalidArgumentError) as caught:
         prepare(program, *arguments)
     assert [part for part in parts if part not in str(caught.value)] == []
+
+
+def test_arguments_of_an_environment(prepare, monkeypatch):
+    """The whole set of them is known to `train` alone: the others add what is given to those of the run."""
+
+    def make(goal, wind=0.0, *_args, render_mode=None):
+        return gym.make("Pendulum-v1", render_mode=render_mode)
+
+    def make_with_any(goal, **kwargs):
+        return make(goal)
+
+    monkeypatch.setitem(gym.registry, "Needs-v0", EnvSpec("Needs-v0", entry_point=make))
+    monkeypatch.setitem(gym.registry, "TakesAll-v0", EnvSpec("TakesAll-v0", entry_point=make_with_any))
+    for program in ("enjoy", "record_video"):
+        prepare(program, "--env", "Needs-v0", "--env-kwargs", "wind:2.0")
+        prepare(program, "--env", "TakesAll-v0", "--env-kwargs", "wind:2.0")
+        with pytest.raises(InvalidArgumentError, match=r"Needs-v0 does not take 'windy'; it takes goal, wind$"):
+            prepare(program, "--env", "Needs-v0", "--env-kwargs", "windy:2.0")
+    prepare("train", "--env", "Needs-v0", "--env-kwargs", "wind:2.0", "goal:1")
+    with pytest.raises(InvalidArgumentError, match=r"cannot be made with that \(.*'goal'.*\); it takes goal, wind$"):
+        prepare("train", "--env", "Needs-v0", "--env-kwargs", "wind:2.0")
+    with pytest.raises(InvalidArgumentError, match=r"; it takes goal$"):
+        prepare("train", "--env", "TakesAll-v0", "--env-kwargs", "wind:2.0")
 
 
 def test_more_gpus_than_there_are(prepare, monkeypatch):
