@@ -28,10 +28,11 @@ def prepare(monkeypatch, tmp_path):
 
 @pytest.fixture
 def study(tmp_path):
-    """A study of two trials in a database."""
+    """A study of three trials in a database, of which the last was broken off."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(storage=f"sqlite:///{tmp_path / 'study.db'}", study_name="mine")
     study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=2)
+    study.ask()  # broken off before it has drawn anything
     return f"sqlite:///{tmp_path / 'study.db'}"
 
 
@@ -74,7 +75,8 @@ def test_train(prepare, tmp_path, arguments, parts):
 @pytest.mark.parametrize(
     ("options", "parts"),
     [
-        (["--trial-id", "2", "--study-name", "mine"], ["--trial-id 2", "'mine' has the trials 0 to 1"]),
+        (["--trial-id", "3", "--study-name", "mine"], ["--trial-id 3", "'mine' has the trials 0 to 2"]),
+        (["--trial-id", "2", "--study-name", "mine"], ["--trial-id 2", "not finish that trial; it has finished 0, 1"]),
         (["--trial-id", "-1", "--study-name", "mine"], ["--trial-id -1"]),
         (["--trial-id", "0", "--study-name", "min"], ["--study-name 'min'", "has 'mine'"]),
     ],
@@ -86,9 +88,17 @@ def test_a_study(prepare, study, options, parts):
 
 
 def test_a_study_that_is_there(prepare, study):
-    prepare("train", "--storage", study, "--study-name", "mine", "--trial-id", "0")
+    for storage in (study, f"{study}?timeout=20"):
+        prepare("train", "--storage", storage, "--study-name", "mine", "--trial-id", "0")
     prepare("train", "--storage", study, "--study-name", "new", "-optimize")
     prepare("train", "--storage", "new.log", "--study-name", "new", "-optimize")
+
+
+@pytest.mark.parametrize("url", ["nosuch://me:hidden@host/db", "nosuch://me:hidden@host:port/db"])
+def test_passwords_are_not_shown(prepare, url):
+    with pytest.raises(InvalidArgumentError, match=r"--storage 'nosuch://me:\*\*\*@host") as caught:
+        prepare("train", "-optimize", "--storage", url)
+    assert "hidden" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
