@@ -274,6 +274,33 @@ def test_settings_that_differ_are_named(tmp_path, recwarn):
     assert [str(w.message) for w in recwarn if w.category is UserWarning] == []
 
 
+def test_the_algorithm_is_a_setting(tmp_path):
+    """Of runs that a label puts together; the first has no more than its args.yml."""
+    runs = [
+        write_run(tmp_path / algo / "Pendulum-v1_1", results_of(0), algo=algo, config=config)
+        for algo, config in {"td3": None, "ddpg_paper": {"tau": 0.1}}.items()
+    ]
+    with pytest.warns(UserWarning, match="different settings") as caught:
+        plot_runs([tmp_path], labels=["both"])
+    (message,) = [str(warning.message) for warning in caught]
+    assert f"different settings: `algo` (ddpg_paper in {runs[1]}; td3 in {runs[0]}). Pass" in message
+
+
+def test_a_curve_whose_runs_have_nothing_in_common_is_left_out(tmp_path):
+    write_run(tmp_path / "Hopper-v5_1", results_of(0), env="Hopper-v5")
+    runs = [write_run(tmp_path / f"Pendulum-v1_{steps}", [[0.0]], np.array([steps])) for steps in (100, 150)]
+    with pytest.warns(UserWarning, match="left out") as caught:
+        figure, curves = plot_runs([tmp_path])
+    assert list(curves) == [("Hopper-v5", "ddpg_paper")]
+    assert [axes.get_title() for axes in figure.axes] == ["Hopper-v5"]
+    (message,) = [str(warning.message) for warning in caught]
+    assert f"left out: Pendulum-v1, ddpg_paper: the runs {runs[0]}, {runs[1]} have no part of the x-axis" in message
+    assert message.endswith("pass them as paths of their own, with --labels")
+    with pytest.raises(InvalidArgumentError, match="^Pendulum-v1, ddpg_paper: the runs"):
+        plot_runs(runs)
+    plot_runs(runs, labels=["a", "b"])
+
+
 def test_the_environments_arguments_are_settings(tmp_path):
     for number, kwargs in enumerate([None, {"g": 5.0}]):
         run = write_run(tmp_path / f"Pendulum-v1_{number}", results_of(number), config={"tau": 0.1})

@@ -36,7 +36,7 @@ class Run(NamedTuple):
     values: np.ndarray
     #: environment steps at the last of these places
     n_steps: float
-    #: hyperparameters and arguments of the environment, as far as its files name them
+    #: algorithm, hyperparameters and arguments of the environment, as far as its files name them
     settings: dict[str, Any]
 
 
@@ -95,6 +95,8 @@ def _settings(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     settings = {key: value for key, value in config.items() if key != "n_timesteps"}
     if config and args.get("env_kwargs"):
         settings["env_kwargs"] = args["env_kwargs"]
+    if "algo" in args:
+        settings["algo"] = args["algo"]
     return args, settings
 
 
