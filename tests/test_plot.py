@@ -392,6 +392,7 @@ def test_unknown_names(zoo):
         {"timesteps": [1, 2], "results": np.zeros((3, 2))},
         {"timesteps": [1, 2], "results": np.zeros(2)},
         {"timesteps": [1], "results": np.array([["a"]])},
+        {"timesteps": ["1", "x"], "results": np.zeros((2, 1))},
         {"timesteps": [1], "results": np.array([[None]])},  # a pickle
     ],
 )
@@ -403,6 +404,16 @@ def test_damaged_evaluations(tmp_path, content):
         np.savez(folder / "evaluations.npz", **content)
     with pytest.raises(DamagedCheckpointError, match=r"evaluations\.npz"):
         plot_runs([folder])
+
+
+def test_what_a_second_call_of_learn_evaluated_is_drawn(tmp_path):
+    """The steps are counted anew, and SB3's callback goes on with the file."""
+    folder = write_run(tmp_path / "Pendulum-v1_1", np.arange(7.0)[:, None], np.array([10, 20, 30, 10, 5, 15, 25]))
+    with pytest.warns(UserWarning, match=r"Pendulum-v1_1/evaluations\.npz: the steps begin anew after 10, as with two"):
+        run = read_run(folder)
+    assert run.x.tolist() == [5, 15, 25]
+    assert run.values[:, 0].tolist() == [4, 5, 6]
+    assert run.n_steps == 25
 
 
 def test_evaluations_that_have_not_begun(tmp_path):
