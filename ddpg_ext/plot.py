@@ -66,8 +66,8 @@ def aggregate(runs: Sequence[Run]) -> Curve:
         first, last = max(run.x[0] for run in runs), min(run.x[-1] for run in runs)
         if first > last:
             raise InvalidArgumentError(
-                f"the runs {', '.join(str(run.folder) for run in runs)} have no part of the x-axis in common; pass them "
-                "as paths of their own, with --labels"
+                f"the runs {', '.join(str(run.folder) for run in runs)} have no part of the x-axis in common; pass "
+                "them as paths of their own, with --labels"
             )
         common = [run.x[(run.x >= first) & (run.x <= last)] for run in runs]
         longest = max(common, key=len)

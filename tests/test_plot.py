@@ -296,7 +296,7 @@ def test_a_curve_whose_runs_have_nothing_in_common_is_left_out(tmp_path):
     (message,) = [str(warning.message) for warning in caught]
     assert f"left out: Pendulum-v1, ddpg_paper: the runs {runs[0]}, {runs[1]} have no part of the x-axis" in message
     assert message.endswith("pass them as paths of their own, with --labels")
-    with pytest.raises(InvalidArgumentError, match="^Pendulum-v1, ddpg_paper: the runs"):
+    with pytest.raises(InvalidArgumentError, match=r"^Pendulum-v1, ddpg_paper: the runs"):
         plot_runs(runs)
     plot_runs(runs, labels=["a", "b"])
 

@@ -132,8 +132,8 @@ def _read_evaluations(file: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
     falls = np.flatnonzero(np.diff(steps) < 0)
     if len(falls):
         warnings.warn(
-            f"{file}: the steps begin anew after {steps[falls[-1]]:,.0f}, as with two calls of learn(); what was evaluated "
-            "before is left out"
+            f"{file}: the steps begin anew after {steps[falls[-1]]:,.0f}, as with two calls of learn(); what was "
+            "evaluated before is left out"
         )
         steps, values = steps[falls[-1] + 1 :], values[falls[-1] + 1 :]
     return steps, values
