@@ -55,6 +55,7 @@ def aggregate(runs: Sequence[Run]) -> Curve:
 
     :param runs: at least one
     :return: the curve
+    :raises InvalidArgumentError: if no part of the x-axis is in all of them
     :raises MissingExtraError: without scipy
     """
     if len(runs) == 1:
@@ -65,7 +66,8 @@ def aggregate(runs: Sequence[Run]) -> Curve:
         first, last = max(run.x[0] for run in runs), min(run.x[-1] for run in runs)
         if first > last:
             raise InvalidArgumentError(
-                f"the runs {', '.join(run.folder.name for run in runs)} have no part of the x-axis in common"
+                f"the runs {', '.join(str(run.folder) for run in runs)} have no part of the x-axis in common; pass "
+                "them as paths of their own, with --labels"
             )
         common = [run.x[(run.x >= first) & (run.x <= last)] for run in runs]
         longest = max(common, key=len)
@@ -130,7 +132,8 @@ def plot_runs(
     :param window: episodes that a point of the training curves is the mean of, at least 1
     :param title: of the picture
     :return: a matplotlib ``Figure``, and the curves by environment and label
-    :raises InvalidArgumentError: for an unknown name, or another number of labels than of paths
+    :raises InvalidArgumentError: for an unknown name, another number of labels than of paths, or if there is no curve
+        whose runs have a part of the x-axis in common
     :raises CheckpointNotFoundError: if there are no runs, or none has what is asked for
     :raises MissingExtraError: without the extra ``plots``
     """
@@ -145,11 +148,21 @@ def plot_runs(
         evaluated = any((folder / "evaluations.npz").exists() for found, _ in folders for folder in found)
         metric = "return" if evaluated else "train_return"
     groups = _groups(folders, metric, x, window)
+    curves: dict[tuple[str, str], Curve] = {}
+    problems = []
     for key, runs in groups.items():
         name = ", ".join(key)
         groups[key] = _without_short_runs(name, runs, x)
+        try:
+            curves[key] = aggregate(groups[key])
+        except InvalidArgumentError as error:
+            problems.append(f"{name}: {error}")
+            continue
         _warn_of_different_settings(name, groups[key])
-    curves = {key: aggregate(runs) for key, runs in groups.items()}
+    if not curves:
+        raise InvalidArgumentError(". ".join(problems))
+    for problem in problems:
+        warnings.warn(f"left out: {problem}")
     return _draw(groups, curves, METRICS[metric][0], X_AXES[x], title), curves
 
 
@@ -211,9 +224,10 @@ def _place(value: float, x: str) -> str:
 
 def _warn_of_different_settings(name: str, runs: list[Run]) -> None:
     """Seeds differ; what else does makes the mean one of different things."""
-    known = [run for run in runs if run.settings]
     different = []
-    for key in sorted({key for run in known for key in run.settings}):
+    for key in sorted({key for run in runs for key in run.settings}):
+        # Of a run without config.yml no more than the algorithm is known, of one without args.yml not even that
+        known = [run for run in runs if key in run.settings or (key != "algo" and run.settings.keys() - {"algo"})]
         values: list[tuple[Any, Path]] = []
         for run in known:
             value = run.settings.get(key, "not set")

@@ -8,7 +8,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,22 @@ def command_line(description: str | None, steps: int) -> argparse.ArgumentParser
     return parser
 
 
+def check_arguments(args: argparse.Namespace) -> None:
+    """
+    Whether the numbers are in range, before anything is written.
+
+    :param args: of a script
+    :raises InvalidArgumentError: if one is not
+    """
+    for option in ("steps", "n_envs", "eval_freq", "eval_episodes"):
+        if getattr(args, option, None) is not None:
+            name = f"--{option.replace('_', '-')}"
+            check_number(name, getattr(args, option), lambda n: n > 0, "a whole number above 0", integer=True)
+    # The environments of evaluations have seeds from 1000 above it
+    most = 2**32 - 2000
+    check_number("--seed", args.seed, lambda n: 0 <= n <= most, f"a whole number from 0 to {most:,}", integer=True)
+
+
 @contextmanager
 def one_line_errors() -> Iterator[None]:
     """What is wrong with the input ends a script with one line and status 1, not with a traceback."""
@@ -64,11 +80,13 @@ def one_line_errors() -> Iterator[None]:
 
 
 @contextmanager
-def stopped_by_ctrl_c(model: BaseAlgorithm) -> Iterator[BaseCallback]:
+def stopped_by_ctrl_c(model: BaseAlgorithm, save: Callable[[], None]) -> Iterator[BaseCallback]:
     """
     Ctrl-C ends training after the step that is under way, a second one at once; the script goes on with what follows.
 
     :param model: the model that is trained
+    :param save: called when training is over, also after an error such as a NaN of the environment; Ctrl-C does not
+        interrupt it
     :yield: a callback for ``learn``, the last of several
     """
     interrupts = Interrupts()
@@ -78,7 +96,11 @@ def stopped_by_ctrl_c(model: BaseAlgorithm) -> Iterator[BaseCallback]:
     except KeyboardInterrupt:
         pass
     finally:
-        interrupts.end()
+        interrupts.no_more()
+        try:
+            save()
+        finally:
+            interrupts.end()
     if interrupts.count:
         print(f"Stopped after {model.num_timesteps:,} steps; the agent is kept as it is")
 
@@ -107,10 +129,7 @@ def run(env_id: str, hyperparameters: dict[str, Any], args: argparse.Namespace) 
     :raises DDPGPaperError: for bad input, before anything is written; also for settings of environments, such as
         ``normalize``, which only the Zoo carries out
     """
-    for option in ("steps", "eval_freq", "eval_episodes"):
-        if getattr(args, option) is not None:
-            name = f"--{option.replace('_', '-')}"
-            check_number(name, getattr(args, option), lambda n: n > 0, "a whole number above 0", integer=True)
+    check_arguments(args)
     hyperparameters = {**hyperparameters, "n_timesteps": args.steps}
     others = sorted(set(ZOO_KEYS) & set(hyperparameters) - {"n_timesteps"})
     if others:
@@ -136,11 +155,8 @@ def run(env_id: str, hyperparameters: dict[str, Any], args: argparse.Namespace) 
         verbose=0,
     )
     print(f"Training on {env_id} for {args.steps:,} steps; everything lands in {folder}/")
-    try:
-        with stopped_by_ctrl_c(model) as stop:
-            model.learn(args.steps, callback=[evaluation, stop], progress_bar=True)
-    finally:  # also after an error, such as a NaN of the environment
-        model.save(folder / f"{name}.zip")
+    with stopped_by_ctrl_c(model, save=lambda: model.save(folder / f"{name}.zip")) as stop:
+        model.learn(args.steps, callback=[evaluation, stop], progress_bar=True)
 
     returns, _ = evaluate_policy(model, eval_env, args.eval_episodes, return_episode_rewards=True)
     mean, std = float(np.mean(returns)), float(np.std(returns))

@@ -13,7 +13,7 @@ promised, and what came. Pendulum-v1.zip is the agent at the end, or where Ctrl-
 import argparse
 from pathlib import Path
 
-from _runner import next_free_folder, one_line_errors, stopped_by_ctrl_c
+from _runner import check_arguments, next_free_folder, one_line_errors, stopped_by_ctrl_c
 from stable_baselines3.common.callbacks import CheckpointCallback, EvalCallback, StopTrainingOnRewardThreshold
 from stable_baselines3.common.env_util import make_vec_env
 
@@ -29,6 +29,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where the run's folder goes (runs/)")
     args = parser.parse_args()
+    check_arguments(args)
 
     folder = next_free_folder(args.runs, "callbacks")
     every = args.eval_freq
@@ -48,9 +49,8 @@ def main() -> None:
         SaturationMonitor(every=every),  # warns if the actor is stuck
     ]
     model = DDPGPaper("MlpPolicy", make_vec_env("Pendulum-v1", seed=args.seed), seed=args.seed)
-    with stopped_by_ctrl_c(model) as stop:
+    with stopped_by_ctrl_c(model, save=lambda: model.save(folder / "Pendulum-v1.zip")) as stop:
         model.learn(args.steps, callback=[*callbacks, stop])
-    model.save(folder / "Pendulum-v1.zip")
     print(
         f"{model.num_timesteps:,} steps of at most {args.steps:,}; {folder} has",
         *sorted(p.name for p in folder.iterdir()),

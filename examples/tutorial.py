@@ -14,7 +14,7 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from _runner import next_free_folder, one_line_errors, stopped_by_ctrl_c
+from _runner import check_arguments, next_free_folder, one_line_errors, stopped_by_ctrl_c
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
@@ -113,15 +113,15 @@ def main() -> None:
     parser.add_argument("--eval-episodes", type=int, default=100, help="episodes of the last evaluation")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where run folders go")
     args = parser.parse_args()
+    check_arguments(args)
 
     folder = next_free_folder(args.runs, "tutorial")
     model = make_model(args.seed, folder)
     episodes = EpisodeReport(folder / "best_actor.zip")
     live_plot = LivePlotCallback(folder / "live.png", every=10 * 200)
     print(f"Training for {args.steps:,} steps; {folder}/live.png shows how it goes")
-    with stopped_by_ctrl_c(model) as stop:
+    with stopped_by_ctrl_c(model, lambda: model.save(folder / "last_actor.zip", exclude=["action_noise"])) as stop:
         model.learn(args.steps, callback=[episodes, live_plot, stop], log_interval=10)
-    model.save(folder / "last_actor.zip", exclude=["action_noise"])
 
     def evaluate(actor: DDPGPaper) -> list[float]:
         env = make_vec_env("Pendulum-v1", n_envs=10, seed=args.seed + 1000)

@@ -10,7 +10,7 @@ AMD EPYC: -212 with the statistics, -1321 with raw observations.
 import argparse
 from pathlib import Path
 
-from _runner import next_free_folder, one_line_errors, stopped_by_ctrl_c
+from _runner import check_arguments, next_free_folder, one_line_errors, stopped_by_ctrl_c
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecNormalize
@@ -25,6 +25,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where the run's folder goes (runs/)")
     args = parser.parse_args()
+    check_arguments(args)
 
     folder = next_free_folder(args.runs, "vec_normalize")
     env = VecNormalize(make_vec_env("Pendulum-v1", seed=args.seed), gamma=0.99)
@@ -39,12 +40,14 @@ def main() -> None:
         policy_kwargs={"batch_norm": False},
         seed=args.seed,
     )
-    with stopped_by_ctrl_c(model) as stop:
-        model.learn(args.steps, callback=stop)
 
-    # Under these names load_zoo_run finds the statistics, and freezes them
-    model.save(folder / "Pendulum-v1.zip")
-    env.save(str(folder / "vecnormalize.pkl"))
+    def save() -> None:
+        # Under these names load_zoo_run finds the statistics, and freezes them
+        model.save(folder / "Pendulum-v1.zip")
+        env.save(str(folder / "vecnormalize.pkl"))
+
+    with stopped_by_ctrl_c(model, save) as stop:
+        model.learn(args.steps, callback=stop)
 
     loaded, loaded_env = load_zoo_run(folder, seed=args.seed + 1000)
     print(f"{folder} has the model and the statistics that it learned with")

@@ -274,6 +274,33 @@ def test_settings_that_differ_are_named(tmp_path, recwarn):
     assert [str(w.message) for w in recwarn if w.category is UserWarning] == []
 
 
+def test_the_algorithm_is_a_setting(tmp_path):
+    """Of runs that a label puts together; the first has no more than its args.yml."""
+    runs = [
+        write_run(tmp_path / algo / "Pendulum-v1_1", results_of(0), algo=algo, config=config)
+        for algo, config in {"td3": None, "ddpg_paper": {"tau": 0.1}}.items()
+    ]
+    with pytest.warns(UserWarning, match="different settings") as caught:
+        plot_runs([tmp_path], labels=["both"])
+    (message,) = [str(warning.message) for warning in caught]
+    assert f"different settings: `algo` (ddpg_paper in {runs[1]}; td3 in {runs[0]}). Pass" in message
+
+
+def test_a_curve_whose_runs_have_nothing_in_common_is_left_out(tmp_path):
+    write_run(tmp_path / "Hopper-v5_1", results_of(0), env="Hopper-v5")
+    runs = [write_run(tmp_path / f"Pendulum-v1_{steps}", [[0.0]], np.array([steps])) for steps in (100, 150)]
+    with pytest.warns(UserWarning, match="left out") as caught:
+        figure, curves = plot_runs([tmp_path])
+    assert list(curves) == [("Hopper-v5", "ddpg_paper")]
+    assert [axes.get_title() for axes in figure.axes] == ["Hopper-v5"]
+    (message,) = [str(warning.message) for warning in caught]
+    assert f"left out: Pendulum-v1, ddpg_paper: the runs {runs[0]}, {runs[1]} have no part of the x-axis" in message
+    assert message.endswith("pass them as paths of their own, with --labels")
+    with pytest.raises(InvalidArgumentError, match=r"^Pendulum-v1, ddpg_paper: the runs"):
+        plot_runs(runs)
+    plot_runs(runs, labels=["a", "b"])
+
+
 def test_the_environments_arguments_are_settings(tmp_path):
     for number, kwargs in enumerate([None, {"g": 5.0}]):
         run = write_run(tmp_path / f"Pendulum-v1_{number}", results_of(number), config={"tau": 0.1})
@@ -365,6 +392,7 @@ def test_unknown_names(zoo):
         {"timesteps": [1, 2], "results": np.zeros((3, 2))},
         {"timesteps": [1, 2], "results": np.zeros(2)},
         {"timesteps": [1], "results": np.array([["a"]])},
+        {"timesteps": ["1", "x"], "results": np.zeros((2, 1))},
         {"timesteps": [1], "results": np.array([[None]])},  # a pickle
     ],
 )
@@ -376,6 +404,16 @@ def test_damaged_evaluations(tmp_path, content):
         np.savez(folder / "evaluations.npz", **content)
     with pytest.raises(DamagedCheckpointError, match=r"evaluations\.npz"):
         plot_runs([folder])
+
+
+def test_what_a_second_call_of_learn_evaluated_is_drawn(tmp_path):
+    """The steps are counted anew, and SB3's callback goes on with the file."""
+    folder = write_run(tmp_path / "Pendulum-v1_1", np.arange(7.0)[:, None], np.array([10, 20, 30, 10, 5, 15, 25]))
+    with pytest.warns(UserWarning, match=r"Pendulum-v1_1/evaluations\.npz: the steps begin anew after 10, as with two"):
+        run = read_run(folder)
+    assert run.x.tolist() == [5, 15, 25]
+    assert run.values[:, 0].tolist() == [4, 5, 6]
+    assert run.n_steps == 25
 
 
 def test_evaluations_that_have_not_begun(tmp_path):

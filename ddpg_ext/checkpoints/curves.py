@@ -36,7 +36,7 @@ class Run(NamedTuple):
     values: np.ndarray
     #: environment steps at the last of these places
     n_steps: float
-    #: hyperparameters and arguments of the environment, as far as its files name them
+    #: algorithm, hyperparameters and arguments of the environment, as far as its files name them
     settings: dict[str, Any]
 
 
@@ -95,6 +95,8 @@ def _settings(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     settings = {key: value for key, value in config.items() if key != "n_timesteps"}
     if config and args.get("env_kwargs"):
         settings["env_kwargs"] = args["env_kwargs"]
+    if "algo" in args:
+        settings["algo"] = args["algo"]
     return args, settings
 
 
@@ -121,11 +123,20 @@ def _read_evaluations(file: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
     if name not in content or "timesteps" not in content:
         raise CheckpointNotFoundError(f"{file} has no {name if 'timesteps' in content else 'timesteps'}")
     steps, values = content["timesteps"], content[name]
-    if steps.ndim != 1 or values.ndim != 2 or len(steps) != len(values) or values.dtype.kind not in "biuf":
+    are_numbers = steps.dtype.kind in "iuf" and values.dtype.kind in "biuf"
+    if not are_numbers or steps.ndim != 1 or values.ndim != 2 or len(steps) != len(values):
         raise DamagedCheckpointError(f"{file} does not hold numbers for {len(steps)} evaluations")
     if values.size == 0:
         raise CheckpointNotFoundError(f"{file} has no evaluation yet")
-    return steps.astype(float), values.astype(float)
+    steps, values = steps.astype(float), values.astype(float)
+    falls = np.flatnonzero(np.diff(steps) < 0)
+    if len(falls):
+        warnings.warn(
+            f"{file}: the steps begin anew after {steps[falls[-1]]:,.0f}, as with two calls of learn(); what was "
+            "evaluated before is left out"
+        )
+        steps, values = steps[falls[-1] + 1 :], values[falls[-1] + 1 :]
+    return steps, values
 
 
 def _read_monitors(folder: Path, what: str) -> dict[str, np.ndarray]:

@@ -15,7 +15,7 @@ class _Package(NamedTuple):
     """
     What environments need.
 
-    :param ids: how their ids look
+    :param ids: how their ids look, from the start
     :param name: the package
     :param how: to get it
     :param registers: the package whose import registers them; None: Gymnasium has them registered
@@ -29,7 +29,7 @@ class _Package(NamedTuple):
 
 _PACKAGES = (
     _Package(
-        r"BulletEnv-v\d",
+        r"\w+BulletEnv-v\d",
         "pybullet_envs_gymnasium",
         "pip install pybullet_envs_gymnasium",
         registers="pybullet_envs_gymnasium",
@@ -41,11 +41,16 @@ _PACKAGES = (
         registers="gymnasium_robotics",
     ),
     _Package(r"Panda", "panda_gym", "pip install panda_gym", registers="panda_gym"),
-    _Package(r"(LunarLander|BipedalWalker|CarRacing)", "Box2D", "pip install 'ddpg_ext[box2d]'", registers=None),
-    # Shimmy alone, which the RL Zoo brings, registers none of them
-    _Package(r"^dm_control/", "dm_control", "pip install 'ddpg_ext[dmc]'", registers="shimmy"),
     _Package(
-        r"(Ant|HalfCheetah|Hopper|Humanoid|Inverted|Pusher|Reacher|Swimmer|Walker2d)\w*-v[45]",
+        r"(LunarLander(Continuous)?|BipedalWalker(Hardcore)?|CarRacing)-v\d+$",
+        "Box2D",
+        "pip install 'ddpg_ext[box2d]'",
+        registers=None,
+    ),
+    # Shimmy alone, which the RL Zoo brings, registers none of them
+    _Package(r"dm_control/", "dm_control", "pip install 'ddpg_ext[dmc]'", registers="shimmy"),
+    _Package(
+        r"(Ant|HalfCheetah|Hopper|Humanoid(Standup)?|Inverted(Double)?Pendulum|Pusher|Reacher|Swimmer|Walker2d)-v[45]$",
         "mujoco",
         "pip install 'ddpg_ext[mujoco]'",
         registers=None,
@@ -59,7 +64,8 @@ def missing_package(env_id: str) -> str | None:
     :return: the package that it comes from or needs, and how to get it; None if that is here, or not known
     """
     package = _package_of(env_id)
-    return None if package is None or _is_installed(package.name) else f"{package.name} ({package.how})"
+    name = None if package is None else _missing_part(package)
+    return None if package is None or name is None else f"{name} ({package.how})"
 
 
 def register(env_id: str) -> None:
@@ -69,7 +75,7 @@ def register(env_id: str) -> None:
     :param env_id: an environment, which may be registered already, or be none
     """
     package = _package_of(env_id)
-    if env_id not in gym.registry and package is not None and package.registers and _is_installed(package.name):
+    if env_id not in gym.registry and package is not None and package.registers and _missing_part(package) is None:
         importlib.import_module(package.registers)
 
 
@@ -81,10 +87,9 @@ def check_environment(env_id: str, advice: str = "") -> None:
     :param advice: a sentence that ends the message
     :raises InvalidArgumentError: if it is not registered, or if a package that it needs is missing
     """
-    package = _package_of(env_id)
-    # An id that is registered although the package that registers such ids is missing is a user's own
-    if package is not None and not _is_installed(package.name) and not (package.registers and env_id in gym.registry):
-        raise InvalidArgumentError(f"the environment {env_id!r} needs {package.name} ({package.how})")
+    missing = missing_package(env_id)
+    if missing is not None:
+        raise InvalidArgumentError(f"the environment {env_id!r} needs {missing}")
     register(env_id)
     if env_id not in gym.registry:
         close = get_close_matches(env_id, gym.registry, n=3, cutoff=0.5)
@@ -93,7 +98,19 @@ def check_environment(env_id: str, advice: str = "") -> None:
 
 
 def _package_of(env_id: str) -> _Package | None:
-    return next((package for package in _PACKAGES if re.search(package.ids, env_id)), None)
+    """The package whose ids look like this one, unless that is registered as something else."""
+    package = next((package for package in _PACKAGES if re.match(package.ids, env_id)), None)
+    spec = gym.registry.get(env_id)
+    if package is None or spec is None:
+        return package
+    # Gymnasium has those of Box2D and MuJoCo, installed or not. Any other is a user's own, or of a package that is here
+    is_gymnasiums = not package.registers and str(spec.entry_point).startswith("gymnasium.envs.")
+    return package if is_gymnasiums else None
+
+
+def _missing_part(package: _Package) -> str | None:
+    """The first of what environments of a package need that is not installed."""
+    return next((name for name in (package.name, package.registers) if name and not _is_installed(name)), None)
 
 
 def _is_installed(package: str) -> bool:

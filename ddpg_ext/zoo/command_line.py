@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import inspect
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -99,7 +100,7 @@ def _check_agent(program: str, given: argparse.Namespace) -> None:
     for option, pairs in (("--env-kwargs", given.env_kwargs), ("--eval-env-kwargs", given.eval_env_kwargs)):
         arguments = _evaluate_pairs(option, pairs)
         if arguments and given.env is not None:
-            _check_env_arguments(option, pairs, arguments, given.env)
+            _check_env_arguments(program, option, pairs, arguments, given.env)
     for option, folder in (("--tensorboard-log", given.tensorboard_log), ("--output-folder", given.output_folder)):
         if folder:
             try:
@@ -156,17 +157,26 @@ def _evaluate_pairs(option: str, pairs: list[str]) -> dict[str, Any]:
     return arguments
 
 
-def _check_env_arguments(option: str, pairs: list[str], arguments: dict[str, Any], env_id: str) -> None:
+def _check_env_arguments(program: str, option: str, pairs: list[str], arguments: dict[str, Any], env_id: str) -> None:
+    entry_point = gym.spec(env_id).entry_point
     try:
-        gym.make(env_id, disable_env_checker=True, **arguments).close()
-    except Exception as error:  # whatever an environment says to arguments that do not fit
-        entry_point = gym.spec(env_id).entry_point
         creator = load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
-        known = [name for name in inspect.signature(creator).parameters if name != "render_mode"] if creator else []
-        raise InvalidArgumentError(
-            f"{option} {' '.join(pairs)}: {env_id} cannot be made with that ({_first_line(error)}); it takes "
-            f"{', '.join(known) or 'nothing'}"
-        ) from error
+        parameters = inspect.signature(creator).parameters.values() if creator else []
+    except (ImportError, AttributeError) as error:
+        raise InvalidArgumentError(f"--env {env_id} cannot be imported ({_first_line(error)})") from error
+    known = [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    takes = f"it takes {', '.join(name for name in known if name != 'render_mode') or 'nothing'}"
+    given = f"{option} {' '.join(pairs)}: {env_id}"
+    if program == "train":
+        try:
+            gym.make(env_id, disable_env_checker=True, **arguments).close()
+        except Exception as error:  # whatever an environment says to arguments that do not fit
+            raise InvalidArgumentError(f"{given} cannot be made with that ({_first_line(error)}); {takes}") from error
+    elif creator and not any(p.kind is p.VAR_KEYWORD for p in parameters):
+        # The program adds them to those of the run: here the names alone can be looked at
+        unknown = [name for name in arguments if name not in known]
+        if unknown:
+            raise InvalidArgumentError(f"{given} does not take {unknown[0]!r}; {takes}")
 
 
 def _check_study(given: argparse.Namespace) -> None:
@@ -175,40 +185,57 @@ def _check_study(given: argparse.Namespace) -> None:
         raise InvalidArgumentError(f"--trial-id {given.trial_id} needs --storage and --study-name, to look it up there")
     if not given.storage or not (given.optimize_hyperparameters or given.trial_id is not None):
         return
-    file = Path(given.storage.removeprefix("sqlite:///"))
-    is_file = given.storage.startswith("sqlite:///") or given.storage.endswith(".log")
-    if given.trial_id is not None and is_file and not file.is_file():  # which Optuna would make
-        raise InvalidArgumentError(f"--storage {given.storage!r}: there is no file {str(file)!r}")
     import optuna
     from optuna.storages.journal import JournalFileBackend
+    from sqlalchemy.engine import make_url
 
+    # As SQLAlchemy reads a URL, but also where it cannot
+    shown = re.sub(r"(://[^:/]*):[^@]*@", r"\1:***@", given.storage)
     try:
-        if given.storage.endswith(".log"):
-            check_can_write(file.parent)
-            if not file.is_file():
+        is_log = given.storage.endswith(".log")
+        url = None if is_log else make_url(given.storage)
+        database = given.storage if url is None else url.database if url.get_backend_name() == "sqlite" else None
+        if given.trial_id is not None and database and not Path(database).is_file():  # which Optuna would make
+            raise InvalidArgumentError(f"--storage {shown!r}: there is no file {database!r}")
+        if is_log:
+            check_can_write(Path(given.storage).parent)
+            if not Path(given.storage).is_file():
                 return
             storage: Any = optuna.storages.JournalStorage(JournalFileBackend(given.storage))
         else:
             storage = optuna.storages.get_storage(given.storage)
         studies = optuna.get_all_study_names(storage)
+    except InvalidArgumentError:
+        raise
     except Exception as error:  # SQLAlchemy's, its drivers', the file system's
         raise InvalidArgumentError(
-            f"--storage {given.storage!r} cannot be opened ({_first_line(error)}); pass sqlite:///study.db, another "
+            f"--storage {shown!r} cannot be opened ({_first_line(error)}); pass sqlite:///study.db, another "
             "database that SQLAlchemy knows, or a file that ends in .log"
         ) from error
     if given.trial_id is None:
         return
     if given.study_name not in studies:
         raise InvalidArgumentError(
-            f"--study-name {given.study_name!r}: there is none of that name in {given.storage}, which has "
+            f"--study-name {given.study_name!r}: there is none of that name in {shown}, which has "
             f"{', '.join(map(repr, studies)) or 'none'}"
         )
-    n_trials = len(optuna.load_study(study_name=given.study_name, storage=storage).trials)
-    if not 0 <= given.trial_id < n_trials:
+    _check_trial(given, optuna.load_study(study_name=given.study_name, storage=storage).trials)
+
+
+def _check_trial(given: argparse.Namespace, trials: list[Any]) -> None:
+    """Whether the trial that is asked for has all of its hyperparameters."""
+    what = f"--trial-id {given.trial_id}: the study {given.study_name!r}"
+    if not trials:
+        raise InvalidArgumentError(f"{what} has no trial yet")
+    if not 0 <= given.trial_id < len(trials):
+        raise InvalidArgumentError(f"{what} has the trials 0 to {len(trials) - 1}")
+    finished = [trial.number for trial in trials if trial.state.name == "COMPLETE" and trial.params]
+    if given.trial_id not in finished:
+        names = ", ".join(map(str, finished[:20])) + (", ..." if len(finished) > 20 else "")
         raise InvalidArgumentError(
-            f"--trial-id {given.trial_id}: the study {given.study_name!r} has the trials 0 to {n_trials - 1}"
-            if n_trials
-            else f"--trial-id {given.trial_id}: the study {given.study_name!r} has no trial yet"
+            f"{what} did not finish that trial; it has finished {names}"
+            if finished
+            else f"{what} has finished no trial with hyperparameters yet"
         )
 
 

@@ -12,6 +12,8 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
+
 from ddpg_ext.common.errors import DDPGPaperError, InvalidArgumentError
 from ddpg_ext.common.extras import import_extra
 from ddpg_ext.zoo.command_line import prepare_command_line
@@ -55,7 +57,7 @@ def _is_clear(error: Exception) -> bool:
         return "pip install" in str(error)
     if isinstance(error, AssertionError | ValueError | TypeError) and any(part in str(error) for part in _BAD_INPUT):
         return True
-    return isinstance(error, DDPGPaperError)
+    return isinstance(error, DDPGPaperError | gym.error.DependencyNotInstalled)
 
 
 def _start(program: str) -> None:

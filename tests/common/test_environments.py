@@ -1,7 +1,14 @@
 """Environments by their ids: what they need, who registers them, what is said of those that there are not."""
 
+import os
+import re
+import subprocess
+import sys
+
 import gymnasium as gym
 import pytest
+from gymnasium.envs.classic_control import PendulumEnv
+from gymnasium.envs.registration import EnvSpec
 
 from ddpg_ext import InvalidArgumentError
 from ddpg_ext.common import environments
@@ -11,6 +18,8 @@ from ddpg_ext.common.environments import check_environment, missing_package
 def test_the_extra_of_an_environment_is_named(monkeypatch):
     monkeypatch.setattr(environments, "_is_installed", lambda package: False)
     wanted = {"LunarLanderContinuous-v3": "box2d", "Hopper-v5": "mujoco", "dm_control/cartpole-balance-v0": "dmc"}
+    for env_id in ("dm_control/cartpole-balance-v0", "FetchReach-v4"):  # of which another test may have made use
+        monkeypatch.delitem(gym.registry, env_id, raising=False)
     for env_id, extra in wanted.items():
         with pytest.raises(InvalidArgumentError, match=rf"needs .*'ddpg_ext\[{extra}\]'"):
             check_environment(env_id)
@@ -20,18 +29,51 @@ def test_the_extra_of_an_environment_is_named(monkeypatch):
     check_environment("Pendulum-v1")
 
 
-def test_an_environment_of_ones_own_may_look_like_that_of_a_package(monkeypatch):
+def test_one_of_two_packages_is_missing(monkeypatch):
+    monkeypatch.setattr(environments, "_is_installed", lambda package: package != "shimmy")
+    monkeypatch.delitem(gym.registry, "dm_control/cartpole-balance-v0", raising=False)
+    with pytest.raises(InvalidArgumentError, match=r"needs shimmy \(pip install 'ddpg_ext\[dmc\]'\)"):
+        check_environment("dm_control/cartpole-balance-v0")
+    environments.register("dm_control/cartpole-balance-v0")  # which it cannot
+    assert "dm_control/cartpole-balance-v0" not in gym.registry
+
+
+@pytest.mark.parametrize("env_id", ["PandaFeeding-v0", "CarRacingLite-v0", "MyAnt-v4", "Hopper-v4", "CarRacing-v9"])
+def test_an_environment_of_ones_own_may_look_like_that_of_a_package(monkeypatch, env_id):
     monkeypatch.setattr(environments, "_is_installed", lambda package: False)
-    monkeypatch.setitem(gym.registry, "PandaFeeding-v0", gym.spec("Pendulum-v1"))
-    check_environment("PandaFeeding-v0")
+    monkeypatch.setitem(gym.registry, env_id, EnvSpec(env_id, entry_point=PendulumEnv))
+    assert missing_package(env_id) is None
+    check_environment(env_id)
+    monkeypatch.setitem(gym.registry, env_id, EnvSpec(env_id, entry_point="my_package.envs:Mine"))
+    check_environment(env_id)
 
 
-def test_dm_controls_tasks_are_registered(monkeypatch):
-    """As for a user who has not imported shimmy."""
+def test_every_environment_of_gymnasium_that_needs_a_package_is_known(monkeypatch):
+    monkeypatch.setattr(environments, "_is_installed", lambda package: False)
+    entry_points = {env_id: str(spec.entry_point) for env_id, spec in gym.registry.items()}
+    for env_id, entry_point in entry_points.items():
+        needed = re.match(r"gymnasium\.envs\.(box2d|mujoco)[.:]", entry_point)
+        expected = {"box2d": "Box2D", "mujoco": "mujoco"}.get(needed[1]) if needed else None
+        found = missing_package(env_id)
+        assert (found and found.split()[0]) == expected, env_id
+
+
+def test_dm_controls_tasks_are_registered():
+    """As for a user who has not imported shimmy: in a process of its own, since importing it again does nothing."""
     pytest.importorskip("dm_control")
-    monkeypatch.setenv("MUJOCO_GL", "egl")
-    check_environment("dm_control/cartpole-balance-v0")
-    assert "position" in gym.make("dm_control/cartpole-balance-v0").observation_space.spaces
+    source = (
+        "import gymnasium as gym\n"
+        "from ddpg_ext.common.environments import check_environment\n"
+        "env_id = 'dm_control/cartpole-balance-v0'\n"
+        "assert env_id not in gym.registry\n"
+        "check_environment(env_id)\n"
+        "env = gym.make(env_id)\n"
+        "assert 'position' in env.observation_space.spaces\n"
+        "env.close()\n"
+    )
+    environ = {**os.environ, "MUJOCO_GL": "egl", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, env=environ)
+    assert done.returncode == 0, done.stderr
 
 
 def test_unknown_environments():

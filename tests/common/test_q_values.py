@@ -17,7 +17,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from toy_envs import ToyEnv
 
-from ddpg_ext import DDPGPaper, InvalidArgumentError, QValueBiasCallback
+from ddpg_ext import DDPGPaper, InvalidArgumentError, LivePlotCallback, QValueBiasCallback
 from ddpg_ext.common.callbacks import q_values
 from ddpg_ext.common.callbacks.q_values import QValues, measure_q_values, plot_q_values, summarize
 from ddpg_ext.common.evaluation import evaluation_env
@@ -208,12 +208,12 @@ def test_training_logs_it_to_tensorboard_on_time(tmp_path):
         np.testing.assert_array_equal(saved["estimated"], callback.last.estimated)
 
 
-def log_with(tmp_path, formats):
-    """One evaluation, logged in some formats."""
+def log_with(tmp_path, formats, *others):
+    """One evaluation, logged in some formats, with other callbacks."""
     model = make_model(ClockEnv(), lambda obs, _: to_go(obs, 10) + 3, learning_starts=1000)
     model.set_logger(configure(str(tmp_path), formats))
     callback = QValueBiasCallback(ClockEnv(), every=20, n_eval_episodes=2)
-    model.learn(30, callback=callback)
+    model.learn(30, callback=[*others, callback])
     model.logger.close()
     return callback
 
@@ -240,6 +240,8 @@ def test_nothing_is_drawn_that_nobody_would_see(tmp_path, monkeypatch):
 
     monkeypatch.setattr(q_values, "plot_q_values", no_drawing)
     log_with(tmp_path / "text", ["log", "json", "csv"])
+    # Which listens to the log for two numbers
+    log_with(tmp_path / "live", ["log"], LivePlotCallback(tmp_path / "live.png", every=1000))
     monkeypatch.setattr(q_values, "find_spec", lambda name: None)  # without matplotlib
     log_with(tmp_path / "tensorboard", ["tensorboard"])
     events = EventAccumulator(str(tmp_path / "tensorboard"))

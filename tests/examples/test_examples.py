@@ -113,7 +113,7 @@ def test_the_runner_refuses_settings_it_does_not_carry_out(monkeypatch, tmp_path
         (["--steps", -5], r"`--steps` must be a whole number above 0, got -5"),
         (["--eval-episodes", 0], r"`--eval-episodes` must be a whole number above 0, got 0"),
         (["--eval-freq", 0], r"`--eval-freq` must be a whole number above 0, got 0"),
-        (["--seed", -1], r"`seed` must be a whole number from 0"),
+        (["--seed", -1], r"`--seed` must be a whole number from 0"),
         (["--runs", "/proc/runs"], r"--runs '/proc/runs' cannot be written to \(.*\); choose another"),
         (["--runs", "{tmp_path}/file"], r"--runs '.*file' cannot be written to"),
     ],
@@ -130,23 +130,36 @@ def test_bad_input_of_the_other_scripts(example, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(SystemExit, match=r"^error: `--steps` must be"):
         example("pendulum", "--steps", 0, "--runs", tmp_path)
-    for name in ("tutorial", "callbacks", "vec_normalize"):
+    wrong = {"tutorial": "eval-episodes", "callbacks": "eval-freq", "vec_normalize": "steps", "parallel_envs": "n-envs"}
+    for name, option in wrong.items():
+        for bad, value in {"steps": 0, "seed": -1, option: 0}.items():
+            with pytest.raises(SystemExit, match=rf"^error: `--{bad}` must be a whole number"):
+                example(name, f"--{bad}", value, "--runs", tmp_path)
         with pytest.raises(SystemExit, match=r"^error: --runs .* cannot be written to"):
             example(name, "--steps", 10, "--runs", tmp_path / "file")
+    for env_id, message in {"Pendulumm-v1": "there is no environment", "CartPole-v1": "continuous action"}.items():
+        with pytest.raises(SystemExit, match=rf"^error: .*{message}"):
+            example("parallel_envs", env_id, "--runs", tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 @pytest.fixture
 def ctrl_c(monkeypatch):
-    """Comes in the midst of the 100th step."""
-    step = DDPGPaper._store_transition
+    """Comes in the midst of the 100th step, and once more while the model is saved."""
+    step, save = DDPGPaper._store_transition, DDPGPaper.save
 
     def store_transition(self, *args, **kwargs):
         if self.num_timesteps == 100:
             os.kill(os.getpid(), signal.SIGINT)
         step(self, *args, **kwargs)
 
+    def interrupted_save(self, *args, **kwargs):
+        os.kill(os.getpid(), signal.SIGINT)
+        save(self, *args, **kwargs)
+        os.kill(os.getpid(), signal.SIGINT)
+
     monkeypatch.setattr(DDPGPaper, "_store_transition", store_transition)
+    monkeypatch.setattr(DDPGPaper, "save", interrupted_save)
 
 
 @pytest.mark.parametrize("name", ["pendulum", "tutorial", "callbacks", "vec_normalize"])
@@ -167,11 +180,13 @@ def test_ctrl_c_in_a_terminal_keeps_the_agent_of_parallel_environments(tmp_path)
     """It goes to all processes; those of the environments live until the model is saved."""
     source = (
         "import os, runpy, signal, sys\nfrom ddpg_ext import DDPGPaper\n"
-        "step = DDPGPaper._store_transition\n"
+        "step, save = DDPGPaper._store_transition, DDPGPaper.save\n"
         "def store_transition(self, *args, **kwargs):\n"
         "    if self.num_timesteps == 100:\n        os.killpg(0, signal.SIGINT)\n"
         "    step(self, *args, **kwargs)\n"
-        "DDPGPaper._store_transition = store_transition\n"
+        "def interrupted_save(self, *args, **kwargs):\n"
+        "    os.killpg(0, signal.SIGINT)\n    save(self, *args, **kwargs)\n"
+        "DDPGPaper._store_transition, DDPGPaper.save = store_transition, interrupted_save\n"
         f"sys.path.insert(0, {str(EXAMPLES)!r})\n"
         f"sys.argv = ['parallel_envs', '--steps', '1000000', '--n-envs', '2', '--runs', {str(tmp_path)!r}]\n"
         f"runpy.run_path({str(EXAMPLES / 'parallel_envs.py')!r}, run_name='__main__')\n"
@@ -182,7 +197,7 @@ def test_ctrl_c_in_a_terminal_keeps_the_agent_of_parallel_environments(tmp_path)
     assert result.returncode == 0, result.stderr
     assert "Stopped after 102 steps" in result.stdout
     assert "Traceback" not in result.stderr
-    assert DDPGPaper.load(tmp_path / "parallel_envs.zip").num_timesteps == 102
+    assert DDPGPaper.load(tmp_path / "parallel_envs_1" / "Pendulum-v1.zip").num_timesteps == 102
 
 
 def test_an_error_in_training_keeps_the_agent(monkeypatch, example, tmp_path):
@@ -274,9 +289,12 @@ def test_vec_normalize(example, tmp_path):
 
 
 def test_parallel_envs(example, tmp_path):
+    (tmp_path / "parallel_envs_1").mkdir()  # of an earlier run
     text = example("parallel_envs", "--steps", 200, "--n-envs", 2, "--runs", tmp_path)
     # The first minibatch of 64 is complete after 32 steps of both; from then on two updates per step of both
     assert f"200 steps in 2 environments, {200 - 62} gradient steps" in text
+    assert DDPGPaper.load(tmp_path / "parallel_envs_2" / "Pendulum-v1.zip").num_timesteps == 200
+    assert list((tmp_path / "parallel_envs_1").iterdir()) == []
 
 
 def test_onnx_export(example, tmp_path):

@@ -2,9 +2,11 @@
 
 import sys
 
+import gymnasium as gym
 import optuna
 import pytest
 import torch as th
+from gymnasium.envs.registration import EnvSpec
 
 from ddpg_ext import InvalidArgumentError, register_zoo
 from ddpg_ext.zoo.command_line import DEFAULTS, prepare_command_line
@@ -26,10 +28,11 @@ def prepare(monkeypatch, tmp_path):
 
 @pytest.fixture
 def study(tmp_path):
-    """A study of two trials in a database."""
+    """A study of three trials in a database, of which the last was broken off."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(storage=f"sqlite:///{tmp_path / 'study.db'}", study_name="mine")
     study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=2)
+    study.ask()  # broken off before it has drawn anything
     return f"sqlite:///{tmp_path / 'study.db'}"
 
 
@@ -72,7 +75,8 @@ def test_train(prepare, tmp_path, arguments, parts):
 @pytest.mark.parametrize(
     ("options", "parts"),
     [
-        (["--trial-id", "2", "--study-name", "mine"], ["--trial-id 2", "'mine' has the trials 0 to 1"]),
+        (["--trial-id", "3", "--study-name", "mine"], ["--trial-id 3", "'mine' has the trials 0 to 2"]),
+        (["--trial-id", "2", "--study-name", "mine"], ["--trial-id 2", "not finish that trial; it has finished 0, 1"]),
         (["--trial-id", "-1", "--study-name", "mine"], ["--trial-id -1"]),
         (["--trial-id", "0", "--study-name", "min"], ["--study-name 'min'", "has 'mine'"]),
     ],
@@ -84,9 +88,17 @@ def test_a_study(prepare, study, options, parts):
 
 
 def test_a_study_that_is_there(prepare, study):
-    prepare("train", "--storage", study, "--study-name", "mine", "--trial-id", "0")
+    for storage in (study, f"{study}?timeout=20"):
+        prepare("train", "--storage", storage, "--study-name", "mine", "--trial-id", "0")
     prepare("train", "--storage", study, "--study-name", "new", "-optimize")
     prepare("train", "--storage", "new.log", "--study-name", "new", "-optimize")
+
+
+@pytest.mark.parametrize("url", ["nosuch://me:hidden@host/db", "nosuch://me:hidden@host:port/db"])
+def test_passwords_are_not_shown(prepare, url):
+    with pytest.raises(InvalidArgumentError, match=r"--storage 'nosuch://me:\*\*\*@host") as caught:
+        prepare("train", "-optimize", "--storage", url)
+    assert "hidden" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -107,6 +119,29 @@ def test_other_programs(prepare, program, arguments, parts):
     with pytest.raises(InvalidArgumentError) as caught:
         prepare(program, *arguments)
     assert [part for part in parts if part not in str(caught.value)] == []
+
+
+def test_arguments_of_an_environment(prepare, monkeypatch):
+    """The whole set of them is known to `train` alone: the others add what is given to those of the run."""
+
+    def make(goal, wind=0.0, *_args, render_mode=None):
+        return gym.make("Pendulum-v1", render_mode=render_mode)
+
+    def make_with_any(goal, **kwargs):
+        return make(goal)
+
+    monkeypatch.setitem(gym.registry, "Needs-v0", EnvSpec("Needs-v0", entry_point=make))
+    monkeypatch.setitem(gym.registry, "TakesAll-v0", EnvSpec("TakesAll-v0", entry_point=make_with_any))
+    for program in ("enjoy", "record_video"):
+        prepare(program, "--env", "Needs-v0", "--env-kwargs", "wind:2.0")
+        prepare(program, "--env", "TakesAll-v0", "--env-kwargs", "wind:2.0")
+        with pytest.raises(InvalidArgumentError, match=r"Needs-v0 does not take 'windy'; it takes goal, wind$"):
+            prepare(program, "--env", "Needs-v0", "--env-kwargs", "windy:2.0")
+    prepare("train", "--env", "Needs-v0", "--env-kwargs", "wind:2.0", "goal:1")
+    with pytest.raises(InvalidArgumentError, match=r"cannot be made with that \(.*'goal'.*\); it takes goal, wind$"):
+        prepare("train", "--env", "Needs-v0", "--env-kwargs", "wind:2.0")
+    with pytest.raises(InvalidArgumentError, match=r"; it takes goal$"):
+        prepare("train", "--env", "TakesAll-v0", "--env-kwargs", "wind:2.0")
 
 
 def test_more_gpus_than_there_are(prepare, monkeypatch):

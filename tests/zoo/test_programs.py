@@ -4,6 +4,7 @@ import csv
 import pickle
 import re
 import shlex
+from importlib.metadata import requires
 from pathlib import Path
 
 import numpy as np
@@ -189,6 +190,22 @@ def test_record_training(train, zoo, tmp_path):
     assert result.status == 0, result.stderr
     assert (run / "videos" / "training.gif").stat().st_size > 0
     assert frames(run / "videos" / "training.mp4").shape[0] in (10, 11)
+
+
+def test_films_without_their_packages(train, zoo, tmp_path):
+    """One line that says what to install; and that brings it."""
+    train()
+    for name in ("moviepy", "imageio_ffmpeg"):  # found before those that are installed
+        (tmp_path / f"{name}.py").write_text(f"raise ImportError('none', name={name!r})\n")
+    result = zoo("record_video", "-n", "10")
+    assert (result.status, "Traceback" in result.stderr) == (1, False)
+    assert "MoviePy is not installed" in result.stderr.splitlines()[-1]
+    result = zoo("record_training", "-n", "10", PATH="/nonexistent")
+    assert (result.status, "Traceback" in result.stderr) == (1, False)
+    assert "needs imageio_ffmpeg: pip install 'ddpg_ext[zoo]'" in result.stderr.splitlines()[-1]
+    project = (Path(__file__).parents[2] / "pyproject.toml").read_text()
+    assert re.search(r'^zoo = \[.*"moviepy"', project, re.MULTILINE)
+    assert any(re.match(r"imageio[-_]ffmpeg", needed) for needed in requires("moviepy"))
 
 
 def test_plots(train, zoo, tmp_path):

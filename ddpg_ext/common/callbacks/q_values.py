@@ -9,7 +9,7 @@ import gymnasium as gym
 import numpy as np
 import torch as th
 from stable_baselines3.common.evaluation import evaluate_policy
-from stable_baselines3.common.logger import CSVOutputFormat, Figure, HumanOutputFormat, JSONOutputFormat
+from stable_baselines3.common.logger import Figure, TensorBoardOutputFormat
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
 from ddpg_ext.common.callbacks.periodic import PeriodicCallback
@@ -47,7 +47,7 @@ class QValueBiasCallback(PeriodicCallback):
     Logged, and written out at once as ``EvalCallback`` does: ``eval/q_bias`` (mean of estimate minus return),
     ``eval/q_correlation`` (Pearson's, absent where one of them is constant), ``eval/q_estimated`` and
     ``eval/q_observed`` (their means), ``eval/q_missing`` (mean of the discount at which the episodes are cut off).
-    Where the logger has TensorBoard (or another format that takes figures) and matplotlib is installed also
+    Where the logger writes for TensorBoard (which Weights & Biases can read, too) and matplotlib is installed also
     ``eval/q_values``, the picture of :func:`plot_q_values`.
 
     The return is in the rewards that the critic learns from: with ``VecNormalize(norm_reward=True)`` around the
@@ -127,8 +127,8 @@ class QValueBiasCallback(PeriodicCallback):
 
     def _logs_figures(self) -> bool:
         """Whether somebody would see them: drawing takes longer than all the rest of the log."""
-        text = (HumanOutputFormat, JSONOutputFormat, CSVOutputFormat)
-        listens = any(not isinstance(output, text) for output in self.logger.output_formats)
+        # Weights & Biases gets figures from TensorBoard's files, too
+        listens = any(isinstance(output, TensorBoardOutputFormat) for output in self.logger.output_formats)
         return listens and find_spec("matplotlib") is not None
 
     def _save(self, values: QValues, figure: Any, stem: Path) -> None:
