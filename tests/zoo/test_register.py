@@ -157,7 +157,7 @@ def test_a_trial_that_is_loaded_is_the_trial_that_was_sampled(search_space):
         loaded = converter(trial.params)
         assert trial.user_attrs == {"gamma": loaded["gamma"], "batch_size": loaded["batch_size"]}
         again = constructor_arguments(loaded, (2,))
-        assert {**again, "action_noise": 0} == {**arguments, "action_noise": 0}
+        assert {**again, "action_noise": 0} == {"policy": "MlpPolicy", **arguments, "action_noise": 0}
         assert repr(again["action_noise"]) == repr(arguments["action_noise"])
 
 
