@@ -4,7 +4,7 @@ Train DDPG with the paper's settings, watch it, and keep everything in a run fol
     python examples/quickstart.py                       # Pendulum-v1, 20,000 steps, one to four minutes
     python examples/quickstart.py HalfCheetah-v5 --steps 300000
 
-Pendulum-v1 ends at a mean return of -165 (seed 0; -171 and -178 with seeds 1 and 2). What happens is in _runner.py; its
+Pendulum-v1 ends at a mean return of -164 (seed 0; -174 and -178 with seeds 1 and 2). What happens is in _runner.py; its
 settings are DDPGPaper's own defaults.
 """
 
