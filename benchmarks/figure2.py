@@ -28,7 +28,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
-from ddpg_ext.checkpoints.atomic import atomic_file
+from ddpg_ext.common.files import atomic_file
 
 
 class Task(NamedTuple):

@@ -37,6 +37,7 @@ from stable_baselines3.common.noise import OrnsteinUhlenbeckActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from ddpg_ext import DDPGPaper
+from ddpg_ext.common.files import atomic_file
 from ddpg_ext.common.paper_cnn import PaperCNN
 from ddpg_ext.envs import PixelActionRepeat
 
@@ -156,9 +157,8 @@ class Curve(BaseCallback):
     def write(self) -> None:
         """Replace the file in one go."""
         self.result["seconds"] = round(time.perf_counter() - self.start)
-        temporary = self.path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(self.result) + "\n")
-        temporary.replace(self.path)
+        with atomic_file(self.path) as file:
+            file.write(json.dumps(self.result).encode() + b"\n")
 
 
 def learn(args: argparse.Namespace) -> None:

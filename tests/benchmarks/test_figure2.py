@@ -1,6 +1,5 @@
 """The benchmark of Figure 2 in a tiny form; that its variants are what they are called; what it draws."""
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -20,13 +19,8 @@ SCRIPT = ROOT / "benchmarks" / "figure2.py"
 
 
 @pytest.fixture(scope="module")
-def figure2():
-    spec = importlib.util.spec_from_file_location("figure2", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(SCRIPT.parent))  # for what the benchmarks share
-        spec.loader.exec_module(module)
-    return module
+def figure2(load_benchmark):
+    return load_benchmark("figure2")
 
 
 def settings(figure2, variant, env="Pendulum-v1", seed=0, steps=200):

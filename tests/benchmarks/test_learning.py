@@ -1,6 +1,5 @@
 """The learning benchmark in a tiny form, as a user runs it."""
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -17,11 +16,8 @@ SCRIPT = ROOT / "benchmarks" / "learning.py"
 
 
 @pytest.fixture(scope="module")
-def learning():
-    spec = importlib.util.spec_from_file_location("learning", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def learning(load_benchmark):
+    return load_benchmark("learning")
 
 
 def test_table_json_and_picture(tmp_path):
