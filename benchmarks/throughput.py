@@ -200,16 +200,14 @@ def gradient_step_against_products(args: argparse.Namespace) -> list[dict[str, A
 
 def matrix_products(batch: int, state: int, action: int) -> Callable[[], None]:
     """Every matrix product that one update of 400-300 networks cannot do without, into preallocated memory."""
-    from ddpg_ext.common.products import is_large, is_narrow, large_product
+    from ddpg_ext.common.products import is_large, is_narrow, large_product, memory_for_product
 
     rand = th.randn
 
     def product(rows: int, inner: int, columns: int) -> Callable[[], th.Tensor]:
-        a, b, out = rand(rows, inner), rand(inner, columns), th.empty(rows, columns)
+        a, b, out = rand(rows, inner), rand(inner, columns), memory_for_product(rows, columns)
         weight = b.t()
-        if is_narrow(out):
-            return lambda: th.mm(b.t(), a.t())
-        if is_large(rows, weight):
+        if is_large(rows, weight) and not is_narrow(rows, columns):
             return lambda: large_product(a, weight, None)
         return lambda: th.mm(a, b, out=out)
 

@@ -33,14 +33,23 @@ def is_large(batch_size: int, weight: th.Tensor) -> bool:
     return batch_size * weight.numel() >= _ONEDNN_FROM and _ONEDNN is not None and min(weight.shape) >= _ONEDNN_WIDTH
 
 
-def is_narrow(weight: th.Tensor) -> bool:
+def is_narrow(n_rows: int, n_columns: int) -> bool:
     """
-    :param weight: shape ``(out_features, in_features)``
-    :return: whether its gradient, and that of its input, is so narrow that both libraries take up to six times as long
-        for it as for its transpose, and oneDNN's kernel with several threads up to a hundred times
+    :param n_rows: of a product
+    :param n_columns: of a product
+    :return: whether it is so narrow that both libraries take up to six times as long for it as for its transpose, and
+        oneDNN's kernel with several threads up to a hundred times
     """
-    n_out, n_in = weight.shape
-    return 1 < n_in < 32 < n_out
+    return 1 < n_columns < 32 < n_rows
+
+
+def memory_for_product(n_rows: int, n_columns: int) -> th.Tensor:
+    """
+    :param n_rows: of a product
+    :param n_columns: of a product
+    :return: memory to give as its ``out``: column by column where it is narrow, so that torch computes the transpose
+    """
+    return th.empty(n_columns, n_rows).t() if is_narrow(n_rows, n_columns) else th.empty(n_rows, n_columns)
 
 
 def large_product(x: th.Tensor, weight: th.Tensor, bias: th.Tensor | None) -> th.Tensor:
@@ -71,7 +80,10 @@ class Affine(th.autograd.Function):
         wants_x, wants_weight, wants_bias = ctx.needs_input_grad
         grad_weight = None
         if wants_weight:
-            grad_weight = (x.t() @ grad).t().contiguous() if is_narrow(weight) else large_product(grad.t(), x.t(), None)
+            if is_narrow(*weight.shape):
+                grad_weight = (x.t() @ grad).t().contiguous()
+            else:
+                grad_weight = large_product(grad.t(), x.t(), None)
         return (
             large_product(grad, weight.t(), None) if wants_x else None,
             grad_weight,

@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ddpg_ext.common.layers import ActionInput, BatchNorm, Linear, linear
-from ddpg_ext.common.products import is_large, is_narrow, large_product
+from ddpg_ext.common.products import is_large, is_narrow, large_product, memory_for_product
 from ddpg_ext.ddpg_paper.networks import Critic
 
 #: gradients by the ``id`` of their parameter: tensors themselves are slow as keys
@@ -59,12 +59,13 @@ class _Linear(_Layer):
         self.feeds_norm = False
 
     def resize(self, batch_size: int) -> None:
-        n_out = len(self.weight)
+        n_out, n_in = self.weight.shape
         self.is_large = is_large(batch_size, self.weight)
         # oneDNN rearranges its second operand, so that is to be the smaller one, but not a narrow one
         self.is_by_feature = not self.feeds_norm and 16 <= batch_size <= n_out // 2
-        self.is_narrow = is_narrow(self.weight)
-        self.out = th.empty(batch_size, n_out)
+        self.is_narrow = is_narrow(n_out, n_in)
+        self.out = memory_for_product(batch_size, n_out)
+        self.narrow_grad = memory_for_product(n_out, n_in) if self.is_narrow else None
         self.grad_input: th.Tensor | None = None
 
     def forward(self, x: th.Tensor) -> th.Tensor:
@@ -81,8 +82,8 @@ class _Linear(_Layer):
     def backward(self, grad: th.Tensor, params: bool, inputs: bool) -> th.Tensor:
         if params:
             grads, weight = self.grads, self.weight_id
-            if self.is_narrow:
-                grads[weight].copy_(th.mm(self.x.t(), grad).t())
+            if self.narrow_grad is not None:
+                grads[weight].copy_(th.mm(grad.t(), self.x, out=self.narrow_grad))
             elif self.is_large:
                 grads[weight] = large_product(grad.t(), self.x.t(), None)
             else:
@@ -93,9 +94,8 @@ class _Linear(_Layer):
         if self.is_large and not self.is_narrow:
             return large_product(grad, self.transposed, None)
         if self.grad_input is None:
-            self.grad_input = th.empty_like(self.x)  # in memory as that is
-        if self.is_narrow:
-            return self.grad_input.copy_(th.mm(self.transposed, grad.t()).t())
+            # In memory as the input is
+            self.grad_input = memory_for_product(*self.x.shape) if self.is_narrow else th.empty_like(self.x)
         return th.mm(grad, self.weight, out=self.grad_input)
 
 
@@ -111,14 +111,16 @@ class _ActionInput(_Linear):
 
     def resize(self, batch_size: int) -> None:
         super().resize(batch_size)
-        self.grad_action = th.empty(batch_size, self.weight_action.shape[1])
+        self.grad_action = memory_for_product(batch_size, self.weight_action.shape[1])
+        self.grad_weight_action = memory_for_product(*self.weight_action.shape)
 
     def forward(self, x: th.Tensor) -> th.Tensor:
         return super().forward(x).addmm_(self.actions, self.action_transposed)
 
     def backward(self, grad: th.Tensor, params: bool, inputs: bool) -> th.Tensor:
         if params:
-            th.mm(grad.t(), self.actions, out=self.grads[id(self.weight_action)])
+            product = th.mm(grad.t(), self.actions, out=self.grad_weight_action)
+            self.grads[id(self.weight_action)].copy_(product)
         return super().backward(grad, params, inputs)
 
     def action_gradient(self, grad: th.Tensor) -> th.Tensor:
