@@ -1,5 +1,6 @@
 """How the process computes with floats while training: denormal numbers, and the precision of matrix products."""
 
+import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -12,15 +13,33 @@ def flush_denormals() -> Iterator[None]:
     Round denormal numbers (below 1.2e-38) to zero inside the block (CPU), and restore the former setting after it.
 
     Weight decay, and Adam's moments of units that are dead, push values into the denormal range; a training run
-    then falls to a tenth of its speed. The setting belongs to the process, not to a model: other torch code that
-    runs in the same thread meanwhile is affected, too. Where the processor has no such mode, nothing happens.
+    then falls to a tenth of its speed. The setting belongs to threads, not to a model: other torch code that runs in
+    the same thread and in torch's workers meanwhile is affected, too. Where the processor has no such mode, nothing
+    happens.
     """
     were_flushed = _denormals_are_flushed()
-    th.set_flush_denormal(True)
+    _set_flush_denormal(True)
     try:
         yield
     finally:
-        th.set_flush_denormal(were_flushed)
+        _set_flush_denormal(were_flushed)
+
+
+def _set_flush_denormal(on: bool) -> None:
+    """
+    ``torch.set_flush_denormal`` for torch's worker threads, too: it sets the mode of the calling thread alone. Those
+    are threads of GNU's OpenMP on Linux, where its way to start work on all of them can be called; elsewhere it is left
+    at the calling thread.
+    """
+    th.set_flush_denormal(on)
+    try:
+        library = ctypes.CDLL(None)
+        get_environment, set_environment, start = library.fegetenv, library.fesetenv, library.GOMP_parallel
+    except (AttributeError, OSError, TypeError):
+        return
+    environment = ctypes.create_string_buffer(256)  # more than any processor's floating-point environment takes
+    get_environment(environment)
+    start(set_environment, environment, th.get_num_threads(), 0)
 
 
 def _denormals_are_flushed() -> bool:

@@ -65,7 +65,9 @@ class _Linear(_Layer):
         self.is_by_feature = not self.feeds_norm and 16 <= batch_size <= n_out // 2
         self.is_narrow = is_narrow(n_out, n_in)
         self.out = memory_for_product(batch_size, n_out)
-        self.narrow_grad = memory_for_product(n_out, n_in) if self.is_narrow else None
+        # The weights' gradient is then to be copied, which does not always pay
+        is_copied = self.is_narrow and (n_in < 12 or batch_size > 128)
+        self.narrow_grad = memory_for_product(n_out, n_in) if is_copied else None
         self.grad_input: th.Tensor | None = None
 
     def forward(self, x: th.Tensor) -> th.Tensor:
@@ -84,7 +86,7 @@ class _Linear(_Layer):
             grads, weight = self.grads, self.weight_id
             if self.narrow_grad is not None:
                 grads[weight].copy_(th.mm(grad.t(), self.x, out=self.narrow_grad))
-            elif self.is_large:
+            elif self.is_large and not self.is_narrow:
                 grads[weight] = large_product(grad.t(), self.x.t(), None)
             else:
                 th.mm(grad.t(), self.x, out=grads[weight])
