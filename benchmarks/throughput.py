@@ -205,9 +205,9 @@ def matrix_products(batch: int, state: int, action: int) -> Callable[[], None]:
     rand = th.randn
 
     def product(rows: int, inner: int, columns: int) -> Callable[[], th.Tensor]:
-        a, b, out = rand(rows, inner), rand(inner, columns), memory_for_product(rows, columns)
+        a, b, out = rand(rows, inner), rand(inner, columns), memory_for_product(rows, inner, columns)
         weight = b.t()
-        if is_large(rows, weight) and not is_narrow(rows, columns):
+        if is_large(rows, weight) and not is_narrow(rows, inner, columns):
             return lambda: large_product(a, weight, None)
         return lambda: th.mm(a, b, out=out)
 

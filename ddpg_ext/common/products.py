@@ -33,23 +33,27 @@ def is_large(batch_size: int, weight: th.Tensor) -> bool:
     return batch_size * weight.numel() >= _ONEDNN_FROM and _ONEDNN is not None and min(weight.shape) >= _ONEDNN_WIDTH
 
 
-def is_narrow(n_rows: int, n_columns: int) -> bool:
+def is_narrow(n_rows: int, n_inner: int, n_columns: int) -> bool:
     """
-    :param n_rows: of a product
-    :param n_columns: of a product
+    :param n_rows: of a product and its first factor
+    :param n_inner: columns of the first factor, rows of the second
+    :param n_columns: of a product and its second factor
     :return: whether it is so narrow that both libraries take up to six times as long for it as for its transpose, and
-        oneDNN's kernel with several threads up to a hundred times
+        oneDNN's kernel with several threads up to a hundred times. Small ones take no time either way
     """
-    return 1 < n_columns < 32 < n_rows
+    return 1 < n_columns < 32 < n_rows and n_rows * n_inner >= 4096
 
 
-def memory_for_product(n_rows: int, n_columns: int) -> th.Tensor:
+def memory_for_product(n_rows: int, n_inner: int, n_columns: int) -> th.Tensor:
     """
-    :param n_rows: of a product
-    :param n_columns: of a product
+    :param n_rows: of a product and its first factor
+    :param n_inner: columns of the first factor, rows of the second
+    :param n_columns: of a product and its second factor
     :return: memory to give as its ``out``: column by column where it is narrow, so that torch computes the transpose
     """
-    return th.empty(n_columns, n_rows).t() if is_narrow(n_rows, n_columns) else th.empty(n_rows, n_columns)
+    if is_narrow(n_rows, n_inner, n_columns):
+        return th.empty(n_columns, n_rows).t()
+    return th.empty(n_rows, n_columns)
 
 
 def large_product(x: th.Tensor, weight: th.Tensor, bias: th.Tensor | None) -> th.Tensor:
@@ -80,7 +84,7 @@ class Affine(th.autograd.Function):
         wants_x, wants_weight, wants_bias = ctx.needs_input_grad
         grad_weight = None
         if wants_weight:
-            if is_narrow(*weight.shape):
+            if is_narrow(len(weight), len(x), weight.shape[1]):
                 grad_weight = (x.t() @ grad).t().contiguous()
             else:
                 grad_weight = large_product(grad.t(), x.t(), None)

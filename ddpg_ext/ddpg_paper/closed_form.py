@@ -63,11 +63,11 @@ class _Linear(_Layer):
         self.is_large = is_large(batch_size, self.weight)
         # oneDNN rearranges its second operand, so that is to be the smaller one, but not a narrow one
         self.is_by_feature = not self.feeds_norm and 16 <= batch_size <= n_out // 2
-        self.is_narrow = is_narrow(n_out, n_in)
-        self.out = memory_for_product(batch_size, n_out)
-        # The weights' gradient is then to be copied, which does not always pay
+        self.out = memory_for_product(batch_size, n_in, n_out)
+        self.is_narrow = is_narrow(n_out, batch_size, n_in)
+        # The gradient of the weights has then to be copied, which does not always pay
         is_copied = self.is_narrow and (n_in < 12 or batch_size > 128)
-        self.narrow_grad = memory_for_product(n_out, n_in) if is_copied else None
+        self.narrow_grad = memory_for_product(n_out, batch_size, n_in) if is_copied else None
         self.grad_input: th.Tensor | None = None
 
     def forward(self, x: th.Tensor) -> th.Tensor:
@@ -96,8 +96,9 @@ class _Linear(_Layer):
         if self.is_large and not self.is_narrow:
             return large_product(grad, self.transposed, None)
         if self.grad_input is None:
-            # In memory as the input is
-            self.grad_input = memory_for_product(*self.x.shape) if self.is_narrow else th.empty_like(self.x)
+            shape = len(grad), *self.weight.shape
+            # If not narrow, in memory as the input is
+            self.grad_input = memory_for_product(*shape) if is_narrow(*shape) else th.empty_like(self.x)
         return th.mm(grad, self.weight, out=self.grad_input)
 
 
@@ -113,8 +114,9 @@ class _ActionInput(_Linear):
 
     def resize(self, batch_size: int) -> None:
         super().resize(batch_size)
-        self.grad_action = memory_for_product(batch_size, self.weight_action.shape[1])
-        self.grad_weight_action = memory_for_product(*self.weight_action.shape)
+        n_out, action_dim = self.weight_action.shape
+        self.grad_action = memory_for_product(batch_size, n_out, action_dim)
+        self.grad_weight_action = memory_for_product(n_out, batch_size, action_dim)
 
     def forward(self, x: th.Tensor) -> th.Tensor:
         return super().forward(x).addmm_(self.actions, self.action_transposed)

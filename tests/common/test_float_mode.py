@@ -1,5 +1,7 @@
 """Denormal floats are flushed inside the block and during ``learn()``, and the former setting comes back."""
 
+import sys
+
 import pytest
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
@@ -33,6 +35,28 @@ def test_inside_and_after(before):
             assert flushed()
         assert flushed()
     assert flushed() == before
+
+
+@pytest.fixture
+def two_threads():
+    before = th.get_num_threads()
+    th.set_num_threads(2)
+    yield
+    th.set_num_threads(before)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="torch's threads are not those of GNU's OpenMP")
+def test_in_worker_threads(before, two_threads):
+    """torch's own function sets the mode of the calling thread alone; here, each thread computes a part."""
+    values = th.full((1_000_000,), DENORMAL * 1e10)
+
+    def share_flushed():
+        return (values * 1e-10 == 0).float().mean().item()
+
+    share_flushed()  # the threads are there from now on, with the mode that they have
+    with flush_denormals():
+        assert share_flushed() == 1.0
+    assert share_flushed() == float(before)
 
 
 def test_restored_after_an_error(before):

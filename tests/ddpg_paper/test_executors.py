@@ -58,6 +58,9 @@ VARIANTS = {
     # Ten times 100 updates: at this size 1,000 in one go are chaotic, and would blow up any difference
     "full defaults": (100, 10, {"policy_kwargs": {}}),
     "full size, 256": (100, 1, {"policy_kwargs": {}, "batch_size": 256}),
+    "many numbers": (100, 1, {"env": ToyEnv(17, 6), "policy_kwargs": {}}),
+    "many numbers, 256": (100, 1, {"env": ToyEnv(17, 6), "policy_kwargs": {}, "batch_size": 256}),
+    "many numbers, no batch norm": (100, 1, {"env": ToyEnv(17, 6), "policy_kwargs": {"batch_norm": False}}),
     "large layers in a row": (20, 5, {"policy_kwargs": {"net_arch": [400, 300, 300], "batch_norm": False}}),
     "small": (1000, 1, {}),
     "small, 256": (1000, 1, {"batch_size": 256}),

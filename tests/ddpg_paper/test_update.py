@@ -48,14 +48,17 @@ class DoubleExtractor(FlattenExtractor):
 def fill(buffer, rng, n=150):
     """Random transitions of large scale and uneven centre, a fifth of them the last of an episode."""
 
+    (obs_dim,), action_dim = buffer.obs_shape, buffer.action_dim
+    centre, scale = np.resize([3, 0, -1], obs_dim), np.resize([2, 0.3, 1], obs_dim)
+
     def observation():
-        return rng.normal([3, 0, -1], [2, 0.3, 1], size=(1, 3)).astype(np.float32)
+        return rng.normal(centre, scale, size=(1, obs_dim)).astype(np.float32)
 
     obs = observation()
     for _ in range(n):
         next_obs, done = observation(), rng.random(1) < 0.2
         info = {"TimeLimit.truncated": bool(done[0] and rng.random() < 0.5)}
-        buffer.add(obs, next_obs, rng.uniform(-1, 1, (1, 2)), rng.normal(-2, 3, 1), done, [info])
+        buffer.add(obs, next_obs, rng.uniform(-1, 1, (1, action_dim)), rng.normal(-2, 3, 1), done, [info])
         obs = observation() if done[0] else next_obs
 
 
