@@ -65,9 +65,7 @@ class _Linear(_Layer):
         self.is_by_feature = not self.feeds_norm and 16 <= batch_size <= n_out // 2
         self.out = memory_for_product(batch_size, n_in, n_out)
         self.is_narrow = is_narrow(n_out, batch_size, n_in)
-        # The gradient of the weights has then to be copied, which does not always pay
-        is_copied = self.is_narrow and (n_in < 12 or batch_size > 128)
-        self.narrow_grad = memory_for_product(n_out, batch_size, n_in) if is_copied else None
+        self.narrow_grad = _memory_for_narrow_gradient(n_out, batch_size, n_in)
         self.grad_input: th.Tensor | None = None
 
     def forward(self, x: th.Tensor) -> th.Tensor:
@@ -102,6 +100,14 @@ class _Linear(_Layer):
         return th.mm(grad, self.weight, out=self.grad_input)
 
 
+def _memory_for_narrow_gradient(n_out: int, batch_size: int, n_in: int) -> th.Tensor | None:
+    """
+    :return: where to compute the gradient of weights, from where it has to be copied; None where that does not pay
+    """
+    pays = is_narrow(n_out, batch_size, n_in) and (n_in < 12 or batch_size > 128)
+    return memory_for_product(n_out, batch_size, n_in) if pays else None
+
+
 class _ActionInput(_Linear):
     """The critic's layer that takes features and action: its input is the features, the action is set beside it."""
 
@@ -116,15 +122,18 @@ class _ActionInput(_Linear):
         super().resize(batch_size)
         n_out, action_dim = self.weight_action.shape
         self.grad_action = memory_for_product(batch_size, n_out, action_dim)
-        self.grad_weight_action = memory_for_product(n_out, batch_size, action_dim)
+        self.narrow_grad_action = _memory_for_narrow_gradient(n_out, batch_size, action_dim)
 
     def forward(self, x: th.Tensor) -> th.Tensor:
         return super().forward(x).addmm_(self.actions, self.action_transposed)
 
     def backward(self, grad: th.Tensor, params: bool, inputs: bool) -> th.Tensor:
         if params:
-            product = th.mm(grad.t(), self.actions, out=self.grad_weight_action)
-            self.grads[id(self.weight_action)].copy_(product)
+            grad_weight = self.grads[id(self.weight_action)]
+            if self.narrow_grad_action is None:
+                th.mm(grad.t(), self.actions, out=grad_weight)
+            else:
+                grad_weight.copy_(th.mm(grad.t(), self.actions, out=self.narrow_grad_action))
         return super().backward(grad, params, inputs)
 
     def action_gradient(self, grad: th.Tensor) -> th.Tensor:
