@@ -1,10 +1,13 @@
 """How the process computes with floats while training: denormal numbers, and the precision of matrix products."""
 
 import ctypes
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch as th
+
+_PROCESS = os.getpid()
 
 
 @contextmanager
@@ -32,6 +35,8 @@ def _set_flush_denormal(on: bool) -> None:
     at the calling thread.
     """
     th.set_flush_denormal(on)
+    if th.get_num_threads() == 1 or os.getpid() != _PROCESS:  # a forked process would wait forever for workers
+        return
     try:
         library = ctypes.CDLL(None)
         get_environment, set_environment, start = library.fegetenv, library.fesetenv, library.GOMP_parallel

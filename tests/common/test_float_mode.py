@@ -1,5 +1,6 @@
 """Denormal floats are flushed inside the block and during ``learn()``, and the former setting comes back."""
 
+import multiprocessing
 import sys
 
 import pytest
@@ -57,6 +58,24 @@ def test_in_worker_threads(before, two_threads):
     with flush_denormals():
         assert share_flushed() == 1.0
     assert share_flushed() == float(before)
+
+
+def exit_flushed():
+    with flush_denormals():
+        sys.exit(0 if flushed() else 1)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are not forked there")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_in_a_forked_process(two_threads):
+    """It has no worker threads, and none can be started: GNU's OpenMP would wait for them forever."""
+    th.full((1_000_000,), 1.0) * 2  # starts them here
+    process = multiprocessing.get_context("fork").Process(target=exit_flushed)
+    process.start()
+    process.join(60)
+    process.kill()
+    process.join()
+    assert process.exitcode == 0
 
 
 def test_restored_after_an_error(before):
