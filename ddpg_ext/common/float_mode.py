@@ -2,11 +2,13 @@
 
 import ctypes
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch as th
 
+#: that the module was imported in: its worker threads do not come along when it is forked
 _PROCESS = os.getpid()
 
 
@@ -17,34 +19,37 @@ def flush_denormals() -> Iterator[None]:
 
     Weight decay, and Adam's moments of units that are dead, push values into the denormal range; a training run
     then falls to a tenth of its speed. The setting belongs to threads, not to a model: other torch code that runs in
-    the same thread and in torch's workers meanwhile is affected, too. Where the processor has no such mode, nothing
-    happens.
+    the same thread and in torch's workers meanwhile is affected, too. On Linux the workers get the setting of the
+    calling thread, inside the block and after it; elsewhere, and in forked processes, they are left as they are. Where
+    the processor has no such mode, nothing happens.
     """
     were_flushed = _denormals_are_flushed()
-    _set_flush_denormal(True)
+    n_threads = th.get_num_threads()
+    _set_flush_denormal(True, n_threads)
     try:
         yield
     finally:
-        _set_flush_denormal(were_flushed)
+        _set_flush_denormal(were_flushed, max(n_threads, th.get_num_threads()))  # of all that are there
 
 
-def _set_flush_denormal(on: bool) -> None:
+def _set_flush_denormal(on: bool, n_threads: int) -> None:
     """
-    ``torch.set_flush_denormal`` for torch's worker threads, too: it sets the mode of the calling thread alone. Those
-    are threads of GNU's OpenMP on Linux, where its way to start work on all of them can be called; elsewhere it is left
-    at the calling thread.
+    ``torch.set_flush_denormal`` for worker threads, too: it sets the mode of the calling thread alone. They are
+    threads of GNU's OpenMP, which can be asked to run a function in each: here, one that takes over the caller's mode.
+
+    :param on: whether to flush
+    :param n_threads: number of threads, the calling one included
     """
     th.set_flush_denormal(on)
-    if th.get_num_threads() == 1 or os.getpid() != _PROCESS:  # a forked process would wait forever for workers
+    # In a forked process OpenMP would wait forever for the threads of its parent
+    if n_threads == 1 or sys.platform != "linux" or os.getpid() != _PROCESS:
         return
-    try:
-        library = ctypes.CDLL(None)
-        get_environment, set_environment, start = library.fegetenv, library.fesetenv, library.GOMP_parallel
-    except (AttributeError, OSError, TypeError):
+    library = ctypes.CDLL(None)
+    if not all(hasattr(library, name) for name in ("fegetenv", "fesetenv", "GOMP_parallel")):
         return
     environment = ctypes.create_string_buffer(256)  # more than any processor's floating-point environment takes
-    get_environment(environment)
-    start(set_environment, environment, th.get_num_threads(), 0)
+    if library.fegetenv(environment) == 0:
+        library.GOMP_parallel(library.fesetenv, environment, n_threads, 0)
 
 
 def _denormals_are_flushed() -> bool:

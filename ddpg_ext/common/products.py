@@ -7,7 +7,7 @@ import torch as th
 #: torch gives float32 products to MKL, which leaves half of the AVX-512 of AMD's processors unused; oneDNN's kernels,
 #: which come with torch, do not. They pay from so many multiplications on.
 _ONEDNN_FROM = 1_000_000
-#: ... and with at least so many columns: for 3 its kernel can take a thousand times as long
+#: ... and with at least so many columns: with fewer, MKL's transposed product is several times as fast
 _ONEDNN_WIDTH = 8
 _ONEDNN: Callable[..., th.Tensor] | None = None
 if th.backends.mkldnn.is_available() and th.backends.cpu.get_cpu_capability() == "AVX512":
@@ -38,8 +38,8 @@ def is_narrow(n_rows: int, n_inner: int, n_columns: int) -> bool:
     :param n_rows: of a product and its first factor
     :param n_inner: columns of the first factor, rows of the second
     :param n_columns: of a product and its second factor
-    :return: whether it is so narrow that both libraries take up to six times as long for it as for its transpose, and
-        oneDNN's kernel with several threads up to a hundred times. Small ones take no time either way
+    :return: whether it is so narrow that MKL takes up to six times as long for it as for its transpose. Small ones take
+        no time either way
     """
     return 1 < n_columns < 32 < n_rows and n_rows * n_inner >= 4096
 

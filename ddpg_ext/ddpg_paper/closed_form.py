@@ -63,10 +63,11 @@ class _Linear(_Layer):
         self.is_large = is_large(batch_size, self.weight)
         # oneDNN rearranges its second operand, so that is to be the smaller one, but not a narrow one
         self.is_by_feature = not self.feeds_norm and 16 <= batch_size <= n_out // 2
-        self.out = memory_for_product(batch_size, n_in, n_out)
-        self.is_narrow = is_narrow(n_out, batch_size, n_in)
+        self.out = th.empty(batch_size, n_out) if self.feeds_norm else memory_for_product(batch_size, n_in, n_out)
+        self.has_narrow_weight = is_narrow(n_out, batch_size, n_in)
         self.narrow_grad = _memory_for_narrow_gradient(n_out, batch_size, n_in)
-        self.grad_input: th.Tensor | None = None
+        self.has_narrow_input = is_narrow(batch_size, n_out, n_in)
+        self.grad_input = memory_for_product(batch_size, n_out, n_in) if self.has_narrow_input else None
 
     def forward(self, x: th.Tensor) -> th.Tensor:
         self.x = x
@@ -84,19 +85,17 @@ class _Linear(_Layer):
             grads, weight = self.grads, self.weight_id
             if self.narrow_grad is not None:
                 grads[weight].copy_(th.mm(grad.t(), self.x, out=self.narrow_grad))
-            elif self.is_large and not self.is_narrow:
+            elif self.is_large and not self.has_narrow_weight:
                 grads[weight] = large_product(grad.t(), self.x.t(), None)
             else:
                 th.mm(grad.t(), self.x, out=grads[weight])
             th.sum(grad, 0, out=grads[self.bias_id])
         if not inputs:
             return grad
-        if self.is_large and not self.is_narrow:
+        if self.is_large and not self.has_narrow_input:
             return large_product(grad, self.transposed, None)
         if self.grad_input is None:
-            shape = len(grad), *self.weight.shape
-            # If not narrow, in memory as the input is
-            self.grad_input = memory_for_product(*shape) if is_narrow(*shape) else th.empty_like(self.x)
+            self.grad_input = th.empty_like(self.x)  # in memory as that is
         return th.mm(grad, self.weight, out=self.grad_input)
 
 

@@ -218,13 +218,20 @@ class DDPGPaper(SaveLoad):
             self._seed_replay_buffer(self.seed)
         self._create_aliases()
         self._set_weight_decay()
-        if self.batch_size == 1 and any(isinstance(module, _BatchNorm) for module in self.policy.modules()):
+        self._check_minibatch(self.batch_size)
+        self._setup_noise()
+        self._setup_executor()
+
+    def _check_minibatch(self, batch_size: int) -> None:
+        """
+        :param batch_size: transitions per minibatch
+        :raises InvalidArgumentError: if there is only one, whose statistics batch normalisation would need
+        """
+        if batch_size == 1 and any(isinstance(module, _BatchNorm) for module in self.policy.modules()):
             raise InvalidArgumentError(
                 "`batch_size` must be at least 2 with batch normalisation, got 1; or pass "
                 "`policy_kwargs=dict(batch_norm=False)`"
             )
-        self._setup_noise()
-        self._setup_executor()
 
     @contextmanager
     def _default_replay_buffer(self) -> Iterator[None]:
@@ -479,9 +486,11 @@ class DDPGPaper(SaveLoad):
 
         :param gradient_steps: number of minibatches
         :param batch_size: transitions per minibatch
+        :raises InvalidArgumentError: if ``batch_size`` is 1, with batch normalisation
         :raises NonFiniteError: if a loss is NaN or infinite
         """
         assert self.replay_buffer is not None  # for mypy
+        self._check_minibatch(batch_size)
         of_episodes = self._starts_by_itself and isinstance(self.replay_buffer, HerReplayBuffer)
         if of_episodes and not np.any(self.replay_buffer.ep_length > 0):  # type: ignore[attr-defined]
             return  # goals are drawn from complete episodes, and there is none yet

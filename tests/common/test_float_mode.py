@@ -9,7 +9,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from toy_envs import ToyEnv
 
 from ddpg_ext import DDPGPaper, NonFiniteError
-from ddpg_ext.common.float_mode import flush_denormals
+from ddpg_ext.common.float_mode import _set_flush_denormal, flush_denormals
 
 DENORMAL = 1e-40
 
@@ -38,26 +38,55 @@ def test_inside_and_after(before):
     assert flushed() == before
 
 
+def share_flushed():
+    """Of products that are denormal, in a vector of which each thread computes a part."""
+    return (th.full((1_000_000,), DENORMAL * 1e10) * 1e-10 == 0).float().mean().item()
+
+
 @pytest.fixture
 def two_threads():
+    """Both as torch has them at first, and running."""
     before = th.get_num_threads()
     th.set_num_threads(2)
+    _set_flush_denormal(False, 2)
+    assert share_flushed() == 0.0
     yield
+    th.set_num_threads(2)
+    _set_flush_denormal(False, 2)
     th.set_num_threads(before)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="torch's threads are not those of GNU's OpenMP")
-def test_in_worker_threads(before, two_threads):
-    """torch's own function sets the mode of the calling thread alone; here, each thread computes a part."""
-    values = th.full((1_000_000,), DENORMAL * 1e10)
+only_linux = pytest.mark.skipif(sys.platform != "linux", reason="torch's threads are not those of GNU's OpenMP")
 
-    def share_flushed():
-        return (values * 1e-10 == 0).float().mean().item()
 
-    share_flushed()  # the threads are there from now on, with the mode that they have
+@only_linux
+def test_in_worker_threads(two_threads):
+    """torch's own function sets the mode of the calling thread alone."""
+    th.set_flush_denormal(True)
+    assert share_flushed() == 0.5
+    th.set_flush_denormal(False)
     with flush_denormals():
         assert share_flushed() == 1.0
-    assert share_flushed() == float(before)
+        with flush_denormals():
+            assert share_flushed() == 1.0
+        assert share_flushed() == 1.0
+    assert share_flushed() == 0.0
+
+
+@only_linux
+def test_number_of_threads_that_changes_meanwhile(two_threads):
+    with flush_denormals():
+        th.set_num_threads(1)
+    th.set_num_threads(2)
+    assert share_flushed() == 0.0
+
+
+@only_linux
+def test_learn_flushes_in_worker_threads(two_threads):
+    spy = Spy(share_flushed)
+    make_model().learn(2, spy)
+    assert spy.seen == [1.0, 1.0]
+    assert share_flushed() == 0.0
 
 
 def exit_flushed():
@@ -65,11 +94,10 @@ def exit_flushed():
         sys.exit(0 if flushed() else 1)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="processes are not forked there")
+@only_linux
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_in_a_forked_process(two_threads):
     """It has no worker threads, and none can be started: GNU's OpenMP would wait for them forever."""
-    th.full((1_000_000,), 1.0) * 2  # starts them here
     process = multiprocessing.get_context("fork").Process(target=exit_flushed)
     process.start()
     process.join(60)
@@ -85,12 +113,13 @@ def test_restored_after_an_error(before):
 
 
 class Spy(BaseCallback):
-    def __init__(self):
+    def __init__(self, look=flushed):
         super().__init__()
+        self.look = look
         self.seen = []
 
     def _on_step(self):
-        self.seen.append(flushed())
+        self.seen.append(self.look())
         return True
 
 

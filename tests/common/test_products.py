@@ -10,9 +10,26 @@ has_onednn = pytest.mark.skipif(products._ONEDNN is None, reason="torch has no o
 
 
 @pytest.mark.parametrize("shape", [(400, 3), (1, 300), (3, 400)])
-def test_narrow_products_are_left_to_mkl(shape):
-    """However large the minibatch: for 1024 x 3 x 400, oneDNN was seen to take a thousand times as long."""
+def test_layers_of_few_numbers_are_left_to_mkl(shape):
+    """However large the minibatch."""
     assert not products.is_large(2**20, th.empty(shape))
+
+
+@pytest.mark.parametrize(
+    ("n_rows", "n_inner", "n_columns", "narrow"),
+    [(400, 64, 3, True), (400, 64, 1, False), (400, 64, 31, True), (400, 64, 32, False), (33, 400, 2, True),
+     (32, 400, 2, False), (24, 64, 3, False), (64, 64, 2, True), (63, 64, 2, False)],
+)  # fmt: skip
+def test_results_of_narrow_products_lie_column_by_column(n_rows, n_inner, n_columns, narrow):
+    """... and are right there."""
+    assert products.is_narrow(n_rows, n_inner, n_columns) == narrow
+    out = products.memory_for_product(n_rows, n_inner, n_columns)
+    assert out.shape == (n_rows, n_columns)
+    assert out.is_contiguous() == (not narrow)
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(n_rows, n_inner)), rng.normal(size=(n_inner, n_columns))
+    th.mm(th.tensor(a).float(), th.tensor(b).float(), out=out)
+    np.testing.assert_allclose(out, a @ b, atol=1e-4)
 
 
 @has_onednn

@@ -118,14 +118,25 @@ def test_repeated_bit_for_bit(executor, n_updates, kwargs, silent_logger, weight
 
 
 @pytest.mark.parametrize("executor", AUTOMATIC)
-def test_minibatches_of_changing_size(executor, silent_logger, weights_of, assert_same_bits):
+@pytest.mark.parametrize("kwargs", [{}, {"env": ToyEnv(17, 6), "policy_kwargs": {}}], ids=["small", "full size"])
+def test_minibatches_of_changing_size(executor, kwargs, silent_logger, weights_of):
     """Memory that was allocated for one size does not leak into the next."""
-    model = filled_model(executor, silent_logger)
-    other = filled_model("eager", silent_logger)
+    model = filled_model(executor, silent_logger, **kwargs)
+    other = filled_model("eager", silent_logger, **kwargs)
     for each in (model, other):
-        for batch_size in (64, 16, 64, 33):
+        for batch_size in (64, 16, 256, 64, 33):
             each.train(5, batch_size)
     assert_close(weights_of(model), weights_of(other))
+
+
+@pytest.mark.parametrize("executor", AUTOMATIC)
+def test_minibatch_of_one_with_batch_norm(executor, silent_logger, weights_of, assert_same_bits):
+    """``train`` may be called by hand, with another size than the model's."""
+    model = filled_model(executor, silent_logger)
+    before = weights_of(model)
+    with pytest.raises(InvalidArgumentError, match="`batch_size` must be at least 2"):
+        model.train(1, 1)
+    assert_same_bits(before, weights_of(model))
 
 
 # ------------------------------------------------------------------------- choice
