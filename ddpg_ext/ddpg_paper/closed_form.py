@@ -66,8 +66,10 @@ class _Linear(_Layer):
         self.out = th.empty(batch_size, n_out) if self.feeds_norm else memory_for_product(batch_size, n_in, n_out)
         self.has_narrow_weight = is_narrow(n_out, batch_size, n_in)
         self.narrow_grad = _memory_for_narrow_gradient(n_out, batch_size, n_in)
-        self.has_narrow_input = is_narrow(batch_size, n_out, n_in)
-        self.grad_input = memory_for_product(batch_size, n_out, n_in) if self.has_narrow_input else None
+        self.grad_input: th.Tensor | None = None
+        self.narrow_grad_input: th.Tensor | None = None
+        if is_narrow(batch_size, n_out, n_in):
+            self.narrow_grad_input = memory_for_product(batch_size, n_out, n_in)
 
     def forward(self, x: th.Tensor) -> th.Tensor:
         self.x = x
@@ -92,11 +94,13 @@ class _Linear(_Layer):
             th.sum(grad, 0, out=grads[self.bias_id])
         if not inputs:
             return grad
-        if self.is_large and not self.has_narrow_input:
+        if self.is_large and self.narrow_grad_input is None:
             return large_product(grad, self.transposed, None)
         if self.grad_input is None:
             self.grad_input = th.empty_like(self.x)  # in memory as that is
-        return th.mm(grad, self.weight, out=self.grad_input)
+        if self.narrow_grad_input is None:
+            return th.mm(grad, self.weight, out=self.grad_input)
+        return self.grad_input.copy_(th.mm(grad, self.weight, out=self.narrow_grad_input))
 
 
 def _memory_for_narrow_gradient(n_out: int, batch_size: int, n_in: int) -> th.Tensor | None:
