@@ -85,12 +85,10 @@ class _Linear(_Layer):
     def backward(self, grad: th.Tensor, params: bool, inputs: bool) -> th.Tensor:
         if params:
             grads, weight = self.grads, self.weight_id
-            if self.narrow_grad is not None:
-                grads[weight].copy_(th.mm(grad.t(), self.x, out=self.narrow_grad))
-            elif self.is_large and not self.has_narrow_weight:
+            if self.is_large and not self.has_narrow_weight:
                 grads[weight] = large_product(grad.t(), self.x.t(), None)
             else:
-                th.mm(grad.t(), self.x, out=grads[weight])
+                _product(grad.t(), self.x, grads[weight], self.narrow_grad)
             th.sum(grad, 0, out=grads[self.bias_id])
         if not inputs:
             return grad
@@ -98,9 +96,15 @@ class _Linear(_Layer):
             return large_product(grad, self.transposed, None)
         if self.grad_input is None:
             self.grad_input = th.empty_like(self.x)  # in memory as that is
-        if self.narrow_grad_input is None:
-            return th.mm(grad, self.weight, out=self.grad_input)
-        return self.grad_input.copy_(th.mm(grad, self.weight, out=self.narrow_grad_input))
+        return _product(grad, self.weight, self.grad_input, self.narrow_grad_input)
+
+
+def _product(a: th.Tensor, b: th.Tensor, out: th.Tensor, narrow: th.Tensor | None) -> th.Tensor:
+    """
+    :param narrow: where to compute it, from where it is copied; None: in ``out`` itself
+    :return: ``out``, which holds the product of a and b
+    """
+    return th.mm(a, b, out=out) if narrow is None else out.copy_(th.mm(a, b, out=narrow))
 
 
 def _memory_for_narrow_gradient(n_out: int, batch_size: int, n_in: int) -> th.Tensor | None:
@@ -132,11 +136,7 @@ class _ActionInput(_Linear):
 
     def backward(self, grad: th.Tensor, params: bool, inputs: bool) -> th.Tensor:
         if params:
-            grad_weight = self.grads[id(self.weight_action)]
-            if self.narrow_grad_action is None:
-                th.mm(grad.t(), self.actions, out=grad_weight)
-            else:
-                grad_weight.copy_(th.mm(grad.t(), self.actions, out=self.narrow_grad_action))
+            _product(grad.t(), self.actions, self.grads[id(self.weight_action)], self.narrow_grad_action)
         return super().backward(grad, params, inputs)
 
     def action_gradient(self, grad: th.Tensor) -> th.Tensor:
