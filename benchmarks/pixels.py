@@ -37,8 +37,8 @@ from stable_baselines3.common.noise import OrnsteinUhlenbeckActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from ddpg_ext import DDPGPaper
+from ddpg_ext.common.cnn import PaperCNN
 from ddpg_ext.common.files import atomic_file
-from ddpg_ext.common.paper_cnn import PaperCNN
 from ddpg_ext.envs import PixelActionRepeat
 
 matplotlib.use("Agg")

@@ -18,8 +18,9 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from ddpg_ext import DDPGPaper
 from ddpg_ext.buffers import PackedReplayBuffer, PrioritizedReplayBuffer
-from ddpg_ext.checkpoints import buffer_state, env_state
-from ddpg_ext.checkpoints.snapshot import write_snapshot
+from ddpg_ext.checkpoints import training_state
+from ddpg_ext.checkpoints.snapshots import write_snapshot
+from ddpg_ext.serialization import buffer_state
 
 BUFFERS = {"packed": PackedReplayBuffer, "prioritized": PrioritizedReplayBuffer, "sb3": ReplayBuffer}
 
@@ -49,7 +50,7 @@ def main() -> None:
     model = DDPGPaper("MlpPolicy", args.env, buffer_size=args.transitions, seed=0, replay_buffer_class=buffer_class)
     model.set_logger(configure(None, []))
     assert model.env is not None
-    recorder = env_state.install_recorder(model.env)
+    recorder = training_state.install_recorder(model.env)
     assert recorder is not None
     model._last_obs = model.env.reset()  # type: ignore[assignment]
     fill(model, args.transitions)

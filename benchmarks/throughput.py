@@ -200,7 +200,7 @@ def gradient_step_against_products(args: argparse.Namespace) -> list[dict[str, A
 
 def matrix_products(batch: int, state: int, action: int) -> Callable[[], None]:
     """Every matrix product that one update of 400-300 networks cannot do without, into preallocated memory."""
-    from ddpg_ext.common.products import is_large, is_narrow, large_product, memory_for_product
+    from ddpg_ext.common.matmul_kernels import is_large, is_narrow, large_product, memory_for_product
 
     rand = th.randn
 

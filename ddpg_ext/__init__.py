@@ -1,13 +1,13 @@
 """The DDPG of the paper (Lillicrap et al., 2016) as a Stable-Baselines3 algorithm."""
 
-from pathlib import Path
-
-from ddpg_ext.common.callbacks import (
+from ddpg_ext._version import __version__
+from ddpg_ext.callbacks import (
     EpisodeVideoCallback,
     LivePlotCallback,
     QValueBiasCallback,
     SaturationMonitor,
 )
+from ddpg_ext.checkpoints.snapshots import SnapshotCallback
 from ddpg_ext.common.errors import (
     CheckpointError,
     CheckpointNotFoundError,
@@ -25,14 +25,9 @@ from ddpg_ext.common.errors import (
 from ddpg_ext.common.noise import LinearDecay, OrnsteinUhlenbeckNoise, ScheduledActionNoise
 from ddpg_ext.common.video import record_episode
 from ddpg_ext.ddpg_paper import DDPGPaper
-
-__version__ = Path(__file__).with_name("version.txt").read_text(encoding="utf-8").strip()
-
-# These build on what is above, and on the version
-from ddpg_ext.checkpoints.onnx_export import export_onnx
-from ddpg_ext.checkpoints.snapshot import SnapshotCallback
-from ddpg_ext.checkpoints.zoo_run import load_zoo_run
+from ddpg_ext.export.onnx import export_onnx
 from ddpg_ext.zoo.register import register_zoo
+from ddpg_ext.zoo.run_folder import load_zoo_run
 
 __all__ = [
     "CheckpointError",

@@ -1,13 +1,14 @@
 """Configuration of Sphinx; build with ``make doc``."""
 
 import re
+import runpy
 from pathlib import Path
 from typing import Any
 
 project = "ddpg_ext"
 author = "The ddpg_ext contributors"
 copyright = f"2026, {author}"
-release = (Path(__file__).parents[1] / "ddpg_ext" / "version.txt").read_text(encoding="utf-8").strip()
+release = runpy.run_path(str(Path(__file__).parents[1] / "ddpg_ext" / "_version.py"))["__version__"]
 version = release
 
 extensions = [

@@ -1,4 +1,4 @@
-"""The side table of :class:`~ddpg_ext.buffers.rows.Rows`: next observations that are not in the row after."""
+"""The side table of :class:`~ddpg_ext.buffers.ring.Rows`: next observations that are not in the row after."""
 
 from collections import deque
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch as th
 
-from ddpg_ext.buffers.storage import MemoryStorage
+from ddpg_ext.buffers.memmap import MemoryStorage
 
 #: places that there are at least
 _MIN_PLACES = 64

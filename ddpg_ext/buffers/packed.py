@@ -13,8 +13,8 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from ddpg_ext.buffers.adapter import ReplayBufferAdapter, Transitions
 from ddpg_ext.buffers.generator_words import holds_generator, load_generator, save_generator
-from ddpg_ext.buffers.rows import Rows
-from ddpg_ext.buffers.storage import MemmapStorage, MemoryStorage, absolute_path, describe_space
+from ddpg_ext.buffers.memmap import MemmapStorage, MemoryStorage, absolute_path, describe_space
+from ddpg_ext.buffers.ring import Rows
 from ddpg_ext.common.checks import check_number
 from ddpg_ext.common.errors import CheckpointError, DamagedCheckpointError, InvalidArgumentError
 
@@ -313,7 +313,7 @@ class PackedReplayBuffer(ReplayBufferAdapter):
 
     def snapshot_state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """
-        What a file needs to hold for the buffer to go on exactly: see :mod:`ddpg_ext.checkpoints.buffer_state`. Of
+        What a file needs to hold for the buffer to go on exactly: see :mod:`ddpg_ext.serialization.buffer_state`. Of
         files, too, a copy is taken.
 
         :return: plain values and the generator; and the arrays, as views

@@ -8,7 +8,7 @@ import numpy as np
 import torch as th
 
 from ddpg_ext.buffers.kept_apart import KeptApart
-from ddpg_ext.buffers.storage import MemoryStorage
+from ddpg_ext.buffers.memmap import MemoryStorage
 from ddpg_ext.common.errors import ReplayBufferError
 
 FLOAT32 = np.dtype(np.float32)

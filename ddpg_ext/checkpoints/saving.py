@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from ddpg_ext.checkpoints.model_file import write_model
+from ddpg_ext.checkpoints.model_zip import write_model
 
 if TYPE_CHECKING:
     from ddpg_ext.ddpg_paper import DDPGPaper

@@ -7,7 +7,7 @@ import torch as th
 from torch import nn
 from torch.nn import functional as F
 
-from ddpg_ext.common.products import Affine, uses_onednn
+from ddpg_ext.common.matmul_kernels import Affine, uses_onednn
 
 
 class BatchNorm(nn.BatchNorm1d):
@@ -32,7 +32,7 @@ class BatchNorm(nn.BatchNorm1d):
 
 
 class Linear(nn.Linear):
-    """A linear layer with bias whose product on a CPU is that of :mod:`ddpg_ext.common.products`."""
+    """A linear layer with bias whose product on a CPU is that of :mod:`ddpg_ext.common.matmul_kernels`."""
 
     def forward(self, input: th.Tensor) -> th.Tensor:
         return linear(input, self.weight, self.bias)
@@ -68,7 +68,7 @@ class ActionInput(nn.Module):
 
 
 def linear(x: th.Tensor, weight: th.Tensor, bias: th.Tensor) -> th.Tensor:
-    """``torch.nn.functional.linear``, by the kernel of :mod:`ddpg_ext.common.products` where that takes another one."""
+    """``torch.nn.functional.linear``, by the kernel of :mod:`ddpg_ext.common.matmul_kernels` where that takes another one."""
     return Affine.apply(x, weight, bias) if uses_onednn(x, weight) else F.linear(x, weight, bias)
 
 

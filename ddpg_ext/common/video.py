@@ -15,8 +15,8 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_no
 from ddpg_ext.common.checks import check_number
 from ddpg_ext.common.errors import InvalidArgumentError
 from ddpg_ext.common.evaluation import copy_statistics, evaluation_env
-from ddpg_ext.common.extras import import_extra
 from ddpg_ext.common.files import atomic_file
+from ddpg_ext.common.optional_imports import import_extra
 
 #: browsers show no more pictures of a GIF per second with any reliability
 _GIF_FPS = 25

@@ -21,11 +21,15 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ddpg_ext.buffers import PackedReplayBuffer
 from ddpg_ext.common.checks import check_number
+from ddpg_ext.common.denormals import flush_denormals, matmul_precision
 from ddpg_ext.common.errors import InvalidArgumentError, NonFiniteError, nearest
-from ddpg_ext.common.float_mode import flush_denormals, matmul_precision
 from ddpg_ext.common.noise import OrnsteinUhlenbeckNoise, noise_scale, seed_random_stream, vectorize
 from ddpg_ext.common.normalization import restore_statistics, running_statistics
-from ddpg_ext.ddpg_paper.arguments import (
+from ddpg_ext.ddpg_paper.executors import Executor, check_executor, make_executor
+from ddpg_ext.ddpg_paper.policies import Actor, CnnPolicy, Critic, DDPGPaperPolicy, MlpPolicy, MultiInputPolicy
+from ddpg_ext.ddpg_paper.save_load import SaveLoad
+from ddpg_ext.ddpg_paper.update import StepMetrics
+from ddpg_ext.ddpg_paper.validation import (
     buffer_kwargs_from_model,
     check_arguments,
     check_env,
@@ -35,10 +39,6 @@ from ddpg_ext.ddpg_paper.arguments import (
     copy_containers,
     scheduled_rate,
 )
-from ddpg_ext.ddpg_paper.executors import Executor, check_executor, make_executor
-from ddpg_ext.ddpg_paper.policies import Actor, CnnPolicy, Critic, DDPGPaperPolicy, MlpPolicy, MultiInputPolicy
-from ddpg_ext.ddpg_paper.save_load import SaveLoad
-from ddpg_ext.ddpg_paper.update import StepMetrics
 
 SelfDDPGPaper = TypeVar("SelfDDPGPaper", bound="DDPGPaper")
 
@@ -343,7 +343,7 @@ class DDPGPaper(SaveLoad):
         progress_bar: bool = False,
     ) -> SelfDDPGPaper:
         """
-        Train. Denormal numbers are flushed to zero meanwhile: see :func:`ddpg_ext.common.float_mode.flush_denormals`.
+        Train. Denormal numbers are flushed to zero meanwhile: see :func:`ddpg_ext.common.denormals.flush_denormals`.
 
         :param total_timesteps: environment steps to train for (a lower bound), >= 0
         :param callback: called at every step

@@ -18,7 +18,7 @@ from stable_baselines3.common.torch_layers import FlattenExtractor
 from torch import nn
 
 from ddpg_ext.common.errors import NonFiniteError
-from ddpg_ext.ddpg_paper.closed_form import LAYERS, Chain, ClosedFormCritic, Grads
+from ddpg_ext.ddpg_paper.manual_backward import LAYERS, Chain, ClosedFormCritic, Grads
 from ddpg_ext.ddpg_paper.policies import Actor, Critic, DDPGPaperPolicy
 from ddpg_ext.ddpg_paper.update import SATURATION_THRESHOLD, Samples, StepMetrics, StepResult
 

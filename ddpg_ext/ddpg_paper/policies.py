@@ -20,9 +20,9 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ddpg_ext.common.checks import check_class, check_dict, check_flag, check_keywords
+from ddpg_ext.common.cnn import PaperCNN, PaperCombinedExtractor
 from ddpg_ext.common.errors import InvalidArgumentError, UnsupportedSpaceError
 from ddpg_ext.common.layers import BatchNorm
-from ddpg_ext.common.paper_cnn import PaperCNN, PaperCombinedExtractor
 from ddpg_ext.ddpg_paper.networks import Actor, Critic
 
 BatchNormChoice = bool | Literal["actor", "critic"]
@@ -289,7 +289,7 @@ MlpPolicy = DDPGPaperPolicy
 class CnnPolicy(DDPGPaperPolicy):
     """
     The policy for images, as the paper has it (section 7): as :class:`DDPGPaperPolicy`, on a
-    :class:`~ddpg_ext.common.paper_cnn.PaperCNN`, with two layers of 200 units.
+    :class:`~ddpg_ext.common.cnn.PaperCNN`, with two layers of 200 units.
 
     The action enters the critic at the first of these two. There is no batch normalisation. Actor and critic have
     convolutions of their own.
@@ -306,7 +306,7 @@ class CnnPolicy(DDPGPaperPolicy):
 class MultiInputPolicy(DDPGPaperPolicy):
     """
     The policy for Dict observations: as :class:`DDPGPaperPolicy`, on the features of a
-    :class:`~ddpg_ext.common.paper_cnn.PaperCombinedExtractor`: images by the paper's convolutions, vectors as they are.
+    :class:`~ddpg_ext.common.cnn.PaperCombinedExtractor`: images by the paper's convolutions, vectors as they are.
     """
 
     default_features_extractor_class = PaperCombinedExtractor

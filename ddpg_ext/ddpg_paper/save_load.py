@@ -85,8 +85,8 @@ class SaveLoad(OffPolicyAlgorithm):
             ``env`` (also a ``ValueError``)
         :raises InvalidArgumentTypeError: for a keyword that the constructor does not have
         """
-        from ddpg_ext.checkpoints.loading import load_model
-        from ddpg_ext.checkpoints.model_file import Trust
+        from ddpg_ext.checkpoints.load import load_model
+        from ddpg_ext.checkpoints.model_zip import Trust
 
         known = set(inspect.signature(cls).parameters) - {"policy", "env", "device", "_init_setup_model"}
         for name in kwargs:
@@ -140,7 +140,7 @@ class SaveLoad(OffPolicyAlgorithm):
         :raises InvalidArgumentTypeError: if the model has no replay buffer
         :raises OSError: if the file cannot be written; what was there before is still there
         """
-        from ddpg_ext.checkpoints.buffer_file import save_buffer
+        from ddpg_ext.serialization.replay_buffers import save_buffer
 
         if not isinstance(self.replay_buffer, ReplayBuffer):
             raise InvalidArgumentTypeError(f"there is no replay buffer to save: it is {self.replay_buffer!r:.80}")
@@ -190,8 +190,8 @@ class SaveLoad(OffPolicyAlgorithm):
         :param allow: classes of your own that the file may use
         :raises CheckpointError: if the file is missing, damaged, or asks for what it must not have
         """
-        from ddpg_ext.checkpoints.buffer_file import load_buffer
-        from ddpg_ext.checkpoints.known import Allowed
+        from ddpg_ext.serialization.allowlist import Allowed
+        from ddpg_ext.serialization.replay_buffers import load_buffer
 
         present = self._empty_replay_buffer() if self.replay_buffer is None else self.replay_buffer
         buffer = load_buffer(path, present, Allowed(allow), trusted)
@@ -234,8 +234,8 @@ class SaveLoad(OffPolicyAlgorithm):
         :raises CheckpointNotFoundError: if there is no snapshot yet
         :raises CheckpointError: if no snapshot is whole, or the environment is another
         """
-        from ddpg_ext.checkpoints.model_file import Trust
-        from ddpg_ext.checkpoints.snapshot import resume_model
+        from ddpg_ext.checkpoints.model_zip import Trust
+        from ddpg_ext.checkpoints.snapshots import resume_model
 
         trust = Trust(trusted, allow, custom_objects)
         return resume_model(cls, path, env, device, trust)  # type: ignore[type-var]
@@ -252,7 +252,7 @@ class SaveLoad(OffPolicyAlgorithm):
         :return: the model, which predicts what the original does
         :raises CheckpointError: if its networks are not SB3's
         """
-        from ddpg_ext.checkpoints.loading import convert_live
+        from ddpg_ext.checkpoints.load import convert_live
 
         return convert_live(cls, model)  # type: ignore[type-var]
 
@@ -263,6 +263,6 @@ class SaveLoad(OffPolicyAlgorithm):
         :return: an SB3 model with its weights, optimisers' state, counters, environment and replay buffer
         :raises CheckpointError: if SB3 does not have its networks
         """
-        from ddpg_ext.checkpoints.from_sb3 import to_sb3
+        from ddpg_ext.checkpoints.sb3_compat import to_sb3
 
         return to_sb3(cast("DDPGPaper", self))

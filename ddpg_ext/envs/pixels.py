@@ -9,7 +9,7 @@ from stable_baselines3.common.preprocessing import is_image_space
 
 from ddpg_ext.common.checks import check_number
 from ddpg_ext.common.errors import InvalidArgumentError, InvalidArgumentTypeError
-from ddpg_ext.common.extras import import_extra
+from ddpg_ext.common.optional_imports import import_extra
 
 _RGB = 3
 

@@ -18,8 +18,8 @@ from stable_baselines3.common.utils import LinearSchedule
 import ddpg_ext
 from ddpg_ext import buffers
 from ddpg_ext.common.errors import InvalidArgumentError, InvalidArgumentTypeError, nearest
-from ddpg_ext.common.extras import import_extra
 from ddpg_ext.common.noise import LinearDecay, OrnsteinUhlenbeckNoise, ScheduledActionNoise
+from ddpg_ext.common.optional_imports import import_extra
 from ddpg_ext.ddpg_paper import DDPGPaper
 
 ALGORITHM = "ddpg_paper"

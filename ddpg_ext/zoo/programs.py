@@ -15,7 +15,7 @@ from typing import Any
 import gymnasium as gym
 
 from ddpg_ext.common.errors import DDPGPaperError, InvalidArgumentError
-from ddpg_ext.common.extras import import_extra
+from ddpg_ext.common.optional_imports import import_extra
 from ddpg_ext.zoo.command_line import prepare_command_line
 from ddpg_ext.zoo.register import register_zoo
 

@@ -16,7 +16,7 @@ def register_zoo() -> None:
     :raises MissingExtraError: if rl_zoo3 is not installed (extra ``zoo``)
     """
     try:
-        from ddpg_ext.zoo.manager import ExperimentManager
+        from ddpg_ext.zoo.experiment import ExperimentManager
         from ddpg_ext.zoo.search_space import convert_ddpg_paper_params, sample_ddpg_paper_params
     except ImportError as error:
         raise MissingExtraError(f"the RL Zoo cannot be imported ({error}): pip install 'ddpg_ext[zoo]'") from error

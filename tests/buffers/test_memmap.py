@@ -15,7 +15,7 @@ from gymnasium import spaces
 
 from ddpg_ext import DDPGPaper
 from ddpg_ext.buffers import PackedReplayBuffer
-from ddpg_ext.buffers.storage import MemmapStorage
+from ddpg_ext.buffers.memmap import MemmapStorage
 from ddpg_ext.common.errors import ReplayBufferError, UntrustedContentError
 
 SPACE = spaces.Box(-np.inf, np.inf, (3,), np.float32)

@@ -19,8 +19,6 @@ from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from ddpg_ext.buffers import PackedReplayBuffer
-from ddpg_ext.checkpoints.buffer_file import load_buffer, save_buffer
-from ddpg_ext.checkpoints.known import Allowed
 from ddpg_ext.common.errors import (
     InvalidArgumentError,
     InvalidArgumentTypeError,
@@ -28,6 +26,8 @@ from ddpg_ext.common.errors import (
     ReplayBufferError,
     UnsupportedSpaceError,
 )
+from ddpg_ext.serialization.allowlist import Allowed
+from ddpg_ext.serialization.replay_buffers import load_buffer, save_buffer
 
 ACTIONS = spaces.Box(-1, 1, (2,), np.float32)
 SPACES = {

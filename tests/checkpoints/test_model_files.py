@@ -38,10 +38,10 @@ from ddpg_ext import (
     UntrustedContentError,
 )
 from ddpg_ext.buffers import PackedReplayBuffer, PrioritizedReplayBuffer, ReplayBufferAdapter, Transitions
-from ddpg_ext.checkpoints.buffer_file import load_buffer, save_buffer
-from ddpg_ext.checkpoints.buffer_state import get_state
-from ddpg_ext.checkpoints.known import Allowed
-from ddpg_ext.checkpoints.zip_reader import ZipReader
+from ddpg_ext.serialization.allowlist import Allowed
+from ddpg_ext.serialization.buffer_state import get_state
+from ddpg_ext.serialization.replay_buffers import load_buffer, save_buffer
+from ddpg_ext.serialization.zip_reader import ZipReader
 
 th.set_num_threads(1)
 OBSERVATIONS = np.random.default_rng(0).normal(size=(7, 3)).astype(np.float32)

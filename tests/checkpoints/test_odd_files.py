@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from ddpg_ext import CheckpointError, DDPGPaper, SnapshotCallback, UntrustedContentError
-from ddpg_ext.checkpoints.rebuild import load_pickle
-from ddpg_ext.checkpoints.zoo_files import ordered, read_yaml
-from ddpg_ext.checkpoints.zoo_run import _check_small
+from ddpg_ext.serialization.reconstruct import load_pickle
+from ddpg_ext.zoo.run_files import ordered, read_yaml
+from ddpg_ext.zoo.run_folder import _check_small
 
 SMALL = {"policy_kwargs": {"net_arch": [8, 8]}, "buffer_size": 1000, "seed": 0}
 

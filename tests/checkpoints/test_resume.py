@@ -32,7 +32,7 @@ from ddpg_ext import (
     UntrustedContentError,
 )
 from ddpg_ext.buffers import PackedReplayBuffer, PrioritizedReplayBuffer
-from ddpg_ext.checkpoints.snapshot import snapshots
+from ddpg_ext.checkpoints.snapshots import snapshots
 
 th.set_num_threads(1)
 STEPS = 150

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(scope="module")
 def launcher(tmp_path_factory):
     process = subprocess.Popen(
-        [sys.executable, str(Path(__file__).with_name("killed_run.py"))],
+        [sys.executable, str(Path(__file__).parents[1] / "helpers" / "killed_run.py")],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -53,7 +53,7 @@ def test_weights_and_biases_has_it_all(tmp_path):
         run.finish()
     """
     environment = {**os.environ, "WANDB_SILENT": "true", "OMP_NUM_THREADS": "1"}
-    environment["PYTHONPATH"] = os.pathsep.join([os.environ["PYTHONPATH"], os.path.dirname(__file__) + "/.."])
+    environment["PYTHONPATH"] = os.pathsep.join([os.environ["PYTHONPATH"], os.path.dirname(__file__) + "/../helpers"])
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(script)],
         cwd=tmp_path,

@@ -18,7 +18,7 @@ from toys import ChaosEnv, same, weights
 
 from ddpg_ext import DDPGPaper, UnsupportedSpaceError
 from ddpg_ext.buffers import PackedReplayBuffer
-from ddpg_ext.common.paper_cnn import PaperCNN
+from ddpg_ext.common.cnn import PaperCNN
 from ddpg_ext.ddpg_paper.policies import CnnPolicy, MultiInputPolicy
 
 PIXELS = spaces.Box(0, 255, (64, 64, 9), np.uint8)

@@ -24,7 +24,7 @@ class Result(NamedTuple):
 def zoo_server():
     """Feeds tests/zoo/zoo_programs.py."""
     environ = {**os.environ, "SDL_VIDEODRIVER": "dummy", "MPLBACKEND": "Agg", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(Path(__file__).with_name("zoo_programs.py"))]
+    command = [sys.executable, str(Path(__file__).parents[1] / "helpers" / "zoo_programs.py")]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environ, start_new_session=True
     ) as server:

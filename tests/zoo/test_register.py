@@ -31,7 +31,7 @@ def zoo_modules():
 
 
 def test_every_module_knows_it(zoo_modules):
-    from ddpg_ext.zoo.manager import ExperimentManager
+    from ddpg_ext.zoo.experiment import ExperimentManager
 
     found = {
         (name.removeprefix("rl_zoo3."), table)

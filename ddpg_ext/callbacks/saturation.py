@@ -1,0 +1,128 @@
+"""A word of warning when the actor has nowhere to go."""
+
+import warnings
+from collections import deque
+from typing import Any
+
+import numpy as np
+import torch as th
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ddpg_ext.callbacks.periodic import PeriodicCallback
+from ddpg_ext.common.checks import check_number
+
+
+class SaturationMonitor(PeriodicCallback):
+    """
+    Warn, once, when the actor is stuck on its bounds or has no gradient left: the commonest way in which DDPG stops to
+    learn.
+
+    Every so many steps the actor, without noise, is asked about the observations that were met last. It is stuck if
+    nearly all components of its actions are beyond 0.99 in absolute value, and each on one and the same bound whatever
+    the observation: control that goes from one bound to the other is what some tasks want. Its gradient, that of
+    the mean of Q(s, mu(s)), has vanished if its root mean square over the parameters is below the ``eps`` of the
+    optimiser (1e-8 for Adam), which drowns it. A warning needs several such findings in a row, and says what can be
+    done, given the model's settings.
+
+    Logged: ``train/actor_grad_norm``, the gradient's Euclidean norm; the fraction of outputs beyond 0.99 is in the log
+    anyway, as ``train/action_saturation``.
+
+    :param every: environment steps between two looks, at least 1
+    :param window: number of observations, at least 1
+    :param limit: fraction of the components that must be stuck, in (0, 1]
+    :param patience: number of findings in a row, at least 1
+    :param verbose: unused
+    :raises InvalidArgumentError: for a value out of range
+    """
+
+    #: outputs beyond this count as on the bound, as they do in ``train/action_saturation``
+    THRESHOLD = 0.99
+
+    def __init__(
+        self, every: int = 1_000, window: int = 256, limit: float = 0.95, patience: int = 5, verbose: int = 0
+    ) -> None:
+        super().__init__(every, verbose)
+        for name, value in (("window", window), ("patience", patience)):
+            check_number(name, value, lambda n: n > 0, "a whole number above 0", integer=True)
+        check_number("limit", limit, lambda x: 0 < x <= 1, "a number in (0, 1]")
+        self.limit = limit
+        self.patience = patience
+        #: whether the warning has been given
+        self.warned = False
+        self._observations: deque[Any] = deque(maxlen=window)
+        self._in_a_row = {"stuck": 0, "vanished": 0}
+
+    def _on_step(self) -> bool:
+        obs = self.locals["new_obs"]
+        for index in range(self.training_env.num_envs):
+            one = {key: value[index] for key, value in obs.items()} if isinstance(obs, dict) else obs[index]
+            self._observations.append(one)
+        return super()._on_step()
+
+    def _on_time(self) -> None:
+        if getattr(self.model, "_n_updates", 0) == 0:
+            return  # the first weights are no finding
+        stuck, q_mean, grad_norm, n_parameters = self._look()
+        self.logger.record("train/actor_grad_norm", grad_norm)
+        eps = self._actor.optimizer.param_groups[0].get("eps", 1e-8)
+        found = {"stuck": stuck >= self.limit, "vanished": grad_norm < eps * n_parameters**0.5}
+        for name, is_found in found.items():
+            self._in_a_row[name] = self._in_a_row[name] + 1 if is_found else 0
+        if not self.warned and max(self._in_a_row.values()) >= self.patience:
+            self.warned = True
+            warnings.warn(self._message(stuck, q_mean, grad_norm))
+
+    @property
+    def _actor(self) -> Any:
+        return self.model.actor  # type: ignore[attr-defined] # of off-policy algorithms with one
+
+    def _look(self) -> tuple[float, float, float, int]:
+        """Fraction of stuck components, mean of Q, norm of the actor's gradient, and how many numbers that is of."""
+        policy: Any = self.model.policy
+        was_training = policy.training
+        policy.set_training_mode(False)
+        batch: Any = (
+            {key: np.stack([obs[key] for obs in self._observations]) for key in self._observations[0]}
+            if isinstance(self._observations[0], dict)
+            else np.stack(self._observations)
+        )
+        obs, _ = policy.obs_to_tensor(batch)
+        actions = self._actor(obs)
+        q_values = self.model.critic(obs, actions)  # type: ignore[attr-defined]
+        q_mean = (q_values[0] if isinstance(q_values, tuple) else q_values).mean()
+        # Not `backward`, which would leave gradients where training finds them
+        parameters = [parameter for parameter in self._actor.parameters() if parameter.requires_grad]
+        gradients = th.autograd.grad(q_mean, parameters, allow_unused=True)
+        norms = [gradient.norm() for gradient in gradients if gradient is not None]
+        policy.set_training_mode(was_training)
+        beyond = [(actions > self.THRESHOLD), (actions < -self.THRESHOLD)]
+        stuck = th.stack([side.float().mean(0) for side in beyond]).max(0).values.mean()
+        return (
+            stuck.item(),
+            q_mean.item(),
+            th.stack(norms).norm().item() if norms else 0.0,
+            sum(parameter.numel() for parameter in parameters),
+        )
+
+    def _message(self, stuck: float, q_mean: float, grad_norm: float) -> str:
+        model: Any = self.model
+        rate = self._actor.optimizer.param_groups[0]["lr"]
+        normalizer = model.get_vec_normalize_env()
+        cures = [f"a lower `learning_rate` than {rate:g}"]
+        if not any(isinstance(module, _BatchNorm) for module in self._actor.modules()):
+            cures.append("batch normalisation in the actor (`policy_kwargs=dict(batch_norm='actor')`)")
+        if normalizer is None or not normalizer.norm_obs:
+            cures.append("normalised observations (`VecNormalize`)")
+        if abs(q_mean) > 100 and (normalizer is None or not normalizer.norm_reward):
+            cures.append(f"rewards of smaller size (`VecNormalize`; the mean of Q is {q_mean:.0f})")
+        cures.append("more steps with random actions before learning (`learning_starts`, `uniform_warmup=True`)")
+        what = (
+            f"{stuck:.0%} of its outputs sit on one and the same bound, whatever the observation"
+            if stuck >= self.limit
+            else f"its gradient has all but vanished (norm {grad_norm:.1e})"
+        )
+        return (
+            f"step {self.num_timesteps}: the actor does not learn any more: {what}. It seldom recovers; start again "
+            f"with {'; '.join(cures[:-1])}; or {cures[-1]}. If the returns are those of the best control, which may be "
+            "to hold a bound, all is well."
+        )

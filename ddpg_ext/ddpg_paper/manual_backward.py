@@ -1,0 +1,272 @@
+"""Layers and networks with their derivatives written out, which :mod:`ddpg_ext.ddpg_paper.fast_cpu` executes."""
+
+from collections.abc import Iterable
+
+import torch as th
+from torch import nn
+from torch.nn import functional as F
+
+from ddpg_ext.common.layers import ActionInput, BatchNorm, Linear, linear
+from ddpg_ext.common.matmul_kernels import is_large, is_narrow, large_product, memory_for_product
+from ddpg_ext.ddpg_paper.networks import Critic
+
+#: gradients by the ``id`` of their parameter: tensors themselves are slow as keys
+Grads = dict[int, th.Tensor]
+
+_threshold_backward = th.ops.aten.threshold_backward.grad_input
+_tanh_backward = th.ops.aten.tanh_backward.grad_input
+
+
+class _Layer:
+    """A layer's forward and backward pass. ``backward`` needs the last ``forward``'s input, which it keeps."""
+
+    def __init__(self, module: nn.Module, grads: Grads) -> None:
+        """
+        :param module: the layer
+        :param grads: where ``backward`` leaves the gradient of each parameter, shared by the layers of a network
+        """
+        self.grads = grads
+        grads.update({id(param): th.empty_like(param, requires_grad=False) for param in module.parameters()})
+
+    def resize(self, batch_size: int) -> None:
+        """Allocate what depends on the size of the minibatch."""
+
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        raise NotImplementedError
+
+    def evaluate(self, x: th.Tensor) -> th.Tensor:
+        """The forward pass in evaluation mode, with memory of its own."""
+        raise NotImplementedError
+
+    def backward(self, grad: th.Tensor, params: bool, inputs: bool) -> th.Tensor:
+        """
+        :param grad: gradient of the layer's output; may be overwritten
+        :param params: whether to compute the gradients of the parameters
+        :param inputs: whether to compute the gradient of the input
+        :return: the gradient of the input, if it was asked for
+        """
+        raise NotImplementedError
+
+
+class _Linear(_Layer):
+    def __init__(self, module: Linear | ActionInput, grads: Grads, name: str = "weight") -> None:
+        super().__init__(module, grads)
+        self.weight: th.Tensor = getattr(module, name)
+        self.bias: th.Tensor = module.bias
+        self.transposed = self.weight.detach().t()
+        self.weight_id, self.bias_id = id(self.weight), id(self.bias)
+        #: whether batch norm follows, which is slow on a result that lies in memory feature by feature
+        self.feeds_norm = False
+
+    def resize(self, batch_size: int) -> None:
+        n_out, n_in = self.weight.shape
+        self.is_large = is_large(batch_size, self.weight)
+        # oneDNN rearranges its second operand, so that is to be the smaller one, but not a narrow one
+        self.is_by_feature = not self.feeds_norm and 16 <= batch_size <= n_out // 2
+        self.out = th.empty(batch_size, n_out) if self.feeds_norm else memory_for_product(batch_size, n_in, n_out)
+        self.has_narrow_weight = is_narrow(n_out, batch_size, n_in)
+        self.narrow_grad = _memory_for_narrow_gradient(n_out, batch_size, n_in)
+        self.grad_input: th.Tensor | None = None
+        self.narrow_grad_input: th.Tensor | None = None
+        if is_narrow(batch_size, n_out, n_in):
+            self.narrow_grad_input = memory_for_product(batch_size, n_out, n_in)
+
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        self.x = x
+        if self.is_large:
+            if self.is_by_feature:
+                return large_product(self.weight, x, None).t().add_(self.bias)
+            return large_product(x, self.weight, self.bias)
+        return th.addmm(self.bias, x, self.transposed, out=self.out)
+
+    def evaluate(self, x: th.Tensor) -> th.Tensor:
+        return linear(x, self.weight, self.bias)
+
+    def backward(self, grad: th.Tensor, params: bool, inputs: bool) -> th.Tensor:
+        if params:
+            grads, weight = self.grads, self.weight_id
+            if self.is_large and not self.has_narrow_weight:
+                grads[weight] = large_product(grad.t(), self.x.t(), None)
+            else:
+                _product(grad.t(), self.x, grads[weight], self.narrow_grad)
+            th.sum(grad, 0, out=grads[self.bias_id])
+        if not inputs:
+            return grad
+        if self.is_large and self.narrow_grad_input is None:
+            return large_product(grad, self.transposed, None)
+        if self.grad_input is None:
+            self.grad_input = th.empty_like(self.x)  # in memory as that is
+        return _product(grad, self.weight, self.grad_input, self.narrow_grad_input)
+
+
+def _product(a: th.Tensor, b: th.Tensor, out: th.Tensor, narrow: th.Tensor | None) -> th.Tensor:
+    """
+    :param narrow: where to compute it, from where it is copied; None: in ``out`` itself
+    :return: ``out``, which holds the product of a and b
+    """
+    return th.mm(a, b, out=out) if narrow is None else out.copy_(th.mm(a, b, out=narrow))
+
+
+def _memory_for_narrow_gradient(n_out: int, batch_size: int, n_in: int) -> th.Tensor | None:
+    """
+    :return: where to compute the gradient of weights, from where it has to be copied; None where that does not pay
+    """
+    pays = is_narrow(n_out, batch_size, n_in) and (n_in < 12 or batch_size > 128)
+    return memory_for_product(n_out, batch_size, n_in) if pays else None
+
+
+class _ActionInput(_Linear):
+    """The critic's layer that takes features and action: its input is the features, the action is set beside it."""
+
+    actions: th.Tensor
+
+    def __init__(self, module: ActionInput, grads: Grads) -> None:
+        super().__init__(module, grads, "weight_features")
+        self.weight_action = module.weight_action
+        self.action_transposed = self.weight_action.detach().t()
+
+    def resize(self, batch_size: int) -> None:
+        super().resize(batch_size)
+        n_out, action_dim = self.weight_action.shape
+        self.grad_action = memory_for_product(batch_size, n_out, action_dim)
+        self.narrow_grad_action = _memory_for_narrow_gradient(n_out, batch_size, action_dim)
+
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        return super().forward(x).addmm_(self.actions, self.action_transposed)
+
+    def backward(self, grad: th.Tensor, params: bool, inputs: bool) -> th.Tensor:
+        if params:
+            _product(grad.t(), self.actions, self.grads[id(self.weight_action)], self.narrow_grad_action)
+        return super().backward(grad, params, inputs)
+
+    def action_gradient(self, grad: th.Tensor) -> th.Tensor:
+        return th.mm(grad, self.weight_action, out=self.grad_action)
+
+
+class _BatchNorm(_Layer):
+    def __init__(self, module: BatchNorm, grads: Grads) -> None:
+        super().__init__(module, grads)
+        self.module = module
+        self.weight, self.bias = module.weight, module.bias
+        #: as :class:`BatchNorm`'s; here it is up to the network's user
+        self.update_running = module.update_running
+
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        self.x = x
+        module = self.module
+        mean, var = (module.running_mean, module.running_var) if self.update_running else (None, None)
+        out, self.mean, self.invstd = th.native_batch_norm(
+            x, self.weight, self.bias, mean, var, True, module.momentum or 0.0, module.eps
+        )
+        return out
+
+    def evaluate(self, x: th.Tensor) -> th.Tensor:
+        module = self.module
+        return F.batch_norm(x, module.running_mean, module.running_var, self.weight, self.bias, eps=module.eps)
+
+    def backward(self, grad: th.Tensor, params: bool, inputs: bool) -> th.Tensor:
+        wanted = [inputs, params, params]
+        grad_input, grad_weight, grad_bias = th.ops.aten.native_batch_norm_backward(
+            grad, self.x, self.weight, None, None, self.mean, self.invstd, True, self.module.eps, wanted
+        )
+        if params:
+            self.grads[id(self.weight)], self.grads[id(self.bias)] = grad_weight, grad_bias
+        return grad_input
+
+
+class _ReLU(_Layer):
+    # In place, in both directions: the linear layer below does not need its output, nor that above its gradient
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        self.out = x.relu_()
+        return self.out
+
+    def evaluate(self, x: th.Tensor) -> th.Tensor:
+        return x.relu_()
+
+    def backward(self, grad: th.Tensor, params: bool, inputs: bool) -> th.Tensor:
+        return _threshold_backward(grad, self.out, 0, grad_input=grad)
+
+
+class _Tanh(_Layer):
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        self.out = x.tanh_()
+        return self.out
+
+    def evaluate(self, x: th.Tensor) -> th.Tensor:
+        return x.tanh_()
+
+    def backward(self, grad: th.Tensor, params: bool, inputs: bool) -> th.Tensor:
+        return _tanh_backward(grad, self.out, grad_input=grad)
+
+
+LAYERS: dict[type[nn.Module], type[_Layer]] = {
+    Linear: _Linear,
+    BatchNorm: _BatchNorm,
+    nn.ReLU: _ReLU,
+    nn.Tanh: _Tanh,
+}
+
+
+class Chain:
+    """Layers one after the other."""
+
+    def __init__(self, modules: Iterable[nn.Module], grads: Grads) -> None:
+        self.grads = grads
+        self.layers: list[_Layer] = [LAYERS[type(module)](module, grads) for module in modules]
+        linear_before = None
+        for layer in self.layers:
+            if isinstance(layer, _BatchNorm) and linear_before is not None:
+                linear_before.feeds_norm = True
+            elif isinstance(layer, _Linear):
+                linear_before = layer
+
+    def resize(self, batch_size: int) -> None:
+        for layer in self.layers:
+            layer.resize(batch_size)
+
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        for layer in self.layers:
+            x = layer.forward(x)
+        return x
+
+    def evaluate(self, x: th.Tensor) -> th.Tensor:
+        for layer in self.layers:
+            x = layer.evaluate(x)
+        return x
+
+    def backward(self, grad: th.Tensor, params: bool = True, inputs: bool = False) -> th.Tensor:
+        for i in range(len(self.layers) - 1, -1, -1):
+            grad = self.layers[i].backward(grad, params, inputs or i > 0)
+        return grad
+
+
+class ClosedFormCritic:
+    """Q(s, a): a chain for the state, the layer that takes the action, a chain for the value."""
+
+    def __init__(self, module: Critic) -> None:
+        self.grads: Grads = {}
+        self.state_net = Chain(module.state_net, self.grads)
+        self.action_input = _ActionInput(module.action_input, self.grads)
+        self.q_net = Chain(module.q_net, self.grads)
+        self.norms = [layer for layer in self.state_net.layers if isinstance(layer, _BatchNorm)]
+
+    def resize(self, batch_size: int) -> None:
+        self.state_net.resize(batch_size)
+        self.action_input.resize(batch_size)
+        self.q_net.resize(batch_size)
+
+    def forward(self, features: th.Tensor, actions: th.Tensor, update_running: bool) -> th.Tensor:
+        for norm in self.norms:
+            norm.update_running = update_running
+        self.action_input.actions = actions
+        return self.q_net.forward(self.action_input.forward(self.state_net.forward(features)))
+
+    def backward(self, grad: th.Tensor) -> None:
+        """Fill the gradients of the parameters."""
+        grad = self.q_net.backward(grad, inputs=True)
+        grad = self.action_input.backward(grad, params=True, inputs=bool(self.state_net.layers))
+        self.state_net.backward(grad)
+
+    def action_gradient(self, grad: th.Tensor) -> th.Tensor:
+        """The gradient of the action alone."""
+        return self.action_input.action_gradient(self.q_net.backward(grad, params=False, inputs=True))

@@ -1,0 +1,6 @@
+"""``python -m ddpg_ext.plot``."""
+
+from ddpg_ext.plot import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,324 @@
+"""Run folders as the RL Zoo lays them out (the quickstart writes such a folder, too)."""
+
+import importlib
+import os
+import re
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import torch as th
+from gymnasium.error import Error as GymError
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.type_aliases import GymEnv
+from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, unwrap_vec_normalize
+
+from ddpg_ext.checkpoints.load import load_model
+from ddpg_ext.checkpoints.model_zip import Trust
+from ddpg_ext.common.environments import missing_package, register
+from ddpg_ext.common.errors import (
+    CheckpointError,
+    CheckpointNotFoundError,
+    EnvironmentNotFoundError,
+    InvalidArgumentError,
+    UntrustedContentError,
+)
+from ddpg_ext.ddpg_paper.ddpg_paper import DDPGPaper
+from ddpg_ext.zoo.run_files import literal, load_vec_normalize, ordered, read_yaml
+
+#: the largest number that a file may give to a wrapper
+MAX_WRAPPER_NUMBER = 10_000
+
+_STEPS = re.compile(r"rl_model_(\d+)_steps\.zip")
+#: wrappers that a file may name, with literal arguments: none of them writes files or calls what it is given
+_WRAPPERS = {
+    "gymnasium.wrappers": {
+        *("RescaleAction", "ClipAction", "FlattenObservation", "FilterObservation", "RescaleObservation", "TimeLimit"),
+        *("TimeAwareObservation", "FrameStackObservation", "GrayscaleObservation", "ResizeObservation", "ClipReward"),
+        *("DtypeObservation", "ReshapeObservation", "MaxAndSkipObservation", "DelayObservation", "StickyAction"),
+    },
+    "sb3_contrib.common.wrappers": {"TimeFeatureWrapper"},
+    "rl_zoo3.wrappers": {
+        *("TimeFeatureWrapper", "HistoryWrapper", "HistoryWrapperObsDict", "MaskVelocityWrapper", "FrameSkip"),
+        *("DelayedRewardWrapper", "ActionNoiseWrapper", "ActionSmoothingWrapper", "DoneOnSuccessWrapper"),
+        *("TruncatedOnSuccessWrapper",),
+    },
+    "ddpg_ext.envs": {"PixelObservation", "ActionRepeat"},
+}
+#: where wrappers were in the gym era
+_MOVED = {
+    "gym.wrappers": "gymnasium.wrappers",
+    "utils.wrappers.TimeFeatureWrapper": "sb3_contrib.common.wrappers.TimeFeatureWrapper",
+    "rl_zoo3.wrappers.TimeFeatureWrapper": "sb3_contrib.common.wrappers.TimeFeatureWrapper",
+    "utils.wrappers": "rl_zoo3.wrappers",
+}
+
+
+def load_zoo_run(
+    path: str | os.PathLike[str],
+    *,
+    checkpoint: str | int | None = None,
+    env: GymEnv | str | None = None,
+    device: th.device | str = "auto",
+    trusted: bool = False,
+    allow: Iterable[Any] = (),
+    custom_objects: dict[str, Any] | None = None,
+    seed: int | None = None,
+) -> tuple[DDPGPaper, VecEnv]:
+    """
+    Open an agent as the RL Zoo, or the quickstart, keeps it; also one that somebody else trained.
+
+    Nothing in its files is executed, unless ``trusted``. The environment is built with the run's wrappers and
+    normalisation, whose statistics are frozen: set ``training`` and ``norm_reward`` of the ``VecNormalize`` before you
+    train on.
+
+    :param path: a run (``logs/ddpg/Pendulum-v1_1``), a folder of runs (the one with the highest number is taken, or of
+        several environments the one last changed), or a zip file
+    :param checkpoint: "best" (``best_model.zip``), "last" (``<env>.zip``), or the number of steps of a
+        ``rl_model_<steps>_steps.zip``; None: best if it is there, else last
+    :param env: environment to use instead of the run's: an id, an environment or a ``VecEnv``. The run's wrappers go
+        around an id only
+    :param device: "auto", "cpu", "cuda", ...
+    :param trusted: let the files run code where they ask for it; see :meth:`DDPGPaper.load`
+    :param allow: classes of your own that the files may use
+    :param custom_objects: what to put in the place of saved attributes
+    :param seed: seed of the environment
+    :return: the model, with the environment set, and the environment
+    :raises CheckpointNotFoundError: if there is no such run, or no such checkpoint in it
+    :raises EnvironmentNotFoundError: if the environment cannot be built here; the message says what to install or to
+        pass, and the error's ``model`` is the model without environment
+    :raises CheckpointError: if a file is damaged or asks for what it must not have
+    """
+    file = _model_file(Path(path), checkpoint)
+    settings = _Settings(file)
+    trust = Trust(trusted, allow, custom_objects)
+    vec_env: VecEnv
+    if env is None or isinstance(env, str):
+        try:
+            vec_env = settings.make_env(env, seed, trust)
+        except EnvironmentNotFoundError as error:
+            error.model = load_model(DDPGPaper, file, device=device, trust=trust)
+            raise
+    else:
+        vec_env = DDPGPaper._wrap_env(env, 0)
+    if unwrap_vec_normalize(vec_env) is None:
+        vec_env = settings.normalize(vec_env, trust)
+    model = load_model(DDPGPaper, file, vec_env, device, trust)
+    assert model.env is not None  # for mypy
+    if seed is not None:
+        model.env.seed(seed)  # anew: the model's own seed, where it has one, went to the environment, too
+    return model, model.env
+
+
+def _model_file(path: Path, checkpoint: str | int | None) -> Path:
+    if path.is_dir():
+        return _checkpoint(_latest_run(path), checkpoint)
+    if checkpoint is not None:
+        raise InvalidArgumentError(f"`checkpoint` chooses a file in a folder, but {path} is not a folder")
+    if not path.exists() and path.with_name(f"{path.name}.zip").is_file():
+        return path.with_name(f"{path.name}.zip")
+    if not path.exists():
+        raise CheckpointNotFoundError(f"there is no run {path}")
+    return path
+
+
+def _latest_run(path: Path) -> Path:
+    """The run itself, or of the runs in a folder the last."""
+    if any(path.glob("*.zip")):
+        return path
+    runs = [folder for folder in path.iterdir() if folder.is_dir() and any(folder.glob("*.zip"))]
+    if not runs:
+        raise CheckpointNotFoundError(f"{path} is neither a run nor a folder of runs: there is no zip file in it")
+    numbered = [re.fullmatch(r"(.+)_(\d{1,9})", run.name) for run in runs]
+    if len({match[1] if match else None for match in numbered}) == 1 and all(numbered):
+        return max(runs, key=lambda run: int(run.name.rpartition("_")[2]))
+    return max(runs, key=lambda run: run.stat().st_mtime_ns)
+
+
+def _checkpoint(run: Path, checkpoint: str | int | None) -> Path:
+    steps = {int(match[1]): file for file in run.glob("*.zip") if (match := _STEPS.fullmatch(file.name))}
+    last = run / f"{run.name.rpartition('_')[0] or run.name}.zip"
+    if not last.is_file():
+        others = [
+            file for file in run.glob("*.zip") if file.name != "best_model.zip" and not _STEPS.fullmatch(file.name)
+        ]
+        last = others[0] if len(others) == 1 else last
+    named = {"best": run / "best_model.zip", "last": last}
+    if checkpoint is None:
+        candidates = [*named.values(), *(steps[number] for number in sorted(steps, reverse=True))]
+    elif isinstance(checkpoint, int) and not isinstance(checkpoint, bool):
+        candidates = [steps[checkpoint]] if checkpoint in steps else []
+    elif checkpoint in named:
+        candidates = [named[checkpoint]]
+    else:
+        raise InvalidArgumentError(
+            f"`checkpoint` must be None, 'best', 'last' or a number of steps, got {checkpoint!r}"
+        )
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    present = [name for name, file in named.items() if file.is_file()] + sorted(steps)
+    raise CheckpointNotFoundError(f"{run} has no checkpoint {checkpoint!r}; it has {present}")
+
+
+class _Settings:
+    """
+    What a run's folder says about its environment.
+
+    :param file: the model's file in the run's folder
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.run = file.parent
+        # Named like the environment; not just any folder: a zip may lie among other things
+        names = (self.run.name.rpartition("_")[0], file.stem)
+        folders = [self.run / name for name in names if name and (self.run / name / "config.yml").is_file()]
+        self.folder = (folders or [self.run])[0]
+        self.args = read_yaml(self.folder / "args.yml")
+        self.config = read_yaml(self.folder / "config.yml")
+
+    @property
+    def env_id(self) -> str | None:
+        known = self.args.get("env", self.args.get("env_id"))
+        if isinstance(known, str):
+            return known
+        guess = self.file.stem if _STEPS.fullmatch(self.file.name) is None else self.run.name.rpartition("_")[0]
+        return guess if re.fullmatch(r".+-v\d+", guess) else None
+
+    def make_env(self, env_id: str | None, seed: int | None, trust: Trust) -> VecEnv:
+        """The environment, by its id, with the run's wrappers."""
+        env_id = env_id or self.env_id
+        if env_id is None:
+            raise EnvironmentNotFoundError(
+                f"{self.file}: nothing beside it says what environment it was trained in; pass env="
+            )
+        packages = self.args.get("gym_packages") or []
+        missing = [str(name) for name in packages if not _is_imported(str(name))]
+        if missing and not trust.trusted and env_id not in gym.registry:
+            raise EnvironmentNotFoundError(
+                f"{self.folder / 'args.yml'} asks to import {', '.join(missing)}. Import what you know yourself "
+                "and try again, or pass env="
+            )
+        if trust.trusted:
+            for name in missing:
+                importlib.import_module(name)
+        # As the Zoo: those of the command line, or else those of the hyperparameters
+        kwargs = literal(self.args.get("env_kwargs") or self.config.get("env_kwargs"), "env_kwargs") or {}
+        if not isinstance(kwargs, dict) or not all(isinstance(key, str) for key in kwargs):
+            raise CheckpointError(f"{self.folder / 'args.yml'}: `env_kwargs` are not names and values")
+        kwargs = {key: value for key, value in kwargs.items() if key != "render_mode"}  # no windows at a file's wish
+        wrappers = [_wrapper(name, arguments, trust) for name, arguments in ordered(self.config.get("env_wrapper"))]
+
+        def wrap(wrapped: gym.Env) -> gym.Env:
+            for cls, arguments in wrappers:
+                wrapped = cls(wrapped, **arguments)
+            return wrapped
+
+        _check_registered(env_id)
+        try:
+            # Not vec_env_wrapper nor n_envs: one environment is enough to watch an agent, or to train it on
+            vec_env = make_vec_env(env_id, 1, seed, wrapper_class=wrap, env_kwargs=kwargs)
+        except (GymError, ImportError, TypeError) as error:
+            raise EnvironmentNotFoundError(_environment_help(env_id, error)) from None
+        except Exception as error:  # whatever an environment or a wrapper says to arguments that do not fit
+            raise CheckpointError(
+                f"{self.file}: its environment cannot be built with the run's settings ({error}); pass env="
+            ) from error
+        n_stack = self.config.get("frame_stack")
+        if isinstance(n_stack, int) and n_stack > 1:
+            _check_small("VecFrameStack", n_stack)
+            vec_env = VecFrameStack(vec_env, n_stack)
+        return vec_env
+
+    def normalize(self, vec_env: VecEnv, trust: Trust) -> VecEnv:
+        """Wrap with the run's normalisation, if it has one."""
+        steps = _STEPS.fullmatch(self.file.name)
+        candidates = [self.folder / "vecnormalize.pkl", self.run / "vecnormalize.pkl"]
+        if steps:
+            candidates.insert(0, self.run / f"rl_model_vecnormalize_{steps[1]}_steps.pkl")
+        for candidate in candidates:
+            if candidate.exists():
+                return load_vec_normalize(candidate, vec_env, trust.allowed, trust.trusted)
+        wanted = self.config.get("normalize")
+        settings = literal(wanted, "normalize") if wanted else False
+        if not settings:
+            return vec_env
+        needs_statistics = settings.get("norm_obs", True) if isinstance(settings, dict) else True
+        if needs_statistics:
+            raise CheckpointNotFoundError(
+                f"{self.folder / 'config.yml'} says that observations were normalised, but there is no "
+                "vecnormalize.pkl beside it; pass env= with a VecNormalize"
+            )
+        return vec_env
+
+
+def _is_imported(name: str) -> bool:
+    return name in sys.modules
+
+
+def _wrapper(name: str, arguments: dict[str, Any], trust: Trust) -> tuple[Any, dict[str, Any]]:
+    """The class of a wrapper, if it is one that a file may name."""
+    for old, new in _MOVED.items():
+        if name == old or name.startswith(f"{old}."):
+            name = new + name.removeprefix(old)
+            break
+    if name in trust.allowed.extra:
+        return trust.allowed.extra[name], arguments
+    if not trust.trusted and not name.endswith(".TimeLimit"):
+        _check_small(name, arguments)
+    module, _, cls = name.rpartition(".")
+    base = next((known for known in _WRAPPERS if module == known or module.startswith(f"{known}.")), None)
+    if (base is None or cls not in _WRAPPERS[base]) and not trust.trusted:
+        raise UntrustedContentError(
+            f"the run's config.yml asks for the wrapper {name[:120]!r}, which is not on the list; pass the class in "
+            "allow=[...], or env= with the wrapped environment"
+        )
+    try:
+        return getattr(importlib.import_module(base or module), cls), arguments
+    except (ImportError, AttributeError) as error:
+        hint = "pip install 'ddpg_ext[zoo]'" if base == "rl_zoo3.wrappers" else "pass env= with the wrapped environment"
+        raise EnvironmentNotFoundError(f"the run's wrapper {name} is not there ({error}): {hint}") from None
+
+
+def _check_small(name: str, value: Any) -> None:
+    """A wrapper's numbers decide how much memory it takes, for a stack of frames, say."""
+    if isinstance(value, dict | list | tuple):
+        for item in value.values() if isinstance(value, dict) else value:
+            _check_small(name, item)
+    elif isinstance(value, int | float) and abs(value) > MAX_WRAPPER_NUMBER:
+        raise UntrustedContentError(
+            f"the run's config.yml gives the wrapper {name[:120]!r} the number {value:g}, more than "
+            f"{MAX_WRAPPER_NUMBER:,}; pass env= with the wrapped environment"
+        )
+
+
+def _check_registered(env_id: str) -> None:
+    """``gym.make`` imports a module that an id names before a colon, which a file must not decide."""
+    if ":" in env_id or not re.fullmatch(r"[\w./-]+", env_id):
+        raise UntrustedContentError(f"the environment id {env_id[:80]!r} names a module to import; pass env=")
+    register(env_id)  # imports no package but those of a list of this package's
+    if env_id not in gym.registry:
+        try:
+            gym.spec(env_id)
+        except GymError as error:
+            raise EnvironmentNotFoundError(_environment_help(env_id, error)) from None
+
+
+def _environment_help(env_id: str, error: Exception) -> str:
+    """What to install or to pass."""
+    message = f"the environment {env_id!r} cannot be made: {str(error).strip()[:300]}"
+    stem = re.sub(r"-v\d+$", "", env_id)
+    versions = sorted(
+        name for name in gym.registry if re.fullmatch(re.escape(stem) + r"-v\d+", name) and name != env_id
+    )
+    advice = []
+    package = missing_package(env_id)
+    if package is not None:
+        advice.append(f"install {package}")
+    if versions:
+        advice.append(f"pass env={versions[-1]!r}, its version today")
+    advice.append("pass env= with an environment of the same spaces")
+    return f"{message}. What would do: {'; or '.join(advice)}. DDPGPaper.load opens the model without environment."

@@ -1,0 +1,242 @@
+"""The 2x2 picture of training: its curves are what Monitor and logger report, and drawing harms nothing."""
+
+import sys
+import types
+
+import numpy as np
+import pytest
+from PIL import Image
+from stable_baselines3.common.callbacks import ConvertCallback
+from stable_baselines3.common.logger import KVWriter, Logger
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
+from toy_envs import ToyEnv, toy_vec_env
+
+from ddpg_ext import DDPGPaper, InvalidArgumentError, LivePlotCallback, MissingExtraError, SnapshotCallback
+from ddpg_ext.callbacks.live_plot import moving_mean
+
+LOSSES = ("train/actor_loss", "train/critic_loss")
+
+
+class Records(KVWriter):
+    """What the logger wrote: step and values."""
+
+    def __init__(self):
+        self.dumps = []
+
+    def write(self, key_values, key_excluded, step=0):
+        self.dumps.append((step, dict(key_values)))
+
+    def close(self):
+        pass
+
+
+def make_model(env=None, **kwargs):
+    settings = {"policy_kwargs": {"net_arch": [8]}, "batch_size": 8, "buffer_size": 1000, "seed": 0, "device": "cpu"}
+    settings["policy_kwargs"]["action_layer"] = 1
+    return DDPGPaper("MlpPolicy", ToyEnv(episode_length=10) if env is None else env, **{**settings, **kwargs})
+
+
+def test_the_curves_are_what_monitor_and_logger_say(tmp_path):
+    env = Monitor(ToyEnv(episode_length=10))
+    model, records = make_model(env), Records()
+    model.set_logger(Logger(None, [records]))
+    plot = LivePlotCallback(tmp_path / "curves.png", every=25)
+    model.learn(85, callback=plot, log_interval=2)
+    assert [step for step, _ in plot.curves["return"]] == list(range(10, 90, 10))
+    np.testing.assert_allclose([value for _, value in plot.curves["return"]], env.get_episode_rewards(), atol=1e-6)
+    assert plot.curves["length"] == [(step, 10.0) for step in range(10, 90, 10)]
+    for name in LOSSES:
+        logged = [(step, values[name]) for step, values in records.dumps if name in values]
+        assert plot.curves[name] == logged
+        assert len(logged) == 4
+    with Image.open(tmp_path / "curves.png") as picture:
+        picture.load()
+        assert picture.width > picture.height > 300
+    # Nothing is left behind: neither files nor an output of the logger
+    assert [file.name for file in tmp_path.iterdir()] == ["curves.png"]
+    assert model.logger.output_formats == [records]
+
+
+def test_several_environments_and_unfinished_episodes(tmp_path):
+    env = DummyVecEnv([lambda i=i: Monitor(ToyEnv(episode_length=7 + 4 * i)) for i in range(3)])
+    plot = LivePlotCallback(tmp_path / "curves.svg", every=30)
+    make_model(env).learn(40, callback=plot)  # 14 steps of each, in which only the first two have ended an episode
+    assert plot.curves["length"] == [(21, 7.0), (33, 11.0), (42, 7.0)]
+    assert "<svg" in (tmp_path / "curves.svg").read_text()
+
+
+@pytest.mark.parametrize("env", [toy_vec_env(2), DummyVecEnv([lambda: Monitor(ToyEnv(episode_length=1000))])])
+def test_without_monitor_or_finished_episodes_there_are_still_losses(tmp_path, env):
+    plot = LivePlotCallback(tmp_path / "curves.png", every=10)
+    model = make_model(env, train_freq=2)
+    model.learn(60, callback=plot)
+    assert plot.curves["return"] == plot.curves["length"] == []
+    assert (tmp_path / "curves.png").exists()
+
+
+def test_it_draws_when_due_and_at_the_end(tmp_path, monkeypatch):
+    plot = LivePlotCallback(tmp_path / "curves.png", every=25)
+    drawn = []
+    monkeypatch.setattr(plot, "_draw", lambda: drawn.append(plot.model.num_timesteps))
+    make_model(toy_vec_env(2)).learn(80, callback=plot)
+    assert drawn == [0, 26, 50, 76, 80]
+
+
+def test_a_second_learn_goes_on_or_starts_anew(tmp_path):
+    plot = LivePlotCallback(tmp_path / "curves.png", every=1000)
+    model = make_model()
+    model.learn(30, callback=plot)
+    model.learn(30, callback=plot, reset_num_timesteps=False)
+    assert [step for step, _ in plot.curves["return"]] == [10, 20, 30, 40, 50, 60]
+    model.learn(20, callback=plot)
+    assert [step for step, _ in plot.curves["return"]] == [10, 20]
+
+
+@pytest.mark.parametrize("n_envs", [1, 2])
+def test_a_resumed_run_has_its_earlier_episodes(tmp_path, n_envs):
+    def env():
+        return DummyVecEnv([lambda: Monitor(ToyEnv(episode_length=10)) for _ in range(n_envs)])
+
+    first = LivePlotCallback(tmp_path / "curves.png", every=1000)
+    make_model(env()).learn(60, callback=[first, SnapshotCallback(tmp_path / "snapshots", every=40)])
+    resumed = DDPGPaper.resume(tmp_path / "snapshots", env())
+    steps = resumed.num_timesteps
+    second = LivePlotCallback(tmp_path / "curves.png", every=1000)
+    resumed.learn(60 - steps, callback=second, reset_num_timesteps=False)
+    assert steps == 40
+    for name in ("return", "length"):
+        np.testing.assert_allclose(second.curves[name], first.curves[name], rtol=0, atol=1e-6)
+    assert len(second.curves["return"]) == 6
+
+
+def test_processes_without_monitor_survive_a_second_learn(tmp_path):
+    env = SubprocVecEnv([ToyEnv, ToyEnv])
+    try:
+        model = make_model(env)
+        model.learn(20)
+        model.learn(20, callback=LivePlotCallback(tmp_path / "curves.png"), reset_num_timesteps=False)
+        assert model.num_timesteps == 40
+    finally:
+        env.close()
+
+
+def test_after_an_interrupt_each_loss_is_drawn_once(tmp_path):
+    model, records = make_model(), Records()
+    model.set_logger(Logger(None, [records]))
+    plot = LivePlotCallback(tmp_path / "curves.png", every=1000)
+
+    def interrupt(locals_, _globals):
+        if locals_["self"].num_timesteps == 25:
+            raise KeyboardInterrupt
+        return True
+
+    with pytest.raises(KeyboardInterrupt):
+        model.learn(60, callback=[plot, ConvertCallback(interrupt)], log_interval=1)
+    model.learn(60, callback=plot, reset_num_timesteps=False, log_interval=1)
+    for name in LOSSES:
+        logged = [(step, values[name]) for step, values in records.dumps if name in values]
+        assert plot.curves[name] == logged
+        assert len(logged) > 4
+    assert model.logger.output_formats == [records]
+
+
+def test_drawing_leaves_training_untouched(tmp_path, weights_of, assert_same_bits):
+    plain, watched = make_model(), make_model()
+    plain.learn(60)
+    watched.learn(60, callback=LivePlotCallback(tmp_path / "curves.png", every=20))
+    assert_same_bits(weights_of(plain), weights_of(watched))
+
+
+def test_moving_mean():
+    values = np.array([4.0, 2.0, 0.0, 8.0])
+    np.testing.assert_allclose(moving_mean(values, 1), values)
+    np.testing.assert_allclose(moving_mean(values, 2), [4, 3, 1, 4])
+    np.testing.assert_allclose(moving_mean(values, 10), [4, 3, 2, 3.5])
+
+
+# ------------------------------------------------------------------- notebook
+
+
+@pytest.fixture
+def notebook(monkeypatch):
+    """IPython as in a notebook, that remembers what was shown."""
+    shown = []
+
+    class Handle:
+        def update(self, image):
+            shown.append(("update", image.data[:8]))
+
+    def display(image, display_id):
+        shown.append(("display", image.data[:8]))
+        return Handle()
+
+    module = types.ModuleType("IPython")
+    module.get_ipython = lambda: types.SimpleNamespace(kernel=object())
+    module.display = types.ModuleType("IPython.display")
+    module.display.display = display
+    module.display.Image = lambda data, format: types.SimpleNamespace(data=data, format=format)
+    monkeypatch.setitem(sys.modules, "IPython", module)
+    monkeypatch.setitem(sys.modules, "IPython.display", module.display)
+    return shown
+
+
+def test_in_a_notebook_one_picture_is_updated_in_place(notebook):
+    make_model().learn(50, callback=LivePlotCallback(every=20))
+    png = b"\x89PNG\r\n\x1a\n"
+    # At the start; after 20, 40 and 50 steps
+    assert notebook == [("display", png), ("update", png), ("update", png), ("update", png)]
+
+
+def test_in_a_terminal_a_file_is_needed():
+    with pytest.raises(InvalidArgumentError, match="`path` must be the name of a file where there is no notebook"):
+        LivePlotCallback()
+
+
+# ------------------------------------------------------------------ bad input
+
+
+def test_bad_arguments(tmp_path):
+    with pytest.raises(InvalidArgumentError, match="`every` must be a whole number above 0, got 0"):
+        LivePlotCallback(tmp_path / "a.png", every=0)
+    with pytest.raises(InvalidArgumentError, match="`window` must be a whole number above 0, got -1"):
+        LivePlotCallback(tmp_path / "a.png", window=-1)
+    for name in ("curves.xyz", "curves"):
+        with pytest.raises(InvalidArgumentError, match=r"`path` must end in one of .*\.png, .*, got '"):
+            make_model().learn(1, callback=LivePlotCallback(tmp_path / name))
+
+
+def test_a_place_that_cannot_be_written_is_said_before_training(tmp_path):
+    (tmp_path / "file").write_text("")
+    model = make_model()
+    with pytest.raises(InvalidArgumentError, match=r"`path` .* cannot be written"):
+        model.learn(10, callback=LivePlotCallback(tmp_path / "file" / "curves.png"))
+    assert model.num_timesteps == 0
+    assert not any(type(output).__name__ == "_Losses" for output in model.logger.output_formats)
+
+
+def test_a_disk_that_fills_up_does_not_stop_training(tmp_path, monkeypatch):
+    plot = LivePlotCallback(tmp_path / "curves.png", every=20)
+    model = make_model()
+    model.learn(10, callback=plot)
+    before = (tmp_path / "curves.png").read_bytes()
+
+    def full(file, **kwargs):
+        file.write(b"half of a picture")
+        raise OSError(28, "No space left on device")
+
+    def start(locals_, _globals):
+        monkeypatch.setattr(plot._figure, "savefig", full)
+        return True
+
+    with pytest.warns(UserWarning, match="No space left on device. Training goes on"):
+        model.learn(50, callback=[ConvertCallback(start), plot], reset_num_timesteps=False)
+    assert model.num_timesteps == 60
+    assert (tmp_path / "curves.png").read_bytes()[:8] == before[:8]
+    assert [file.name for file in tmp_path.iterdir()] == ["curves.png"]
+
+
+def test_without_matplotlib_the_extra_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(MissingExtraError, match=r"LivePlotCallback needs .*: pip install 'ddpg_ext\[extra\]'"):
+        LivePlotCallback(tmp_path / "curves.png")

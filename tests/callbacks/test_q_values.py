@@ -1,0 +1,318 @@
+"""Estimated Q against observed returns: with critics and rewards whose true values are known in closed form."""
+
+import io
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from PIL import Image
+from stable_baselines3 import TD3
+from stable_baselines3.common.callbacks import EvalCallback
+from stable_baselines3.common.logger import configure
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from toy_envs import ToyEnv
+
+from ddpg_ext import DDPGPaper, InvalidArgumentError, LivePlotCallback, QValueBiasCallback
+from ddpg_ext.callbacks import q_values
+from ddpg_ext.callbacks.q_values import QValues, measure_q_values, plot_q_values, summarize
+from ddpg_ext.common.evaluation import evaluation_env
+
+GAMMA = 0.9
+
+
+class ClockEnv(gym.Env):
+    """Observation: the number of the step. Each pays ``reward``. Bounds of the action are not those of tanh."""
+
+    def __init__(self, length=10, terminates=True, reward=1.0):
+        self.observation_space = spaces.Box(-np.inf, np.inf, (1,), np.float32)
+        self.action_space = spaces.Box(-2, 3, (1,), np.float32)
+        self.length, self.terminates, self.reward = length, terminates, reward
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.count = 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        self.count += 1
+        over = self.count == self.length
+        obs = np.array([self.count], np.float32)
+        return obs, self.reward, over and self.terminates, over and not self.terminates, {}
+
+
+def make_model(env, critic, **kwargs):
+    """A model whose critic is a function of observations and scaled actions, tensors of shape (batch, 1)."""
+    model = DDPGPaper(
+        "MlpPolicy",
+        env,
+        gamma=GAMMA,
+        policy_kwargs={"net_arch": [8], "action_layer": 1, "batch_norm": False},
+        **{"batch_size": 8, "buffer_size": 100, "seed": 0, "device": "cpu", **kwargs},
+    )
+    model.critic.forward = critic
+    return model
+
+
+def to_go(steps, length):
+    """Discounted rewards of 1 from a step to the end of the episode."""
+    return (1 - GAMMA ** (length - steps)) / (1 - GAMMA)
+
+
+def test_terminated_episodes_have_their_true_returns():
+    """A critic that is right but for 3 has a bias of 3 and a correlation of 1."""
+    model = make_model(ClockEnv(), lambda obs, _: to_go(obs, 10) + 3)
+    values = measure_q_values(model, evaluation_env(model, ClockEnv()), n_eval_episodes=4)
+    np.testing.assert_allclose(values.observed, np.tile(to_go(np.arange(10), 10), 4), rtol=1e-6)
+    np.testing.assert_allclose(values.estimated, values.observed + 3, rtol=1e-5)
+    assert values.missing.tolist() == [0.0] * 40
+    assert values.episode.tolist() == np.repeat(range(4), 10).tolist()
+    summary = summarize(values)
+    assert summary["bias"] == pytest.approx(3, rel=1e-5)
+    assert summary["correlation"] == pytest.approx(1)
+    assert summary["observed"] == pytest.approx(to_go(np.arange(10), 10).mean())
+
+
+def test_a_critic_that_is_right_has_no_bias_where_episodes_are_truncated():
+    """The task goes on for ever: V = 1 / (1 - gamma), of which an episode shows a part."""
+    true = 1 / (1 - GAMMA)
+    model = make_model(ClockEnv(terminates=False), lambda obs, _: th.full_like(obs, true))
+    values = measure_q_values(model, evaluation_env(model, ClockEnv(terminates=False)), n_eval_episodes=2)
+    np.testing.assert_allclose(values.observed, true, rtol=1e-6)
+    np.testing.assert_allclose(values.missing, np.tile(GAMMA ** np.arange(10, 0, -1), 2), rtol=1e-6)
+    summary = summarize(values)
+    assert summary["bias"] == pytest.approx(0, abs=1e-5)
+    assert "correlation" not in summary  # both are constant
+
+
+def test_bootstrapping_hides_the_missing_part_of_the_bias():
+    """Of an error of 5, the part (1 - gamma^k) shows, k steps before the end."""
+    model = make_model(ClockEnv(terminates=False), lambda obs, _: th.full_like(obs, 1 / (1 - GAMMA) + 5))
+    summary = summarize(measure_q_values(model, evaluation_env(model, ClockEnv(terminates=False)), 2))
+    assert summary["bias"] == pytest.approx(5 * (1 - summary["missing"]), rel=1e-5)
+
+
+def test_dropping_leaves_the_steps_that_lack_little(silent_logger):
+    """0.9^29 < 0.05 < 0.9^28: of 40 steps the first 12 stay."""
+    model = make_model(ClockEnv(), lambda obs, _: th.full_like(obs, 10.0))
+    model.set_logger(silent_logger)
+    for length, left in ((40, 12), (28, 0)):
+        callback = QValueBiasCallback(ClockEnv(length, terminates=False), n_eval_episodes=1, truncated="drop")
+        callback.init_callback(model)
+        callback._on_time()
+        assert len(callback.last.estimated) == left
+        assert np.all(callback.last.missing <= 0.05)
+
+
+def test_q_is_that_of_the_policys_own_scaled_action():
+    """The critic gives back the action: what it saw is mu(s), in [-1, 1], and without noise."""
+    model = make_model(ClockEnv(), lambda _, actions: actions)
+    with th.no_grad():
+        model.actor.mu[0].weight.mul_(3)
+        model.actor.mu[2].weight.mul_(200)
+    values = measure_q_values(model, evaluation_env(model, ClockEnv()), 1)
+    unscaled, _ = model.predict(np.arange(10, dtype=np.float32)[:, None], deterministic=True)
+    np.testing.assert_allclose(values.estimated, (unscaled[:, 0] + 2) / 5 * 2 - 1, atol=1e-6)
+    assert np.ptp(values.estimated) > 0.1
+
+
+def test_the_running_averages_are_used():
+    """A critic with batch norm gives the same value for an observation, whatever the others."""
+    model = DDPGPaper("MlpPolicy", ToyEnv(), batch_size=8, buffer_size=100, seed=0, device="cpu").learn(30)
+    model.policy.set_training_mode(True)
+    env = evaluation_env(model, DummyVecEnv([ToyEnv, ToyEnv]))
+    env.seed(0)
+    values = measure_q_values(model, env, 2)
+    single = evaluation_env(model, ToyEnv())
+    single.seed(0)
+    np.testing.assert_allclose(measure_q_values(model, single, 1).estimated, values.estimated[:20], rtol=1e-4)
+
+
+def test_several_environments_keep_their_episodes_apart():
+    model = make_model(ClockEnv(), lambda obs, _: obs)
+    env = DummyVecEnv([lambda: ClockEnv(3, reward=1.0), lambda: ClockEnv(5, reward=10.0)])
+    values = measure_q_values(model, evaluation_env(model, env), 4)
+    episodes = [values.observed[values.episode == number] for number in range(4)]
+    short, long = to_go(np.arange(3), 3), 10 * to_go(np.arange(5), 5)
+    assert sorted(map(len, episodes)) == [3, 3, 5, 5]
+    for episode in episodes:
+        np.testing.assert_allclose(episode, short if len(episode) == 3 else long, rtol=1e-6)
+    assert values.estimated.tolist() == [float(step) for episode in episodes for step in range(len(episode))]
+
+
+@pytest.mark.parametrize("wrapped", [True, False], ids=["evaluation normalises, too", "evaluation is raw"])
+def test_the_returns_are_in_the_rewards_that_the_critic_learns_from(wrapped):
+    """Rewards of 6 with a variance of 4 are 3, those of 100 are clipped at 10."""
+    train = VecNormalize(DummyVecEnv([ClockEnv]), clip_reward=10.0, gamma=GAMMA)
+    train.ret_rms.var = 4.0 - train.epsilon
+    train.obs_rms.mean, train.obs_rms.var = np.array([2.0]), np.array([9.0 - train.epsilon])
+    # The critic undoes the normalisation of the observations, which must be that of the training
+    model = make_model(train, lambda obs, _: 3 * to_go(3 * obs + 2, 10))
+    for reward, normalized in ((6.0, 3.0), (100.0, 10.0)):
+        env = DummyVecEnv([lambda reward=reward: ClockEnv(reward=reward)])
+        env = VecNormalize(env, norm_reward=True, clip_reward=0.1) if wrapped else env
+        values = measure_q_values(model, evaluation_env(model, env), 1)
+        np.testing.assert_allclose(values.observed, normalized * to_go(np.arange(10), 10), rtol=1e-6)
+        np.testing.assert_allclose(values.estimated, 3 * to_go(np.arange(10), 10), rtol=1e-5)
+    assert train.obs_rms.count < 1  # not one observation of these was learned from
+
+
+def test_rewards_that_are_not_normalised_stay_as_they_are():
+    train = VecNormalize(DummyVecEnv([ClockEnv]), norm_reward=False)
+    train.ret_rms.var = 4.0
+    model = make_model(train, lambda obs, _: obs)
+    values = measure_q_values(model, evaluation_env(model, ClockEnv(reward=6.0)), 1)
+    np.testing.assert_allclose(values.observed, 6 * to_go(np.arange(10), 10), rtol=1e-6)
+
+
+def test_n_step_returns_change_nothing():
+    """The critic's discount is gamma per step all the same."""
+    model = make_model(ClockEnv(), lambda obs, _: to_go(obs, 10), n_steps=3)
+    summary = summarize(measure_q_values(model, evaluation_env(model, ClockEnv()), 1))
+    assert summary["bias"] == pytest.approx(0, abs=1e-5)
+
+
+def test_an_algorithm_with_two_critics():
+    model = TD3("MlpPolicy", ClockEnv(), gamma=GAMMA, policy_kwargs={"net_arch": [8]}, device="cpu", buffer_size=10)
+    model.critic.forward = lambda obs, _: (to_go(obs, 10), obs)
+    summary = summarize(measure_q_values(model, evaluation_env(model, ClockEnv()), 1))
+    assert summary["bias"] == pytest.approx(0, abs=1e-5)
+
+
+# ------------------------------------------------------------- as a callback
+
+
+def test_training_logs_it_to_tensorboard_on_time(tmp_path):
+    model = make_model(ClockEnv(), lambda obs, _: to_go(obs, 10) + 3, learning_starts=1000)
+    model.set_logger(configure(str(tmp_path / "log"), ["tensorboard"]))
+    callback = QValueBiasCallback(ClockEnv(), every=20, n_eval_episodes=2, path=tmp_path / "q", verbose=1)
+    model.learn(50, callback=callback)
+    model.logger.close()
+    events = EventAccumulator(str(tmp_path / "log"))
+    events.Reload()
+    for name, expected in {"bias": 3.0, "correlation": 1.0, "missing": 0.0}.items():
+        scalars = events.Scalars(f"eval/q_{name}")
+        assert [scalar.step for scalar in scalars] == [20, 40]
+        assert [scalar.value for scalar in scalars] == pytest.approx([expected] * 2, abs=1e-5)
+    assert {"eval/q_estimated", "eval/q_observed"} <= set(events.Tags()["scalars"])
+
+    names = {f"q_values_{steps}_steps.{suffix}" for steps in (20, 40) for suffix in ("npz", "png")}
+    assert {file.name for file in (tmp_path / "q").iterdir()} == names
+    with np.load(tmp_path / "q" / "q_values_40_steps.npz") as saved:
+        assert saved["timesteps"] == 40
+        np.testing.assert_array_equal(saved["observed"], callback.last.observed)
+        np.testing.assert_array_equal(saved["estimated"], callback.last.estimated)
+
+
+def log_with(tmp_path, formats, *others):
+    """One evaluation, logged in some formats, with other callbacks."""
+    model = make_model(ClockEnv(), lambda obs, _: to_go(obs, 10) + 3, learning_starts=1000)
+    model.set_logger(configure(str(tmp_path), formats))
+    callback = QValueBiasCallback(ClockEnv(), every=20, n_eval_episodes=2)
+    model.learn(30, callback=[*others, callback])
+    model.logger.close()
+    return callback
+
+
+def test_tensorboard_has_the_picture_and_text_formats_do_without(tmp_path):
+    callback = log_with(tmp_path, ["stdout", "log", "json", "csv", "tensorboard"])
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    (image,) = events.Images("eval/q_values")
+    assert image.step == 20
+    canvas = FigureCanvasAgg(plot_q_values(callback.last, "20 steps"))
+    canvas.draw()
+    expected = np.asarray(canvas.buffer_rgba())[..., :3]
+    np.testing.assert_array_equal(Image.open(io.BytesIO(image.encoded_image_string)).convert("RGB"), expected)
+    for name in ("progress.json", "progress.csv", "log.txt"):
+        text = (tmp_path / name).read_text()
+        assert "q_bias" in text
+        assert "q_values" not in text
+
+
+def test_nothing_is_drawn_that_nobody_would_see(tmp_path, monkeypatch):
+    def no_drawing(*_):
+        raise AssertionError
+
+    monkeypatch.setattr(q_values, "plot_q_values", no_drawing)
+    log_with(tmp_path / "text", ["log", "json", "csv"])
+    # Which listens to the log for two numbers
+    log_with(tmp_path / "live", ["log"], LivePlotCallback(tmp_path / "live.png", every=1000))
+    monkeypatch.setattr(q_values, "find_spec", lambda name: None)  # without matplotlib
+    log_with(tmp_path / "tensorboard", ["tensorboard"])
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert "eval/q_bias" in events.Tags()["scalars"]
+    assert events.Tags()["images"] == []
+
+
+def test_with_every_evaluation_of_an_eval_callback(tmp_path):
+    model = make_model(ClockEnv(), lambda obs, _: obs, learning_starts=1000)
+    child = QValueBiasCallback(ClockEnv(), every=1, n_eval_episodes=1)
+    seen = []
+    child._on_time = lambda: seen.append(child.num_timesteps)
+    evaluation = EvalCallback(
+        ClockEnv(), callback_after_eval=child, eval_freq=15, n_eval_episodes=1, verbose=0, warn=False
+    )
+    model.learn(50, callback=evaluation)
+    assert seen == [15, 30, 45]
+
+
+def test_it_leaves_training_untouched(weights_of, assert_same_bits):
+    plain, watched = (
+        DDPGPaper("MlpPolicy", ToyEnv(), batch_size=8, buffer_size=100, seed=0, device="cpu") for _ in range(2)
+    )
+    plain.learn(60)
+    watched.learn(60, callback=QValueBiasCallback(ToyEnv(), every=15, n_eval_episodes=1))
+    assert_same_bits(weights_of(plain), weights_of(watched))
+
+
+def test_the_picture_has_a_line_for_estimates_that_are_right():
+    rng = np.random.default_rng(0)
+    observed = rng.normal(size=50)
+    figure = plot_q_values(QValues(observed + 1, observed, np.zeros(50), np.zeros(50)), "a title")
+    axes = figure.axes[0]
+    (line,) = axes.lines
+    assert line.get_xdata().tolist() == line.get_ydata().tolist()
+    assert axes.get_xlim() == axes.get_ylim()
+    assert axes.get_xlim()[0] < observed.min() < (observed + 1).max() < axes.get_xlim()[1]
+    assert axes.get_title() == "a title"
+    # Constant values, and none
+    plot_q_values(QValues(np.ones(5), np.ones(5), np.zeros(5), np.zeros(5)))
+    empty = plot_q_values(QValues(*[np.empty(0)] * 4))
+    assert "cut off" in empty.axes[0].texts[0].get_text()
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"every": 0}, "`every` must be a whole number above 0, got 0"),
+        ({"n_eval_episodes": 0}, "`n_eval_episodes` must be a whole number above 0, got 0"),
+        ({"truncated": "drops"}, "`truncated` 'drops' is unknown; did you mean 'drop'?"),
+    ],
+)
+def test_bad_arguments(kwargs, message):
+    with pytest.raises(InvalidArgumentError, match=message):
+        QValueBiasCallback(ClockEnv(), **kwargs)
+
+
+def test_environments_that_do_not_fit():
+    model = make_model(ClockEnv(), lambda obs, _: obs)
+    with pytest.raises(InvalidArgumentError, match="`env` must have the model's observation_space"):
+        model.learn(1, callback=QValueBiasCallback(ToyEnv()))
+    with pytest.raises(InvalidArgumentError, match="must not be the environment of the training"):
+        model.learn(1, callback=QValueBiasCallback(model.env))
+
+
+@pytest.mark.parametrize("trained_in", [lambda env: env, Monitor, lambda env: VecNormalize(DummyVecEnv([lambda: env]))])
+@pytest.mark.parametrize("evaluated_in", [lambda env: env, Monitor, lambda env: DummyVecEnv([ClockEnv, lambda: env])])
+def test_the_environment_of_the_training_is_known_in_every_wrapping(trained_in, evaluated_in):
+    env = ClockEnv()
+    model = make_model(trained_in(env), lambda obs, _: obs)
+    with pytest.raises(InvalidArgumentError, match="must not be the environment of the training"):
+        model.learn(1, callback=QValueBiasCallback(evaluated_in(env)))
+    assert model.num_timesteps == 0

@@ -1,0 +1,493 @@
+"""No file, whatever it holds, executes anything, hangs or fills the memory: it is refused by a ``CheckpointError``."""
+
+import contextlib
+import io
+import json
+import os
+import pickle
+import resource
+import signal
+import zipfile
+
+import gymnasium as gym
+import hostile
+import numpy as np
+import pytest
+import torch as th
+from stable_baselines3 import DDPG
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import VecNormalize
+
+from ddpg_ext import CheckpointError, DamagedCheckpointError, DDPGPaper, UntrustedContentError, load_zoo_run
+from ddpg_ext.serialization.zip_reader import ZipReader
+from ddpg_ext.zoo.run_files import load_vec_normalize, read_yaml
+
+#: where the command of a hostile pickle would leave its mark; the files are made once, for all tests
+CANARY = f"/tmp/ddpg_ext_canary_{os.getpid()}"
+VECTORS = hostile.vectors(CANARY)
+
+
+def small():
+    # Made anew each time: SB3 adds to the `policy_kwargs` that it is given
+    return {"policy_kwargs": {"net_arch": [4, 4]}, "buffer_size": 50}
+
+
+@pytest.fixture(scope="module")
+def sb3_zip():
+    """An SB3 DDPG's file, small."""
+    buffer = io.BytesIO()
+    DDPG("MlpPolicy", "Pendulum-v1", **small()).save(buffer)
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="module")
+def own_zip():
+    """A file of this package, small."""
+    buffer = io.BytesIO()
+    DDPGPaper("MlpPolicy", "Pendulum-v1", **small()).save(buffer)
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="module")
+def model():
+    return DDPGPaper("MlpPolicy", "Pendulum-v1", **small())
+
+
+@pytest.fixture(scope="module")
+def venv():
+    return make_vec_env("Pendulum-v1")
+
+
+@pytest.fixture(autouse=True)
+def no_canary():
+    yield
+    assert not os.path.exists(CANARY)
+
+
+@contextlib.contextmanager
+def limits():
+    """A gigabyte more than now at most, and half a minute. Not for pytest's reports, which need what they need."""
+    with open("/proc/self/statm") as file:
+        now = int(file.read().split()[0]) * resource.getpagesize()
+    old = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (now + 2**30, old[1]))
+
+    def hang(*_):
+        pytest.fail("it hangs")
+
+    former = signal.signal(signal.SIGALRM, hang)
+    signal.alarm(30)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, former)
+        resource.setrlimit(resource.RLIMIT_AS, old)
+
+
+def refused(function, *args, **kwargs):
+    with pytest.raises(CheckpointError) as caught, limits():
+        function(*args, **kwargs)
+    assert 10 < len(str(caught.value)) < 5000
+    return str(caught.value)
+
+
+def test_the_canary_works():
+    """The corpus would do harm, if it were unpickled by Python."""
+    pickle.loads(VECTORS["reduce"])
+    assert os.path.exists(CANARY)
+    os.unlink(CANARY)
+
+
+def test_the_corpus_is_large(own_zip):
+    n = 6 * len(VECTORS) + len(hostile.hostile_zips(own_zip)) + len(hostile.hostile_yaml(""))
+    assert n >= 200
+
+
+@pytest.mark.parametrize("field", ["observation_space", "learning_rate", "lr_schedule", "some_other"])
+@pytest.mark.parametrize("vector", VECTORS)
+def test_pickle_in_a_models_field(sb3_zip, vector, field):
+    message = refused(DDPGPaper.load, io.BytesIO(hostile.with_field(sb3_zip, field, VECTORS[vector])))
+    assert field in message
+
+
+@pytest.mark.parametrize("vector", VECTORS)
+def test_pickle_as_replay_buffer(model, tmp_path, vector):
+    path = tmp_path / "buffer.pkl"
+    path.write_bytes(VECTORS[vector])
+    before = model.replay_buffer
+    assert str(path) in refused(model.load_replay_buffer, path)
+    assert model.replay_buffer is before
+
+
+@pytest.mark.parametrize("vector", VECTORS)
+def test_pickle_as_normalisation(venv, tmp_path, vector):
+    path = tmp_path / "vecnormalize.pkl"
+    path.write_bytes(VECTORS[vector])
+    assert str(path) in refused(load_vec_normalize, path, venv)
+
+
+@pytest.mark.parametrize("vector", VECTORS)
+def test_pickle_among_the_weights(sb3_zip, vector):
+    pth = hostile.weights(VECTORS[vector])
+    refused(DDPGPaper.load, io.BytesIO(hostile.edit_zip(sb3_zip, {"policy.pth": pth})))
+
+
+@pytest.mark.parametrize("vector", ["reduce", "noise with a method", "schedule of a call", "billion laughs"])
+@pytest.mark.parametrize("attribute", ["observations", "observation_space", "pos", "sample", "goal"])
+def test_pickle_inside_a_good_replay_buffer(model, tmp_path, vector, attribute):
+    good = DDPG("MlpPolicy", "Pendulum-v1", **small()).replay_buffer
+    body = b"".join(
+        [
+            hostile.new("stable_baselines3.common.buffers:ReplayBuffer"),
+            b"}(",
+            *(
+                hostile.text(key) + pickle.dumps(value, 4)[11:-1].replace(b"\x94", b"")
+                for key, value in vars(good).items()
+                if isinstance(value, int | bool) and key != attribute
+            ),
+            hostile.text(attribute) + VECTORS[vector][2:-1],
+            b"ub",
+        ]
+    )
+    path = tmp_path / "buffer.pkl"
+    path.write_bytes(hostile.whole(body))
+    refused(model.load_replay_buffer, path)
+
+
+@pytest.mark.parametrize("kind", hostile.broken_pickles(b"x" * 100))
+def test_broken_pickles(model, venv, sb3_zip, tmp_path, kind):
+    path = tmp_path / "file.pkl"
+    path.write_bytes(
+        hostile.broken_pickles(pickle.dumps(DDPG("MlpPolicy", "Pendulum-v1", **small()).replay_buffer))[kind]
+    )
+    refused(model.load_replay_buffer, path)
+    path.write_bytes(hostile.broken_pickles(pickle.dumps(VecNormalize(venv)))[kind])
+    refused(load_vec_normalize, path, venv)
+    space = hostile.broken_pickles(pickle.dumps(gym.spaces.Box(-1, 1, (3,))))[kind]
+    refused(DDPGPaper.load, io.BytesIO(hostile.with_field(sb3_zip, "observation_space", space)))
+
+
+def is_harmless(path, original):
+    """Zip files have bytes that mean nothing (dates, a version): what is read must be the same, then."""
+    try:
+        with ZipReader(path) as one, ZipReader(io.BytesIO(original)) as other:
+            return {name: one.read(name) for name in one.names} == {name: other.read(name) for name in other.names}
+    except CheckpointError:
+        return False
+
+
+def zip_names():
+    return list(hostile.hostile_zips(hostile.raw_zip([(zipfile.ZipInfo("data"), b"x" * 100)])))
+
+
+@pytest.fixture(scope="module")
+def zips(own_zip):
+    return hostile.hostile_zips(own_zip)
+
+
+@pytest.mark.parametrize("kind", zip_names())
+def test_hostile_zips(own_zip, zips, model, tmp_path, kind):
+    path = tmp_path / "model.zip"
+    path.write_bytes(zips[kind])
+    if kind.startswith("flip") and is_harmless(path, own_zip):
+        return
+    assert str(path) in refused(DDPGPaper.load, path)
+    refused(DDPGPaper.load, io.BytesIO(path.read_bytes()))
+    refused(model.load_replay_buffer, path)
+    refused(DDPGPaper.resume, path, gym.make("Pendulum-v1"))
+    assert not (tmp_path.parent / "evil").exists()
+
+
+@pytest.mark.parametrize("kind", hostile.hostile_yaml(""))
+@pytest.mark.parametrize("name", ["args.yml", "config.yml"])
+def test_hostile_yaml(own_zip, tmp_path, kind, name):
+    run = tmp_path / "Pendulum-v1_1"
+    (run / "Pendulum-v1").mkdir(parents=True)
+    (run / "Pendulum-v1.zip").write_bytes(own_zip)
+    (run / "Pendulum-v1" / "config.yml").write_text("{}")
+    path = run / "Pendulum-v1" / name
+    path.write_text(hostile.hostile_yaml(CANARY)[kind])
+    assert name in refused(load_zoo_run, run)
+    refused(read_yaml, path)
+
+
+TAGGED = {
+    "unknown tag": ["evil", 1],
+    "tag that is no text": [["list"], 1],
+    "no tag": [],
+    "class": ["name", "os", "system"],
+    "class by a dotted name": ["name", "torch.nn", "modules.module.os.system"],
+    "class of a module": ["name", "ddpg_ext.serialization.archive", "os.system"],
+    "function of this package": ["name", "ddpg_ext.serialization.archive", "atomic_file"],
+    "instance": ["instance", "subprocess", "Popen", {"!": ["dict", []]}],
+    "instance of an allowed class": ["instance", "torch.nn", "Linear", {"!": ["dict", []]}],
+    "object": ["object", "subprocess.Popen", {"!": ["dict", []]}],
+    "object without attributes": ["object", "ddpg_ext.common.noise.OrnsteinUhlenbeckNoise", {"!": ["dict", []]}],
+    "object with a method": ["object", "ddpg_ext.common.noise.LinearDecay", {"!": ["dict", [["__call__", 1]]]}],
+    "enum": ["enum", "signal.Signals", "SIGKILL"],
+    "enum member": ["enum", "stable_baselines3.common.type_aliases.TrainFrequencyUnit", "__class__"],
+    "array of objects": ["array", "|O", [1], "AAAAAAAAAAA="],
+    "array larger than its data": ["array", "<f8", [2**40], "AAAAAAAAAAA="],
+    "array of negative size": ["array", "<f8", [-1], "AAAAAAAAAAA="],
+    "array of no base64": ["array", "<f8", [1], "%%%"],
+    "array whose shape is text": ["array", "<f8", "abc", "AAAAAAAAAAA="],
+    "dtype": ["dtype", "f4,f4"],
+    "generator": ["generator", {"!": ["dict", [["bit_generator", "os"]]]}, None],
+    "space": ["space", "Graph", {"!": ["dict", []]}],
+    "space without bounds": ["space", "Box", {"!": ["dict", []]}],
+    "deque": ["deque", -5, []],
+    "deque of too few parts": ["deque"],
+    "dict of no pairs": ["dict", [1, 2]],
+    "dict of unhashable keys": ["dict", [[[1], 2]]],
+    "dict of keys that collide": ["dict", [[2**80, 1]]],
+}
+
+
+@pytest.mark.parametrize("kind", TAGGED)
+@pytest.mark.parametrize("field", ["policy_class", "action_noise"])
+def test_hostile_values_in_own_files(own_zip, field, kind):
+    item = {":type:": "x", ":serialized:": "", ":ddpg_ext:": {"!": TAGGED[kind]}}
+    assert field in refused(DDPGPaper.load, io.BytesIO(hostile.with_data(own_zip, **{field: item})))
+
+
+def test_deep_values_in_own_files(own_zip):
+    deep: object = 1
+    for _ in range(500):
+        deep = [deep]
+    item = {":type:": "x", ":serialized:": "", ":ddpg_ext:": deep}
+    refused(DDPGPaper.load, io.BytesIO(hostile.with_data(own_zip, action_noise=item)))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"learn": 1},
+        {"_setup_model": None},
+        {"__class__": "x"},
+        {"policy_aliases": {}},
+        {"logger": 1},
+        {"policy_kwargs": {"net_arch": [10**9, 10**9]}},
+        {"policy_kwargs": {"net_arch": [[1]]}},
+        {"policy_kwargs": {"net_arch": "x"}},
+        {"policy_kwargs": {"net_arch": [8, 8]}},
+        {"policy_kwargs": {"evil": 1}},
+        {"replay_buffer_kwargs": {"storage": "memmap", "directory": "/tmp/somewhere"}},
+        {"policy_kwargs": 1},
+        {"policy_kwargs": {"activation_fn": "os.system"}},
+        {"policy_kwargs": {"optimizer_class": 3}},
+        {"buffer_size": 10**15},
+        {"buffer_size": "x"},
+        {"buffer_size": -1},
+        {"n_envs": 10**12},
+        {"num_timesteps": "x"},
+        {"batch_size": 0},
+        {"gamma": float("nan")},
+        {"learning_rate": "lin_1e-3"},
+        {"learning_rate": -1},
+        {"learning_rate": None},
+        {"train_freq": {}},
+        {"tau": 7},
+        {"action_noise": 5},
+        {"seed": -3},
+        {"policy_class": "MlpPolicy"},
+        {"observation_space": 1},
+        {"action_space": None},
+    ],
+    ids=str,
+)
+def test_hostile_plain_values(own_zip, fields):
+    refused(DDPGPaper.load, io.BytesIO(hostile.with_data(own_zip, **fields)))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"batch_size": 10**12},
+        {"gradient_steps": 10**18},
+        {"n_steps": 10**7},
+        {"n_steps": 10**6, "replay_buffer_class": None},
+        {"replay_buffer_kwargs": {"n_steps": 10**6}},
+        {"train_freq": 10**18},
+        {"_stats_window_size": 10**18},
+        {"_stats_window_size": 10**30},
+        {"batch_size": 1e30},
+    ],
+    ids=str,
+)
+def test_values_with_which_training_would_never_end(own_zip, fields):
+    """Neither loading nor learning hangs or takes all memory; who means it can have it."""
+    data = hostile.with_data(own_zip, **fields)
+    with pytest.raises(UntrustedContentError, match=f"`{next(iter(fields))}`.*more than"), limits():
+        DDPGPaper.load(io.BytesIO(data), env=gym.make("Pendulum-v1"))
+    name = next(iter(fields))
+    sane = {"replay_buffer_kwargs": {}, "train_freq": (1, "step")}.get(name, 2)
+    loaded = DDPGPaper.load(io.BytesIO(data), gym.make("Pendulum-v1"), custom_objects={name: sane})
+    loaded.learn(4)
+
+
+def test_large_values_can_be_meant(own_zip):
+    data = hostile.with_data(own_zip, gradient_steps=10**7)
+    assert DDPGPaper.load(io.BytesIO(data), trusted=True).gradient_steps == 10**7
+    assert DDPGPaper.load(io.BytesIO(data), gradient_steps=3).gradient_steps == 3
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"tau": 7},
+        {"tau": "x"},
+        {"gamma": -1},
+        {"gamma": None},
+        {"batch_size": None},
+        {"batch_size": 0},
+        {"learning_starts": -1},
+        {"learning_starts": None},
+        {"gradient_steps": -2},
+        {"gradient_steps": "many"},
+        {"n_steps": 0},
+        {"train_freq": 0},
+        {"train_freq": "often"},
+        {"buffer_size": 0},
+        {"learning_rate": -1},
+        {"qf_weight_decay": float("inf")},
+        {"_stats_window_size": 0},
+        {"optimize_memory_usage": 3},
+        {"matmul_precision": "low"},
+        {"replay_buffer_kwargs": {"evil": 1}},
+        {"replay_buffer_kwargs": {"gamma": 0.1}, "replay_buffer_class": None},
+    ],
+    ids=str,
+)
+def test_values_that_the_constructor_refuses_are_damage(own_zip, fields):
+    with pytest.raises(DamagedCheckpointError, match=next(iter(fields)).strip("_")), limits():
+        DDPGPaper.load(io.BytesIO(hostile.with_data(own_zip, **fields)))
+
+
+def state_bytes(state) -> bytes:
+    buffer = io.BytesIO()
+    th.save(state, buffer)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("files", ["own", "sb3"])
+@pytest.mark.parametrize(
+    ("member", "content"),
+    [
+        ("data", None),
+        ("policy.pth", None),
+        ("policy.pth", b""),
+        ("policy.pth", b"hello"),
+        ("data", b""),
+        ("data", b"[1, 2]"),
+        ("data", b"{"),
+        ("data", b"\xff\xfe"),
+        ("data", b"[" * 100_000),
+        ("data", b'{"a": ' + b"9" * 10_000 + b"}"),
+        ("policy.pth", state_bytes({"actor.mu.0.weight": th.zeros(3)})),
+        ("policy.pth", state_bytes([1, 2])),
+        ("policy.pth", state_bytes({})),
+        ("policy.pth", state_bytes({"actor.mu.0.weight": "x"})),
+        ("actor.optimizer.pth", state_bytes({"state": {}, "param_groups": []})),
+        ("actor.optimizer.pth", state_bytes([1])),
+        (
+            "critic.optimizer.pth",
+            state_bytes({"state": {0: {"exp_avg": th.zeros(7)}}, "param_groups": [{"params": [0]}]}),
+        ),
+        ("evil.pth", hostile.weights(VECTORS["reduce"])),
+    ],
+    ids=lambda value: repr(value)[:30],
+)
+def test_wrong_members(own_zip, sb3_zip, files, member, content):
+    good = own_zip if files == "own" else sb3_zip
+    refused(DDPGPaper.load, io.BytesIO(hostile.edit_zip(good, {member: content})))
+
+
+def test_tensor_larger_than_its_storage(sb3_zip):
+    def storage(count):
+        location = hostile.text("cpu")
+        return (
+            hostile.tuple_of(
+                hostile.text("storage"),
+                hostile.name("torch:FloatStorage"),
+                hostile.text("0"),
+                location,
+                hostile.number(count),
+            )
+            + b"Q"
+        )
+
+    def tensor(count, *size):
+        numbers = hostile.tuple_of(*map(hostile.number, size)), hostile.tuple_of(*[hostile.number(0)] * len(size))
+        return hostile.call(
+            "torch._utils:_rebuild_tensor_v2", storage(count), hostile.number(0), *numbers, b"\x89", b"}"
+        )
+
+    for count, size in ((1, (2**30, 2**30)), (2**30, (4,)), (1, (-1,))):
+        pth = hostile.weights(hostile.whole(hostile.dict_of(x=tensor(count, *size))), **{"0": bytes(4)})
+        refused(DDPGPaper.load, io.BytesIO(hostile.edit_zip(sb3_zip, {"policy.pth": pth})))
+
+
+def test_files_that_are_none(tmp_path, model):
+    pipe = tmp_path / "pipe.zip"
+    os.mkfifo(pipe)
+    (tmp_path / "folder.zip").mkdir()
+    (tmp_path / "zero.zip").symlink_to("/dev/zero")
+    (tmp_path / "loop.zip").symlink_to(tmp_path / "loop.zip")
+    for name in ("pipe.zip", "folder.zip", "zero.zip", "loop.zip", "absent.zip", "a\0b"):
+        refused(DDPGPaper.load, tmp_path / name)
+        refused(model.load_replay_buffer, tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("config", "args"),
+    [
+        ({"env_wrapper": "os.system"}, {}),
+        ({"env_wrapper": [{"subprocess.Popen": {"args": "x"}}]}, {}),
+        ({"env_wrapper": ["gymnasium.wrappers.RecordVideo"]}, {}),
+        ({"env_wrapper": ["gymnasium.wrappers.common.os.system"]}, {}),
+        ({"env_wrapper": [3]}, {}),
+        ({"normalize": "__import__('os').system('touch " + CANARY + "')"}, {}),
+        ({"normalize": "dict(norm_obs=open('" + CANARY + "', 'w'))"}, {}),
+        ({}, {"env": "os:Evil-v0"}),
+        ({}, {"env": "Nothing-v0"}),
+        ({}, {"env_kwargs": "[x for x in 'ab']"}),
+        ({}, {"env_kwargs": [1]}),
+        ({}, {"env_kwargs": {"nothing": 1}}),
+        ({}, {"env": "Evil-v0", "gym_packages": ["this"]}),
+    ],
+    ids=str,
+)
+def test_hostile_settings(own_zip, tmp_path, config, args):
+    import yaml
+
+    run = tmp_path / "Pendulum-v1_1"
+    (run / "Pendulum-v1").mkdir(parents=True)
+    (run / "Pendulum-v1.zip").write_bytes(own_zip)
+    (run / "Pendulum-v1" / "config.yml").write_text(yaml.safe_dump(config))
+    (run / "Pendulum-v1" / "args.yml").write_text(yaml.safe_dump({"env": "Pendulum-v1", **args}))
+    refused(load_zoo_run, run)
+
+
+def test_trusted_is_a_choice(sb3_zip):
+    """What is refused by default is unpickled for who says so."""
+    file = hostile.with_field(sb3_zip, "some_other", VECTORS["reduce"])
+    refused(DDPGPaper.load, io.BytesIO(file))
+    DDPGPaper.load(io.BytesIO(file), custom_objects={"some_other": None})
+    assert not os.path.exists(CANARY)
+    DDPGPaper.load(io.BytesIO(file), trusted=True)
+    assert os.path.exists(CANARY)
+    os.unlink(CANARY)
+
+
+def test_own_files_need_no_pickle(own_zip):
+    """Every pickle in a file of this package can be taken out, and it loads as before."""
+    with zipfile.ZipFile(io.BytesIO(own_zip)) as archive:
+        data = json.loads(archive.read("data"))
+    for item in data.values():
+        if isinstance(item, dict) and ":serialized:" in item:
+            item[":serialized:"] = ""
+    stripped = hostile.edit_zip(own_zip, {"data": json.dumps(data).encode()})
+    observations = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+    models = [DDPGPaper.load(io.BytesIO(file)) for file in (own_zip, stripped)]
+    assert np.array_equal(*(model.predict(observations)[0] for model in models))
