@@ -14,7 +14,7 @@ from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
 from ddpg_ext.callbacks.periodic import PeriodicCallback
 from ddpg_ext.common.checks import check_number
-from ddpg_ext.common.errors import InvalidArgumentError, nearest
+from ddpg_ext.common.errors import InvalidArgumentError, suggestion
 from ddpg_ext.common.evaluation import copy_statistics, evaluation_env
 from ddpg_ext.common.files import atomic_file
 from ddpg_ext.common.optional_imports import import_extra
@@ -86,7 +86,7 @@ class QValueBiasCallback(PeriodicCallback):
         check_number("n_eval_episodes", n_eval_episodes, lambda n: n > 0, "a whole number above 0", integer=True)
         if truncated not in ("bootstrap", "drop"):
             raise InvalidArgumentError(
-                f"`truncated` {truncated!r} is unknown; {nearest(truncated, ['bootstrap', 'drop'])}"
+                f"`truncated` {truncated!r} is unknown; {suggestion(truncated, ['bootstrap', 'drop'])}"
             )
         if path is not None:
             import_extra("matplotlib.figure", "ddpg_ext[extra]", "QValueBiasCallback with `path`")

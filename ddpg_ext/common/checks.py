@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ddpg_ext.common.errors import InvalidArgumentError, InvalidArgumentTypeError, nearest
+from ddpg_ext.common.errors import InvalidArgumentError, InvalidArgumentTypeError, suggestion
 
 
 def check_number(name: str, value: Any, ok: Callable[[Any], bool], what: str, integer: bool = False) -> None:
@@ -83,7 +83,7 @@ def check_keywords(name: str, value: Any, receiver: type, n_positional: int, tak
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
     for key in value:
         if key not in known and (key in not_free or not takes_any):
-            cure = nearest(str(key), known) if known else "leave it out: it takes none"
+            cure = suggestion(str(key), known) if known else "leave it out: it takes none"
             what = "which is set for it" if key in not_free else f"which {receiver.__name__} does not take"
             raise InvalidArgumentTypeError(f"`{name}` has the key {key!r}, {what}; {cure}")
     for key, default in known.items():

@@ -73,13 +73,13 @@ class EnvironmentNotFoundError(CheckpointError):
         self.model = model
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def suggestion(name: str, known: Iterable[str]) -> str:
     """
-    The part of an error message, after a semicolon, that helps with a misspelt name.
+    Return the end of an error message about an unknown name, after its semicolon.
 
-    :param name: what was given
-    :param known: what would have done
-    :return: "did you mean 'x'? Known: 'x', 'y'", or, where none is close, "known: 'x', 'y'"
+    :param name: the name that was given
+    :param known: the accepted names
+    :return: "did you mean 'x'? Known: 'x', 'y'", or "known: 'x', 'y'" where no name is close
     """
     known = sorted(known)
     close = get_close_matches(name, known, n=1)

@@ -22,7 +22,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ddpg_ext.buffers import PackedReplayBuffer
 from ddpg_ext.common.checks import check_number
 from ddpg_ext.common.denormals import flush_denormals, matmul_precision
-from ddpg_ext.common.errors import InvalidArgumentError, NonFiniteError, nearest
+from ddpg_ext.common.errors import InvalidArgumentError, NonFiniteError, suggestion
 from ddpg_ext.common.noise import OrnsteinUhlenbeckNoise, noise_scale, seed_random_stream, vectorize
 from ddpg_ext.common.normalization import restore_statistics, running_statistics
 from ddpg_ext.ddpg_paper.executors import Executor, check_executor, make_executor
@@ -327,7 +327,7 @@ class DDPGPaper(SaveLoad):
     def _get_policy_from_name(self, policy_name: str) -> type[BasePolicy]:
         if policy_name not in self.policy_aliases:
             raise InvalidArgumentError(
-                f"`policy` {policy_name!r} is unknown; {nearest(policy_name, self.policy_aliases)}"
+                f"`policy` {policy_name!r} is unknown; {suggestion(policy_name, self.policy_aliases)}"
             )
         return self.policy_aliases[policy_name]
 

@@ -4,7 +4,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ddpg_ext.common.errors import InvalidArgumentError, InvalidArgumentTypeError, nearest
+from ddpg_ext.common.errors import InvalidArgumentError, InvalidArgumentTypeError, suggestion
 from ddpg_ext.ddpg_paper.cuda_graph import CUDAGraphExecutor
 from ddpg_ext.ddpg_paper.fast_cpu import FastCPUExecutor
 from ddpg_ext.ddpg_paper.policies import DDPGPaperPolicy
@@ -103,7 +103,7 @@ def check_executor(name: Any) -> None:
         known = ", ".join(map(repr, ["auto", *EXECUTORS]))
         raise InvalidArgumentTypeError(f"`executor` must be one of {known}, got {name!r}")
     if name != "auto" and name not in EXECUTORS:
-        raise InvalidArgumentError(f"`executor` {name!r} is unknown; {nearest(name, ['auto', *EXECUTORS])}")
+        raise InvalidArgumentError(f"`executor` {name!r} is unknown; {suggestion(name, ['auto', *EXECUTORS])}")
 
 
 def make_executor(name: str, policy: DDPGPaperPolicy) -> tuple[Executor, list[str]]:

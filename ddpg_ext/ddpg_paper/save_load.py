@@ -16,7 +16,7 @@ from stable_baselines3.common.type_aliases import GymEnv, TensorDict
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
-from ddpg_ext.common.errors import InvalidArgumentError, InvalidArgumentTypeError, nearest
+from ddpg_ext.common.errors import InvalidArgumentError, InvalidArgumentTypeError, suggestion
 
 if TYPE_CHECKING:
     from ddpg_ext.ddpg_paper.ddpg_paper import DDPGPaper
@@ -91,7 +91,7 @@ class SaveLoad(OffPolicyAlgorithm):
         known = set(inspect.signature(cls).parameters) - {"policy", "env", "device", "_init_setup_model"}
         for name in kwargs:
             if name not in known:
-                raise InvalidArgumentTypeError(f"load() got the keyword {name!r}; {nearest(name, known)}")
+                raise InvalidArgumentTypeError(f"load() got the keyword {name!r}; {suggestion(name, known)}")
         if "stats_window_size" in kwargs:
             kwargs["ep_info_buffer"] = None  # which is then made with the new size
         if "action_noise" in kwargs:

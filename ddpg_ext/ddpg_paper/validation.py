@@ -19,7 +19,7 @@ from ddpg_ext.common.errors import (
     InvalidArgumentError,
     InvalidArgumentTypeError,
     UnsupportedSpaceError,
-    nearest,
+    suggestion,
 )
 from ddpg_ext.ddpg_paper.policies import DDPGPaperPolicy
 
@@ -136,7 +136,7 @@ def check_noise(noise: Any, action_space: spaces.Space) -> None:
     if isinstance(noise, str):
         if noise not in NOISE_NAMES:
             raise InvalidArgumentError(
-                f"`action_noise` {noise!r} is unknown; {nearest(noise, NOISE_NAMES)}; None for no noise, "
+                f"`action_noise` {noise!r} is unknown; {suggestion(noise, NOISE_NAMES)}; None for no noise, "
                 "or any SB3 ActionNoise"
             )
         return

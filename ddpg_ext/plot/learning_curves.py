@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ddpg_ext.common.checks import check_number
-from ddpg_ext.common.errors import CheckpointError, DDPGPaperError, InvalidArgumentError, nearest
+from ddpg_ext.common.errors import CheckpointError, DDPGPaperError, InvalidArgumentError, suggestion
 from ddpg_ext.common.files import atomic_file
 from ddpg_ext.common.optional_imports import import_extra
 from ddpg_ext.plot.curves import METRICS, X_AXES, Run, find_runs, read_run
@@ -139,7 +139,7 @@ def plot_runs(
     """
     for name, value, known in (("x", x, X_AXES), ("metric", metric, METRICS)):
         if value is not None and value not in known:
-            raise InvalidArgumentError(f"`{name}` {value!r} is unknown; {nearest(str(value), known)}")
+            raise InvalidArgumentError(f"`{name}` {value!r} is unknown; {suggestion(str(value), known)}")
     check_number("window", window, lambda n: n > 0, "a whole number above 0", integer=True)
     if labels is not None and len(labels) != len(paths):
         raise InvalidArgumentError(f"`labels` must be one for each of the {len(paths)} paths, got {len(labels)}")

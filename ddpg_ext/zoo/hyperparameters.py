@@ -17,7 +17,7 @@ from stable_baselines3.common.utils import LinearSchedule
 
 import ddpg_ext
 from ddpg_ext import buffers
-from ddpg_ext.common.errors import InvalidArgumentError, InvalidArgumentTypeError, nearest
+from ddpg_ext.common.errors import InvalidArgumentError, InvalidArgumentTypeError, suggestion
 from ddpg_ext.common.noise import LinearDecay, OrnsteinUhlenbeckNoise, ScheduledActionNoise
 from ddpg_ext.common.optional_imports import import_extra
 from ddpg_ext.ddpg_paper import DDPGPaper
@@ -62,7 +62,7 @@ def read_hyperparameters(env_id: str, file: str | Path = FILE) -> dict[str, Any]
     with open(file, encoding="utf-8") as stream:
         entries = yaml.safe_load(stream)
     if env_id not in entries and "default" not in entries:
-        raise InvalidArgumentError(f"{file} has no entry for {env_id!r}; {nearest(env_id, entries)}")
+        raise InvalidArgumentError(f"{file} has no entry for {env_id!r}; {suggestion(env_id, entries)}")
     return entries.get(env_id, entries.get("default"))
 
 
@@ -103,7 +103,7 @@ def check_keys(hyperparams: dict[str, Any]) -> None:
         if key in OPTIONS:
             raise InvalidArgumentTypeError(f"`{key}` is an option of the program: pass {OPTIONS[key]} instead")
         if key not in known:
-            raise InvalidArgumentTypeError(f"the hyperparameter `{key}` is unknown; {nearest(str(key), known)}")
+            raise InvalidArgumentTypeError(f"the hyperparameter `{key}` is unknown; {suggestion(str(key), known)}")
 
 
 def convert_values(hyperparams: dict[str, Any], names: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -163,7 +163,9 @@ def make_noise(hyperparams: dict[str, Any], action_shape: tuple[int, ...]) -> di
         noise = NormalActionNoise(zeros, keys["noise_std"])
     else:
         known = ("ornstein-uhlenbeck", "normal")
-        raise InvalidArgumentError(f"`noise_type` {noise_type!r} is unknown; {nearest(str(noise_type), known)}, null")
+        raise InvalidArgumentError(
+            f"`noise_type` {noise_type!r} is unknown; {suggestion(str(noise_type), known)}, null"
+        )
     if schedule is not None:
         noise = ScheduledActionNoise(noise, _decay(schedule))
     return {**rest, "action_noise": noise}
