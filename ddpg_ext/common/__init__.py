@@ -1,1 +1,1 @@
-"""What the sub-packages share; nothing here imports a sibling package."""
+"""Shared code; no module here imports a sibling package."""

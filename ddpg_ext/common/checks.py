@@ -1,4 +1,4 @@
-"""Checks of arguments that several packages share: a failure names the argument, the value and what would do."""
+"""Checks of arguments; an error names the argument, its value and the accepted values."""
 
 import inspect
 from collections.abc import Callable, Collection
@@ -10,83 +10,72 @@ import numpy as np
 from ddpg_ext.common.errors import InvalidArgumentError, InvalidArgumentTypeError, suggestion
 
 
-def check_number(name: str, value: Any, ok: Callable[[Any], bool], what: str, integer: bool = False) -> None:
+def check_number(name: str, value: Any, in_range: Callable[[Any], bool], accepted: str, integer: bool = False) -> None:
     """
-    :param name: the argument
-    :param value: what was given
-    :param ok: whether a value is in range (NaN fails every comparison)
-    :param what: the range in words
-    :param integer: whether it must be a whole number
-    :raises InvalidArgumentTypeError: if it is no number
+    Check the type and the range of a number.
+
+    :param name: name of the argument
+    :param value: its value
+    :param in_range: returns whether a value is accepted (NaN fails every comparison)
+    :param accepted: the accepted values in words
+    :param integer: whether only whole numbers are accepted
+    :raises InvalidArgumentTypeError: if the value is not a number
     :raises InvalidArgumentError: if it is out of range
     """
     if isinstance(value, bool) or not isinstance(value, Integral if integer else Real):
-        raise InvalidArgumentTypeError(f"`{name}` must be {what}, got {value!r}")
-    if not ok(value):
-        raise InvalidArgumentError(f"`{name}` must be {what}, got {value!r}")
+        raise InvalidArgumentTypeError(f"`{name}` must be {accepted}, got {value!r}")
+    if not in_range(value):
+        raise InvalidArgumentError(f"`{name}` must be {accepted}, got {value!r}")
 
 
 def check_flag(name: str, value: Any) -> None:
-    """
-    :param name: the argument
-    :param value: what was given
-    :raises InvalidArgumentTypeError: if it is neither True nor False
-    """
+    """Raise an ``InvalidArgumentTypeError`` unless a value is True or False."""
     if not isinstance(value, bool | np.bool_):
         raise InvalidArgumentTypeError(f"`{name}` must be True or False, got {value!r}")
 
 
 def check_class(name: str, value: Any, base: type) -> None:
-    """
-    :param name: the argument
-    :param value: what was given
-    :param base: what it must be a subclass of
-    :raises InvalidArgumentTypeError: if it is not
-    """
+    """Raise an ``InvalidArgumentTypeError`` unless a value is a subclass of ``base``."""
     if not (isinstance(value, type) and issubclass(value, base)):
         raise InvalidArgumentTypeError(
-            f"`{name}` must be a subclass of {base.__module__}.{base.__qualname__} (the class, no instance), "
+            f"`{name}` must be a subclass of {base.__module__}.{base.__qualname__} (the class, not an instance), "
             f"got {value!r}"
         )
 
 
 def check_dict(name: str, value: Any) -> None:
-    """
-    :param name: the argument
-    :param value: what was given
-    :raises InvalidArgumentTypeError: if keyword arguments are not a dict
-    """
+    """Raise an ``InvalidArgumentTypeError`` unless a value is a dict."""
     if not isinstance(value, dict):
         raise InvalidArgumentTypeError(f"`{name}` must be a dict of keyword arguments, or None, got {value!r}")
 
 
 def check_keywords(name: str, value: Any, receiver: type, n_positional: int, taken: Collection[str] = ()) -> None:
     """
-    Whether a class can be called with some keyword arguments.
+    Check that a class accepts a dict of keyword arguments.
 
-    :param name: the argument that holds them
-    :param value: what was given
+    :param name: name of the argument that holds the dict
+    :param value: its value
     :param receiver: the class
-    :param n_positional: how many arguments it gets by position, before them
-    :param taken: keyword arguments that it gets besides them
-    :raises InvalidArgumentTypeError: if they are not a dict, one is unknown, or one is missing
+    :param n_positional: number of positional arguments that the class receives before the keyword arguments
+    :param taken: names of the other keyword arguments that it receives
+    :raises InvalidArgumentTypeError: if the value is not a dict, a key is unknown or a required key is missing
     """
     check_dict(name, value)
     parameters = inspect.signature(receiver).parameters.values()
     by_position = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    not_free = {*by_position[:n_positional], *taken}
-    known = {
+    reserved = {*by_position[:n_positional], *taken}
+    defaults = {
         p.name: p.default
         for p in parameters
-        if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.name not in not_free
+        if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.name not in reserved
     }
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
     for key in value:
-        if key not in known and (key in not_free or not takes_any):
-            cure = suggestion(str(key), known) if known else "leave it out: it takes none"
-            what = "which is set for it" if key in not_free else f"which {receiver.__name__} does not take"
-            raise InvalidArgumentTypeError(f"`{name}` has the key {key!r}, {what}; {cure}")
-    for key, default in known.items():
+        if key not in defaults and (key in reserved or not takes_any):
+            next_step = suggestion(str(key), defaults) if defaults else "leave it out: it takes none"
+            reason = "which is set for it" if key in reserved else f"which {receiver.__name__} does not take"
+            raise InvalidArgumentTypeError(f"`{name}` has the key {key!r}, {reason}; {next_step}")
+    for key, default in defaults.items():
         if default is inspect.Parameter.empty and key not in value:
             raise InvalidArgumentTypeError(
                 f"`{name}` must have the key {key!r}, which {receiver.__name__} needs, got {value!r}"

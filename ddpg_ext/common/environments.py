@@ -1,4 +1,4 @@
-"""Environments by their ids: which package they come from, and what to say where there is none."""
+"""Packages that provide environments, and errors for unknown environment ids."""
 
 import importlib
 import re
@@ -12,67 +12,49 @@ from ddpg_ext.common.errors import InvalidArgumentError
 
 
 class _Package(NamedTuple):
-    """
-    What environments need.
+    """A package that environments need."""
 
-    :param ids: how their ids look, from the start
-    :param name: the package
-    :param how: to get it
-    :param registers: the package whose import registers them; None: Gymnasium has them registered
-    """
-
+    #: pattern that their ids begin with
     ids: str
     name: str
-    how: str
+    #: command that installs it
+    install: str
+    #: package whose import registers the environments; None if Gymnasium itself registers them
     registers: str | None
 
 
+_MUJOCO = "Ant|HalfCheetah|Hopper|Humanoid(Standup)?|Inverted(Double)?Pendulum|Pusher|Reacher|Swimmer|Walker2d"
+_ROBOTICS = "Fetch|Hand|Adroit|AntMaze|PointMaze|FrankaKitchen"
+_BOX2D = "LunarLander(Continuous)?|BipedalWalker(Hardcore)?|CarRacing"
+_BULLET = "pybullet_envs_gymnasium"
 _PACKAGES = (
-    _Package(
-        r"\w+BulletEnv-v\d",
-        "pybullet_envs_gymnasium",
-        "pip install pybullet_envs_gymnasium",
-        registers="pybullet_envs_gymnasium",
-    ),
-    _Package(
-        r"(Fetch|Hand|Adroit|AntMaze|PointMaze|FrankaKitchen)",
-        "gymnasium_robotics",
-        "pip install gymnasium-robotics",
-        registers="gymnasium_robotics",
-    ),
-    _Package(r"Panda", "panda_gym", "pip install panda_gym", registers="panda_gym"),
-    _Package(
-        r"(LunarLander(Continuous)?|BipedalWalker(Hardcore)?|CarRacing)-v\d+$",
-        "Box2D",
-        "pip install 'ddpg_ext[box2d]'",
-        registers=None,
-    ),
-    # Shimmy alone, which the RL Zoo brings, registers none of them
-    _Package(r"dm_control/", "dm_control", "pip install 'ddpg_ext[dmc]'", registers="shimmy"),
-    _Package(
-        r"(Ant|HalfCheetah|Hopper|Humanoid(Standup)?|Inverted(Double)?Pendulum|Pusher|Reacher|Swimmer|Walker2d)-v[45]$",
-        "mujoco",
-        "pip install 'ddpg_ext[mujoco]'",
-        registers=None,
-    ),
+    _Package(r"\w+BulletEnv-v\d", _BULLET, f"pip install {_BULLET}", registers=_BULLET),
+    _Package(f"({_ROBOTICS})", "gymnasium_robotics", "pip install gymnasium-robotics", registers="gymnasium_robotics"),
+    _Package("Panda", "panda_gym", "pip install panda_gym", registers="panda_gym"),
+    _Package(rf"({_BOX2D})-v\d+$", "Box2D", "pip install 'ddpg_ext[box2d]'", registers=None),
+    # Shimmy, which the RL Zoo installs, registers nothing without dm_control
+    _Package("dm_control/", "dm_control", "pip install 'ddpg_ext[dmc]'", registers="shimmy"),
+    _Package(f"({_MUJOCO})-v[45]$", "mujoco", "pip install 'ddpg_ext[mujoco]'", registers=None),
 )
 
 
 def missing_package(env_id: str) -> str | None:
     """
-    :param env_id: an environment
-    :return: the package that it comes from or needs, and how to get it; None if that is here, or not known
+    Return the package that an environment needs and that is not installed, with the command that installs it.
+
+    :param env_id: an environment id
+    :return: name and command; None if nothing is missing, or the environment is unknown
     """
     package = _package_of(env_id)
     name = None if package is None else _missing_part(package)
-    return None if package is None or name is None else f"{name} ({package.how})"
+    return None if package is None or name is None else f"{name} ({package.install})"
 
 
 def register(env_id: str) -> None:
     """
-    Let Gymnasium know an environment, where a known package that is installed has it.
+    Register an environment with Gymnasium, if a known package that is installed provides it.
 
-    :param env_id: an environment, which may be registered already, or be none
+    :param env_id: an environment id, which may be registered already or unknown
     """
     package = _package_of(env_id)
     if env_id not in gym.registry and package is not None and package.registers and _missing_part(package) is None:
@@ -81,11 +63,11 @@ def register(env_id: str) -> None:
 
 def check_environment(env_id: str, advice: str = "") -> None:
     """
-    Whether there is such an environment; that of a known package is registered.
+    Check that an environment exists; register it if it comes from a known package.
 
-    :param env_id: an environment
-    :param advice: a sentence that ends the message
-    :raises InvalidArgumentError: if it is not registered, or if a package that it needs is missing
+    :param env_id: an environment id
+    :param advice: last sentence of the error message
+    :raises InvalidArgumentError: if the environment is not registered, or a package that it needs is missing
     """
     missing = missing_package(env_id)
     if missing is not None:
@@ -98,18 +80,19 @@ def check_environment(env_id: str, advice: str = "") -> None:
 
 
 def _package_of(env_id: str) -> _Package | None:
-    """The package whose ids look like this one, unless that is registered as something else."""
+    """Return the package whose ids match, unless the id is registered for another environment."""
     package = next((package for package in _PACKAGES if re.match(package.ids, env_id)), None)
     spec = gym.registry.get(env_id)
     if package is None or spec is None:
         return package
-    # Gymnasium has those of Box2D and MuJoCo, installed or not. Any other is a user's own, or of a package that is here
+    # Gymnasium registers its Box2D and MuJoCo environments even without these packages. Any other registered
+    # environment is the user's own, or its package is installed
     is_gymnasiums = not package.registers and str(spec.entry_point).startswith("gymnasium.envs.")
     return package if is_gymnasiums else None
 
 
 def _missing_part(package: _Package) -> str | None:
-    """The first of what environments of a package need that is not installed."""
+    """Return the first required package that is not installed."""
     return next((name for name in (package.name, package.registers) if name and not _is_installed(name)), None)
 
 

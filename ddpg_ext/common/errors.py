@@ -6,11 +6,11 @@ from typing import Any
 
 
 class DDPGPaperError(Exception):
-    """Base of every error that this package raises by itself."""
+    """Base class of all errors of this package."""
 
 
 class InvalidArgumentError(DDPGPaperError, ValueError):
-    """An argument has a value that cannot be honoured; the message names it, the value and what would do."""
+    """An argument has an invalid value; the message names the argument, its value and the accepted values."""
 
 
 class InvalidArgumentTypeError(DDPGPaperError, TypeError):
@@ -18,43 +18,39 @@ class InvalidArgumentTypeError(DDPGPaperError, TypeError):
 
 
 class UnsupportedSpaceError(DDPGPaperError, ValueError):
-    """The environment's observation or action space is one that DDPG cannot work with."""
+    """DDPG cannot work with the environment's observation or action space."""
 
 
 class MissingExtraError(DDPGPaperError, ImportError):
-    """A package is missing that only some features need; the message says which extra to install."""
+    """An optional package is not installed; the message says which extra to install."""
 
 
 class NonFiniteError(DDPGPaperError, ValueError):
     """
-    A NaN or infinite observation, reward or loss turned up in training.
+    Training met a NaN or infinite observation, action, reward or loss.
 
-    It is raised before the value reaches the replay buffer or the weights: the model can be saved afterwards.
+    Raised before the value reaches the replay buffer or the weights, so the model can be saved afterwards.
     """
 
 
 class ReplayBufferError(DDPGPaperError, RuntimeError):
-    """
-    A replay buffer cannot do what it is asked: it is empty, its disk is full, its folder belongs to another one, ...
-
-    What it holds is unharmed.
-    """
+    """A replay buffer is empty, or its files cannot be used; the stored transitions are unharmed."""
 
 
 class CheckpointError(DDPGPaperError, ValueError):
-    """A file cannot be used as a checkpoint; the message names the file, the part of it and what would do."""
+    """A file cannot be used as a checkpoint; the message names the file, the part of it and the next step."""
 
 
 class DamagedCheckpointError(CheckpointError):
-    """A file is truncated, altered, or not in the format that it should be in."""
+    """A file is truncated, was altered, or has another format."""
 
 
 class UntrustedContentError(CheckpointError):
-    """A file asks for something that is not known to be harmless; the message names the field and what it asks for."""
+    """A file refers to code that is not on the allow-list; the message names the field and the code."""
 
 
 class CheckpointNotFoundError(CheckpointError, FileNotFoundError):
-    """There is no such file, or no checkpoint in the folder."""
+    """The file does not exist, or the folder holds no checkpoint."""
 
     def __str__(self) -> str:
         return str(self.args[0]) if self.args else ""
@@ -62,10 +58,10 @@ class CheckpointNotFoundError(CheckpointError, FileNotFoundError):
 
 class EnvironmentNotFoundError(CheckpointError):
     """
-    A run's environment cannot be built here; the message says what to install or to pass.
+    The environment of a run cannot be built; the message says what to install or to pass.
 
-    :param message: what is missing and what would do
-    :param model: the run's model, where it could be loaded without the environment
+    :param message: the missing part and the next step
+    :param model: the model of the run, if it could be loaded without the environment
     """
 
     def __init__(self, message: str, model: Any = None) -> None:

@@ -1,4 +1,4 @@
-"""Environments for evaluation that a model sees as it sees those of its training."""
+"""Environments for evaluation, normalised like the training environment."""
 
 import copy
 from typing import Any
@@ -16,20 +16,26 @@ def evaluation_env(
     model: BaseAlgorithm, env: gym.Env | VecEnv | str, render_mode: str | None = None, training: bool = False
 ) -> VecEnv:
     """
-    :param model: who acts
-    :param env: an id, an environment, or a ``VecEnv``, with all wrappers that change observations but those below
-    :param render_mode: of an environment that is made from an id
-    :param training: whether this is in the midst of training, when ``env`` must not be the model's
-    :return: the environments, with a ``VecTransposeImage`` where images need it and a ``VecNormalize`` if the model's
-        have one, which never learns and leaves rewards as they are
-    :raises InvalidArgumentError: if observations or actions are not the model's, or the environment is, in training
+    Prepare an environment in which a model is evaluated.
+
+    Adds a ``VecTransposeImage`` where images need one, and a ``VecNormalize`` with the model's statistics if the
+    training environment has one; that wrapper never learns and does not change rewards.
+
+    :param model: the model to evaluate
+    :param env: an environment id, an environment or a ``VecEnv``, with all other wrappers that change observations
+    :param render_mode: render mode of an environment that is made from an id
+    :param training: whether ``env`` must differ from the model's own environment, because training is running
+    :return: the vectorised environment
+    :raises InvalidArgumentError: if ``env`` has other spaces than the model, or is the training environment
     """
     vec_env: Any = env
     if isinstance(env, str):
         vec_env = make_vec_env(env, env_kwargs={"render_mode": render_mode} if render_mode else None)
     vec_env = type(model)._wrap_env(vec_env)
     if training and model.env is not None and _share_environments(vec_env, model.env):
-        raise InvalidArgumentError("`env` must not be the environment of the training, got that; make another one")
+        raise InvalidArgumentError(
+            "`env` must not be the environment of the training, got that one; make another instance of it"
+        )
     trained_with = model.get_vec_normalize_env()
     if trained_with is not None and unwrap_vec_normalize(vec_env) is None:
         vec_env = VecNormalize(
@@ -42,15 +48,15 @@ def evaluation_env(
             norm_obs_keys=trained_with.norm_obs_keys,
         )
     for name in ("observation_space", "action_space"):
-        got, wanted = getattr(vec_env, name), getattr(model, name)
-        if got != wanted:
-            raise InvalidArgumentError(f"`env` must have the model's {name}, {wanted}, got {got}")
+        space, expected = getattr(vec_env, name), getattr(model, name)
+        if space != expected:
+            raise InvalidArgumentError(f"`env` must have the model's {name}, {expected}, got {space}")
     copy_statistics(model, vec_env)
     return vec_env
 
 
 def _share_environments(one: VecEnv, other: VecEnv) -> bool:
-    """By their innermost environments, where these are in this process: a wrapper makes no second environment."""
+    """Return whether two ``VecEnv`` wrap a common innermost environment of this process."""
     bases, others = (
         {id(part.unwrapped) for part in getattr(vec_env.unwrapped, "envs", [])} | {id(vec_env.unwrapped)}
         for vec_env in (one, other)
@@ -60,10 +66,11 @@ def _share_environments(one: VecEnv, other: VecEnv) -> bool:
 
 def copy_statistics(model: BaseAlgorithm, vec_env: VecEnv) -> None:
     """
-    Normalise as the model's environment does now, if it does, and stop learning from what is seen.
+    Copy the current statistics of the model's ``VecNormalize``, if it has one.
 
-    :param model: whose environment has the statistics
-    :param vec_env: what :func:`evaluation_env` gave
+    :param model: the model whose environment has the statistics
+    :param vec_env: an environment that :func:`evaluation_env` returned
+    :raises InvalidArgumentError: if the statistics have other shapes
     """
     source, target = model.get_vec_normalize_env(), unwrap_vec_normalize(vec_env)
     if source is None or target is None or source is target:
@@ -72,8 +79,8 @@ def copy_statistics(model: BaseAlgorithm, vec_env: VecEnv) -> None:
     if source.norm_obs:
         if _shapes(source.obs_rms) != _shapes(target.obs_rms):
             raise InvalidArgumentError(
-                f"`env` must be normalised where the model's is: it has statistics of shape {_shapes(source.obs_rms)}, "
-                f"got {_shapes(target.obs_rms)}; wrap it as the environment of the training"
+                f"`env` must have a VecNormalize with statistics of shape {_shapes(source.obs_rms)}, like the model's, "
+                f"got {_shapes(target.obs_rms)}; apply the wrappers in the same order as for training"
             )
         target.obs_rms = copy.deepcopy(source.obs_rms)
     target.ret_rms = copy.deepcopy(source.ret_rms)

@@ -1,4 +1,4 @@
-"""Files that are either there in full or not at all; and whether there can be some."""
+"""Atomic writing of files."""
 
 import contextlib
 import os
@@ -11,13 +11,13 @@ from typing import BinaryIO
 @contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """
-    Write a file that appears under its name only when all of it is on the disk.
+    Write a file that appears under its name only when it is complete.
 
-    It is written beside its place under a temporary name, flushed to the disk, and renamed. Whatever happens before
-    the rename (a kill, a full disk, a crash of the machine), the file that was there stays as it was.
+    The content goes to a temporary file in the same folder, which is flushed to the disk and renamed. Before the
+    rename, nothing (a kill, a full disk, a crash of the machine) changes an existing file of that name.
 
-    :param path: where the file goes; missing folders are made
-    :yield: the temporary file, to write to
+    :param path: the file; missing folders are created
+    :yield: the temporary file, opened for writing
     """
     path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -37,17 +37,19 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
 
 def check_can_write(folder: Path) -> None:
     """
-    :param folder: a folder that is there, or could be made
-    :raises OSError: if nothing can be written there; either way nothing is left behind
+    Check that files can be created in a folder; leave nothing behind.
+
+    :param folder: a folder, which need not exist yet
+    :raises OSError: if it or its nearest existing parent is not writable
     """
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
-    # Permissions alone do not tell: a superuser has them, and a file system may be read-only
+    # Permissions are not enough: a superuser has all of them, and the file system may be read-only
     tempfile.TemporaryDirectory(dir=folder).cleanup()
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a rename last; a folder cannot be opened everywhere (Windows)."""
+    """Flush a rename to the disk, where a folder can be opened (not on Windows)."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:

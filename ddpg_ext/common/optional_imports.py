@@ -1,4 +1,4 @@
-"""Packages that only some features need: imported when they are used, and named when they are missing."""
+"""Import of optional packages, with an error that names the extra to install."""
 
 import importlib
 from typing import Any
@@ -6,17 +6,17 @@ from typing import Any
 from ddpg_ext.common.errors import MissingExtraError
 
 
-def import_extra(module: str, requirement: str, what: str) -> Any:
+def import_extra(module: str, requirement: str, feature: str) -> Any:
     """
-    :param module: the module to import
-    :param requirement: what pip is to install where it is missing, such as "ddpg_ext[onnx]"
-    :param what: what needs it, for the message
+    Import a module of an optional package.
+
+    :param module: name of the module
+    :param requirement: argument for ``pip install``, such as "ddpg_ext[onnx]"
+    :param feature: name of the feature that needs the module, for the error message
     :return: the module
-    :raises MissingExtraError: if it is not installed
+    :raises MissingExtraError: if the module, or one that it imports, is not installed
     """
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        # A module that is there may lack one of its own
-        missing = error.name or module
-        raise MissingExtraError(f"{what} needs {missing}: pip install '{requirement}'") from error
+        raise MissingExtraError(f"{feature} needs {error.name or module}: pip install '{requirement}'") from error
