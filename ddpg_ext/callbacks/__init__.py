@@ -1,4 +1,4 @@
-"""Callbacks that show what training does: to be passed to ``learn``, alone or in a list, as SB3's own are."""
+"""Callbacks for ``learn`` that show how training goes."""
 
 from ddpg_ext.callbacks.episode_video import EpisodeVideoCallback
 from ddpg_ext.callbacks.live_plot import LivePlotCallback

@@ -1,4 +1,4 @@
-"""Films of the agent, as it learns."""
+"""Videos of the agent while it learns."""
 
 import os
 import warnings
@@ -12,31 +12,31 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from ddpg_ext.callbacks.periodic import PeriodicCallback
 from ddpg_ext.common.checks import check_flag, check_number
-from ddpg_ext.common.video import check_film, film_env, film_episode, frames_per_second, write_film
+from ddpg_ext.common.video import check_video_format, frames_per_second, record_frames, recording_env, write_video
 
-#: a film for TensorBoard has so many frames at most: it is kept within the event file
+#: maximum number of frames of a video for TensorBoard, which keeps it inside the event file
 _LOGGED_FRAMES = 100
 
 
 class EpisodeVideoCallback(PeriodicCallback):
     """
-    Film an episode without noise every so many steps and at the end of training: ``episode_<steps>_steps.gif``.
+    Record an episode without noise at regular intervals and at the end of training.
 
-    SB3's ``VecVideoRecorder`` films what an environment does anyway, by its own count of steps; this callback plays
-    episodes of its own, with the same start each time, so that the films can be compared. A renderer that fails is
-    warned of once, and training goes on without films.
+    The files are named ``episode_<steps>_steps.gif``. SB3's ``VecVideoRecorder`` records training episodes; this
+    callback plays its own episodes from the same start each time, so the videos can be compared. If rendering fails,
+    a warning is shown once and training continues without videos.
 
-    :param env: an id, or an environment with ``render_mode="rgb_array"``, apart from that of the training
-    :param path: folder for the films
-    :param every: environment steps between two films, at least 1; as ``callback_after_eval`` or
-        ``callback_on_new_best`` of an ``EvalCallback``, 1 means with each of its calls
-    :param file_format: "gif", or "mp4" (moviepy)
-    :param max_steps: where a film ends at the latest, at least 1
-    :param seed: of the episodes; None: each starts elsewhere
-    :param log: put the films into the log as ``eval/episode``, too (TensorBoard only; needs moviepy below 2)
-    :param verbose: 1: print each file
-    :raises InvalidArgumentError: for a value out of range, or an environment that gives no pictures or has other spaces
-    :raises MissingExtraError: without the package that writes the films
+    :param env: an environment id, or an environment with ``render_mode="rgb_array"``; not the training environment
+    :param path: folder for the videos
+    :param every: environment steps between two videos, at least 1. As ``callback_after_eval`` or
+        ``callback_on_new_best`` of an ``EvalCallback``, 1 records at each of its calls
+    :param file_format: "gif", or "mp4" (needs moviepy)
+    :param max_steps: maximum number of steps in a video, at least 1
+    :param seed: seed of the episodes; None: each starts differently
+    :param log: also log the videos as ``eval/episode`` (TensorBoard only; needs moviepy below 2)
+    :param verbose: 1: print the name of each file
+    :raises InvalidArgumentError: for a value out of range, or an environment that does not render or has other spaces
+    :raises MissingExtraError: if the package that writes the videos is not installed
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class EpisodeVideoCallback(PeriodicCallback):
         super().__init__(every, verbose)
         check_number("max_steps", max_steps, lambda n: n > 0, "a whole number above 0", integer=True)
         check_flag("log", log)
-        check_film(f".{file_format}")
+        check_video_format(f".{file_format}")
         self.env = env
         self.path = Path(path)
         self.file_format = file_format
@@ -61,36 +61,32 @@ class EpisodeVideoCallback(PeriodicCallback):
         self.seed = seed
         self.log = log
         self._failed = False
-        self._last_film = -1
+        self._last_recorded = -1
 
     def _init_callback(self) -> None:
-        self.env = film_env(self.model, self.env, training=True)
+        self.env = self._vec_env = recording_env(self.model, self.env, training=True)
 
     def _on_training_end(self) -> None:
-        if self._last_film != self.num_timesteps:
-            self._on_time()
+        if self._last_recorded != self.num_timesteps:
+            self._on_interval()
 
-    def _on_time(self) -> None:
+    def _on_interval(self) -> None:
         if self._failed:
             return
-        self._last_film = self.num_timesteps
+        self._last_recorded = self.num_timesteps
         file = self.path / f"episode_{self.num_timesteps}_steps.{self.file_format}"
         try:
-            self._film(file)
-        except Exception as error:  # whatever a renderer may raise
+            frames, episode_return = record_frames(self.model, self._vec_env, self.max_steps, self.seed)
+            fps = frames_per_second(self._vec_env)
+            write_video(frames, fps, file)
+        except Exception as error:  # a renderer may raise anything
             self._failed = True
-            warnings.warn(f"no more films, since {file} could not be made: {error!r}. Training goes on")
-
-    def _film(self, file: Path) -> None:
-        assert isinstance(self.env, VecEnv)  # since _init_callback
-        frames, total = film_episode(self.model, self.env, self.max_steps, self.seed)
-        fps = frames_per_second(self.env)
-        write_film(frames, fps, file)
+            warnings.warn(f"{file} could not be recorded: {error!r}. Training continues without videos")
+            return
         if self.verbose >= 1:
-            print(f"Episode after {self.num_timesteps:,} steps, return {total:.1f}: {file}")
+            print(f"Episode after {self.num_timesteps:,} steps, return {episode_return:.1f}: {file}")
         if self.log:
             stride = -(-len(frames) // _LOGGED_FRAMES)
-            film = th.as_tensor(np.stack(frames[::stride]).transpose(0, 3, 1, 2)[None])
-            others = ("stdout", "log", "json", "csv")
-            self.logger.record("eval/episode", Video(film, fps / stride), exclude=others)
+            video = Video(th.as_tensor(np.stack(frames[::stride]).transpose(0, 3, 1, 2)[None]), fps / stride)
+            self.logger.record("eval/episode", video, exclude=("stdout", "log", "json", "csv"))
             self.logger.dump(self.num_timesteps)

@@ -1,4 +1,6 @@
-"""What callbacks share that do something every so many steps."""
+"""Base class of callbacks that act at regular intervals."""
+
+from typing import Any
 
 from stable_baselines3.common.callbacks import BaseCallback
 
@@ -7,15 +9,17 @@ from ddpg_ext.common.checks import check_number
 
 class PeriodicCallback(BaseCallback):
     """
-    Calls :meth:`_on_time` whenever the environment steps pass a multiple of ``every``.
+    Call :meth:`_on_interval` whenever the number of environment steps passes a multiple of ``every``.
 
-    The moments depend on nothing but the steps, so a run that was resumed has those of one that was not interrupted.
+    The calls depend on the step count alone, so a resumed run has the same ones as an uninterrupted run.
 
-    :param every: environment steps (of all environments together) between two calls, at least 1; with 1, each call by
-        the parent, such as an ``EvalCallback``
+    :param every: environment steps (of all environments together) between two calls, at least 1. With 1, act at each
+        call by a parent callback, such as an ``EvalCallback``
     :param verbose: 0 quiet, 1 info
     :raises InvalidArgumentError: if ``every`` is out of range
     """
+
+    model: Any  #: any off-policy algorithm of SB3
 
     def __init__(self, every: int, verbose: int = 0) -> None:
         super().__init__(verbose)
@@ -29,8 +33,8 @@ class PeriodicCallback(BaseCallback):
     def _on_step(self) -> bool:
         if self.num_timesteps // self.every > self._last // self.every:
             self._last = self.num_timesteps
-            self._on_time()
+            self._on_interval()
         return True
 
-    def _on_time(self) -> None:
+    def _on_interval(self) -> None:
         raise NotImplementedError

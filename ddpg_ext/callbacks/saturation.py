@@ -1,4 +1,4 @@
-"""A word of warning when the actor has nowhere to go."""
+"""Warning about an actor that no longer learns."""
 
 import warnings
 from collections import deque
@@ -10,33 +10,30 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ddpg_ext.callbacks.periodic import PeriodicCallback
 from ddpg_ext.common.checks import check_number
+from ddpg_ext.ddpg_paper.update import SATURATION_THRESHOLD
 
 
 class SaturationMonitor(PeriodicCallback):
     """
-    Warn, once, when the actor is stuck on its bounds or has no gradient left: the commonest way in which DDPG stops to
-    learn.
+    Warn once when the actor is stuck on its bounds or has no gradient left.
 
-    Every so many steps the actor, without noise, is asked about the observations that were met last. It is stuck if
-    nearly all components of its actions are beyond 0.99 in absolute value, and each on one and the same bound whatever
-    the observation: control that goes from one bound to the other is what some tasks want. Its gradient, that of
-    the mean of Q(s, mu(s)), has vanished if its root mean square over the parameters is below the ``eps`` of the
-    optimiser (1e-8 for Adam), which drowns it. A warning needs several such findings in a row, and says what can be
-    done, given the model's settings.
+    This is the most common way in which DDPG stops learning. At regular intervals the actor, without noise, receives
+    the last observations. It is stuck if nearly all components of its actions are beyond 0.99 in absolute value, each
+    on the same bound for all observations; control that switches between the bounds is not counted. Its gradient, that
+    of the mean of Q(s, mu(s)), has vanished if its root mean square over the parameters is below the ``eps`` of the
+    optimiser (1e-8 for Adam). The warning needs several such results in a row, and gives advice for the model's
+    settings.
 
-    Logged: ``train/actor_grad_norm``, the gradient's Euclidean norm; the fraction of outputs beyond 0.99 is in the log
-    anyway, as ``train/action_saturation``.
+    Logged: ``train/actor_grad_norm``, the Euclidean norm of the gradient. ``train/action_saturation``, the fraction of
+    outputs beyond 0.99, is always logged.
 
-    :param every: environment steps between two looks, at least 1
+    :param every: environment steps between two checks, at least 1
     :param window: number of observations, at least 1
     :param limit: fraction of the components that must be stuck, in (0, 1]
-    :param patience: number of findings in a row, at least 1
+    :param patience: number of results in a row, at least 1
     :param verbose: unused
     :raises InvalidArgumentError: for a value out of range
     """
-
-    #: outputs beyond this count as on the bound, as they do in ``train/action_saturation``
-    THRESHOLD = 0.99
 
     def __init__(
         self, every: int = 1_000, window: int = 256, limit: float = 0.95, patience: int = 5, verbose: int = 0
@@ -47,7 +44,7 @@ class SaturationMonitor(PeriodicCallback):
         check_number("limit", limit, lambda x: 0 < x <= 1, "a number in (0, 1]")
         self.limit = limit
         self.patience = patience
-        #: whether the warning has been given
+        #: whether the warning has been shown
         self.warned = False
         self._observations: deque[Any] = deque(maxlen=window)
         self._in_a_row = {"stuck": 0, "vanished": 0}
@@ -59,26 +56,22 @@ class SaturationMonitor(PeriodicCallback):
             self._observations.append(one)
         return super()._on_step()
 
-    def _on_time(self) -> None:
+    def _on_interval(self) -> None:
         if getattr(self.model, "_n_updates", 0) == 0:
-            return  # the first weights are no finding
-        stuck, q_mean, grad_norm, n_parameters = self._look()
+            return  # the initial weights prove nothing
+        stuck, q_mean, grad_norm, n_parameters = self._measure()
         self.logger.record("train/actor_grad_norm", grad_norm)
-        eps = self._actor.optimizer.param_groups[0].get("eps", 1e-8)
-        found = {"stuck": stuck >= self.limit, "vanished": grad_norm < eps * n_parameters**0.5}
-        for name, is_found in found.items():
-            self._in_a_row[name] = self._in_a_row[name] + 1 if is_found else 0
+        eps = self.model.actor.optimizer.param_groups[0].get("eps", 1e-8)
+        findings = {"stuck": stuck >= self.limit, "vanished": grad_norm < eps * n_parameters**0.5}
+        for name, is_true in findings.items():
+            self._in_a_row[name] = self._in_a_row[name] + 1 if is_true else 0
         if not self.warned and max(self._in_a_row.values()) >= self.patience:
             self.warned = True
             warnings.warn(self._message(stuck, q_mean, grad_norm))
 
-    @property
-    def _actor(self) -> Any:
-        return self.model.actor  # type: ignore[attr-defined] # of off-policy algorithms with one
-
-    def _look(self) -> tuple[float, float, float, int]:
-        """Fraction of stuck components, mean of Q, norm of the actor's gradient, and how many numbers that is of."""
-        policy: Any = self.model.policy
+    def _measure(self) -> tuple[float, float, float, int]:
+        """Return fraction of stuck components, mean of Q, norm of the actor's gradient, number of parameters."""
+        policy = self.model.policy
         was_training = policy.training
         policy.set_training_mode(False)
         batch: Any = (
@@ -87,42 +80,36 @@ class SaturationMonitor(PeriodicCallback):
             else np.stack(self._observations)
         )
         obs, _ = policy.obs_to_tensor(batch)
-        actions = self._actor(obs)
-        q_values = self.model.critic(obs, actions)  # type: ignore[attr-defined]
+        actions = self.model.actor(obs)
+        q_values = self.model.critic(obs, actions)
         q_mean = (q_values[0] if isinstance(q_values, tuple) else q_values).mean()
-        # Not `backward`, which would leave gradients where training finds them
-        parameters = [parameter for parameter in self._actor.parameters() if parameter.requires_grad]
+        # Not `backward`, which would change the gradients that training uses
+        parameters = [parameter for parameter in self.model.actor.parameters() if parameter.requires_grad]
         gradients = th.autograd.grad(q_mean, parameters, allow_unused=True)
         norms = [gradient.norm() for gradient in gradients if gradient is not None]
         policy.set_training_mode(was_training)
-        beyond = [(actions > self.THRESHOLD), (actions < -self.THRESHOLD)]
+        beyond = [actions > SATURATION_THRESHOLD, actions < -SATURATION_THRESHOLD]
         stuck = th.stack([side.float().mean(0) for side in beyond]).max(0).values.mean()
-        return (
-            stuck.item(),
-            q_mean.item(),
-            th.stack(norms).norm().item() if norms else 0.0,
-            sum(parameter.numel() for parameter in parameters),
-        )
+        grad_norm = th.stack(norms).norm().item() if norms else 0.0
+        return stuck.item(), q_mean.item(), grad_norm, sum(parameter.numel() for parameter in parameters)
 
     def _message(self, stuck: float, q_mean: float, grad_norm: float) -> str:
-        model: Any = self.model
-        rate = self._actor.optimizer.param_groups[0]["lr"]
-        normalizer = model.get_vec_normalize_env()
-        cures = [f"a lower `learning_rate` than {rate:g}"]
-        if not any(isinstance(module, _BatchNorm) for module in self._actor.modules()):
+        normalizer = self.model.get_vec_normalize_env()
+        cures = [f"a lower `learning_rate` than {self.model.actor.optimizer.param_groups[0]['lr']:g}"]
+        if not any(isinstance(module, _BatchNorm) for module in self.model.actor.modules()):
             cures.append("batch normalisation in the actor (`policy_kwargs=dict(batch_norm='actor')`)")
         if normalizer is None or not normalizer.norm_obs:
             cures.append("normalised observations (`VecNormalize`)")
         if abs(q_mean) > 100 and (normalizer is None or not normalizer.norm_reward):
             cures.append(f"rewards of smaller size (`VecNormalize`; the mean of Q is {q_mean:.0f})")
         cures.append("more steps with random actions before learning (`learning_starts`, `uniform_warmup=True`)")
-        what = (
+        finding = (
             f"{stuck:.0%} of its outputs sit on one and the same bound, whatever the observation"
             if stuck >= self.limit
             else f"its gradient has all but vanished (norm {grad_norm:.1e})"
         )
         return (
-            f"step {self.num_timesteps}: the actor does not learn any more: {what}. It seldom recovers; start again "
-            f"with {'; '.join(cures[:-1])}; or {cures[-1]}. If the returns are those of the best control, which may be "
-            "to hold a bound, all is well."
+            f"step {self.num_timesteps}: the actor no longer learns: {finding}. It seldom recovers; start again "
+            f"with {'; '.join(cures[:-1])}; or {cures[-1]}. Ignore this if the returns are the best possible ones: "
+            "holding a bound may be the best control."
         )

@@ -1,4 +1,4 @@
-"""An episode as a GIF or an MP4 file."""
+"""Recording of episodes as GIF or MP4 files."""
 
 import math
 import os
@@ -18,9 +18,9 @@ from ddpg_ext.common.evaluation import copy_statistics, evaluation_env
 from ddpg_ext.common.files import atomic_file
 from ddpg_ext.common.optional_imports import import_extra
 
-#: browsers show no more pictures of a GIF per second with any reliability
+#: browsers slow down GIFs with more frames per second
 _GIF_FPS = 25
-#: of the longer side of a GIF, in pixels: they are large files
+#: longer side of a GIF in pixels; larger files get too large
 _GIF_SIZE = 300
 
 
@@ -32,52 +32,57 @@ def record_episode(
     seed: int | None = 0,
 ) -> float:
     """
-    Play an episode without noise, and write a film of it: a GIF (in at most 25 frames per second and 300 pixels) or an
-    MP4.
+    Play an episode without noise and write a video of it.
 
-    :param model: who acts
-    :param env: an id, or an environment with ``render_mode="rgb_array"``; of a ``VecEnv`` the first one is filmed. It
-        is normalised by itself where the model's environment is
-    :param path: where the film goes, ending in ".gif" (extra ``extra``) or ".mp4" (moviepy, as ``gymnasium[other]`` has
+    A GIF has at most 25 frames per second and 300 pixels on its longer side.
+
+    :param model: the model that acts
+    :param env: an environment id, or an environment with ``render_mode="rgb_array"``; of a ``VecEnv``, the first
+        environment is recorded. It is normalised like the model's environment
+    :param path: the file, which ends in ".gif" (extra ``extra``) or ".mp4" (moviepy, as ``gymnasium[other]`` installs
         it)
-    :param max_steps: where the film ends at the latest, at least 1
-    :param seed: of the episode; None: the environment goes on where it is
-    :return: return of the episode, or of the part on film, of rewards that are not normalised
-    :raises InvalidArgumentError: for another ending, for an environment that gives no pictures or has other spaces
-    :raises MissingExtraError: without the package that writes the file
+    :param max_steps: maximum number of steps in the video, at least 1
+    :param seed: seed of the episode; None: the environment's random numbers continue
+    :return: the sum of the rewards in the video, before any normalisation
+    :raises InvalidArgumentError: for another file format, or an environment that does not render or has other spaces
+    :raises MissingExtraError: if the package that writes the file is not installed
     """
     file = Path(path)
-    check_film(file.suffix)
+    check_video_format(file.suffix)
     check_number("max_steps", max_steps, lambda n: n > 0, "a whole number above 0", integer=True)
-    vec_env = film_env(model, env)
-    frames, total = film_episode(model, vec_env, max_steps, seed)
-    write_film(frames, frames_per_second(vec_env), file)
+    vec_env = recording_env(model, env)
+    frames, episode_return = record_frames(model, vec_env, max_steps, seed)
+    write_video(frames, frames_per_second(vec_env), file)
     if isinstance(env, str):
         vec_env.close()
-    return total
+    return episode_return
 
 
-def check_film(suffix: str) -> None:
+def check_video_format(suffix: str) -> None:
     """
-    :param suffix: ending of a file
-    :raises InvalidArgumentError: if films do not end so
-    :raises MissingExtraError: if the package that writes such films is missing
+    Check that videos with a file name suffix can be written.
+
+    :param suffix: the suffix, with its dot
+    :raises InvalidArgumentError: if it is neither ".gif" nor ".mp4"
+    :raises MissingExtraError: if the package that writes such files is not installed
     """
     if suffix == ".gif":
         import_extra("PIL.Image", "ddpg_ext[extra]", "a GIF")
     elif suffix == ".mp4":
         import_extra("moviepy", "gymnasium[other]", "an MP4")
     else:
-        raise InvalidArgumentError(f"a film must end in '.gif' or '.mp4', got {suffix!r}")
+        raise InvalidArgumentError(f"a video file must end in '.gif' or '.mp4', got {suffix!r}")
 
 
-def film_env(model: BaseAlgorithm, env: gym.Env | VecEnv | str, training: bool = False) -> VecEnv:
+def recording_env(model: BaseAlgorithm, env: gym.Env | VecEnv | str, training: bool = False) -> VecEnv:
     """
-    :param model: who acts
-    :param env: as :func:`record_episode` takes it
-    :param training: whether this is in the midst of training
-    :return: the environments
-    :raises InvalidArgumentError: if they give no pictures, or are not for the model
+    Prepare an environment for :func:`record_frames`.
+
+    :param model: the model that acts
+    :param env: see :func:`record_episode`
+    :param training: whether training is running
+    :return: the vectorised environment
+    :raises InvalidArgumentError: if it does not render to arrays, or does not fit the model
     """
     vec_env = evaluation_env(model, env, render_mode="rgb_array", training=training)
     if vec_env.render_mode != "rgb_array":
@@ -85,36 +90,38 @@ def film_env(model: BaseAlgorithm, env: gym.Env | VecEnv | str, training: bool =
     return vec_env
 
 
-def film_episode(
+def record_frames(
     model: BaseAlgorithm, vec_env: VecEnv, max_steps: int, seed: int | None
 ) -> tuple[list[np.ndarray], float]:
     """
-    :param model: who acts
-    :param vec_env: what :func:`film_env` gave
-    :param max_steps: how many at most
-    :param seed: of the episode, or None
-    :return: a picture of each state but the last, shape ``(height, width, 3)``, and the return, not normalised
+    Play an episode without noise and render each step.
+
+    :param model: the model that acts
+    :param vec_env: an environment that :func:`recording_env` returned
+    :param max_steps: maximum number of steps
+    :param seed: seed of the episode, or None
+    :return: a frame of each state but the last, shape ``(height, width, 3)``, and the return before normalisation
     """
     copy_statistics(model, vec_env)
     normalize = unwrap_vec_normalize(vec_env)
     frames: list[np.ndarray] = []
-    total, over = 0.0, False
+    episode_return, done = 0.0, False
     with _not_learning(normalize):
         if seed is not None:
             vec_env.seed(seed)
         obs: Any = vec_env.reset()
-        while not over and len(frames) < max_steps:
+        while not done and len(frames) < max_steps:
             frames.append(np.asarray(vec_env.get_images()[0]))
             actions, _ = model.predict(obs, deterministic=True)
             obs, rewards, dones, _ = vec_env.step(actions)
-            total += float((rewards if normalize is None else normalize.get_original_reward())[0])
-            over = bool(dones[0])  # the environment has been reset: its picture is of the next episode
-    return frames, total
+            episode_return += float((rewards if normalize is None else normalize.get_original_reward())[0])
+            done = bool(dones[0])  # the environment has been reset: it would render the next episode
+    return frames, episode_return
 
 
 @contextmanager
 def _not_learning(normalize: VecNormalize | None) -> Iterator[None]:
-    """The environment may be the model's own, whose statistics are those of training."""
+    """Stop updating statistics, which are those of training if the environment is the model's own."""
     if normalize is None:
         yield
         return
@@ -126,36 +133,35 @@ def _not_learning(normalize: VecNormalize | None) -> Iterator[None]:
 
 
 def frames_per_second(vec_env: VecEnv) -> float:
-    """
-    :param vec_env: environments
-    :return: how fast they run, by what they say
-    """
+    """Return the frame rate that an environment declares, 30 if it declares none."""
     metadata = vec_env.get_attr("metadata", 0)[0] or {}
     return float(metadata.get("render_fps") or 30)
 
 
-def write_film(frames: list[np.ndarray], fps: float, path: Path) -> None:
+def write_video(frames: list[np.ndarray], fps: float, path: Path) -> None:
     """
-    :param frames: pictures of one size, shape ``(height, width, 3)``, uint8
-    :param fps: how many make a second
-    :param path: a file ending in ".gif" or ".mp4"
+    Write frames to a video file.
+
+    :param frames: frames of one size, shape ``(height, width, 3)``, uint8
+    :param fps: frames per second
+    :param path: a file that ends in ".gif" or ".mp4"
     """
     if path.suffix == ".mp4":
         _write_mp4(frames, fps, path)
         return
     image = import_extra("PIL.Image", "ddpg_ext[extra]", "a GIF")
     stride = math.ceil(fps / _GIF_FPS)
-    pictures = [image.fromarray(frame) for frame in frames[::stride]]
-    for picture in pictures:
-        picture.thumbnail((_GIF_SIZE, _GIF_SIZE))
+    images = [image.fromarray(frame) for frame in frames[::stride]]
+    for frame in images:
+        frame.thumbnail((_GIF_SIZE, _GIF_SIZE))
     milliseconds = max(round(1000 * stride / fps), 20)
     with atomic_file(path) as file:
-        pictures[0].save(file, format="GIF", save_all=True, append_images=pictures[1:], duration=milliseconds, loop=0)
+        images[0].save(file, format="GIF", save_all=True, append_images=images[1:], duration=milliseconds, loop=0)
 
 
 def _write_mp4(frames: list[np.ndarray], fps: float, path: Path) -> None:
     clips = import_extra("moviepy.video.io.ImageSequenceClip", "gymnasium[other]", "an MP4")
-    # The format asks for even sides
+    # H.264 requires even sides
     even = [frame[: frame.shape[0] // 2 * 2, : frame.shape[1] // 2 * 2] for frame in frames]
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp.mp4")

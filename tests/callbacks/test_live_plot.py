@@ -189,7 +189,7 @@ def test_in_a_notebook_one_picture_is_updated_in_place(notebook):
 
 
 def test_in_a_terminal_a_file_is_needed():
-    with pytest.raises(InvalidArgumentError, match="`path` must be the name of a file where there is no notebook"):
+    with pytest.raises(InvalidArgumentError, match="`path` must be the name of a file outside of a notebook"):
         LivePlotCallback()
 
 
@@ -212,7 +212,7 @@ def test_a_place_that_cannot_be_written_is_said_before_training(tmp_path):
     with pytest.raises(InvalidArgumentError, match=r"`path` .* cannot be written"):
         model.learn(10, callback=LivePlotCallback(tmp_path / "file" / "curves.png"))
     assert model.num_timesteps == 0
-    assert not any(type(output).__name__ == "_Losses" for output in model.logger.output_formats)
+    assert not any(type(output).__name__ == "_LossRecorder" for output in model.logger.output_formats)
 
 
 def test_a_disk_that_fills_up_does_not_stop_training(tmp_path, monkeypatch):
@@ -229,7 +229,7 @@ def test_a_disk_that_fills_up_does_not_stop_training(tmp_path, monkeypatch):
         monkeypatch.setattr(plot._figure, "savefig", full)
         return True
 
-    with pytest.warns(UserWarning, match="No space left on device. Training goes on"):
+    with pytest.warns(UserWarning, match="No space left on device. Training continues"):
         model.learn(50, callback=[ConvertCallback(start), plot], reset_num_timesteps=False)
     assert model.num_timesteps == 60
     assert (tmp_path / "curves.png").read_bytes()[:8] == before[:8]

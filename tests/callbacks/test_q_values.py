@@ -103,7 +103,7 @@ def test_dropping_leaves_the_steps_that_lack_little(silent_logger):
     for length, left in ((40, 12), (28, 0)):
         callback = QValueBiasCallback(ClockEnv(length, terminates=False), n_eval_episodes=1, truncated="drop")
         callback.init_callback(model)
-        callback._on_time()
+        callback._on_interval()
         assert len(callback.last.estimated) == left
         assert np.all(callback.last.missing <= 0.05)
 
@@ -186,7 +186,7 @@ def test_an_algorithm_with_two_critics():
 # ------------------------------------------------------------- as a callback
 
 
-def test_training_logs_it_to_tensorboard_on_time(tmp_path):
+def test_training_logs_it_to_tensorboard_regularly(tmp_path):
     model = make_model(ClockEnv(), lambda obs, _: to_go(obs, 10) + 3, learning_starts=1000)
     model.set_logger(configure(str(tmp_path / "log"), ["tensorboard"]))
     callback = QValueBiasCallback(ClockEnv(), every=20, n_eval_episodes=2, path=tmp_path / "q", verbose=1)
@@ -254,7 +254,7 @@ def test_with_every_evaluation_of_an_eval_callback(tmp_path):
     model = make_model(ClockEnv(), lambda obs, _: obs, learning_starts=1000)
     child = QValueBiasCallback(ClockEnv(), every=1, n_eval_episodes=1)
     seen = []
-    child._on_time = lambda: seen.append(child.num_timesteps)
+    child._on_interval = lambda: seen.append(child.num_timesteps)
     evaluation = EvalCallback(
         ClockEnv(), callback_after_eval=child, eval_freq=15, n_eval_episodes=1, verbose=0, warn=False
     )

@@ -13,7 +13,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from toy_envs import ToyEnv, toy_vec_env
 
 from ddpg_ext import DDPGPaper, InvalidArgumentError, SaturationMonitor
-from ddpg_ext.ddpg_paper import update
 
 
 class PushEnv(gym.Env):
@@ -54,7 +53,7 @@ def test_a_run_that_saturates_is_warned_of_once_with_advice():
     monitor = SaturationMonitor(every=50, patience=2)
     (message,) = learn(model, 700, monitor)
     assert monitor.warned
-    assert "the actor does not learn any more" in message
+    assert "the actor no longer learns" in message
     assert "% of its outputs sit on one and the same bound, whatever the observation" in message
     for advice in ("`learning_rate` than 0.01", "batch_norm='actor'", "`VecNormalize`", "rewards of smaller size"):
         assert advice in message
@@ -95,8 +94,8 @@ def test_control_from_one_bound_to_the_other_is_no_finding():
     saturations = []
     monitor._on_rollout_end = lambda: saturations.append(model.logger.name_to_value["train/action_saturation"])
     # The gradient is next to nothing for such an actor: only what it does is looked at here
-    look = monitor._look
-    monitor._look = lambda: (*look()[:2], 1.0, 1)
+    look = monitor._measure
+    monitor._measure = lambda: (*look()[:2], 1.0, 1)
     assert learn(model, 200, monitor) == []
     assert max(saturations) > 0.95
 
@@ -104,7 +103,7 @@ def test_control_from_one_bound_to_the_other_is_no_finding():
 def test_it_takes_several_findings_in_a_row():
     looks = iter([1.0, 1.0, 0.5, 1.0, 1.0, 1.0, 1.0])
     model, monitor = frozen(), SaturationMonitor(every=20, patience=3)
-    monitor._look = lambda: (next(looks), 0.0, 1.0, 1)
+    monitor._measure = lambda: (next(looks), 0.0, 1.0, 1)
     warned = []
     monitor._on_rollout_end = lambda: warned.append(monitor.warned)
     # The first minibatch is complete after 16 steps: looks at 20, 40, ..., 140
@@ -168,10 +167,6 @@ def test_it_leaves_training_untouched(executor, weights_of, assert_same_bits):
     plain.learn(80)
     watched.learn(80, callback=SaturationMonitor(every=7))
     assert_same_bits(weights_of(plain), weights_of(watched))
-
-
-def test_the_threshold_is_that_of_the_metric():
-    assert SaturationMonitor.THRESHOLD == update.SATURATION_THRESHOLD
 
 
 @pytest.mark.parametrize(

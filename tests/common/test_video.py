@@ -209,9 +209,9 @@ def test_tensorboard_has_the_film(tmp_path):
 def test_a_renderer_that_fails_does_not_stop_training(tmp_path):
     env = PictureEnv(fault_at=12)
     model = make_model()
-    with pytest.warns(UserWarning, match=r"no more films, .*no display.*Training goes on") as caught:
+    with pytest.warns(UserWarning, match=r"could not be recorded: .*no display.*continues without videos") as caught:
         model.learn(60, callback=EpisodeVideoCallback(env, tmp_path, every=20))
-    assert len([warning for warning in caught if "films" in str(warning.message)]) == 1
+    assert len([warning for warning in caught if "videos" in str(warning.message)]) == 1
     assert model.num_timesteps == 60
     assert [file.name for file in tmp_path.iterdir()] == ["episode_20_steps.gif"]
 
