@@ -1,1 +1,1 @@
-"""Agents for programs without torch."""
+"""Export of agents for programs without torch."""
