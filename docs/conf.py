@@ -41,6 +41,7 @@ copybutton_prompt_text = "$ "
 
 
 def own_bases(cls: type) -> list[type]:
+    """Return the base classes that this package defines."""
     return [base for base in cls.__mro__[1:] if base.__module__.startswith("ddpg_ext")]
 
 
@@ -48,8 +49,10 @@ def short_names(
     app: Any, what: str, name: str, obj: Any, options: Any, signature: str | None, returns: str | None
 ) -> tuple[str | None, str | None]:
     """
-    ``ReLU`` for ``<class 'torch...ReLU'>``, ``ArrayLike`` for ``TypeAliasForwardRef('ArrayLike')``; ``(...)`` for a
-    constructor that stands at the class from which it is inherited.
+    Shorten a signature.
+
+    ``<class 'torch...ReLU'>`` becomes ``ReLU``, ``TypeAliasForwardRef('ArrayLike')`` becomes ``ArrayLike``, and the
+    parameters of an inherited constructor, which the base class describes, become ``(...)``.
     """
     if what == "class" and "__init__" not in vars(obj) and any("__init__" in vars(base) for base in own_bases(obj)):
         return "(...)", returns
@@ -58,4 +61,5 @@ def short_names(
 
 
 def setup(app: Any) -> None:
+    """Register the extension with Sphinx."""
     app.connect("autodoc-process-signature", short_names)
