@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ddpg_ext.callbacks.periodic import PeriodicCallback
 from ddpg_ext.common.checks import check_number
+from ddpg_ext.ddpg_paper.update import SATURATION_THRESHOLD
 
 
 class SaturationMonitor(PeriodicCallback):
@@ -36,7 +37,7 @@ class SaturationMonitor(PeriodicCallback):
     """
 
     #: outputs beyond this count as on the bound, as they do in ``train/action_saturation``
-    THRESHOLD = 0.99
+    THRESHOLD = SATURATION_THRESHOLD
 
     def __init__(
         self, every: int = 1_000, window: int = 256, limit: float = 0.95, patience: int = 5, verbose: int = 0
