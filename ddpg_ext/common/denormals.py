@@ -1,4 +1,4 @@
-"""How the process computes with floats while training: denormal numbers, and the precision of matrix products."""
+"""Settings of float arithmetic while training: denormal numbers, and the precision of matrix products."""
 
 import ctypes
 import os
@@ -8,20 +8,20 @@ from contextlib import contextmanager
 
 import torch as th
 
-#: that the module was imported in: its worker threads do not come along when it is forked
+#: the process that imported the module; a fork of it has no worker threads
 _PROCESS = os.getpid()
 
 
 @contextmanager
 def flush_denormals() -> Iterator[None]:
     """
-    Round denormal numbers (below 1.2e-38) to zero inside the block (CPU), and restore the former setting after it.
+    Round denormal numbers (below 1.2e-38) to zero inside the block, on a CPU.
 
-    Weight decay, and Adam's moments of units that are dead, push values into the denormal range; a training run
-    then falls to a tenth of its speed. The setting belongs to threads, not to a model: other torch code that runs in
-    the same thread and in torch's workers meanwhile is affected, too. On Linux the workers get the setting of the
-    calling thread, inside the block and after it; elsewhere, and in forked processes, they are left as they are. Where
-    the processor has no such mode, nothing happens.
+    Weight decay, and Adam's moments of dead units, push values into the denormal range, which slows training down to a
+    tenth of its speed. The setting is per thread, so other torch code that the thread runs inside the block is
+    affected, too. On Linux torch's worker threads get the setting of the calling thread, inside the block and after it;
+    on other systems, and in forked processes, they keep their own. After the block the former setting is restored. On
+    a processor without such a mode nothing happens.
     """
     were_flushed = _denormals_are_flushed()
     n_threads = th.get_num_threads()
@@ -29,31 +29,26 @@ def flush_denormals() -> Iterator[None]:
     try:
         yield
     finally:
-        _set_flush_denormal(were_flushed, max(n_threads, th.get_num_threads()))  # of all that are there
+        _set_flush_denormal(were_flushed, max(n_threads, th.get_num_threads()))  # the block may have added threads
 
 
 def _set_flush_denormal(on: bool, n_threads: int) -> None:
-    """
-    ``torch.set_flush_denormal`` for worker threads, too: it sets the mode of the calling thread alone. They are
-    threads of GNU's OpenMP, which can be asked to run a function in each: here, one that takes over the caller's mode.
-
-    :param on: whether to flush
-    :param n_threads: number of threads, the calling one included
-    """
-    th.set_flush_denormal(on)
+    """Set the mode of ``n_threads`` threads: the calling one and torch's workers."""
+    th.set_flush_denormal(on)  # sets the mode of the calling thread alone
     # In a forked process OpenMP would wait forever for the threads of its parent
     if n_threads == 1 or sys.platform != "linux" or os.getpid() != _PROCESS:
         return
     library = ctypes.CDLL(None)
     if not all(hasattr(library, name) for name in ("fegetenv", "fesetenv", "GOMP_parallel")):
         return
-    environment = ctypes.create_string_buffer(256)  # more than any processor's floating-point environment takes
+    # The workers are threads of GNU's OpenMP, which runs a function in each: one that copies the caller's mode
+    environment = ctypes.create_string_buffer(256)  # larger than any processor's floating-point environment
     if library.fegetenv(environment) == 0:
         library.GOMP_parallel(library.fesetenv, environment, n_threads, 0)
 
 
 def _denormals_are_flushed() -> bool:
-    """There is no getter in torch; so try: half of the smallest normal number is denormal, or is flushed to zero."""
+    """Return whether half of the smallest normal number is flushed to zero: torch has no getter."""
     smallest_normal = th.full((1,), th.finfo(th.float32).tiny)
     return (smallest_normal / 2).item() == 0.0
 
@@ -61,10 +56,10 @@ def _denormals_are_flushed() -> bool:
 @contextmanager
 def matmul_precision(precision: str | None) -> Iterator[None]:
     """
-    Compute float32 matrix products with this precision inside the block, and restore the former setting after it.
+    Set the precision of float32 matrix products inside the block.
 
-    :param precision: "highest", "high" or "medium" (bfloat16 products, where processor and torch have them), as
-        ``torch.set_float32_matmul_precision`` takes it for the whole process; None leaves the setting as it is
+    :param precision: "highest", "high" or "medium" (bfloat16 products, where processor and torch have them), as for
+        ``torch.set_float32_matmul_precision``, which sets it for the whole process; None changes nothing
     """
     before = th.get_float32_matmul_precision()
     th.set_float32_matmul_precision(before if precision is None else precision)

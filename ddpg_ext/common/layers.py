@@ -1,4 +1,4 @@
-"""Layers and initialisers that the paper's networks need and torch or SB3 do not have."""
+"""Layers and initialisers of the paper's networks that torch and SB3 do not have."""
 
 import math
 from itertools import pairwise
@@ -12,10 +12,10 @@ from ddpg_ext.common.matmul_kernels import Affine, uses_onednn
 
 class BatchNorm(nn.BatchNorm1d):
     """
-    Batch normalisation whose running averages can rest.
+    Batch normalisation whose running averages can be frozen.
 
-    In training mode it always normalises with the minibatch's own statistics. Target networks, and the critic while
-    the actor learns through it, set ``update_running = False``: they are used there, not fitted.
+    In training mode it always normalises with the minibatch's own statistics. Target networks, and the critic in the
+    actor's step, set ``update_running = False``, which keeps the running averages as they are.
 
     :param num_features: width of the layer
     """
@@ -32,7 +32,7 @@ class BatchNorm(nn.BatchNorm1d):
 
 
 class Linear(nn.Linear):
-    """A linear layer with bias whose product on a CPU is that of :mod:`ddpg_ext.common.matmul_kernels`."""
+    """A linear layer with bias that uses the products of :mod:`ddpg_ext.common.matmul_kernels`."""
 
     def forward(self, input: th.Tensor) -> th.Tensor:
         return linear(input, self.weight, self.bias)
@@ -42,8 +42,8 @@ class ActionInput(nn.Module):
     r"""
     The critic's layer that takes the action: :math:`W_s h + W_a a + b`.
 
-    This equals a linear layer on the concatenation of h and a (fan-in: both together). Two products keep the wide
-    one aligned in memory, and give the gradient of the action without that of the features.
+    This equals a linear layer on the concatenation of h and a, whose fan-in counts both. With two products the wide one
+    is aligned in memory, and the gradient of the action needs none of the features.
 
     :param features_dim: width of h
     :param action_dim: width of a
@@ -60,6 +60,8 @@ class ActionInput(nn.Module):
 
     def forward(self, features: th.Tensor, actions: th.Tensor) -> th.Tensor:
         """
+        Return the output of the layer.
+
         :param features: shape ``(batch, features_dim)``
         :param actions: shape ``(batch, action_dim)``
         :return: shape ``(batch, out_features)``
@@ -68,7 +70,14 @@ class ActionInput(nn.Module):
 
 
 def linear(x: th.Tensor, weight: th.Tensor, bias: th.Tensor) -> th.Tensor:
-    """``torch.nn.functional.linear``, by the kernel of :mod:`ddpg_ext.common.matmul_kernels` where that takes another one."""
+    """
+    Return x W^T + b, computed by the fastest kernel: see :mod:`ddpg_ext.common.matmul_kernels`.
+
+    :param x: shape ``(batch, in_features)``
+    :param weight: shape ``(out_features, in_features)``
+    :param bias: shape ``(out_features,)``
+    :return: shape ``(batch, out_features)``
+    """
     return Affine.apply(x, weight, bias) if uses_onednn(x, weight) else F.linear(x, weight, bias)
 
 
@@ -80,7 +89,7 @@ def mlp(
     batch_norm: bool = False,
 ) -> list[nn.Module]:
     """
-    The layers of a fully connected network: for each, [batch norm of its input], linear, activation.
+    Build the layers of a fully connected network: for each, [batch norm of its input], linear, activation.
 
     :param input_dim: number of inputs
     :param output_dim: number of outputs, which get no activation; None: the last hidden layer is the output

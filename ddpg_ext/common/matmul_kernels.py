@@ -1,55 +1,80 @@
-"""Matrix products of linear layers on a CPU: the fastest kernel that comes with torch, the same for all executors."""
+"""Matrix products of linear layers on a CPU, with the fastest kernel in torch; all executors use the same kernel."""
 
 from collections.abc import Callable
 
 import torch as th
 
-#: torch gives float32 products to MKL, which leaves half of the AVX-512 of AMD's processors unused; oneDNN's kernels,
-#: which come with torch, do not. They pay from so many multiplications on.
-_ONEDNN_FROM = 1_000_000
-#: ... and with at least so many columns: with fewer, MKL's transposed product is several times as fast
-_ONEDNN_WIDTH = 8
-_ONEDNN: Callable[..., th.Tensor] | None = None
-if th.backends.mkldnn.is_available() and th.backends.cpu.get_cpu_capability() == "AVX512":
-    _ONEDNN = getattr(th.ops.mkldnn, "_linear_pointwise", None)
+#: torch computes float32 products with MKL, which does not use all of AVX-512 on AMD's processors; oneDNN, which torch
+#: also contains, does. It is faster for at least this number of multiplications.
+_ONEDNN_MIN_SIZE = 1_000_000
+#: ... and this number of columns: with fewer, MKL's transposed product is several times as fast
+_ONEDNN_MIN_WIDTH = 8
+
+
+def _find_onednn() -> Callable[..., th.Tensor] | None:
+    """Return torch's private operator for oneDNN's product, if it is there and computes what is expected."""
+    if not th.backends.mkldnn.is_available() or th.backends.cpu.get_cpu_capability() != "AVX512":
+        return None
+    # Small whole numbers: every order of summation gives the same float32 numbers
+    x, weight, bias = (th.arange(n, dtype=th.float32).remainder(7) - 3 for n in (16 * 24, 32 * 24, 32))
+    x, weight = x.reshape(16, 24), weight.reshape(32, 24)
+    try:
+        operator = th.ops.mkldnn._linear_pointwise
+        products = [operator(x, weight, b, "none", [], "") for b in (bias, None)]
+        products.append(operator(x.t(), th.ones(8, 16).t().contiguous().t(), None, "none", [], ""))
+        expected = [x @ weight.t() + bias, x @ weight.t(), x.t() @ th.ones(16, 8)]
+        return operator if all(map(th.equal, products, expected)) else None
+    except Exception:  # a private operator may change in any way
+        return None
+
+
+_ONEDNN = _find_onednn()
 
 
 def uses_onednn(x: th.Tensor, weight: th.Tensor) -> bool:
     """
+    Return whether to use :func:`large_product`: for large float32 products on a CPU.
+
     :param x: shape ``(batch, in_features)``
     :param weight: shape ``(out_features, in_features)``
-    :return: whether these are float32 on a CPU, and so large that :func:`large_product` pays
+    :return: True for :func:`large_product`, False for torch's own product
     """
     return is_large(x.shape[0], weight) and x.device.type == "cpu" and x.dtype == weight.dtype == th.float32
 
 
 def is_large(batch_size: int, weight: th.Tensor) -> bool:
     """
+    Return whether :func:`large_product` is available and faster for a minibatch of this size.
+
     :param batch_size: size of the minibatch
     :param weight: shape ``(out_features, in_features)``
-    :return: whether :func:`large_product` is there, and pays for a product of a minibatch and this
+    :return: True if it is
     """
-    # Mostly it is too small: that is asked first
-    return batch_size * weight.numel() >= _ONEDNN_FROM and _ONEDNN is not None and min(weight.shape) >= _ONEDNN_WIDTH
+    # The size comes first, since most products are too small
+    is_large_enough = batch_size * weight.numel() >= _ONEDNN_MIN_SIZE
+    return is_large_enough and _ONEDNN is not None and min(weight.shape) >= _ONEDNN_MIN_WIDTH
 
 
 def is_narrow(n_rows: int, n_inner: int, n_columns: int) -> bool:
     """
-    :param n_rows: of a product and its first factor
+    Return whether a product is so narrow that MKL needs up to six times as long for it as for its transpose.
+
+    :param n_rows: rows of the product and its first factor
     :param n_inner: columns of the first factor, rows of the second
-    :param n_columns: of a product and its second factor
-    :return: whether it is so narrow that MKL takes up to six times as long for it as for its transpose. Small ones take
-        no time either way
+    :param n_columns: columns of the product and its second factor
+    :return: True if it is; False for small products, where the difference does not matter
     """
     return 1 < n_columns < 32 < n_rows and n_rows * n_inner >= 4096
 
 
 def memory_for_product(n_rows: int, n_inner: int, n_columns: int) -> th.Tensor:
     """
-    :param n_rows: of a product and its first factor
+    Return memory to pass as ``out`` for a product.
+
+    :param n_rows: rows of the product and its first factor
     :param n_inner: columns of the first factor, rows of the second
-    :param n_columns: of a product and its second factor
-    :return: memory to give as its ``out``: column by column where it is narrow, so that torch computes the transpose
+    :param n_columns: columns of the product and its second factor
+    :return: memory, stored column by column for a narrow product, so that torch computes its transpose
     """
     if is_narrow(n_rows, n_inner, n_columns):
         return th.empty(n_columns, n_rows).t()
@@ -58,7 +83,7 @@ def memory_for_product(n_rows: int, n_inner: int, n_columns: int) -> th.Tensor:
 
 def large_product(x: th.Tensor, weight: th.Tensor, bias: th.Tensor | None) -> th.Tensor:
     """
-    x W^T + b for float32 on a CPU, by oneDNN, without autograd.
+    Return x W^T + b for float32 on a CPU, computed by oneDNN, without autograd.
 
     :param x: shape ``(batch, in_features)``
     :param weight: shape ``(out_features, in_features)``
@@ -70,7 +95,7 @@ def large_product(x: th.Tensor, weight: th.Tensor, bias: th.Tensor | None) -> th
 
 
 class Affine(th.autograd.Function):
-    """:func:`large_product` for autograd: ``Affine.apply(x, weight, bias)``."""
+    """Differentiate :func:`large_product`: ``Affine.apply(x, weight, bias)``."""
 
     @staticmethod
     def forward(ctx, x, weight, bias):  # type: ignore[no-untyped-def]

@@ -1,4 +1,4 @@
-"""The running statistics of SB3's ``VecNormalize``: kept, and put back when a value spoils them."""
+"""Copies of the running statistics of SB3's ``VecNormalize``, to restore them when an invalid value spoils them."""
 
 from typing import Any
 
@@ -10,10 +10,10 @@ Statistics = list[tuple[RunningMeanStd, dict[str, Any]]]
 
 def running_statistics(env: VecNormalize | None) -> Statistics:
     """
-    Note the statistics as they are; cheap, since an update makes new arrays.
+    Return the present statistics; no array is copied, since an update makes new ones.
 
     :param env: the normalising wrapper, or None
-    :return: what :func:`restore_statistics` takes; empty without a wrapper
+    :return: the statistics for :func:`restore_statistics`; empty without a wrapper
     """
     if env is None:
         return []
@@ -24,7 +24,7 @@ def running_statistics(env: VecNormalize | None) -> Statistics:
 
 def restore_statistics(statistics: Statistics) -> None:
     """
-    Go back to what was noted.
+    Restore former statistics.
 
     :param statistics: from :func:`running_statistics`
     """

@@ -22,18 +22,16 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ddpg_ext.buffers import PackedReplayBuffer
 from ddpg_ext.common.checks import check_number
 from ddpg_ext.common.denormals import flush_denormals, matmul_precision
-from ddpg_ext.common.errors import InvalidArgumentError, NonFiniteError, suggestion
+from ddpg_ext.common.errors import InvalidArgumentError, InvalidArgumentTypeError, NonFiniteError, suggestion
 from ddpg_ext.common.noise import OrnsteinUhlenbeckNoise, noise_scale, seed_random_stream, vectorize
 from ddpg_ext.common.normalization import restore_statistics, running_statistics
-from ddpg_ext.ddpg_paper.executors import Executor, check_executor, make_executor
+from ddpg_ext.ddpg_paper.executors import Executor, make_executor
 from ddpg_ext.ddpg_paper.policies import Actor, CnnPolicy, Critic, DDPGPaperPolicy, MlpPolicy, MultiInputPolicy
 from ddpg_ext.ddpg_paper.save_load import SaveLoad
 from ddpg_ext.ddpg_paper.update import StepMetrics
 from ddpg_ext.ddpg_paper.validation import (
     buffer_kwargs_from_model,
     check_arguments,
-    check_env,
-    check_noise,
     check_policy,
     check_spaces,
     copy_containers,
@@ -93,9 +91,9 @@ class DDPGPaper(SaveLoad):
     :param uniform_warmup: until ``learning_starts``, act uniformly at random (plus noise), as SB3 does. False: explore
         with policy and noise from the first step on, as in Algorithm 1
     :param stats_window_size: number of episodes that the logged rollout statistics average
-    :param executor: what carries out the gradient step. "eager": plain autograd, for any network on any device; "fast":
-        derivatives written out, for plain networks on a CPU; "cuda_graph": recorded once and replayed, on an NVIDIA GPU
-        (experimental); "auto": "fast" where it can, else "eager". All compute the same
+    :param executor: how the gradient step is carried out. "eager": plain autograd, for any network on any device;
+        "fast": derivatives written out, for plain networks on a CPU; "auto": "fast" if it supports the networks, else
+        "eager". Both compute the same
     :param matmul_precision: precision of float32 matrix products during ``learn()``. "medium" takes bfloat16 products
         where the processor has them, which is faster and less exact; None leaves torch's setting as it is
     :raises InvalidArgumentError: for an argument out of range (also a ``ValueError``)
@@ -146,18 +144,16 @@ class DDPGPaper(SaveLoad):
         executor: str = "auto",
         matmul_precision: str | None = None,
     ) -> None:
-        env = maybe_make_env(env, verbose)
-        if env is not None:  # None when loading
-            check_env(env)
-            check_spaces(env.observation_space, env.action_space, policy)
-        if isinstance(action_noise, VectorizedActionNoise) and hasattr(action_noise.base_noise, "spawn"):
-            # SB3 has deep-copied it, so that all environments share one stream: `_setup_learn` does it anew
-            if env is not None:
-                check_noise(action_noise, env.action_space)
-            action_noise = action_noise.base_noise
+        made_env: Any = maybe_make_env(env, verbose)
+        if isinstance(policy, str) and policy not in self.policy_aliases:
+            raise InvalidArgumentError(f"`policy` {policy!r} is unknown; {suggestion(policy, self.policy_aliases)}")
+        if made_env is not None or _init_setup_model:  # `load` passes neither
+            if not hasattr(made_env, "action_space"):
+                raise InvalidArgumentTypeError(f"`env` must be an environment, a VecEnv or an id, got {env!r}")
+            check_spaces(made_env.observation_space, made_env.action_space, policy)
         super().__init__(
             policy,
-            env,
+            made_env,
             learning_rate,
             buffer_size,
             learning_starts,  # type: ignore[arg-type] # None is resolved in _setup_model
@@ -186,22 +182,20 @@ class DDPGPaper(SaveLoad):
         self.matmul_precision = matmul_precision
         self._executor_choice = executor
         self._executor: Executor | None = None
-        #: what training on a model that was another algorithm's goes without
+        #: warning to show once when an imported TD3 or DDPG model is trained
         self._import_note: str | None = None
         #: for snapshots: what seeds resets, and what the log had collected
         self._snapshot_entropy: int | None = None
         self._pending_log: dict[str, Any] | None = None
-        # What set-up does once, and not again when the model is loaded
+        #: saved with the model, whose noise continues its own stream when it is loaded
         self._noise_is_seeded = False
-        self._starts_by_itself = learning_starts is None
+        self._default_learning_starts = learning_starts is None
         if _init_setup_model:
             self._setup_model()
 
     # ------------------------------------------------------------------ set-up
 
     def _setup_model(self) -> None:
-        if getattr(self, "action_space", None) is None:
-            check_env(self.env)
         check_policy(self.policy_class, self.policy_kwargs)
         # SB3's annotations know neither None nor a noise's name
         if self.batch_size is None:
@@ -211,22 +205,24 @@ class DDPGPaper(SaveLoad):
             # SB3 trains when `num_timesteps > learning_starts`: on the step that completes the first minibatch
             self.learning_starts = self.batch_size - 1  # type: ignore[unreachable]
         check_arguments(self)
-        check_executor(self._executor_choice)
+        # SB3's schedules do not accept all of NumPy's numbers
+        self.learning_rate, self.qf_learning_rate = (
+            rate if callable(rate) else float(rate) for rate in (self.learning_rate, self.qf_learning_rate)
+        )
+        self.qf_lr_schedule = FloatSchedule(self.qf_learning_rate)
         with self._default_replay_buffer():
             super()._setup_model()
         if self.seed is not None and getattr(self.replay_buffer, "seed", 0) is None:
             self._seed_replay_buffer(self.seed)
-        self._create_aliases()
+        self.actor, self.actor_target = self.policy.actor, self.policy.actor_target
+        self.critic, self.critic_target = self.policy.critic, self.policy.critic_target
         self._set_weight_decay()
         self._check_minibatch(self.batch_size)
         self._setup_noise()
         self._setup_executor()
 
     def _check_minibatch(self, batch_size: int) -> None:
-        """
-        :param batch_size: transitions per minibatch
-        :raises InvalidArgumentError: if there is only one, whose statistics batch normalisation would need
-        """
+        """Raise an error for minibatches of one transition, which batch normalisation cannot normalise."""
         if batch_size == 1 and any(isinstance(module, _BatchNorm) for module in self.policy.modules()):
             raise InvalidArgumentError(
                 "`batch_size` must be at least 2 with batch normalisation, got 1; or pass "
@@ -248,14 +244,6 @@ class DDPGPaper(SaveLoad):
         # A model that is saved keeps what was asked for, not what came of it
         self.replay_buffer_class, self.replay_buffer_kwargs = chosen
 
-    def _setup_lr_schedule(self) -> None:
-        self.lr_schedule, self.qf_lr_schedule = (
-            FloatSchedule(rate if callable(rate) else float(rate))
-            for rate in (self.learning_rate, self.qf_learning_rate)
-        )
-        scheduled_rate("learning_rate", self.lr_schedule, 1.0)
-        scheduled_rate("qf_learning_rate", self.qf_lr_schedule, 1.0)
-
     def _set_weight_decay(self) -> None:
         for group in self.critic.optimizer.param_groups:
             if "weight_decay" not in group and self.qf_weight_decay > 0:
@@ -269,36 +257,35 @@ class DDPGPaper(SaveLoad):
                 group["weight_decay"] = 0.0
 
     def _setup_noise(self) -> None:
-        """Build a noise given by name; give one without a seed of its own a stream derived from the model's seed."""
-        if isinstance(self.action_noise, str):
-            self.action_noise = OrnsteinUhlenbeckNoise(  # type: ignore[unreachable]
-                np.zeros(self.action_space.shape)
-            )
-        if self.seed is not None and not self._noise_is_seeded and getattr(self.action_noise, "seed", 0) is None:
+        """Build a noise given by name; seed a noise without a seed of its own from the model's seed."""
+        noise: Any = self.action_noise
+        is_new, self._noise_is_seeded = not self._noise_is_seeded, True
+        if isinstance(noise, str):
+            self.action_noise = OrnsteinUhlenbeckNoise(np.zeros(self.action_space.shape))
+        elif is_new and isinstance(noise, VectorizedActionNoise) and hasattr(noise.base_noise, "spawn"):
+            # SB3 has deep-copied it, so all environments share one stream: `_setup_learn` makes independent copies
+            self.action_noise = noise.base_noise
+        if is_new and self.seed is not None and getattr(self.action_noise, "seed", 0) is None:
             self._seed_noise(self.seed)
-        self._noise_is_seeded = True
 
     def _setup_executor(self) -> None:
-        self._executor, passed_over = make_executor(self._executor_choice, self.policy)
+        self._executor, reasons = make_executor(self._executor_choice, self.policy)
         if self.verbose >= 1:
-            print(
-                f"Gradient steps by the {self._executor.name!r} executor{''.join(f' ({why})' for why in passed_over)}"
-            )
+            print(f"Gradient steps by the {self._executor.name!r} executor{''.join(f' ({why})' for why in reasons)}")
 
     @property
     def executor(self) -> str:
-        """What carries out the gradient step: "fast", "cuda_graph" or "eager"; empty before the model is set up."""
+        """Return the executor of the gradient step, "fast" or "eager"; empty before the model is set up."""
         return "" if self._executor is None else self._executor.name
 
     def _seed_noise(self, seed: int) -> None:
-        # Not the model's seed itself: environment and action space have generators of the same kind with that one
         if self.action_noise is not None:
-            seed_random_stream(self.action_noise, int(np.random.SeedSequence([seed, 1]).generate_state(1)[0]))
+            seed_random_stream(self.action_noise, _derived_seed(seed, 1))
 
     def _seed_replay_buffer(self, seed: int) -> None:
-        # SB3's own buffers draw from NumPy's global generator
-        if self.replay_buffer is not None and hasattr(self.replay_buffer, "set_random_seed"):
-            self.replay_buffer.set_random_seed(int(np.random.SeedSequence([seed, 2]).generate_state(1)[0]))
+        buffer: Any = self.replay_buffer
+        if hasattr(buffer, "set_random_seed"):  # SB3's buffers draw from NumPy's global generator
+            buffer.set_random_seed(_derived_seed(seed, 2))
 
     def set_random_seed(self, seed: int | None = None) -> None:
         """
@@ -309,27 +296,14 @@ class DDPGPaper(SaveLoad):
         :raises InvalidArgumentTypeError: if it is something else
         """
         if seed is not None:
-            what = "a whole number from 0 to 2**32 - 1, or None"
-            check_number("seed", seed, lambda n: 0 <= n < 2**32, what, integer=True)
+            accepted = "a whole number from 0 to 2**32 - 1, or None"
+            check_number("seed", seed, lambda n: 0 <= n < 2**32, accepted, integer=True)
             seed = int(seed)  # Python's generator takes none of NumPy's numbers
         super().set_random_seed(seed)
-        # During set-up noise and buffer take care of themselves: loaded ones go on where they were
+        # During set-up noise and buffer seed themselves, and loaded ones continue their streams
         if seed is not None and hasattr(self, "policy"):
             self._seed_noise(seed)
             self._seed_replay_buffer(seed)
-
-    def _create_aliases(self) -> None:
-        self.actor = self.policy.actor
-        self.actor_target = self.policy.actor_target
-        self.critic = self.policy.critic
-        self.critic_target = self.policy.critic_target
-
-    def _get_policy_from_name(self, policy_name: str) -> type[BasePolicy]:
-        if policy_name not in self.policy_aliases:
-            raise InvalidArgumentError(
-                f"`policy` {policy_name!r} is unknown; {suggestion(policy_name, self.policy_aliases)}"
-            )
-        return self.policy_aliases[policy_name]
 
     # ---------------------------------------------------------------- learning
 
@@ -343,17 +317,20 @@ class DDPGPaper(SaveLoad):
         progress_bar: bool = False,
     ) -> SelfDDPGPaper:
         """
-        Train. Denormal numbers are flushed to zero meanwhile: see :func:`ddpg_ext.common.denormals.flush_denormals`.
+        Train the model.
+
+        Denormal numbers are flushed to zero while training: see :func:`ddpg_ext.common.denormals.flush_denormals`.
 
         :param total_timesteps: environment steps to train for (a lower bound), >= 0
         :param callback: called at every step
         :param log_interval: episodes between two logs
         :param tb_log_name: name of the run for TensorBoard
-        :param reset_num_timesteps: False continues: steps, episode and noise go on, as if training had not stopped
+        :param reset_num_timesteps: False continues steps, episode and noise as if training had not stopped
         :param progress_bar: show one (extra ``extra``)
         :return: the trained model
         :raises InvalidArgumentError: if ``total_timesteps`` is out of range
-        :raises NonFiniteError: if an observation, a reward or a loss is NaN or infinite; the model can be saved then
+        :raises NonFiniteError: if an observation, a reward, an action or a loss is NaN or infinite. The model can be
+            saved then
         """
         if self._import_note is not None:
             warnings.warn(self._import_note)
@@ -361,12 +338,7 @@ class DDPGPaper(SaveLoad):
         check_number("total_timesteps", total_timesteps, lambda n: 0 <= n < math.inf, "a finite number >= 0")
         with flush_denormals(), matmul_precision(self.matmul_precision):
             return super().learn(
-                total_timesteps=total_timesteps,
-                callback=callback,
-                log_interval=log_interval,
-                tb_log_name=tb_log_name,
-                reset_num_timesteps=reset_num_timesteps,
-                progress_bar=progress_bar,
+                total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar
             )
 
     def _setup_learn(
@@ -412,14 +384,14 @@ class DDPGPaper(SaveLoad):
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
     ) -> tuple[np.ndarray, np.ndarray]:
         if self._vec_normalize_env is not None:
-            # An environment's step follows, which must not spoil the normalisation
+            # A bad value in the step that follows must not spoil the normalisation
             self._statistics_before = running_statistics(self._vec_normalize_env)
         warming_up = self.uniform_warmup and self.num_timesteps < learning_starts
-        if warming_up or type(self).predict is not SaveLoad.predict:
+        if warming_up or type(self).predict is not DDPGPaper.predict:
             return super()._sample_action(learning_starts if warming_up else 0, action_noise, n_envs)
-        # As SB3 does it, but the policy's actions need not go to the environment's bounds and back for the noise
-        assert self._last_obs is not None, "self._last_obs was not set"
-        assert self._executor is not None  # for mypy
+        # As SB3, but without scaling the policy's actions to the environment's bounds and back
+        assert self._last_obs is not None  # for mypy
+        assert self._executor is not None
         scaled_action = self._executor.act(self._last_obs)
         if action_noise is not None:
             scaled_action = np.minimum(np.maximum(scaled_action + action_noise(), -1), 1)
@@ -437,7 +409,7 @@ class DDPGPaper(SaveLoad):
         self._check_finite("action", buffer_action)
         env = self._vec_normalize_env
         if env is not None:
-            # One bad value spoils those of all environments, or is clipped: look at what there was before
+            # Check the values before normalisation, which clips one bad value or spreads it to all environments
             self._check_finite("reward", env.old_reward)
             self._check_finite("observation", env.old_obs)
         self._check_finite("reward", reward)
@@ -448,7 +420,7 @@ class DDPGPaper(SaveLoad):
         if env is not None or not isinstance(new_obs, np.ndarray):
             super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
             return
-        # As SB3 does it, without its deep copy
+        # As SB3, but without its deep copy
         next_obs = new_obs.copy()
         for index, terminal_obs in ends.items():
             if terminal_obs is not None:
@@ -458,12 +430,7 @@ class DDPGPaper(SaveLoad):
         self._last_obs = new_obs
 
     def _check_finite(self, quantity: str, values: Any, env_index: int | None = None) -> None:
-        """
-        :param quantity: what the values are, for the message
-        :param values: an array or a dict of arrays, the first dimension being the environment, or None
-        :param env_index: the environment, where the values are of a single one
-        :raises NonFiniteError: if one of them is NaN or infinite
-        """
+        """Raise NonFiniteError if one of the values (by environment, or of ``env_index``) is NaN or infinite."""
         if isinstance(values, dict):
             for key, value in values.items():
                 self._check_finite(f"{quantity} {key!r}", value, env_index)
@@ -489,65 +456,49 @@ class DDPGPaper(SaveLoad):
         :raises InvalidArgumentError: if ``batch_size`` is 1, with batch normalisation
         :raises NonFiniteError: if a loss is NaN or infinite
         """
-        assert self.replay_buffer is not None  # for mypy
         self._check_minibatch(batch_size)
-        of_episodes = self._starts_by_itself and isinstance(self.replay_buffer, HerReplayBuffer)
-        if of_episodes and not np.any(self.replay_buffer.ep_length > 0):  # type: ignore[attr-defined]
-            return  # goals are drawn from complete episodes, and there is none yet
+        buffer: Any = self.replay_buffer
+        if self._default_learning_starts and isinstance(buffer, HerReplayBuffer) and not np.any(buffer.ep_length > 0):
+            return  # goals are drawn from complete episodes, and no episode is complete yet
         self._update_learning_rates()
-        executor = self._prepared_executor()
+        executor = self._ensure_executor()
         for _ in range(gradient_steps):
-            batch = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)
+            batch = buffer.sample(batch_size, env=self._vec_normalize_env)
             try:
                 metrics, td_errors = executor.step(batch, self.gamma, self.tau)
             except NonFiniteError as error:
-                raise self._named_after_the_step(error) from None
+                raise self._with_step_number(error) from None
             self._n_updates += 1
-            if hasattr(self.replay_buffer, "update_priorities"):
-                self.replay_buffer.update_priorities(batch.indices, td_errors)  # type: ignore[attr-defined]
-            self._record_metrics(metrics)
+            if hasattr(buffer, "update_priorities"):
+                buffer.update_priorities(batch.indices, td_errors)
+            for name, value in zip(_METRIC_NAMES, metrics, strict=True):
+                self.logger.record_mean(name, value)  # the mean since the last log, not SB3's last minibatch
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         if self.action_noise is not None:
             self.logger.record("train/noise_scale", noise_scale(self.action_noise))
 
-    def _prepared_executor(self) -> Executor:
-        """The executor, or another one where the user has changed the networks so that it cannot go on."""
+    def _ensure_executor(self) -> Executor:
+        """Return an executor that supports the networks, which the user may have changed."""
         assert self._executor is not None  # for mypy
         reason = self._executor.prepare()
         if reason is not None:
             name = self._executor.name
             self._setup_executor()
-            warnings.warn(f"executor {name!r} does not support {reason}; training goes on with {self.executor!r}")
+            warnings.warn(f"executor {name!r} does not support {reason}; training continues with {self.executor!r}")
             self._executor.prepare()
         return self._executor
 
-    def _named_after_the_step(self, error: NonFiniteError) -> NonFiniteError:
+    def _with_step_number(self, error: NonFiniteError) -> NonFiniteError:
         return NonFiniteError(
             f"step {self.num_timesteps}, gradient step {self._n_updates + 1}: {error}. Training stopped before it "
             "reached the network's weights; the model can still be saved. Lower learning rates or rewards of "
             "smaller size (VecNormalize) are the usual cure."
         )
 
-    def _record_metrics(self, metrics: StepMetrics | None) -> None:
-        """Log means since the last log, rather than SB3's last minibatch."""
-        for name, value in zip(_METRIC_NAMES, metrics, strict=True) if metrics is not None else ():
-            self.logger.record_mean(name, value)
-
-    def dump_logs(self) -> None:
-        """Write log data."""
-        if self._executor is not None:
-            try:
-                self._record_metrics(self._executor.read_metrics())
-            except NonFiniteError as error:
-                raise self._named_after_the_step(error) from None
-        super().dump_logs()
-
     def _update_learning_rates(self) -> None:
-        """Set both optimisers' learning rates by their schedules, and log them."""
-        for name, schedule, network in (
-            ("learning_rate", self.lr_schedule, self.actor),
-            ("qf_learning_rate", self.qf_lr_schedule, self.critic),
-        ):
+        """Set and log the learning rates of both optimisers."""
+        for name, network in (("learning_rate", self.actor), ("qf_learning_rate", self.critic)):
+            schedule = self.lr_schedule if network is self.actor else self.qf_lr_schedule
             rate = scheduled_rate(name, schedule, self._current_progress_remaining)
             update_learning_rate(network.optimizer, rate)
             self.logger.record(f"train/{name}", rate)
@@ -560,3 +511,8 @@ class DDPGPaper(SaveLoad):
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return ["policy", "actor.optimizer", "critic.optimizer"], []
+
+
+def _derived_seed(seed: int, stream: int) -> int:
+    """Return a seed that differs from the model's, which seeds generators of the same kind in the environment."""
+    return int(np.random.SeedSequence([seed, stream]).generate_state(1)[0])

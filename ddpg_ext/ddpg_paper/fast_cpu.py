@@ -1,13 +1,11 @@
 """
 The gradient step of :mod:`ddpg_ext.ddpg_paper.update` for plain networks on a CPU, with its derivatives written out.
 
-The mathematics is the same. What is saved is what autograd costs at this size: a graph and fresh tensors for each
-step, gradients that nobody reads (of the critic's weights, in the actor step), and many Python calls in the optimiser.
-Each layer is a small object with preallocated outputs and gradients; a network is a chain of them (``closed_form.py``).
+The mathematics is the same. It saves the costs of autograd at this size: a graph and fresh tensors for each step,
+unused gradients (of the critic's weights, in the actor step), and many Python calls in the optimiser. Each layer is a
+small object with preallocated outputs and gradients; a network is a chain of them (``manual_backward.py``).
 """
 
-import math
-from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -17,14 +15,13 @@ from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from torch import nn
 
-from ddpg_ext.common.errors import NonFiniteError
-from ddpg_ext.ddpg_paper.manual_backward import LAYERS, Chain, ClosedFormCritic, Grads
+from ddpg_ext.ddpg_paper.manual_backward import LAYERS, Chain, Grads, ManualCritic
 from ddpg_ext.ddpg_paper.policies import Actor, Critic, DDPGPaperPolicy
-from ddpg_ext.ddpg_paper.update import SATURATION_THRESHOLD, Samples, StepMetrics, StepResult
+from ddpg_ext.ddpg_paper.update import SATURATION_THRESHOLD, Samples, StepMetrics, StepResult, check_finite
 
 
 class _Adam:
-    """``torch.optim.Adam.step`` without its hundred Python calls, on the optimiser's own state."""
+    """Do as ``torch.optim.Adam.step`` on the optimiser's own state, but without its hundred Python calls."""
 
     def __init__(self, optimizer: th.optim.Optimizer, grads: Grads) -> None:
         self.optimizer = optimizer
@@ -33,13 +30,11 @@ class _Adam:
         self.groups: list[tuple[Any, ...]] = []
         for index, group in enumerate(optimizer.param_groups):
             params = group["params"]
-            for param in params:
-                if not self.state[param]:  # as Adam itself does in its first step
-                    self.state[param].update(
-                        step=th.zeros(()), exp_avg=th.zeros_like(param), exp_avg_sq=th.zeros_like(param)
-                    )
             states = [self.state[param] for param in params]
-            # The step counts as views of one tensor, which one addition advances: NumPy's, in a third of torch's time
+            for param, state in zip(params, states, strict=True):
+                if not state:  # as Adam itself does in its first step
+                    state |= dict(step=th.zeros(()), exp_avg=th.zeros_like(param), exp_avg_sq=th.zeros_like(param))
+            # One addition advances all step counts, views of one tensor; NumPy's takes a third of the time of torch's
             counts = th.stack([state["step"] for state in states])
             for state, count in zip(states, counts.unbind(), strict=True):
                 state["step"] = count
@@ -51,28 +46,18 @@ class _Adam:
         for index, params, ids, exp_avgs, exp_avg_sqs, steps, counts in self.groups:
             group = self.optimizer.param_groups[index]
             counts += 1
-            th._fused_adam_(
-                params,
-                [self.grads[i] for i in ids],
-                exp_avgs,
-                exp_avg_sqs,
-                [],
-                steps,
-                lr=group["lr"],
-                beta1=group["betas"][0],
-                beta2=group["betas"][1],
-                weight_decay=group["weight_decay"],
-                eps=group["eps"],
-                amsgrad=False,
-                maximize=False,
-            )
+            beta1, beta2 = group["betas"]
+            settings = {name: group[name] for name in ("lr", "weight_decay", "eps")}
+            settings |= {"beta1": beta1, "beta2": beta2, "amsgrad": False, "maximize": False}
+            grads = [self.grads[i] for i in ids]
+            th._fused_adam_(params, grads, exp_avgs, exp_avg_sqs, [], steps, **settings)
 
 
 class FastCPUExecutor:
     """
-    Executes the gradient step with written-out derivatives, in the order of ``update.gradient_step``.
+    Carry out gradient steps with derivatives written out, in the order of ``update.gradient_step``.
 
-    :param policy: a policy for which :meth:`unsupported` gives None
+    :param policy: a policy for which :meth:`unsupported` returns None
     """
 
     name = "fast"
@@ -80,15 +65,15 @@ class FastCPUExecutor:
     def __init__(self, policy: DDPGPaperPolicy) -> None:
         self.policy = policy
         self.batch_size = 0
-        # Built by `prepare`: as with autograd, an optimiser without a step has no state
-        self.held: list[Any] | None = None
-        self.acting_held: list[Any] | None = None
+        # `prepare` builds the rest: as with autograd, an optimiser has no state before its first step
+        self.fingerprint: list[Any] | None = None
+        self.acting_fingerprint: list[Any] | None = None
         self.action_shape = policy.action_space.shape
 
     def _build(self) -> None:
         policy = self.policy
         self.actor, self.actor_target = Chain(policy.actor.mu, {}), Chain(policy.actor_target.mu, {})
-        self.critic, self.critic_target = ClosedFormCritic(policy.critic), ClosedFormCritic(policy.critic_target)
+        self.critic, self.critic_target = ManualCritic(policy.critic), ManualCritic(policy.critic_target)
         self.actor_adam = _Adam(policy.actor.optimizer, self.actor.grads)
         self.critic_adam = _Adam(policy.critic.optimizer, self.critic.grads)
         self.target_pairs = policy.target_pairs()
@@ -98,20 +83,17 @@ class FastCPUExecutor:
         self.acting_tensors = [*policy.actor.parameters(), *policy.actor.buffers()]
         self.acting_hooks = _module_hooks(policy.actor)
         self.batch_size = 0
-        self.held = self._held()
-        # A policy with ideas of its own acts by itself
+        self.fingerprint = self._fingerprint()
+        # A policy that overrides how it acts is asked to act
         acts_plainly = all(
             getattr(type(policy), name) is getattr(DDPGPaperPolicy, name)
             for name in ("predict", "_predict", "scaled_actions")
         )
-        self.acting_held = self._acting_held() if acts_plainly else None
+        self.acting_fingerprint = self._acting_fingerprint() if acts_plainly else None
 
     @staticmethod
     def unsupported(policy: DDPGPaperPolicy) -> str | None:
-        """
-        :param policy: any policy
-        :return: what about it this executor cannot do, None if it can do it all
-        """
+        """Return the first property of a policy that this executor does not support, or None."""
         space, networks = policy.observation_space, (policy.actor, policy.critic)
         layers = [*policy.actor.mu, *policy.critic.state_net, *policy.critic.q_net]
         groups = [group for network in networks for group in network.optimizer.param_groups]
@@ -135,76 +117,51 @@ class FastCPUExecutor:
         return next((reason for reason, supported in checks.items() if not supported), None)
 
     def prepare(self) -> str | None:
-        """
-        Pick up what may have changed since the last step: an optimiser's state, frozen layers, moved networks.
-
-        :return: what this executor cannot do any more, None if it goes on
-        """
-        if self.held is None or self._held() != self.held:
+        """Notice changes since the last step: of an optimiser's state, frozen layers, moved networks."""
+        if self.fingerprint is None or self._fingerprint() != self.fingerprint:
             reason = self.unsupported(self.policy)
             if reason is not None:
                 return reason
             self._build()
         return None
 
-    def _held(self) -> list[Any]:
-        """What this executor relies on: memory and settings that a user may exchange."""
-        held: list[Any] = [*map(th.Tensor.data_ptr, self.tensors), *map(attrgetter("requires_grad"), self.params)]
+    def _fingerprint(self) -> list[Any]:
+        """Identify the memory and the settings that this executor relies on and a user may exchange."""
+        fingerprint: list[Any] = [*map(th.Tensor.data_ptr, self.tensors), *(p.requires_grad for p in self.params)]
         for network in (self.policy.actor, self.policy.critic):
             optimizer = network.optimizer
-            held += [id(optimizer), id(optimizer.state), len(optimizer.state)]
-            held += [group.get(name) for group in optimizer.param_groups for name in ("amsgrad", "maximize")]
-        return [*held, any(self.hooks)]
+            fingerprint += [id(optimizer), id(optimizer.state), len(optimizer.state)]
+            fingerprint += [group.get(name) for group in optimizer.param_groups for name in ("amsgrad", "maximize")]
+        return [*fingerprint, any(self.hooks)]
 
-    def _acting_held(self) -> list[Any]:
-        """What :meth:`act` relies on of that, which callbacks may exchange between two calls of :meth:`prepare`."""
+    def _acting_fingerprint(self) -> list[Any]:
+        """Identify the part of it for :meth:`act`: callbacks may exchange it between two calls of :meth:`prepare`."""
         layers = self.policy.actor.mu
         return [*map(id, layers), *map(th.Tensor.data_ptr, self.acting_tensors), any(self.acting_hooks)]
 
     def step(self, batch: Samples, gamma: float, tau: float) -> StepResult:
-        """
-        One gradient step: see :func:`ddpg_ext.ddpg_paper.update.gradient_step`.
-
-        :param batch: minibatch of transitions
-        :param gamma: discount factor
-        :param tau: how far the targets move towards the online networks
-        :return: what was measured on the way
-        :raises NonFiniteError: if a loss is NaN or infinite, before it reaches the weights of its network
-        """
+        """Do as :func:`ddpg_ext.ddpg_paper.update.gradient_step`."""
         with th.inference_mode():
             metrics, td_errors = self._step(batch, gamma, tau)
         return StepResult(metrics, th.from_numpy(td_errors))
 
     def act(self, observations: Any) -> np.ndarray:
-        """
-        What ``policy.scaled_actions`` does, without the many Python calls of ``nn.Module``.
-
-        :param observations: shape ``(n_envs, *obs_shape)``
-        :return: actions in [-1, 1], shape ``(n_envs, *action_shape)``
-        """
-        if self.acting_held is None or self._acting_held() != self.acting_held:
+        """Do as ``policy.scaled_actions``, but without the many Python calls of ``nn.Module``."""
+        if self.acting_fingerprint is None or self._acting_fingerprint() != self.acting_fingerprint:
             return self.policy.scaled_actions(observations)
         with th.inference_mode():
             actions = self.actor.evaluate(th.from_numpy(np.asarray(observations)).float().flatten(1))
         return actions.numpy().reshape(-1, *self.action_shape)
 
-    def read_metrics(self) -> StepMetrics | None:
-        """
-        :return: None, since ``step`` gives its metrics back at once
-        """
-        return None
-
     def _step(self, batch: Samples, gamma: float, tau: float) -> tuple[StepMetrics, np.ndarray]:
         assert isinstance(batch.observations, th.Tensor)  # for mypy: no Dict observations here
         assert isinstance(batch.next_observations, th.Tensor)
-        assert self.actor_adam is not None, "prepare() comes first"
-        assert self.critic_adam is not None
         obs = batch.observations.float().flatten(1)
         next_obs = batch.next_observations.float().flatten(1)
         if len(obs) != self.batch_size:
             self._resize(len(obs))
 
-        # What is one number per transition goes through NumPy, whose calls take a third of the time of torch's
+        # NumPy computes with vectors of one number per transition: its calls take a third of the time of torch's
 
         # Set y_i = r_i + gamma Q'(s_{i+1}, mu'(s_{i+1}))
         discounts = gamma if batch.discounts is None else batch.discounts.numpy()
@@ -218,14 +175,14 @@ class FastCPUExecutor:
         td_errors = targets - q_values
         weights = getattr(batch, "weights", None)
         weighted = td_errors if weights is None else td_errors * weights.numpy()
-        critic_loss = _finite(float(np.vdot(weighted, td_errors)) / self.batch_size, "critic loss")
+        critic_loss = check_finite(float(np.vdot(weighted, td_errors)) / self.batch_size, "critic loss")
         self.critic.backward(th.from_numpy(weighted * np.float32(-2 / self.batch_size)))
         self.critic_adam.step()
 
         # Update the actor policy using the sampled policy gradient: ascend Q(s, mu(s)) of the critic as just updated
         actions = self.actor.forward(obs)
         saturation = np.count_nonzero(np.abs(actions.numpy()) > SATURATION_THRESHOLD) / actions.numel()
-        actor_loss = _finite(-_mean(self.critic.forward(obs, actions, update_running=False).numpy()), "actor loss")
+        actor_loss = check_finite(-_mean(self.critic.forward(obs, actions, update_running=False).numpy()), "actor loss")
         self.actor.backward(self.critic.action_gradient(self.actor_grad.fill_(-1 / self.batch_size)))
         self.actor_adam.step()
 
@@ -246,20 +203,13 @@ def _mean(values: np.ndarray) -> float:
     return float(np.add.reduce(values, axis=None)) / values.size
 
 
-def _finite(loss: float, name: str) -> float:
-    if not math.isfinite(loss):
-        raise NonFiniteError(f"the {name} is {loss}")
-    return loss
-
-
 def _hooks(policy: DDPGPaperPolicy) -> list[Any]:
-    """What users have registered to be called in the middle of things, which this executor does not call."""
+    """Return the dicts of registered hooks, which this executor does not call."""
     networks = (policy.actor, policy.critic, policy.actor_target, policy.critic_target)
-    hooks = [hook for network in networks for hook in _module_hooks(network)]
     optimizers = (policy.actor.optimizer, policy.critic.optimizer)
-    return hooks + [
-        o.__dict__[n] for o in optimizers for n in ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks")
-    ]
+    names = ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks")
+    hooks = [vars(optimizer)[name] for optimizer in optimizers for name in names]
+    return hooks + [hook for network in networks for hook in _module_hooks(network)]
 
 
 def _module_hooks(network: nn.Module) -> list[Any]:

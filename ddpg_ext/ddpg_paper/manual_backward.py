@@ -1,6 +1,7 @@
-"""Layers and networks with their derivatives written out, which :mod:`ddpg_ext.ddpg_paper.fast_cpu` executes."""
+"""Layers and networks with their derivatives written out, for :mod:`ddpg_ext.ddpg_paper.fast_cpu`."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch as th
 from torch import nn
@@ -18,33 +19,24 @@ _tanh_backward = th.ops.aten.tanh_backward.grad_input
 
 
 class _Layer:
-    """A layer's forward and backward pass. ``backward`` needs the last ``forward``'s input, which it keeps."""
+    """Forward and backward pass of a layer; ``backward`` writes into ``grads``, which the layers of a network share."""
 
     def __init__(self, module: nn.Module, grads: Grads) -> None:
-        """
-        :param module: the layer
-        :param grads: where ``backward`` leaves the gradient of each parameter, shared by the layers of a network
-        """
         self.grads = grads
         grads.update({id(param): th.empty_like(param, requires_grad=False) for param in module.parameters()})
 
     def resize(self, batch_size: int) -> None:
-        """Allocate what depends on the size of the minibatch."""
+        """Allocate memory for minibatches of this size."""
 
     def forward(self, x: th.Tensor) -> th.Tensor:
         raise NotImplementedError
 
     def evaluate(self, x: th.Tensor) -> th.Tensor:
-        """The forward pass in evaluation mode, with memory of its own."""
+        """Return the output in evaluation mode, in fresh memory."""
         raise NotImplementedError
 
     def backward(self, grad: th.Tensor, params: bool, inputs: bool) -> th.Tensor:
-        """
-        :param grad: gradient of the layer's output; may be overwritten
-        :param params: whether to compute the gradients of the parameters
-        :param inputs: whether to compute the gradient of the input
-        :return: the gradient of the input, if it was asked for
-        """
+        """Compute gradients of parameters and input, if wanted, for the last ``forward``; ``grad`` is overwritten."""
         raise NotImplementedError
 
 
@@ -55,13 +47,13 @@ class _Linear(_Layer):
         self.bias: th.Tensor = module.bias
         self.transposed = self.weight.detach().t()
         self.weight_id, self.bias_id = id(self.weight), id(self.bias)
-        #: whether batch norm follows, which is slow on a result that lies in memory feature by feature
+        #: whether batch norm follows, which is slow on an output that is stored feature by feature
         self.feeds_norm = False
 
     def resize(self, batch_size: int) -> None:
         n_out, n_in = self.weight.shape
         self.is_large = is_large(batch_size, self.weight)
-        # oneDNN rearranges its second operand, so that is to be the smaller one, but not a narrow one
+        # oneDNN rearranges its second operand, so it should be the smaller one, but not a narrow one
         self.is_by_feature = not self.feeds_norm and 16 <= batch_size <= n_out // 2
         self.out = th.empty(batch_size, n_out) if self.feeds_norm else memory_for_product(batch_size, n_in, n_out)
         self.has_narrow_weight = is_narrow(n_out, batch_size, n_in)
@@ -100,23 +92,18 @@ class _Linear(_Layer):
 
 
 def _product(a: th.Tensor, b: th.Tensor, out: th.Tensor, narrow: th.Tensor | None) -> th.Tensor:
-    """
-    :param narrow: where to compute it, from where it is copied; None: in ``out`` itself
-    :return: ``out``, which holds the product of a and b
-    """
+    """Compute the product in ``out``, by way of ``narrow`` if that is memory."""
     return th.mm(a, b, out=out) if narrow is None else out.copy_(th.mm(a, b, out=narrow))
 
 
 def _memory_for_narrow_gradient(n_out: int, batch_size: int, n_in: int) -> th.Tensor | None:
-    """
-    :return: where to compute the gradient of weights, from where it has to be copied; None where that does not pay
-    """
+    """Return memory for the gradient of weights, from which it is copied; None where the copy does not pay."""
     pays = is_narrow(n_out, batch_size, n_in) and (n_in < 12 or batch_size > 128)
     return memory_for_product(n_out, batch_size, n_in) if pays else None
 
 
 class _ActionInput(_Linear):
-    """The critic's layer that takes features and action: its input is the features, the action is set beside it."""
+    """The critic's layer that takes features and action: the features are its input, ``actions`` is set before."""
 
     actions: th.Tensor
 
@@ -148,7 +135,6 @@ class _BatchNorm(_Layer):
         super().__init__(module, grads)
         self.module = module
         self.weight, self.bias = module.weight, module.bias
-        #: as :class:`BatchNorm`'s; here it is up to the network's user
         self.update_running = module.update_running
 
     def forward(self, x: th.Tensor) -> th.Tensor:
@@ -174,12 +160,15 @@ class _BatchNorm(_Layer):
         return grad_input
 
 
-class _ReLU(_Layer):
-    # In place, in both directions: the linear layer below does not need its output, nor that above its gradient
+class _Activation(_Layer):
+    """An activation in place, in both directions: no other layer needs the overwritten output or gradient."""
+
     def forward(self, x: th.Tensor) -> th.Tensor:
-        self.out = x.relu_()
+        self.out = self.evaluate(x)
         return self.out
 
+
+class _ReLU(_Activation):
     def evaluate(self, x: th.Tensor) -> th.Tensor:
         return x.relu_()
 
@@ -187,11 +176,7 @@ class _ReLU(_Layer):
         return _threshold_backward(grad, self.out, 0, grad_input=grad)
 
 
-class _Tanh(_Layer):
-    def forward(self, x: th.Tensor) -> th.Tensor:
-        self.out = x.tanh_()
-        return self.out
-
+class _Tanh(_Activation):
     def evaluate(self, x: th.Tensor) -> th.Tensor:
         return x.tanh_()
 
@@ -199,12 +184,8 @@ class _Tanh(_Layer):
         return _tanh_backward(grad, self.out, grad_input=grad)
 
 
-LAYERS: dict[type[nn.Module], type[_Layer]] = {
-    Linear: _Linear,
-    BatchNorm: _BatchNorm,
-    nn.ReLU: _ReLU,
-    nn.Tanh: _Tanh,
-}
+#: the layers of ``networks.py`` that the executor supports
+LAYERS: dict[type[nn.Module], Any] = {Linear: _Linear, BatchNorm: _BatchNorm, nn.ReLU: _ReLU, nn.Tanh: _Tanh}
 
 
 class Chain:
@@ -240,8 +221,8 @@ class Chain:
         return grad
 
 
-class ClosedFormCritic:
-    """Q(s, a): a chain for the state, the layer that takes the action, a chain for the value."""
+class ManualCritic:
+    """Q(s, a) as a chain for the state, the layer that takes the action, a chain for the value."""
 
     def __init__(self, module: Critic) -> None:
         self.grads: Grads = {}
@@ -268,5 +249,5 @@ class ClosedFormCritic:
         self.state_net.backward(grad)
 
     def action_gradient(self, grad: th.Tensor) -> th.Tensor:
-        """The gradient of the action alone."""
+        """Return the gradient of the action; those of the parameters are not computed."""
         return self.action_input.action_gradient(self.q_net.backward(grad, params=False, inputs=True))

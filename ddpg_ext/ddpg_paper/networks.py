@@ -18,8 +18,8 @@ class Actor(BasePolicy):
     Deterministic policy mu(s), with actions in [-1, 1].
 
     Layers (paper, section 7): features, then per hidden layer [batch norm], linear, activation; then [batch norm],
-    linear, tanh. Batch norm stands where each layer takes its input, which it is to receive whitened (section 3); the
-    output itself is not normalised, so that its small initialisation has its effect.
+    linear, tanh. Batch norm precedes each linear layer, whose input is to be whitened (section 3). The output is not
+    normalised, so that its small initialisation takes effect.
 
     :param observation_space: observation space
     :param action_space: action space, bounded
@@ -63,19 +63,13 @@ class Actor(BasePolicy):
         self.mu = nn.Sequential(*layers, nn.Tanh())
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
-        data = super()._get_constructor_parameters()
-        data.update(
-            net_arch=self.net_arch,
-            features_dim=self.features_dim,
-            activation_fn=self.activation_fn,
-            features_extractor=self.features_extractor,
-            batch_norm=self.batch_norm,
-            final_init=self.final_init,
-        )
-        return data
+        names = "net_arch", "features_dim", "activation_fn", "features_extractor", "batch_norm", "final_init"
+        return super()._get_constructor_parameters() | {name: getattr(self, name) for name in names}
 
     def forward(self, obs: PyTorchObs) -> th.Tensor:
         """
+        Return the actions mu(s).
+
         :param obs: observations, shape ``(batch, *obs_shape)``, or a dict of them
         :return: actions in [-1, 1], shape ``(batch, action_dim)``
         """
@@ -91,7 +85,8 @@ class Critic(BaseModel):
     Action value Q(s, a), one network.
 
     Layers (paper, section 7): features, then [batch norm], linear, activation for each hidden layer before
-    ``action_layer``; then [batch norm], and the action enters beside the state; no batch norm from there on; linear.
+    ``action_layer``; then [batch norm], and the linear layer that also takes the action; after it activations and
+    linear layers without batch norm.
 
     :param observation_space: observation space
     :param action_space: action space, bounded
@@ -100,11 +95,12 @@ class Critic(BaseModel):
     :param features_dim: number of features
     :param activation_fn: activation of the hidden layers
     :param normalize_images: whether uint8 images are divided by 255
-    :param batch_norm: whether the inputs of the layers up to that with the action are batch-normalised, the action not
+    :param batch_norm: whether to batch-normalise the inputs of the layers up to the one with the action, but not the
+        action
     :param action_layer: hidden layer at which the action enters, counted from 1 (which is SB3's concatenation of
         observation and action)
     :param final_init: the last layer starts in U[-final_init, final_init]; None: by its fan-in, as the others
-    :param share_features_extractor: whether the features extractor belongs to the actor, and learns from it alone
+    :param share_features_extractor: whether the features extractor is the actor's, which alone trains it
     """
 
     features_extractor: BaseFeaturesExtractor
@@ -143,28 +139,21 @@ class Critic(BaseModel):
         norm = [BatchNorm(widths[action_layer - 1])] if batch_norm else []
         self.state_net = nn.Sequential(*below, *norm)
         self.action_input = ActionInput(widths[action_layer - 1], get_action_dim(action_space), widths[action_layer])
-        # What is left: the activation of that layer, the layers above it and the output, if that was not it
+        # The activation of that layer, the layers above it and the output, unless that layer is the output
         above = [activation_fn(), *mlp(widths[action_layer], 1, net_arch[action_layer:], activation_fn)]
         self.q_net = nn.Sequential(*(above if net_arch else []))
         if final_init is not None:
             fan_in_uniform_(self.q_net[-1] if net_arch else self.action_input, final_init)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
-        data = super()._get_constructor_parameters()
-        data.update(
-            net_arch=self.net_arch,
-            features_dim=self.features_dim,
-            activation_fn=self.activation_fn,
-            features_extractor=self.features_extractor,
-            batch_norm=self.batch_norm,
-            action_layer=self.action_layer,
-            final_init=self.final_init,
-            share_features_extractor=self.share_features_extractor,
-        )
-        return data
+        names = ["net_arch", "features_dim", "activation_fn", "features_extractor", "batch_norm", "final_init"]
+        names += ["action_layer", "share_features_extractor"]
+        return super()._get_constructor_parameters() | {name: getattr(self, name) for name in names}
 
     def forward(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
         """
+        Return the action values Q(s, a).
+
         :param obs: observations, shape ``(batch, *obs_shape)``, or a dict of them
         :param actions: actions in [-1, 1], shape ``(batch, action_dim)``
         :return: Q, shape ``(batch, 1)``
@@ -175,9 +164,9 @@ class Critic(BaseModel):
 
     def own_named_parameters(self) -> dict[str, nn.Parameter]:
         """
-        The parameters that the critic learns: all but those of a features extractor that it borrows from the actor.
+        Return the parameters that the critic learns: all but those of a features extractor shared with the actor.
 
-        :return: name and parameter
+        :return: parameters by name
         """
         return {
             name: param

@@ -32,8 +32,8 @@ class DDPGPaperPolicy(BasePolicy):
     """
     Actor, critic, their target networks and optimisers. ``MlpPolicy`` is this class.
 
-    What is not listed in the paper has SB3's meaning and default. A subclass for other observations has other defaults,
-    as class attributes.
+    Arguments that the paper does not mention have SB3's meaning and default. Subclasses for other observations have
+    other defaults, as class attributes.
 
     :param observation_space: observation space
     :param action_space: action space, bounded
@@ -54,13 +54,13 @@ class DDPGPaperPolicy(BasePolicy):
     :param final_init: the last layers of both networks start in U[-final_init, final_init]; None: by their fan-in;
         "paper": ``default_final_init``
     :raises InvalidArgumentError: for a value out of range
-    :raises InvalidArgumentTypeError: for something that is no class or flag, or keyword arguments unknown to a class
-    :raises UnsupportedSpaceError: for observations that the features extractor cannot take
+    :raises InvalidArgumentTypeError: for a value of the wrong type, or keyword arguments that a class does not take
+    :raises UnsupportedSpaceError: for observations that the features extractor does not take
     """
 
     #: minibatch size that ``DDPGPaper(batch_size=None)`` takes with this policy (paper, section 7)
     default_batch_size = 64
-    #: what arguments of the constructor stand for that are not given (paper, section 7)
+    #: defaults for omitted arguments of the constructor (paper, section 7)
     default_net_arch: ClassVar[Sequence[int]] = (400, 300)
     default_features_extractor_class: ClassVar[type[BaseFeaturesExtractor]] = FlattenExtractor
     default_batch_norm: ClassVar[BatchNormChoice] = True
@@ -103,15 +103,13 @@ class DDPGPaperPolicy(BasePolicy):
         check_class("features_extractor_class", features_extractor_class, BaseFeaturesExtractor)
         check_flag("normalize_images", normalize_images)
         check_flag("share_features_extractor", share_features_extractor)
-        if features_extractor_kwargs is not None:
-            check_dict("features_extractor_kwargs", features_extractor_kwargs)
-        if optimizer_kwargs is not None:
-            check_dict("optimizer_kwargs", optimizer_kwargs)
+        check_dict("features_extractor_kwargs", {} if features_extractor_kwargs is None else features_extractor_kwargs)
+        check_dict("optimizer_kwargs", {} if optimizer_kwargs is None else optimizer_kwargs)
         super().__init__(
             observation_space,
             action_space,
             features_extractor_class,
-            # copies: SB3 adds to the one, we to the other, and both are the caller's
+            # Copies: the caller's dicts must not change
             dict(features_extractor_kwargs or {}),
             optimizer_class=optimizer_class,
             optimizer_kwargs=dict(optimizer_kwargs or {}),
@@ -128,13 +126,8 @@ class DDPGPaperPolicy(BasePolicy):
         self.batch_norm = batch_norm
         self.action_layer = action_layer
         self.final_init = final_init
-        net_args = {
-            "observation_space": observation_space,
-            "action_space": action_space,
-            "activation_fn": activation_fn,
-            "normalize_images": normalize_images,
-            "final_init": final_init,
-        }
+        net_args: dict[str, Any] = {"observation_space": observation_space, "action_space": action_space}
+        net_args |= {"activation_fn": activation_fn, "normalize_images": normalize_images, "final_init": final_init}
         self.actor_kwargs = {**net_args, "net_arch": actor_arch, "batch_norm": batch_norm in (True, "actor")}
         self.critic_kwargs = {
             **net_args,
@@ -152,9 +145,8 @@ class DDPGPaperPolicy(BasePolicy):
 
         # Targets start as copies (Algorithm 1)
         self.actor_target = self.make_actor()
-        self.critic_target = self.make_critic(
-            self.actor_target.features_extractor if self.share_features_extractor else None
-        )
+        shared = self.actor_target.features_extractor if self.share_features_extractor else None
+        self.critic_target = self.make_critic(shared)
         self.actor_target.load_state_dict(self.actor.state_dict())
         self.critic_target.load_state_dict(self.critic.state_dict())
         for target in (self.actor_target, self.critic_target):
@@ -185,6 +177,8 @@ class DDPGPaperPolicy(BasePolicy):
 
     def make_features_extractor(self) -> BaseFeaturesExtractor:
         """
+        Build a features extractor.
+
         :return: a features extractor with fresh weights
         :raises InvalidArgumentTypeError: if it does not take ``features_extractor_kwargs``
         :raises UnsupportedSpaceError: if it is SB3's for other observations
@@ -195,10 +189,10 @@ class DDPGPaperPolicy(BasePolicy):
 
     def target_pairs(self) -> tuple[list[th.Tensor], list[th.Tensor]]:
         """
-        All that the target networks track: parameters, and batch norm's running averages.
+        Return the tensors that the target networks track: parameters, and batch norm's running averages.
 
-        :return: the targets' tensors, and in the same order the online networks'. Each appears once, also where
-            networks share a features extractor (SB3 averages those twice per update)
+        :return: the targets' tensors, and in the same order the online networks'. Each appears once, even if networks
+            share a features extractor
         """
         pairs: dict[int, tuple[th.Tensor, th.Tensor]] = {}
         for target, online in ((self.actor_target, self.actor), (self.critic_target, self.critic)):
@@ -210,13 +204,17 @@ class DDPGPaperPolicy(BasePolicy):
 
     def make_actor(self) -> Actor:
         """
+        Build an actor.
+
         :return: an actor with fresh weights and a features extractor of its own
         """
         return Actor(**self._update_features_extractor(self.actor_kwargs)).to(self.device)
 
     def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> Critic:
         """
-        :param features_extractor: one to share, or None for its own
+        Build a critic.
+
+        :param features_extractor: the actor's, to share it, or None for one of its own
         :return: a critic with fresh weights
         """
         return Critic(**self._update_features_extractor(self.critic_kwargs, features_extractor)).to(self.device)
@@ -229,15 +227,15 @@ class DDPGPaperPolicy(BasePolicy):
 
     def scaled_actions(self, observation: np.ndarray | dict[str, np.ndarray]) -> np.ndarray:
         """
-        What ``predict`` does, without going from [-1, 1] to the environment's bounds.
+        Return the actions of ``predict``, but in [-1, 1] instead of the environment's bounds.
 
         :param observation: a batch of observations, shape ``(n_envs, *obs_shape)``, or a dict of them
         :return: actions in [-1, 1], shape ``(n_envs, *action_shape)``
         """
-        if type(self).predict is not BasePolicy.predict:  # a policy with its own ideas
+        if type(self).predict is not BasePolicy.predict:
             return self.scale_action(self.predict(observation)[0])
         self.set_training_mode(False)
-        if self._has_vector_obs:  # without SB3's questions whether this is a batch, an image, or a dict
+        if self._has_vector_obs:  # skips SB3's checks for single observations, images and dicts
             tensor: PyTorchObs = th.as_tensor(observation, device=next(self.actor.parameters()).device)
         else:
             tensor, _ = self.obs_to_tensor(observation)
@@ -249,13 +247,13 @@ class DDPGPaperPolicy(BasePolicy):
         """
         Switch actor and critic between training and evaluation mode.
 
-        The targets stay in evaluation mode, except for their batch normalisation: in training it must normalise with
-        the minibatch's own statistics, or hardly anything is learned (docs: differences from the paper).
+        The targets stay in evaluation mode, except for their batch normalisation: it must normalise with the
+        minibatch's own statistics, or the agent hardly learns (docs: differences from the paper).
 
         :param mode: True for training
         """
         if mode == self.training == self.actor.training == self.critic.training:
-            return  # SB3 asks twice per step, and walking the modules takes longer than acting
+            return  # SB3 calls this twice per step, and walking the modules takes longer than acting
         self.actor.set_training_mode(mode)
         self.critic.set_training_mode(mode)
         for target in (self.actor_target, self.critic_target):
@@ -266,20 +264,10 @@ class DDPGPaperPolicy(BasePolicy):
         self.training = mode
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
-        data = super()._get_constructor_parameters()
-        data.update(
-            lr_schedule=self._dummy_schedule,  # the optimisers are of no use to a policy alone
-            net_arch=self.net_arch,
-            activation_fn=self.activation_fn,
-            features_extractor_class=self.features_extractor_class,
-            features_extractor_kwargs=self.features_extractor_kwargs,
-            optimizer_class=self.optimizer_class,
-            optimizer_kwargs=self.optimizer_kwargs,
-            share_features_extractor=self.share_features_extractor,
-            batch_norm=self.batch_norm,
-            action_layer=self.action_layer,
-            final_init=self.final_init,
-        )
+        names = ["net_arch", "activation_fn", "share_features_extractor", "batch_norm", "action_layer", "final_init"]
+        names += ["features_extractor_class", "features_extractor_kwargs", "optimizer_class", "optimizer_kwargs"]
+        data = super()._get_constructor_parameters() | {name: getattr(self, name) for name in names}
+        data["lr_schedule"] = self._dummy_schedule  # a policy alone does not use its optimisers
         return data
 
 
@@ -288,11 +276,10 @@ MlpPolicy = DDPGPaperPolicy
 
 class CnnPolicy(DDPGPaperPolicy):
     """
-    The policy for images, as the paper has it (section 7): as :class:`DDPGPaperPolicy`, on a
-    :class:`~ddpg_ext.common.cnn.PaperCNN`, with two layers of 200 units.
+    The paper's policy for images (section 7): a :class:`~ddpg_ext.common.cnn.PaperCNN` and two layers of 200 units.
 
     The action enters the critic at the first of these two. There is no batch normalisation. Actor and critic have
-    convolutions of their own.
+    separate convolutions.
     """
 
     default_batch_size = 16
@@ -305,15 +292,16 @@ class CnnPolicy(DDPGPaperPolicy):
 
 class MultiInputPolicy(DDPGPaperPolicy):
     """
-    The policy for Dict observations: as :class:`DDPGPaperPolicy`, on the features of a
-    :class:`~ddpg_ext.common.cnn.PaperCombinedExtractor`: images by the paper's convolutions, vectors as they are.
+    The policy for Dict observations: images go through the paper's convolutions, vectors are used as they are.
+
+    Its features extractor is a :class:`~ddpg_ext.common.cnn.PaperCombinedExtractor`.
     """
 
     default_features_extractor_class = PaperCombinedExtractor
 
 
 def _check_net_arch(net_arch: Any) -> tuple[list[int], list[int]]:
-    """The widths of actor and critic, which SB3 takes apart."""
+    """Return the widths of actor and critic."""
     if isinstance(net_arch, dict) and set(net_arch) != {"pi", "qf"}:
         raise InvalidArgumentError(f"`net_arch` as a dict must have the keys 'pi' and 'qf', got {sorted(net_arch)}")
     if not isinstance(net_arch, list | dict):
@@ -330,10 +318,8 @@ def _is_width(width: Any) -> bool:
 
 
 def _check_network_arguments(batch_norm: Any, action_layer: Any, final_init: Any, critic_arch: list[int]) -> None:
-    """What the paper's networks have beyond SB3's."""
-    if not (
-        isinstance(batch_norm, bool | np.bool_) or (isinstance(batch_norm, str) and batch_norm in ("actor", "critic"))
-    ):
+    """Check the arguments that SB3's networks do not have."""
+    if not isinstance(batch_norm, bool | np.bool_) and str(batch_norm) not in ("actor", "critic"):
         raise InvalidArgumentError(f"`batch_norm` must be True, False, 'actor' or 'critic', got {batch_norm!r}")
     n_layers = max(1, len(critic_arch))
     if not (_is_width(action_layer) and action_layer <= n_layers):
@@ -342,11 +328,8 @@ def _check_network_arguments(batch_norm: Any, action_layer: Any, final_init: Any
             f"`action_layer` must be a hidden layer of the critic, 1 to {n_layers} for widths {critic_arch}, "
             f"got {action_layer!r}{cure}"
         )
-    if final_init is not None and not (
-        isinstance(final_init, int | float | np.number)
-        and not isinstance(final_init, bool)
-        and 0 < final_init < float("inf")
-    ):
+    is_number = isinstance(final_init, int | float | np.number) and not isinstance(final_init, bool)
+    if final_init is not None and not (is_number and 0 < final_init < float("inf")):
         raise InvalidArgumentError(f"`final_init` must be a number above 0, 'paper' or None, got {final_init!r}")
 
 
@@ -361,7 +344,7 @@ def _check_optimizer_kwargs(optimizer_kwargs: dict[str, Any], optimizer_class: t
 
 
 def _check_features_extractor(extractor_class: type[BaseFeaturesExtractor], observation_space: spaces.Space) -> None:
-    """SB3's defaults take observations of one kind each; a subclass with its own ``forward`` may take others."""
+    """Refuse SB3's extractors for other kinds of observations; subclasses with their own ``forward`` may take any."""
     is_dict = isinstance(observation_space, spaces.Dict)
     if is_dict and extractor_class.forward is FlattenExtractor.forward:
         raise UnsupportedSpaceError(

@@ -1,4 +1,4 @@
-"""Checks of what a user passes to ``DDPGPaper``: each failure names the argument, the value and what would do."""
+"""Checks of ``DDPGPaper``'s arguments: each error names the argument, its value and the accepted values."""
 
 import copy
 import inspect
@@ -21,6 +21,7 @@ from ddpg_ext.common.errors import (
     UnsupportedSpaceError,
     suggestion,
 )
+from ddpg_ext.ddpg_paper.executors import check_executor
 from ddpg_ext.ddpg_paper.policies import DDPGPaperPolicy
 
 if TYPE_CHECKING:
@@ -29,25 +30,21 @@ if TYPE_CHECKING:
 #: replay buffers with sums of discounted rewards, which need the model's discount factor
 _N_STEP_BUFFERS = (PackedReplayBuffer, NStepReplayBuffer)
 
-NOISE_NAMES = ("ornstein-uhlenbeck",)
+_NOISE_NAMES = ("ornstein-uhlenbeck",)
 
 #: observations that SB3's buffers and preprocessing know, alone or in a Dict
 ARRAY_SPACES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 
 
-def check_learning_rate(name: str, value: Any) -> None:
-    """A learning rate is a positive float, or a schedule (whose values are checked when they are used)."""
-    if not callable(value):
-        check_number(name, value, lambda rate: 0 < rate < np.inf, "a number above 0 or a schedule")
-
-
 def scheduled_rate(name: str, schedule: Schedule, progress_remaining: float) -> float:
     """
+    Return a schedule's learning rate.
+
     :param name: the argument
-    :param schedule: of a learning rate
+    :param schedule: a schedule of the learning rate
     :param progress_remaining: from 1 to 0
     :return: the learning rate, >= 0
-    :raises InvalidArgumentError: if the schedule gives something else
+    :raises InvalidArgumentError: if the schedule returns anything else
     """
     try:
         rate = float(schedule(progress_remaining))
@@ -61,26 +58,13 @@ def scheduled_rate(name: str, schedule: Schedule, progress_remaining: float) -> 
     return rate
 
 
-def check_train_freq(value: Any) -> None:
-    """As SB3's: a number of steps, or a tuple of frequency and unit."""
-    frequency, unit = value if isinstance(value, tuple) and len(value) == 2 else (value, "step")
-    if not isinstance(value, TrainFreq) and unit not in ("step", "episode"):
-        raise InvalidArgumentError(f"the unit of `train_freq` must be 'step' or 'episode', got {unit!r}")
-    check_number(
-        "train_freq", frequency, lambda n: n > 0, "a whole number above 0, or such a number and a unit", integer=True
-    )
-
-
-def check_env(env: Any) -> None:
-    """
-    :raises InvalidArgumentTypeError: if it is no environment
-    """
-    if not hasattr(env, "action_space"):
-        raise InvalidArgumentTypeError(f"`env` must be an environment, a VecEnv or an environment's id, got {env!r}")
-
-
 def check_spaces(observation_space: spaces.Space, action_space: spaces.Space, policy: str | type) -> None:
     """
+    Raise an error if DDPG does not support the spaces.
+
+    :param observation_space: observation space
+    :param action_space: action space
+    :param policy: name or class of the policy
     :raises UnsupportedSpaceError: if DDPG cannot act in the action space, or the policy is for other observations
     """
     if not isinstance(action_space, spaces.Box):
@@ -99,7 +83,7 @@ def check_spaces(observation_space: spaces.Space, action_space: spaces.Space, po
             "Leave constant actions out, and round in the environment."
         )
     is_dict = isinstance(observation_space, spaces.Dict)
-    for space in observation_space.values() if isinstance(observation_space, spaces.Dict) else [observation_space]:
+    for space in observation_space.values() if is_dict else [observation_space]:  # type: ignore[attr-defined]
         if not isinstance(space, ARRAY_SPACES):
             raise UnsupportedSpaceError(
                 "observations must be a Box, Discrete, MultiDiscrete or MultiBinary, or a Dict of these, got "
@@ -115,6 +99,10 @@ def check_spaces(observation_space: spaces.Space, action_space: spaces.Space, po
 
 def check_policy(policy_class: Any, policy_kwargs: dict[str, Any]) -> None:
     """
+    Raise an error if the class is not a policy of this package, or does not take the keyword arguments.
+
+    :param policy_class: class of the policy
+    :param policy_kwargs: its keyword arguments
     :raises InvalidArgumentTypeError: if the policy class is not one of this package's, or does not know a keyword
     """
     if not (isinstance(policy_class, type) and issubclass(policy_class, DDPGPaperPolicy)):
@@ -125,21 +113,14 @@ def check_policy(policy_class: Any, policy_kwargs: dict[str, Any]) -> None:
     check_keywords("policy_kwargs", policy_kwargs, policy_class, 3)
 
 
-def check_noise(noise: Any, action_space: spaces.Space) -> None:
-    """
-    :param noise: an SB3 ``ActionNoise``, a name of ``NOISE_NAMES``, or None
-    :raises InvalidArgumentError: for an unknown name, or a noise of the wrong shape
-    :raises InvalidArgumentTypeError: for another type
-    """
-    if noise is None:
+def _check_noise(noise: Any, action_space: spaces.Space) -> None:
+    if noise is None or (isinstance(noise, str) and noise in _NOISE_NAMES):
         return
     if isinstance(noise, str):
-        if noise not in NOISE_NAMES:
-            raise InvalidArgumentError(
-                f"`action_noise` {noise!r} is unknown; {suggestion(noise, NOISE_NAMES)}; None for no noise, "
-                "or any SB3 ActionNoise"
-            )
-        return
+        raise InvalidArgumentError(
+            f"`action_noise` {noise!r} is unknown; {suggestion(noise, _NOISE_NAMES)}; None for no noise, or any SB3 "
+            "ActionNoise"
+        )
     if not isinstance(noise, ActionNoise):
         raise InvalidArgumentTypeError(f"`action_noise` must be a name, an SB3 ActionNoise or None, got {noise!r}")
     if isinstance(noise, VectorizedActionNoise) and len({repr(one) for one in noise.noises}) > 1:
@@ -159,28 +140,37 @@ def check_noise(noise: Any, action_space: spaces.Space) -> None:
 
 def check_arguments(model: "DDPGPaper") -> None:
     """
-    Check what a model's constructor was given, where a number or a name is enough to tell.
+    Raise an error if an argument of a model's constructor is invalid.
 
     :param model: a model that is not set up yet
     :raises InvalidArgumentError: for a value out of range
     :raises InvalidArgumentTypeError: for a value of the wrong type
     """
-    check_learning_rate("learning_rate", model.learning_rate)
-    check_learning_rate("qf_learning_rate", model.qf_learning_rate)
+    for name in ("learning_rate", "qf_learning_rate"):
+        rate: Any = getattr(model, name)
+        if callable(rate):
+            scheduled_rate(name, rate, 1.0)
+        else:
+            check_number(name, rate, lambda x: 0 < x < math.inf, "a number above 0 or a schedule")
     check_number("qf_weight_decay", model.qf_weight_decay, lambda x: 0 <= x < math.inf, "a number >= 0")
     check_number("tau", model.tau, lambda x: 0 < x <= 1, "a number in (0, 1]")
     check_number("gamma", model.gamma, lambda x: 0 <= x <= 1, "a number in [0, 1]")
-    for name in ("buffer_size", "n_steps"):
-        check_number(name, getattr(model, name), lambda n: n > 0, "a whole number above 0", integer=True)
-    check_number("stats_window_size", model._stats_window_size, lambda n: n > 0, "a whole number above 0", integer=True)
+    for name in ("buffer_size", "n_steps", "_stats_window_size"):
+        check_number(name.lstrip("_"), getattr(model, name), lambda n: n > 0, "a whole number above 0", integer=True)
     check_number("learning_starts", model.learning_starts, lambda n: n >= 0, "a whole number >= 0", integer=True)
     check_number("gradient_steps", model.gradient_steps, lambda n: n >= -1, "-1 or a whole number >= 0", integer=True)
-    check_train_freq(model.train_freq)
+    train_freq: Any = model.train_freq
+    freq, unit = train_freq if isinstance(train_freq, tuple) and len(train_freq) == 2 else (train_freq, "step")
+    if not isinstance(train_freq, TrainFreq) and unit not in ("step", "episode"):
+        raise InvalidArgumentError(f"the unit of `train_freq` must be 'step' or 'episode', got {unit!r}")
+    accepted = "a whole number above 0, or such a number and a unit"
+    check_number("train_freq", freq, lambda n: n > 0, accepted, integer=True)
     if model.matmul_precision not in (None, "highest", "high", "medium"):
         raise InvalidArgumentError(
             f"`matmul_precision` must be 'highest', 'high', 'medium' or None, got {model.matmul_precision!r}"
         )
-    check_noise(model.action_noise, model.action_space)
+    check_executor(model._executor_choice)
+    _check_noise(model.action_noise, model.action_space)
     check_flag("uniform_warmup", model.uniform_warmup)
     check_flag("optimize_memory_usage", model.optimize_memory_usage)
     if not isinstance(model.tensorboard_log, str | os.PathLike | None):
@@ -272,10 +262,10 @@ def _default_buffer_class(model: "DDPGPaper") -> type[ReplayBuffer]:
 
 def copy_containers(value: Any) -> Any:
     """
-    A copy of nested dicts and lists whose leaves are the same objects, so that the caller's stay as they are.
+    Copy nested dicts and lists, but not their leaves, so that the caller's containers are never changed.
 
-    :param value: anything
-    :return: the copy, or the value itself if it is neither dict nor list
+    :param value: any object
+    :return: the copy, or the object itself if it is neither dict nor list
     """
     if type(value) is dict:
         return {key: copy_containers(item) for key, item in value.items()}

@@ -13,7 +13,7 @@ from toy_envs import ToyEnv
 from toys import ChaosEnv, LinearExtractor, first
 
 from ddpg_ext import DDPGPaper, InvalidArgumentError, NonFiniteError
-from ddpg_ext.ddpg_paper.executors import AUTOMATIC, EXECUTORS
+from ddpg_ext.ddpg_paper.executors import EXECUTORS
 from ddpg_ext.ddpg_paper.policies import Actor, DDPGPaperPolicy
 
 #: Executors may round differently, which training carries on. With another kernel for one of them, full-size networks
@@ -110,14 +110,14 @@ def test_1000_updates_agree(variant, silent_logger, weights_of):
     assert max(np.abs(results[0][name] - start[name]).max() for name in names) > 10 * TOLERANCE
 
 
-@pytest.mark.parametrize("executor", AUTOMATIC)
+@pytest.mark.parametrize("executor", EXECUTORS)
 @pytest.mark.parametrize(("n_updates", "kwargs"), [(50, {"policy_kwargs": {}}), (300, {}), (50, {"n_steps": 3})])
 def test_repeated_bit_for_bit(executor, n_updates, kwargs, silent_logger, weights_of, assert_same_bits):
     once, again = (trained_model(executor, silent_logger, n_updates, **kwargs) for _ in range(2))
     assert_same_bits(weights_of(once), weights_of(again))
 
 
-@pytest.mark.parametrize("executor", AUTOMATIC)
+@pytest.mark.parametrize("executor", EXECUTORS)
 @pytest.mark.parametrize("kwargs", [{}, {"env": ToyEnv(17, 6), "policy_kwargs": {}}], ids=["small", "full size"])
 def test_minibatches_of_changing_size(executor, kwargs, silent_logger, weights_of):
     """Memory that was allocated for one size does not leak into the next."""
@@ -129,7 +129,7 @@ def test_minibatches_of_changing_size(executor, kwargs, silent_logger, weights_o
     assert_close(weights_of(model), weights_of(other))
 
 
-@pytest.mark.parametrize("executor", AUTOMATIC)
+@pytest.mark.parametrize("executor", EXECUTORS)
 def test_minibatch_of_one_with_batch_norm(executor, silent_logger, weights_of, assert_same_bits):
     """``train`` may be called by hand, with another size than the model's."""
     model = filled_model(executor, silent_logger)
@@ -247,8 +247,8 @@ def test_observations_that_fast_converts(space, dtype, weights_of):
 # ------------------------------------------------------------------- saved, loaded
 
 
-@pytest.mark.parametrize("before", AUTOMATIC)
-@pytest.mark.parametrize("after", AUTOMATIC)
+@pytest.mark.parametrize("before", EXECUTORS)
+@pytest.mark.parametrize("after", EXECUTORS)
 def test_one_continues_the_others_work(before, after, tmp_path, silent_logger, weights_of):
     """Saved by one and loaded by the other: weights and Adam's state are those of a run without a break."""
     whole = trained_model(before, silent_logger, 100)
@@ -289,7 +289,7 @@ def test_saved_names_are_the_same(n_updates, silent_logger):
     assert shapes(fast.get_parameters()) == shapes(eager.get_parameters())
 
 
-@pytest.mark.parametrize("executor", AUTOMATIC)
+@pytest.mark.parametrize("executor", EXECUTORS)
 def test_parameters_set_in_mid_training(executor, silent_logger, weights_of, assert_same_bits):
     """Back to an earlier state, networks and optimisers, and on from there: the same way again."""
     model = trained_model(executor, silent_logger, 20)
@@ -339,7 +339,7 @@ def learned(model, *names):
     return tensors
 
 
-@pytest.mark.parametrize("executor", AUTOMATIC)
+@pytest.mark.parametrize("executor", EXECUTORS)
 @pytest.mark.parametrize("loss", ["critic loss", "actor loss"])
 def test_a_non_finite_loss_reaches_no_weights(executor, loss, silent_logger):
     """The critic's stops everything; the actor's comes after the critic's step, and stops the rest."""
@@ -372,7 +372,7 @@ def precision():
     assert after == before
 
 
-@pytest.mark.parametrize("executor", AUTOMATIC)
+@pytest.mark.parametrize("executor", EXECUTORS)
 @pytest.mark.parametrize("asked", ["highest", "high", "medium", None])
 def test_matmul_precision_during_learning_alone(executor, asked, precision, monkeypatch):
     """Gradient steps run in the precision that was asked for, acting does, and nothing after that."""
@@ -399,7 +399,7 @@ def test_matmul_precision_is_restored_after_an_error(precision):
     assert th.get_float32_matmul_precision() == precision
 
 
-@pytest.mark.parametrize("executor", AUTOMATIC)
+@pytest.mark.parametrize("executor", EXECUTORS)
 def test_reduced_precision_learns_about_the_same(executor, silent_logger, weights_of, precision):
     """Products of bfloat16, where there are any, are off by up to 2^-8: so is what is learned from them."""
     exact = trained_model(executor, silent_logger, 20, policy_kwargs={})

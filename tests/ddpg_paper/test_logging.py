@@ -7,7 +7,7 @@ from stable_baselines3.common.logger import CSVOutputFormat, Logger, configure
 from toys import CountingEnv, counting_envs, recorded, small_model
 
 from ddpg_ext import LinearDecay, OrnsteinUhlenbeckNoise, ScheduledActionNoise
-from ddpg_ext.ddpg_paper.executors import AUTOMATIC, EXECUTORS
+from ddpg_ext.ddpg_paper.executors import EXECUTORS
 from ddpg_ext.ddpg_paper.update import td_targets
 
 
@@ -37,7 +37,7 @@ def test_a_learning_rate_of_zero_stops_learning():
     assert not any(th.equal(before[name], param) for name, param in critic.items() if name.endswith("weight_features"))
 
 
-@pytest.mark.parametrize("executor", AUTOMATIC)
+@pytest.mark.parametrize("executor", EXECUTORS)
 def test_logged_metrics_are_means_since_the_last_log(executor, monkeypatch):
     """Every log's value is the mean over the gradient steps since the one before, and each step counts once."""
     metrics, step = [], EXECUTORS[executor].step
@@ -63,7 +63,7 @@ def test_logged_metrics_are_means_since_the_last_log(executor, monkeypatch):
         assert values["time/total_timesteps"] == step
 
 
-@pytest.mark.parametrize("executor", AUTOMATIC)
+@pytest.mark.parametrize("executor", EXECUTORS)
 def test_metrics_are_what_they_say(executor):
     """Losses, Q, targets and saturation of one gradient step, computed again by the networks' own forward passes."""
     kwargs = {"policy_kwargs": {"batch_norm": False, "final_init": None}, "executor": executor}

@@ -12,7 +12,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFram
 from toys import CountingEnv, PointEnv, counting_envs, drawn, first, recorded, same, small_model, weights
 
 from ddpg_ext import DDPGPaper
-from ddpg_ext.ddpg_paper.executors import AUTOMATIC, EXECUTORS
+from ddpg_ext.ddpg_paper.executors import EXECUTORS
 
 
 @pytest.mark.parametrize("n_envs", [1, 2, 3])
@@ -123,7 +123,7 @@ def test_vec_normalize(n_envs):
         env.obs_rms.var *= 4 * count
 
 
-@pytest.mark.parametrize("executor", AUTOMATIC)
+@pytest.mark.parametrize("executor", EXECUTORS)
 def test_updates_learn_from_normalised_minibatches(executor, monkeypatch):
     """Rewards of 1000 and step counts up to 50 reach the gradient step within the clips."""
     batches, step = [], EXECUTORS[executor].step
