@@ -1,6 +1,6 @@
-"""``python -m ddpg_ext.plot``: curves and bands against their definitions, run folders of all kinds, broken ones."""
+"""Test the command ``plot``: curves and bands against their definitions, and run folders of all kinds."""
 
-import subprocess
+import re
 import sys
 import tracemalloc
 
@@ -8,15 +8,11 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
+from rliable import library, metrics
 from scipy import stats
 from stable_baselines3.common.monitor import ResultsWriter
 
-from ddpg_ext import (
-    CheckpointNotFoundError,
-    DamagedCheckpointError,
-    InvalidArgumentError,
-    MissingExtraError,
-)
+from ddpg_ext import CheckpointNotFoundError, DamagedCheckpointError, InvalidArgumentError, MissingExtraError
 from ddpg_ext.callbacks.live_plot import moving_mean
 from ddpg_ext.plot import Run, aggregate, find_runs, main, plot_runs, read_run
 
@@ -24,20 +20,20 @@ STEPS = np.array([100, 200, 300, 400])
 
 
 def write_run(
-    folder, results=None, steps=STEPS, algo="ddpg_paper", env="Pendulum-v1", episodes=None, t_start=0.0, config=None
+    folder, results=None, steps=STEPS, algo="ddpg_paper", env="Pendulum-v1", episodes=None, config=None, **args
 ):
-    """A run folder as the Zoo and the quickstart lay it out; ``episodes`` are rows of (return, length, seconds)."""
+    """Write a run folder like the Zoo's; ``episodes`` are rows of (return, length, seconds)."""
     folder.mkdir(parents=True)
     if env is not None:
         (folder / env).mkdir()
-        (folder / env / "args.yml").write_text(yaml.safe_dump({"algo": algo, "env": env}))
+        (folder / env / "args.yml").write_text(yaml.safe_dump({"algo": algo, "env": env, **args}))
         if config is not None:
             (folder / env / "config.yml").write_text(yaml.safe_dump(config))
     if results is not None:
         lengths = np.full(np.shape(results), 200)
         np.savez(folder / "evaluations.npz", timesteps=steps, results=results, ep_lengths=lengths)
     for index, rows in enumerate(episodes or []):
-        writer = ResultsWriter(str(folder / str(index)), {"t_start": t_start, "env_id": str(env)})
+        writer = ResultsWriter(str(folder / str(index)), {"t_start": 1e9, "env_id": str(env)})
         for episode_return, length, seconds in rows:
             writer.write_row({"r": episode_return, "l": length, "t": seconds})
         writer.close()
@@ -80,11 +76,7 @@ def test_two_runs_have_their_range(tmp_path):
     np.testing.assert_allclose([curve.low, curve.high], [means.min(axis=0), means.max(axis=0)])
 
 
-def test_many_runs_have_rliables_iqm_and_its_bootstrap(tmp_path, monkeypatch):
-    pandas = pytest.importorskip("pandas")
-    # rliable's bootstrap comes with a package that does not import with pandas 3 for the sake of a decorator
-    monkeypatch.setattr(pandas.util._decorators, "deprecate_kwarg", lambda *_args, **_kwargs: lambda function: function)
-    metrics, library = pytest.importorskip("rliable.metrics"), pytest.importorskip("rliable.library")
+def test_many_runs_have_rliables_iqm_and_its_bootstrap(tmp_path):
     results = [results_of(seed) for seed in range(8)]
     runs = [read_run(write_run(tmp_path / f"Pendulum-v1_{i}", result)) for i, result in enumerate(results)]
     np.random.seed(0)
@@ -96,9 +88,10 @@ def test_many_runs_have_rliables_iqm_and_its_bootstrap(tmp_path, monkeypatch):
     def iqm(scores):
         return np.array([metrics.aggregate_iqm(scores[..., i]) for i in range(scores.shape[-1])])
 
+    np.random.seed(0)
     middle, interval = library.get_interval_estimates({"runs": means[:, None]}, iqm, reps=2000)
     np.testing.assert_allclose(curve.middle, middle["runs"])
-    np.testing.assert_allclose([curve.low, curve.high], interval["runs"], atol=0.1 * np.ptp(interval["runs"], 0).min())
+    np.testing.assert_allclose([curve.low, curve.high], interval["runs"])
     assert curve.description == "IQM of 8 runs, 95 % bootstrap band"
     np.testing.assert_array_equal(aggregate(runs).low, curve.low)  # the same picture for the same runs
 
@@ -138,9 +131,7 @@ def test_training_curves_and_other_x_axes(tmp_path):
     """Two environments whose episodes end in turns; the evaluation falls between two of them."""
     first = [(1.0, 10, 36.0), (3.0, 30, 108.0)]
     second = [(2.0, 20, 72.0), (4.0, 40, 144.0)]
-    folder = write_run(
-        tmp_path / "Pendulum-v1_1", np.array([[7.0]]), np.array([45]), episodes=[first, second], t_start=1e9
-    )
+    folder = write_run(tmp_path / "Pendulum-v1_1", np.array([[7.0]]), np.array([45]), episodes=[first, second])
     steps = read_run(folder, "train_return", window=2)
     np.testing.assert_array_equal(steps.x, [10, 30, 60, 100])
     np.testing.assert_allclose(steps.values[:, 0], [1, 1.5, 2.5, 3.5])
@@ -174,7 +165,54 @@ def test_runs_are_grouped_by_environment_and_algorithm(zoo):
     }
     assert [axes.get_title() for axes in figure.axes] == ["Hopper-v5", "Pendulum-v1"]
     legend = [text.get_text() for text in figure.axes[1].get_legend().get_texts()]
-    assert [text.partition(" ")[0] for text in legend] == ["ddpg_paper", "td3"]
+    assert [text.partition(":")[0] for text in legend] == ["ddpg_paper", "td3"]
+
+
+def test_axes_are_readable_and_legends_do_not_cover_curves(tmp_path):
+    for env in ("Ant-v5", "Hopper-v5", "Pendulum-v1", "Reacher-v5"):
+        write_run(tmp_path / f"{env}_1", results_of(0), STEPS * 2500, env=env)
+    figure, _ = plot_runs([tmp_path])
+    figure.draw_without_rendering()
+    assert len(figure.axes) == 4  # without the two empty panels of the second row
+    for panel in figure.axes:
+        assert panel.get_legend().get_window_extent().y1 < panel.xaxis.label.get_window_extent().y0
+        assert {"0", "200k", "1M"} <= {text.get_text() for text in panel.get_xticklabels()}
+        assert (panel.get_xlabel(), panel.get_ylabel()) == ("environment steps", "return, evaluated without noise")
+
+
+def test_one_evaluation_is_a_point_within_the_axes(tmp_path):
+    write_run(tmp_path / "a" / "Pendulum-v1_1", [[-3.0]], np.array([500]), algo="a")
+    write_run(tmp_path / "b" / "Pendulum-v1_1", results_of(0, 1), np.array([500]), algo="b")
+    figure, _ = plot_runs([tmp_path])
+    (panel,) = figure.axes
+    points = [line for line in panel.lines if line.get_marker() == "o"]
+    assert [line.get_xydata().tolist() for line in points] == [[[500, -3]], [[500, results_of(0, 1).mean()]]]
+    assert panel.get_xlim()[0] == 0
+    assert panel.get_xlim()[1] > 500
+    assert panel.get_ylim()[0] < results_of(0, 1).mean() < -3 < panel.get_ylim()[1]
+
+
+def test_runs_that_are_not_independent_count_once(tmp_path):
+    """A copy, and a run that continued the agent of another run, beside a run of the same seed with other settings."""
+    config, other = {"tau": 0.1, "tensorboard_log": "here"}, {"tau": 0.2}
+    first = write_run(tmp_path / "logs" / "Pendulum-v1_1", results_of(0), config=config, seed=1)
+    copy = write_run(tmp_path / "copy" / "Pendulum-v1_1", results_of(0), config=config | {"verbose": 1}, seed=1)
+    write_run(tmp_path / "logs" / "Pendulum-v1_2", results_of(1), config=other, seed=1)
+    agent = f"{first}/best_model.zip"
+    continued = write_run(
+        tmp_path / "logs" / "Pendulum-v1_3", results_of(2), config=config, seed=3, trained_agent=agent
+    )
+    with pytest.warns(UserWarning, match="count as one run") as caught:
+        _, curves = plot_runs([tmp_path / "logs", tmp_path / "copy"])
+    assert curves["Pendulum-v1", "ddpg_paper"].description == "mean and range of 2 runs"
+    messages = [str(warning.message) for warning in caught]
+    assert (
+        f"Pendulum-v1, ddpg_paper: {copy} and {first} count as one run: seed 1 and the settings are the same"
+        in messages
+    )
+    assert f"Pendulum-v1, ddpg_paper: {continued} and {first} count as one run: the first continued {agent}" in messages
+    with pytest.warns(UserWarning, match="its steps do not include that training"):
+        plot_runs([continued])
 
 
 def test_labels_tell_settings_of_one_algorithm_apart(tmp_path):
@@ -194,7 +232,7 @@ def test_without_settings_folders_name_the_run(tmp_path):
     run = read_run(write_run(tmp_path / "td3" / "Walker2d-v5_3", results_of(0), env=None))
     assert (run.algo, run.env) == ("td3", "Walker2d-v5")
     (tmp_path / "td3" / "Walker2d-v5_3" / "args.yml").write_text("!!python/object/apply:os.system ['touch hacked']")
-    with pytest.warns(UserWarning, match="named by its folder"):
+    with pytest.warns(UserWarning, match="its folder names the run"):
         run = read_run(tmp_path / "td3" / "Walker2d-v5_3")
     assert (run.algo, run.env) == ("td3", "Walker2d-v5")
 
@@ -246,7 +284,7 @@ def test_a_curve_that_loses_most_of_one_run_says_so(tmp_path):
     for seed in range(3):
         write_run(tmp_path / f"Pendulum-v1_{seed}", results_of(seed))
     write_run(tmp_path / "Pendulum-v1_3", results_of(3, 5), np.array([100, 200, 300, 400, 900]))
-    with pytest.warns(UserWarning, match=r"ends with .*Pendulum-v1_0 \(400 env.*; .*Pendulum-v1_3 goes on to 900"):
+    with pytest.warns(UserWarning, match=r"ends with .*Pendulum-v1_0 \(400 env.*; .*Pendulum-v1_3 continues to 900"):
         _, curves = plot_runs([tmp_path])
     assert curves["Pendulum-v1", "ddpg_paper"].x[-1] == 400
 
@@ -260,10 +298,10 @@ def test_settings_that_differ_are_named(tmp_path, recwarn):
     assert [str(w.message) for w in recwarn if w.category is UserWarning] == []
 
     runs.append(write_run(tmp_path / "Pendulum-v1_3", results_of(3), config={**config, "tau": 0.005, "gamma": 0.9}))
-    with pytest.warns(UserWarning, match="different settings") as caught:
+    with pytest.warns(UserWarning, match="different settings are") as caught:
         plot_runs([tmp_path])
     (message,) = [str(warning.message) for warning in caught]
-    assert "Pendulum-v1, ddpg_paper: one curve is drawn of runs with different settings" in message
+    assert "Pendulum-v1, ddpg_paper: runs with different settings are aggregated" in message
     assert (
         f"`gamma` (not set in {runs[0]}; 0.9 in {runs[2]}), `tau` (0.001 in {runs[0]}; 0.005 in {runs[2]})" in message
     )
@@ -280,10 +318,10 @@ def test_the_algorithm_is_a_setting(tmp_path):
         write_run(tmp_path / algo / "Pendulum-v1_1", results_of(0), algo=algo, config=config)
         for algo, config in {"td3": None, "ddpg_paper": {"tau": 0.1}}.items()
     ]
-    with pytest.warns(UserWarning, match="different settings") as caught:
+    with pytest.warns(UserWarning, match="different settings are") as caught:
         plot_runs([tmp_path], labels=["both"])
     (message,) = [str(warning.message) for warning in caught]
-    assert f"different settings: `algo` (ddpg_paper in {runs[1]}; td3 in {runs[0]}). Pass" in message
+    assert f"settings are aggregated: `algo` (ddpg_paper in {runs[1]}; td3 in {runs[0]}). Give" in message
 
 
 def test_a_curve_whose_runs_have_nothing_in_common_is_left_out(tmp_path):
@@ -295,7 +333,7 @@ def test_a_curve_whose_runs_have_nothing_in_common_is_left_out(tmp_path):
     assert [axes.get_title() for axes in figure.axes] == ["Hopper-v5"]
     (message,) = [str(warning.message) for warning in caught]
     assert f"left out: Pendulum-v1, ddpg_paper: the runs {runs[0]}, {runs[1]} have no part of the x-axis" in message
-    assert message.endswith("pass them as paths of their own, with --labels")
+    assert message.endswith("pass them as separate paths with --labels")
     with pytest.raises(InvalidArgumentError, match=r"^Pendulum-v1, ddpg_paper: the runs"):
         plot_runs(runs)
     plot_runs(runs, labels=["a", "b"])
@@ -313,11 +351,11 @@ def test_the_environments_arguments_are_settings(tmp_path):
 # --------------------------------------------------------------- the command line
 
 
-def test_the_command(zoo, tmp_path):
-    command = [sys.executable, "-m", "ddpg_ext.plot", str(zoo), "--out", str(tmp_path / "new" / "curves.png")]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert done.stderr == ""
-    lines = done.stdout.splitlines()
+def test_the_command(zoo, tmp_path, capsys):
+    main([str(zoo), "--out", str(tmp_path / "new" / "curves.png")])
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    lines = captured.out.splitlines()
     assert lines[0].startswith("Hopper-v5, ddpg_paper: -")
     assert "after 400 environment steps (IQM of 5 runs, 95 % bootstrap band)" in lines[1]
     with Image.open(tmp_path / "new" / "curves.png") as picture:
@@ -326,22 +364,10 @@ def test_the_command(zoo, tmp_path):
 
 
 def test_options(zoo, tmp_path, capsys):
-    out = tmp_path / "curves.svg"
-    main(
-        [
-            str(zoo / "ddpg_paper" / "Hopper-v5_1"),
-            "--metric",
-            "length",
-            "--labels",
-            "mine",
-            "--title",
-            "T",
-            "--out",
-            str(out),
-        ]
-    )
+    options = f"--metric length --labels mine --title T --out {tmp_path}/curves.svg"
+    main([str(zoo / "ddpg_paper" / "Hopper-v5_1"), *options.split()])
     assert capsys.readouterr().out.startswith("Hopper-v5, mine: 200 [200, 200] after 400 environment steps (1 run")
-    assert "<svg" in out.read_text()
+    assert "<svg" in (tmp_path / "curves.svg").read_text()
 
 
 def test_what_cannot_be_read_is_left_out_with_a_warning(zoo, tmp_path, capsys):
@@ -359,22 +385,24 @@ def test_what_cannot_be_read_is_left_out_with_a_warning(zoo, tmp_path, capsys):
     ("arguments", "message"),
     [
         (["{zoo}/nothing"], "there is no folder"),
-        (["{empty}"], "there is no run in .*: no evaluations.npz"),
+        (["{empty}"], "there is no run in .*: it has no evaluations.npz"),
         (["{zoo}", "--x", "time"], "has no monitor.csv, which x='time' needs"),
         (["{zoo}", "--metric", "train_return"], "has no monitor.csv, which metric='train_return' needs"),
         (["{zoo}", "--metric", "success"], "has no successes"),
         (["{zoo}", "--labels", "a", "b"], "`labels` must be one for each of the 1 paths, got 2"),
         (["{zoo}", "--window", "0"], "`window` must be a whole number above 0, got 0"),
-        (["{zoo}", "--out", "curves.xyz"], "--out must end in"),
+        (["{zoo}", "--out", "curves.xyz"], "a picture must end in"),
         (["{zoo}", "--out", "{file}/curves.png"], r"curves\.png cannot be written"),
     ],
 )
-def test_bad_input_ends_with_a_message(zoo, tmp_path, arguments, message):
+def test_bad_input_ends_with_one_line(zoo, tmp_path, capsys, arguments, message):
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("")
     places = {"zoo": zoo, "empty": tmp_path / "empty", "file": tmp_path / "file"}
-    with pytest.raises(SystemExit, match=f"error: (.|\n)*{message}"):
+    with pytest.raises(SystemExit) as exit_info:
         main([argument.format(**places) for argument in arguments])
+    assert exit_info.value.code == 2
+    assert re.fullmatch(f"(Warning: .*\n)*error: .*{message}.*\n", capsys.readouterr().err)
 
 
 def test_unknown_names(zoo):
@@ -409,7 +437,7 @@ def test_damaged_evaluations(tmp_path, content):
 def test_what_a_second_call_of_learn_evaluated_is_drawn(tmp_path):
     """The steps are counted anew, and SB3's callback goes on with the file."""
     folder = write_run(tmp_path / "Pendulum-v1_1", np.arange(7.0)[:, None], np.array([10, 20, 30, 10, 5, 15, 25]))
-    with pytest.warns(UserWarning, match=r"Pendulum-v1_1/evaluations\.npz: the steps begin anew after 10, as with two"):
+    with pytest.warns(UserWarning, match=r"Pendulum-v1_1/evaluations\.npz: the steps start again after 10, as after"):
         run = read_run(folder)
     assert run.x.tolist() == [5, 15, 25]
     assert run.values[:, 0].tolist() == [4, 5, 6]
@@ -435,7 +463,7 @@ def test_a_monitor_whose_last_line_is_being_written(tmp_path):
     folder = write_run(tmp_path / "Pendulum-v1_1", episodes=[[(1.0, 10, 1.0), (2.0, 10, 2.0)]])
     with open(folder / "0.monitor.csv", "a") as file:
         file.write("3.0,1")
-    with pytest.warns(UserWarning, match="1 lines of monitor.csv are not complete"):
+    with pytest.warns(UserWarning, match="1 incomplete lines of monitor.csv"):
         assert read_run(folder, "train_return").x.tolist() == [10, 20]
     none = write_run(tmp_path / "Pendulum-v1_2", episodes=[[]])
     with pytest.raises(CheckpointNotFoundError, match="no training episode has ended yet"):
@@ -443,7 +471,7 @@ def test_a_monitor_whose_last_line_is_being_written(tmp_path):
 
 
 def test_a_missing_package(zoo, monkeypatch):
-    monkeypatch.setitem(sys.modules, "scipy.stats", None)
+    monkeypatch.setitem(sys.modules, "rliable.library", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'ddpg_ext\[plots\]'"):
         plot_runs([zoo])
 

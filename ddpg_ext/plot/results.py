@@ -1,0 +1,93 @@
+"""Read the result files of sweeps and benchmarks: one JSON file for each run."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ddpg_ext.common.errors import CheckpointNotFoundError, DamagedCheckpointError
+from ddpg_ext.plot.runs import Run, comparable_settings, read_settings
+
+_KEYS = ("env", "algo", "seed")
+_RESULT_KEYS = ("evaluation_steps", "evaluation_returns", "final_return", "best_return")
+
+
+def read_results(paths: Sequence[str | Path]) -> list[Run]:
+    """
+    Read all result files in folders.
+
+    A result file is any JSON file with the keys ``env``, ``algo`` and ``seed``, and with the results of the run
+    (``evaluation_steps``, ``evaluation_returns``, ``final_return``, ``best_return``) or its ``error``.
+
+    :param paths: folders, or result files
+    :return: the runs; the ``error`` of a run is empty if it has results
+    :raises CheckpointNotFoundError: if a folder does not exist or has no result file
+    :raises DamagedCheckpointError: if a result file cannot be read, or holds NaN
+    """
+    runs: dict[Path, Run] = {}
+    for path in map(Path, paths):
+        if not path.exists():
+            raise CheckpointNotFoundError(f"there is no folder {path}")
+        files = sorted(path.rglob("*.json")) if path.is_dir() else [path]
+        results = {file.resolve(): run for file in files if (run := _read_result(file, file == path)) is not None}
+        if not results:
+            raise CheckpointNotFoundError(f"there is no result file in {path}: no JSON file has the keys of a result")
+        runs = results | runs
+    return list(runs.values())
+
+
+def _read_result(file: Path, is_result: bool) -> Run | None:
+    """Return the run of a result file, or None for another JSON file."""
+    # Ray Tune writes files of its own that are named result.json, too
+    if not file.is_file() or (file.parent / "params.pkl").exists():
+        return None
+    is_result |= file.name == "result.json" or file.name.startswith("seed_")
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        required = _KEYS if "error" in content else (*_KEYS, *_RESULT_KEYS)
+        if missing := [key for key in required if key not in content]:
+            raise ValueError(f"it lacks {', '.join(missing)}")
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        if is_result:
+            raise DamagedCheckpointError(f"{file} is not a result file: {error}") from None
+        return None
+    try:
+        return _run(file, content)
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
+        raise DamagedCheckpointError(f"{file} is not a valid result file: {error}") from None
+
+
+def _run(file: Path, content: dict[str, Any]) -> Run:
+    if "error" in content:
+        content = content | dict.fromkeys(_RESULT_KEYS, ())
+    agents = [] if "error" in content else ["final", "best"]
+    steps, returns = (np.array(content[key], dtype=float) for key in ("evaluation_steps", "evaluation_returns"))
+    scores = {agent: float(content[f"{agent}_return"]["mean"]) for agent in agents}
+    if not all(np.isfinite(numbers).all() for numbers in (steps, returns, list(scores.values()))):
+        raise ValueError("it holds NaN or infinite numbers")
+    if len(steps) != len(returns) or (len(steps) and returns.ndim != 2) or np.any(np.diff(steps) <= 0):
+        raise ValueError("evaluation_returns must be a list for each of evaluation_steps, which must ascend")
+    algo, variant = str(content["algo"]), str(content.get("variant") or "")
+    n_timesteps = float(content.get("n_timesteps") or (steps[-1] if len(steps) else 0))
+    settings = comparable_settings(dict(content.get("hyperparameters") or {}))
+    settings |= {"algo": algo, "n_timesteps": n_timesteps}
+    settings |= {f"{agent}_episodes": content[f"{agent}_return"].get("episodes") for agent in agents}
+    is_folder = file.name == "result.json"
+    args = read_settings(file.parent, "args.yml") if is_folder else {}
+    return Run(
+        file.parent if is_folder else file,
+        algo if variant in ("", algo) else f"{variant} ({algo})",
+        str(content["env"]),
+        steps,
+        returns,
+        n_timesteps,
+        settings,
+        seed=int(content["seed"]),
+        trained_agent=str(args.get("trained_agent") or ""),
+        weights=str(content.get("weights_sha256") or ""),
+        scores=scores,
+        processor=str(content.get("processor") or ""),
+        error=(str(content["error"]).strip() or "unknown error") if "error" in content else "",
+    )

@@ -1,0 +1,164 @@
+"""Read the files of runs: SB3's ``evaluations.npz`` and ``monitor.csv``, and the settings in a Zoo run folder."""
+
+import csv
+import os
+import warnings
+import zipfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ddpg_ext.callbacks.live_plot import moving_mean
+from ddpg_ext.common.errors import CheckpointError, CheckpointNotFoundError, DamagedCheckpointError
+from ddpg_ext.common.optional_imports import import_extra
+from ddpg_ext.zoo.run_files import read_yaml
+
+#: metrics of a curve: label of the y-axis, file, and name in the file
+METRICS = {
+    "return": ("return, evaluated without noise", "evaluations.npz", "results"),
+    "length": ("episode length in steps, evaluated without noise", "evaluations.npz", "ep_lengths"),
+    "success": ("success rate (0 to 1), evaluated without noise", "evaluations.npz", "successes"),
+    "train_return": ("return of training episodes", "monitor.csv", "r"),
+    "train_length": ("length of training episodes in steps", "monitor.csv", "l"),
+}
+X_AXES = {"steps": "environment steps", "episodes": "training episodes", "time": "hours"}
+#: settings that do not change what is learned; paths are left out by their form
+_IRRELEVANT_SETTINGS = {"seed", "verbose", "device", "tensorboard_log", "directory"}
+
+
+class Run(NamedTuple):
+    """One training run: its settings, its learning curve and, from a result file, its final returns."""
+
+    folder: Path  # of the run, or its result file
+    algo: str  # with the variant, if there is one
+    env: str
+    x: np.ndarray  # places of the evaluations on the x-axis, ascending, shape (n,)
+    values: np.ndarray  # episodes of each evaluation, shape (n, episodes)
+    n_steps: float  # environment steps at the last place
+    settings: dict[str, Any]  # of the algorithm and the environment, as far as the files name them
+    seed: int | None = None
+    trained_agent: str = ""  # file of the agent that the run continued
+    weights: str = ""  # SHA-256 of the final weights
+    scores: dict[str, float] = {}  # mean return of the "final" and of the "best" agent
+    processor: str = ""
+    error: str = ""  # that ended the run
+
+
+def find_runs(path: str | Path) -> list[Path]:
+    """Return ``path`` if it is a run folder, else all folders below it with evaluations.npz or monitor.csv files."""
+    path = Path(path)
+    if not path.is_dir():
+        raise CheckpointNotFoundError(f"there is no folder {path}")
+    folders = sorted({file.parent for name in ("evaluations.npz", "*monitor.csv") for file in path.rglob(name)})
+    if not folders:
+        raise CheckpointNotFoundError(
+            f"there is no run in {path}: it has no evaluations.npz, which EvalCallback(log_path=...) writes, and no "
+            "monitor.csv, which make_vec_env(monitor_dir=...) writes"
+        )
+    return [path] if path in folders else folders
+
+
+def read_run(folder: Path, metric: str = "return", x: str = "steps", window: int = 100) -> Run:
+    """Read a run folder; each point of a training curve averages ``window`` episodes."""
+    _, file, name = METRICS[metric]
+    if file == "evaluations.npz":
+        positions, values = _read_evaluations(folder / file, name)
+        n_steps = positions[-1]
+        if x != "steps":
+            monitor = _read_monitors(folder, f"x={x!r}")
+            # np.interp is constant before the end of the first episode and after the end of the last
+            positions = np.interp(positions, monitor["steps"], monitor[x])
+    else:
+        monitor = _read_monitors(folder, f"metric={metric!r}")
+        positions, values = monitor[x], moving_mean(monitor[name], window)[:, None]
+        n_steps = monitor["steps"][-1]
+    args, config = read_settings(folder, "args.yml"), read_settings(folder, "config.yml")
+    # The curve itself shows how long the training was
+    settings = {key: value for key, value in config.items() if key != "n_timesteps"}
+    if config and args.get("env_kwargs"):
+        settings["env_kwargs"] = args["env_kwargs"]
+    if "algo" in args:
+        settings["algo"] = args["algo"]
+    folder_name, algo = folder.resolve().name, folder.resolve().parent.name
+    stem, _, number = folder_name.rpartition("_")
+    env = args.get("env", stem if number.removeprefix("seed").isdigit() else folder_name)
+    # Runs of the same seed can only be compared if their settings are known
+    known_seed = args.get("seed") if config and isinstance(args.get("seed"), int) else None
+    run = Run(folder, str(args.get("algo", algo)), str(env), positions, values, n_steps, comparable_settings(settings))
+    return run._replace(seed=known_seed, trained_agent=str(args.get("trained_agent") or ""))
+
+
+def comparable_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    """Leave out paths and other settings that do not change what is learned."""
+    return {
+        key: comparable_settings(value) if isinstance(value, dict) else value
+        for key, value in settings.items()
+        if key not in _IRRELEVANT_SETTINGS
+        and not (isinstance(value, str) and (os.path.isabs(value) or value.startswith(("./", "../", "~"))))
+    }
+
+
+def read_settings(folder: Path, name: str) -> dict[str, Any]:
+    """Read ``args.yml`` or ``config.yml`` of a run folder; warn and return an empty dict if it cannot be read."""
+    for file in (folder / name, *sorted(folder.glob(f"*/{name}"))):
+        try:
+            if content := read_yaml(file):
+                return content
+        except CheckpointError as error:
+            consequence = "its folder names the run" if name == "args.yml" else "its settings are not compared"
+            warnings.warn(f"{error}; {consequence}")
+    return {}
+
+
+def _read_evaluations(file: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
+    if not file.exists():
+        raise CheckpointNotFoundError(f"{file.parent} has no evaluations.npz; train with an EvalCallback")
+    try:
+        with np.load(file, allow_pickle=False) as archive:
+            content = {key: archive[key] for key in ("timesteps", name) if key in archive.files}
+    except (zipfile.BadZipFile, ValueError, OSError, EOFError, KeyError) as error:
+        raise DamagedCheckpointError(f"{file} cannot be read: {error}") from None
+    if name not in content or "timesteps" not in content:
+        raise CheckpointNotFoundError(f"{file} has no {name if 'timesteps' in content else 'timesteps'}")
+    steps, values = content["timesteps"], content[name]
+    are_numbers = steps.dtype.kind in "iuf" and values.dtype.kind in "biuf"
+    if not are_numbers or steps.ndim != 1 or values.ndim != 2 or len(steps) != len(values):
+        raise DamagedCheckpointError(f"{file} does not hold numbers for {len(steps)} evaluations")
+    if values.size == 0:
+        raise CheckpointNotFoundError(f"{file} has no evaluation yet")
+    steps, values = steps.astype(float), values.astype(float)
+    if not np.isfinite(values).all():
+        raise DamagedCheckpointError(f"{file} holds NaN or infinite numbers as {name}")
+    falls = np.flatnonzero(np.diff(steps) < 0)
+    if len(falls):
+        warnings.warn(
+            f"{file}: the steps start again after {steps[falls[-1]]:,.0f}, as after a second call of learn(); earlier "
+            "evaluations are left out"
+        )
+        steps, values = steps[falls[-1] + 1 :], values[falls[-1] + 1 :]
+    return steps, values
+
+
+def _read_monitors(folder: Path, option: str) -> dict[str, np.ndarray]:
+    """Return the training episodes in the order of their ends: return, length, total steps, number and hours."""
+    monitor = import_extra("stable_baselines3.common.monitor", "ddpg_ext[plots]", "reading monitor.csv")
+    import_extra("pandas", "ddpg_ext[plots]", "reading monitor.csv")
+    try:
+        table = monitor.load_results(str(folder))
+        columns = {name: table[name].to_numpy(dtype=float) for name in ("r", "l", "t")}
+    except monitor.LoadMonitorResultsError:
+        raise CheckpointNotFoundError(f"{folder} has no monitor.csv, which {option} needs") from None
+    except (ValueError, KeyError, IndexError, TypeError, AssertionError, csv.Error, OSError) as error:
+        raise DamagedCheckpointError(f"a monitor.csv in {folder} cannot be read: {error!r}") from None
+    complete = np.all([np.isfinite(column) for column in columns.values()], axis=0)
+    if not complete.all():
+        warnings.warn(f"{folder}: {np.sum(~complete)} incomplete lines of monitor.csv are left out")
+        columns = {name: column[complete] for name, column in columns.items()}
+    if not complete.any():
+        raise CheckpointNotFoundError(f"{folder}: no training episode has ended yet")
+    return columns | {
+        "steps": np.cumsum(columns["l"]),
+        "episodes": np.arange(1.0, len(columns["l"]) + 1),
+        "time": columns["t"] / 3600,
+    }
