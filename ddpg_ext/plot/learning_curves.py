@@ -144,7 +144,7 @@ def errors_in_one_line(parser: argparse.ArgumentParser) -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_, **__: print(f"Warning: {message}", file=sys.stderr)
             yield
-    except DDPGPaperError as error:
+    except (DDPGPaperError, OSError) as error:
         parser.exit(2, f"error: {error}\n")
 
 

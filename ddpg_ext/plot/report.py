@@ -9,7 +9,7 @@ import argparse
 import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
@@ -32,27 +32,15 @@ def summarize(groups: Groups, failed: Sequence[Run] = ()) -> Table:
     """Return the statistics over seeds of the final and of the best agents for each task and variant."""
     n_failed = Counter((run.env, run.algo) for run in failed)
     table = []
-    for key in sorted({*groups, *n_failed}):
-        runs = groups.get(key, [])
-        for agent in ("final", "best"):
-            scores = np.array([run.scores[agent] for run in runs])
-            low, high = _interval([scores], interquartile_mean)
-            table.append(
-                {
-                    "task": key[0],
-                    "variant": key[1],
-                    "agent": agent,
-                    "seeds": len(runs),
-                    "failed": n_failed[key],
-                    "processors": len({run.processor for run in runs}),
-                    "mean": scores.mean() if runs else None,
-                    "std": scores.std(ddof=1) if len(runs) > 1 else None,
-                    "median": np.median(scores) if runs else None,
-                    "iqm": interquartile_mean(scores) if runs else None,
-                    "iqm_low": low,
-                    "iqm_high": high,
-                }
-            )
+    for (task, variant), agent in product(sorted({*groups, *n_failed}), ("final", "best")):
+        runs = groups.get((task, variant), [])
+        scores = np.array([run.scores[agent] for run in runs])
+        row = {"task": task, "variant": variant, "agent": agent, "seeds": len(runs), "failed": n_failed[task, variant]}
+        row |= {"processors": len({run.processor for run in runs}), "mean": scores.mean() if runs else None}
+        row |= {"std": scores.std(ddof=1) if len(runs) > 1 else None, "median": np.median(scores) if runs else None}
+        low, high = _interval([scores], interquartile_mean)
+        row |= {"iqm": interquartile_mean(scores) if runs else None, "iqm_low": low, "iqm_high": high}
+        table.append(row)
     return table
 
 
@@ -117,12 +105,12 @@ def _warn_of_failures_and_processors(groups: Groups, failed: Sequence[Run]) -> N
     for run in failed:
         message = run.error.strip().splitlines()[-1][:200]  # the last line of a traceback
         warnings.warn(f"{run.env}, {run.algo}: seed {run.seed} failed and is not counted ({run.folder}): {message}")
-    mixed = []
-    for key, runs in groups.items():
-        processors = Counter(run.processor or "unknown" for run in runs)
-        if len(processors) > 1:
-            counts = ", ".join(f"{count} on {name}" for name, count in sorted(processors.items()))
-            mixed.append(f"{', '.join(key)} ({counts})")
+    processors = {key: Counter(run.processor or "unknown" for run in runs) for key, runs in groups.items()}
+    mixed = [
+        f"{', '.join(key)} ({', '.join(f'{count} on {name}' for name, count in sorted(counts.items()))})"
+        for key, counts in processors.items()
+        if len(counts) > 1
+    ]
     if mixed:
         warnings.warn(f"runs on different processors, whose rounding differs: {'; '.join(mixed)}")
 

@@ -65,12 +65,13 @@ def _run(file: Path, content: dict[str, Any]) -> Run:
     agents = [] if "error" in content else ["final", "best"]
     steps, returns = (np.array(content[key], dtype=float) for key in ("evaluation_steps", "evaluation_returns"))
     scores = {agent: float(content[f"{agent}_return"]["mean"]) for agent in agents}
-    if not all(np.isfinite(numbers).all() for numbers in (steps, returns, list(scores.values()))):
+    n_timesteps = float(content.get("n_timesteps") or (steps[-1] if len(steps) else 0))
+    if not all(np.isfinite(numbers).all() for numbers in (steps, returns, [n_timesteps, *scores.values()])):
         raise ValueError("it holds NaN or infinite numbers")
-    if len(steps) != len(returns) or (len(steps) and returns.ndim != 2) or np.any(np.diff(steps) <= 0):
+    is_table = returns.ndim == 2 and returns.size
+    if len(steps) != len(returns) or (len(steps) and not is_table) or np.any(np.diff(steps) <= 0):
         raise ValueError("evaluation_returns must be a list for each of evaluation_steps, which must ascend")
     algo, variant = str(content["algo"]), str(content.get("variant") or "")
-    n_timesteps = float(content.get("n_timesteps") or (steps[-1] if len(steps) else 0))
     settings = comparable_settings(dict(content.get("hyperparameters") or {}))
     settings |= {"algo": algo, "n_timesteps": n_timesteps}
     settings |= {f"{agent}_episodes": content[f"{agent}_return"].get("episodes") for agent in agents}
@@ -78,7 +79,7 @@ def _run(file: Path, content: dict[str, Any]) -> Run:
     args = read_settings(file.parent, "args.yml") if is_folder else {}
     return Run(
         file.parent if is_folder else file,
-        algo if variant in ("", algo) else f"{variant} ({algo})",
+        f"{variant} ({algo})" if variant and algo not in variant else variant or algo,
         str(content["env"]),
         steps,
         returns,

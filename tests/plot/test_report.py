@@ -217,6 +217,8 @@ def test_all_formats_agree(tmp_path, capsys):
         ({"final_return": {"mean": float("nan")}}, ["{path}"], r"{path}/run/result\.json .* holds NaN"),
         ({"evaluation_returns": [[1.0], [1.0, 2.0]]}, ["{path}"], r"{path}/run/result\.json is not a valid"),
         ({"evaluation_returns": [[1.0]]}, ["{path}"], r"{path}/run/result\.json .* for each of evaluation_steps"),
+        ({"evaluation_returns": [[], []]}, ["{path}"], r"{path}/run/result\.json .* for each of evaluation_steps"),
+        ({"n_timesteps": float("inf")}, ["{path}"], r"{path}/run/result\.json .* holds NaN or infinite"),
         ({"best_return": 3}, ["{path}"], r"{path}/run/result\.json is not a valid"),
         ({}, ["{path}", "--csv", "{path}/run/result.json/t.csv"], r"{path}/run/result\.json/t\.csv cannot be written"),
         ({}, ["{path}", "--png", "{path}/t.xyz"], r"a picture must end in .* '{path}/t\.xyz'"),
