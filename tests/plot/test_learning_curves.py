@@ -150,6 +150,9 @@ def test_success_and_length(tmp_path):
     assert read_run(folder, "success").values.mean(axis=1).tolist() == [0.5, 1.0]
     with pytest.raises(CheckpointNotFoundError, match="has no ep_lengths"):
         read_run(folder, "length")
+    np.savez(folder / "evaluations.npz", timesteps=[], results=np.zeros((0, 5)))
+    with pytest.raises(CheckpointNotFoundError, match="has no evaluation yet"):
+        plot_runs([folder])
 
 
 # ------------------------------------------------------------------- the groups
@@ -194,23 +197,19 @@ def test_one_evaluation_is_a_point_within_the_axes(tmp_path):
 
 def test_runs_that_are_not_independent_count_once(tmp_path):
     """A copy, and a run that continued the agent of another run, beside a run of the same seed with other settings."""
-    config, other = {"tau": 0.1, "tensorboard_log": "here"}, {"tau": 0.2}
-    first = write_run(tmp_path / "logs" / "Pendulum-v1_1", results_of(0), config=config, seed=1)
-    copy = write_run(tmp_path / "copy" / "Pendulum-v1_1", results_of(0), config=config | {"verbose": 1}, seed=1)
-    write_run(tmp_path / "logs" / "Pendulum-v1_2", results_of(1), config=other, seed=1)
+    config, folder = {"tau": 0.1, "tensorboard_log": "here"}, tmp_path / "logs"
+    first = write_run(folder / "Pendulum-v1_1", results_of(0), config=config, seed=1)
     agent = f"{first}/best_model.zip"
-    continued = write_run(
-        tmp_path / "logs" / "Pendulum-v1_3", results_of(2), config=config, seed=3, trained_agent=agent
-    )
-    with pytest.warns(UserWarning, match="count as one run") as caught:
-        _, curves = plot_runs([tmp_path / "logs", tmp_path / "copy"])
+    copy = write_run(tmp_path / "copy" / "Pendulum-v1_1", results_of(0), config=config | {"verbose": 1}, seed=1)
+    write_run(folder / "Pendulum-v1_2", results_of(1), config={"tau": 0.2}, seed=1)
+    continued = write_run(folder / "Pendulum-v1_3", results_of(2), config=config, seed=3, trained_agent=agent)
+    with pytest.warns(UserWarning, match="count as one run|different settings") as caught:
+        _, curves = plot_runs([folder, tmp_path / "copy"])
     assert curves["Pendulum-v1", "ddpg_paper"].description == "mean and range of 2 runs"
     messages = [str(warning.message) for warning in caught]
-    assert (
-        f"Pendulum-v1, ddpg_paper: {copy} and {first} count as one run: seed 1 and the settings are the same"
-        in messages
-    )
-    assert f"Pendulum-v1, ddpg_paper: {continued} and {first} count as one run: the first continued {agent}" in messages
+    name = "Pendulum-v1, ddpg_paper"
+    assert f"{name}: {copy} and {first} count as one run: seed 1 and the settings are the same" in messages
+    assert f"{name}: {continued} and {first} count as one run: the first continued {agent}" in messages
     with pytest.warns(UserWarning, match="its steps do not include that training"):
         plot_runs([continued])
 
@@ -341,9 +340,7 @@ def test_a_curve_whose_runs_have_nothing_in_common_is_left_out(tmp_path):
 
 def test_the_environments_arguments_are_settings(tmp_path):
     for number, kwargs in enumerate([None, {"g": 5.0}]):
-        run = write_run(tmp_path / f"Pendulum-v1_{number}", results_of(number), config={"tau": 0.1})
-        args = {"algo": "ddpg_paper", "env": "Pendulum-v1", "env_kwargs": kwargs}
-        (run / "Pendulum-v1" / "args.yml").write_text(yaml.safe_dump(args))
+        write_run(tmp_path / f"Pendulum-v1_{number}", results_of(number), config={"tau": 0.1}, env_kwargs=kwargs)
     with pytest.warns(UserWarning, match=r"`env_kwargs` \(not set in .*_0; {'g': 5.0} in .*_1\)"):
         plot_runs([tmp_path])
 
@@ -421,6 +418,7 @@ def test_unknown_names(zoo):
         {"timesteps": [1, 2], "results": np.zeros(2)},
         {"timesteps": [1], "results": np.array([["a"]])},
         {"timesteps": ["1", "x"], "results": np.zeros((2, 1))},
+        {"timesteps": [1], "results": np.array([[np.nan]])},
         {"timesteps": [1], "results": np.array([[None]])},  # a pickle
     ],
 )
@@ -442,13 +440,6 @@ def test_what_a_second_call_of_learn_evaluated_is_drawn(tmp_path):
     assert run.x.tolist() == [5, 15, 25]
     assert run.values[:, 0].tolist() == [4, 5, 6]
     assert run.n_steps == 25
-
-
-def test_evaluations_that_have_not_begun(tmp_path):
-    folder = write_run(tmp_path / "Pendulum-v1_1")
-    np.savez(folder / "evaluations.npz", timesteps=[], results=np.zeros((0, 5)))
-    with pytest.raises(CheckpointNotFoundError, match="has no evaluation yet"):
-        plot_runs([folder])
 
 
 @pytest.mark.parametrize("text", ["", "no header\nr,l,t\n1,2,3\n", '#{"t_start": 0}\na,b\n1,2\n', "#{\nr,l,t\n"])
