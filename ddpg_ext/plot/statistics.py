@@ -144,10 +144,9 @@ def _dependence(run: Run, other: Run) -> str | None:
         return "their final weights are the same"
     if run.seed is not None and run.seed == other.seed and run.settings == other.settings:
         return f"seed {run.seed} and the settings are the same"
-    agent, other_agent = (Path(each.trained_agent).resolve() if each.trained_agent else None for each in (run, other))
-    if agent and (other.folder.resolve() in agent.parents or (other_agent and agent.parent == other_agent.parent)):
-        return f"the first continued {run.trained_agent}"
-    return None
+    origins = [{each.folder, Path(each.trained_agent or each.folder / "agent").parent} for each in (run, other)]
+    is_shared = {folder.resolve() for folder in origins[0]} & {folder.resolve() for folder in origins[1]}
+    return f"both come from the agent {run.trained_agent or other.trained_agent}" if is_shared else None
 
 
 def _independent(name: str, runs: list[Run]) -> list[Run]:

@@ -209,9 +209,13 @@ def test_runs_that_are_not_independent_count_once(tmp_path):
     messages = [str(warning.message) for warning in caught]
     name = "Pendulum-v1, ddpg_paper"
     assert f"{name}: {copy} and {first} count as one run: seed 1 and the settings are the same" in messages
-    assert f"{name}: {continued} and {first} count as one run: the first continued {agent}" in messages
+    assert f"{name}: {continued} and {first} count as one run: both come from the agent {agent}" in messages
+    # Without its origin it counts; a longer run that continued it in turn does not count beside it
+    longer = {"steps": STEPS + 1, "config": config, "seed": 4, "trained_agent": f"{continued}/best_model.zip"}
+    chain = [continued, write_run(folder / "Pendulum-v1_4", results_of(4), **longer)]
     with pytest.warns(UserWarning, match="its steps do not include that training"):
-        plot_runs([continued])
+        _, curves = plot_runs(chain)
+    assert curves[tuple(name.split(", "))].description.startswith("1 run")
 
 
 def test_labels_tell_settings_of_one_algorithm_apart(tmp_path):

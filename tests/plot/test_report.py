@@ -147,7 +147,7 @@ def test_runs_that_are_not_independent_count_once(tmp_path, recwarn):
     messages = "\n".join(str(warning.message) for warning in recwarn)
     assert f"{copy} and {first} count as one run: their final weights are the same" in messages
     assert f"{again} and {tmp_path / 'c'} count as one run: seed 1 and the settings are the same" in messages
-    assert f"{continued} and {first} count as one run: the first continued" in messages
+    assert f"{continued} and {first} count as one run: both come from the agent" in messages
     assert "different settings" not in messages  # their paths differ
 
 
