@@ -1,4 +1,4 @@
-"""``python -m ddpg_ext.plot``."""
+"""Run the command ``plot``."""
 
 from ddpg_ext.plot import main
 
