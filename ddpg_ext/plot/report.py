@@ -145,7 +145,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(markdown, end="")
         if args.csv:
             for table, name in zip(tables, ("", "_improvement"), strict=False):
-                _write(args.csv.with_stem(args.csv.stem + name), to_csv(table))
+                _write(args.csv.parent / f"{args.csv.stem}{name}{args.csv.suffix}", to_csv(table))
         if args.markdown:
             _write(args.markdown, markdown)
         if args.latex:

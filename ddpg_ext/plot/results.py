@@ -34,7 +34,7 @@ def read_results(paths: Sequence[str | Path]) -> list[Run]:
         results = {file.resolve(): run for file in files if (run := _read_result(file, file == path)) is not None}
         if not results:
             raise CheckpointNotFoundError(f"there is no result file in {path}: no JSON file has the keys of a result")
-        runs = results | runs
+        runs |= results
     return list(runs.values())
 
 
