@@ -1,6 +1,7 @@
 """What all tests share."""
 
 import os
+import re
 
 # Before torch is imported: tests run beside other work, and two processes with spinning threads starve each other
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -14,9 +15,14 @@ from stable_baselines3.common.logger import configure
 th.set_num_threads(1)
 
 
+def pytest_itemcollected(item):
+    """Remove addresses and process ids from a test's name: pytest-xdist needs the same names in each process."""
+    item._nodeid = re.sub(r" at 0x[0-9a-f]+|(?<=canary_)[0-9]+", "", item.nodeid)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def away_from_the_repository(tmp_path_factory):
-    """Tests run in a temporary folder: MuJoCo writes its log to wherever it runs, for instance."""
+    """Run in a temporary folder: MuJoCo, for instance, writes its log to the current folder."""
     root, before = str(Path(__file__).parents[1]), os.getcwd()
     with pytest.MonkeyPatch.context() as patch:
         # Processes that tests start find the package that is tested

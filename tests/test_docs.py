@@ -84,7 +84,7 @@ def test_relative_links_lead_somewhere(page):
 
 
 def code_spans(*pages: str) -> set[str]:
-    """What stands between backquotes outside of blocks, and its parts: `a=1, b.c` gives a, 1, b, c."""
+    """Names in the inline code of pages: `a=1, b.c` gives a, 1, b, c."""
     text = "".join((ROOT / page).read_text(encoding="utf-8") for page in pages)
     spans = re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
     return {name for span in spans for name in re.findall(r"\w+", span)}
@@ -139,10 +139,8 @@ def test_migration_names_every_argument_with_its_true_defaults(table):
         for cell, parameters in zip(cells, (theirs, ours), strict=True):
             has_default = name in parameters and parameters[name].default is not inspect.Parameter.empty
             assert bool(cell) == has_default, name
-            if has_default:
-                assert (
-                    eval(cell, {"nn": nn, "th": th, "FlattenExtractor": FlattenExtractor}) == parameters[name].default
-                )
+            names = {"nn": nn, "th": th, "FlattenExtractor": FlattenExtractor}
+            assert not cell or eval(cell, names) == parameters[name].default, name
 
 
 def test_the_defaults_of_the_policies_are_those_of_the_reference():
@@ -164,22 +162,10 @@ def test_migration_names_all_that_is_new():
     assert new - code_spans("docs/guide/migration.md") == set()
 
 
-def test_every_name_of_the_package_stands_in_the_documentation():
-    text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
-    assert [name for name in ddpg_ext.__all__ if not re.search(rf"\b{name}\b", text)] == []
-    # ... and is there
-    assert [name for name in ddpg_ext.__all__ if not hasattr(ddpg_ext, name)] == []
-
-
 def test_every_error_type_stands_on_the_page_of_errors():
-    errors = {
-        name
-        for name in ddpg_ext.__all__
-        if inspect.isclass(error := getattr(ddpg_ext, name)) and issubclass(error, Exception)
-    }
     defined = vars(ddpg_ext.common.errors).items()
-    own = {name for name, value in defined if inspect.isclass(value) and issubclass(value, DDPGPaperError)}
-    assert errors == own
+    errors = {name for name, value in defined if inspect.isclass(value) and issubclass(value, DDPGPaperError)}
+    assert errors <= set(ddpg_ext.__all__)
     assert errors - code_spans("docs/guide/errors.md") == set()
 
 

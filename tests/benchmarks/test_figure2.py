@@ -1,9 +1,7 @@
 """The benchmark of Figure 2 in a tiny form; that its variants are what they are called; what it draws."""
 
 import json
-import subprocess
 import sys
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -13,9 +11,6 @@ from gymnasium import spaces
 from PIL import Image
 
 from ddpg_ext.ddpg_paper.update import td_targets
-
-ROOT = Path(__file__).parents[2]
-SCRIPT = ROOT / "benchmarks" / "figure2.py"
 
 
 @pytest.fixture(scope="module")
@@ -33,10 +28,9 @@ def fake_result(figure2, variant, seed, value=0.0, **changes):
     return {**run._asdict(), "curve": [(100, value), (200, value + 1)], "seconds": 1, "versions": {}}
 
 
-def test_runs_then_only_what_is_missing(figure2, tmp_path, monkeypatch, capsys):
+def test_runs_then_only_missing_runs(figure2, run_benchmark, tmp_path, monkeypatch, capsys):
     args = "--envs Pendulum-v1 --seeds 3 --steps 200 --eval-freq 100 --episodes 2 --jobs 2 --variants both targets"
-    command = [sys.executable, SCRIPT, *args.split(), "--out", tmp_path]
-    out = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout
+    out = run_benchmark("figure2", *args.split(), "--out", tmp_path)
     assert "to do: 2 of 2 runs" in out
     results = json.loads((tmp_path / "figure2.json").read_text())
     assert {result["variant"] for result in results} == {"both", "targets"}

@@ -1,4 +1,4 @@
-"""The 2x2 picture of training: its curves are what Monitor and logger report, and drawing harms nothing."""
+"""LivePlotCallback: its curves are what Monitor and logger report, and drawing does not change training."""
 
 import sys
 import types
@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 from stable_baselines3.common.callbacks import ConvertCallback
-from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 from toy_envs import ToyEnv, toy_vec_env
+from toys import recorded, small_model
 
 from ddpg_ext import DDPGPaper, InvalidArgumentError, LivePlotCallback, MissingExtraError, SnapshotCallback
 from ddpg_ext.callbacks.live_plot import moving_mean
@@ -18,38 +18,26 @@ from ddpg_ext.callbacks.live_plot import moving_mean
 LOSSES = ("train/actor_loss", "train/critic_loss")
 
 
-class Records(KVWriter):
-    """What the logger wrote: step and values."""
-
-    def __init__(self):
-        self.dumps = []
-
-    def write(self, key_values, key_excluded, step=0):
-        self.dumps.append((step, dict(key_values)))
-
-    def close(self):
-        pass
-
-
 def make_model(env=None, **kwargs):
-    settings = {"policy_kwargs": {"net_arch": [8]}, "batch_size": 8, "buffer_size": 1000, "seed": 0, "device": "cpu"}
-    settings["policy_kwargs"]["action_layer"] = 1
-    return DDPGPaper("MlpPolicy", ToyEnv(episode_length=10) if env is None else env, **{**settings, **kwargs})
+    return small_model(ToyEnv(episode_length=10) if env is None else env, **kwargs)
+
+
+def losses(records, name):
+    return [(step, values[name]) for step, values in records.dumps if name in values]
 
 
 def test_the_curves_are_what_monitor_and_logger_say(tmp_path):
     env = Monitor(ToyEnv(episode_length=10))
-    model, records = make_model(env), Records()
-    model.set_logger(Logger(None, [records]))
+    model = make_model(env)
+    records = recorded(model)
     plot = LivePlotCallback(tmp_path / "curves.png", every=25)
     model.learn(85, callback=plot, log_interval=2)
     assert [step for step, _ in plot.curves["return"]] == list(range(10, 90, 10))
     np.testing.assert_allclose([value for _, value in plot.curves["return"]], env.get_episode_rewards(), atol=1e-6)
     assert plot.curves["length"] == [(step, 10.0) for step in range(10, 90, 10)]
     for name in LOSSES:
-        logged = [(step, values[name]) for step, values in records.dumps if name in values]
-        assert plot.curves[name] == logged
-        assert len(logged) == 4
+        assert plot.curves[name] == losses(records, name)
+        assert len(plot.curves[name]) == 4
     with Image.open(tmp_path / "curves.png") as picture:
         picture.load()
         assert picture.width > picture.height > 300
@@ -83,7 +71,7 @@ def test_it_draws_when_due_and_at_the_end(tmp_path, monkeypatch):
     assert drawn == [0, 26, 50, 76, 80]
 
 
-def test_a_second_learn_goes_on_or_starts_anew(tmp_path):
+def test_a_second_learn_continues_or_starts_again(tmp_path):
     plot = LivePlotCallback(tmp_path / "curves.png", every=1000)
     model = make_model()
     model.learn(30, callback=plot)
@@ -112,18 +100,16 @@ def test_a_resumed_run_has_its_earlier_episodes(tmp_path, n_envs):
 
 def test_processes_without_monitor_survive_a_second_learn(tmp_path):
     env = SubprocVecEnv([ToyEnv, ToyEnv])
-    try:
-        model = make_model(env)
-        model.learn(20)
-        model.learn(20, callback=LivePlotCallback(tmp_path / "curves.png"), reset_num_timesteps=False)
-        assert model.num_timesteps == 40
-    finally:
-        env.close()
+    model = make_model(env)
+    model.learn(20)
+    model.learn(20, callback=LivePlotCallback(tmp_path / "curves.png"), reset_num_timesteps=False)
+    assert model.num_timesteps == 40
+    env.close()
 
 
 def test_after_an_interrupt_each_loss_is_drawn_once(tmp_path):
-    model, records = make_model(), Records()
-    model.set_logger(Logger(None, [records]))
+    model = make_model()
+    records = recorded(model)
     plot = LivePlotCallback(tmp_path / "curves.png", every=1000)
 
     def interrupt(locals_, _globals):
@@ -135,17 +121,9 @@ def test_after_an_interrupt_each_loss_is_drawn_once(tmp_path):
         model.learn(60, callback=[plot, ConvertCallback(interrupt)], log_interval=1)
     model.learn(60, callback=plot, reset_num_timesteps=False, log_interval=1)
     for name in LOSSES:
-        logged = [(step, values[name]) for step, values in records.dumps if name in values]
-        assert plot.curves[name] == logged
-        assert len(logged) > 4
+        assert plot.curves[name] == losses(records, name)
+        assert len(plot.curves[name]) > 4
     assert model.logger.output_formats == [records]
-
-
-def test_drawing_leaves_training_untouched(tmp_path, weights_of, assert_same_bits):
-    plain, watched = make_model(), make_model()
-    plain.learn(60)
-    watched.learn(60, callback=LivePlotCallback(tmp_path / "curves.png", every=20))
-    assert_same_bits(weights_of(plain), weights_of(watched))
 
 
 def test_moving_mean():
@@ -155,37 +133,20 @@ def test_moving_mean():
     np.testing.assert_allclose(moving_mean(values, 10), [4, 3, 2, 3.5])
 
 
-# ------------------------------------------------------------------- notebook
-
-
-@pytest.fixture
-def notebook(monkeypatch):
-    """IPython as in a notebook, that remembers what was shown."""
+def test_in_a_notebook_one_picture_is_updated_in_place(monkeypatch):
+    """With an IPython that records what it is asked to show."""
     shown = []
-
-    class Handle:
-        def update(self, image):
-            shown.append(("update", image.data[:8]))
-
-    def display(image, display_id):
-        shown.append(("display", image.data[:8]))
-        return Handle()
-
-    module = types.ModuleType("IPython")
+    handle = types.SimpleNamespace(update=lambda image: shown.append(("update", image.data[:8])))
+    module, display = types.ModuleType("IPython"), types.ModuleType("IPython.display")
     module.get_ipython = lambda: types.SimpleNamespace(kernel=object())
-    module.display = types.ModuleType("IPython.display")
-    module.display.display = display
-    module.display.Image = lambda data, format: types.SimpleNamespace(data=data, format=format)
+    display.display = lambda image, display_id: (shown.append(("display", image.data[:8])), handle)[1]
+    display.Image = lambda data, format: types.SimpleNamespace(data=data, format=format)
     monkeypatch.setitem(sys.modules, "IPython", module)
-    monkeypatch.setitem(sys.modules, "IPython.display", module.display)
-    return shown
-
-
-def test_in_a_notebook_one_picture_is_updated_in_place(notebook):
+    monkeypatch.setitem(sys.modules, "IPython.display", display)
     make_model().learn(50, callback=LivePlotCallback(every=20))
     png = b"\x89PNG\r\n\x1a\n"
     # At the start; after 20, 40 and 50 steps
-    assert notebook == [("display", png), ("update", png), ("update", png), ("update", png)]
+    assert shown == [("display", png), ("update", png), ("update", png), ("update", png)]
 
 
 def test_in_a_terminal_a_file_is_needed():
@@ -196,14 +157,10 @@ def test_in_a_terminal_a_file_is_needed():
 # ------------------------------------------------------------------ bad input
 
 
-def test_bad_arguments(tmp_path):
-    with pytest.raises(InvalidArgumentError, match="`every` must be a whole number above 0, got 0"):
-        LivePlotCallback(tmp_path / "a.png", every=0)
-    with pytest.raises(InvalidArgumentError, match="`window` must be a whole number above 0, got -1"):
-        LivePlotCallback(tmp_path / "a.png", window=-1)
+def test_formats_that_matplotlib_does_not_write(tmp_path):
     for name in ("curves.xyz", "curves"):
         with pytest.raises(InvalidArgumentError, match=r"`path` must end in one of .*\.png, .*, got '"):
-            make_model().learn(1, callback=LivePlotCallback(tmp_path / name))
+            LivePlotCallback(tmp_path / name)
 
 
 def test_a_place_that_cannot_be_written_is_said_before_training(tmp_path):

@@ -1,4 +1,4 @@
-"""PixelActionRepeat: which pictures, in which order, of which steps; what becomes of rewards and of the ends."""
+"""PixelActionRepeat: the frames and their order, rewards, and ends of episodes."""
 
 import sys
 
@@ -108,10 +108,6 @@ def test_each_step_is_rendered_once_and_image_observations_not_at_all():
     assert (rendered.n_rendered, observed.n_rendered) == (4, 0)
 
 
-def test_an_image_observation_needs_no_render_mode():
-    assert numbers(PixelActionRepeat(Numbered(observes=True, render_mode=None)).reset()[0]) == [0, 0, 0]
-
-
 @pytest.mark.parametrize(("repeat", "size"), [(1, 84), (2, 17), (4, 64)])
 def test_repeat_and_size(repeat, size):
     env = PixelActionRepeat(Numbered(size=(84, 90)), repeat=repeat, size=size)
@@ -141,7 +137,7 @@ def test_reduction_is_the_mean_over_areas():
 
 
 def test_what_is_returned_stays_as_it_is():
-    """An environment may draw all its pictures into the same array."""
+    """An environment may draw all its frames into the same array."""
 
     class Reuses(Numbered):
         canvas = np.zeros((64, 64, 3), np.uint8)
@@ -160,7 +156,7 @@ def test_what_is_returned_stays_as_it_is():
 @pytest.mark.filterwarnings("ignore:.*symmetric and normalized")
 @pytest.mark.parametrize("env_id", ["Pendulum-v1", "LunarLanderContinuous-v3", "CarRacing-v3", "HalfCheetah-v5"])
 def test_real_environments(env_id, monkeypatch):
-    """Without a display; SB3's checker finds nothing to complain about, and the same seed gives the same pictures."""
+    """Without a display, SB3's checker finds nothing to complain about, and the same seed gives the same pictures."""
     monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
     monkeypatch.setenv("MUJOCO_GL", "egl")
     kwargs = {} if env_id == "CarRacing-v3" else {"render_mode": "rgb_array"}
@@ -206,42 +202,25 @@ class Text(Numbered):
     metadata = {"render_modes": ["ansi"]}
 
 
-class RendersOdd(Numbered):
-    def __init__(self, frame):
-        super().__init__()
-        self.frame = frame
-
-    def render(self):
-        return self.frame
+VALUE, TYPE = InvalidArgumentError, InvalidArgumentTypeError
 
 
 @pytest.mark.parametrize(
     ("env", "kwargs", "error", "words"),
     [
-        (
-            lambda: Numbered(render_mode=None),
-            {},
-            InvalidArgumentError,
-            ["None", 'make it with render_mode="rgb_array"'],
-        ),
-        (lambda: Numbered(render_mode="ansi"), {}, InvalidArgumentError, ["'ansi'", 'render_mode="rgb_array"']),
-        (lambda: Text(render_mode="ansi"), {}, InvalidArgumentError, ["only renders to ['ansi']"]),
-        (lambda: "Pendulum-v1", {}, InvalidArgumentTypeError, ["'Pendulum-v1'", "Gymnasium environment"]),
-        (lambda: DummyVecEnv([Numbered]), {}, InvalidArgumentTypeError, ["VecEnv", "wrapper_class=PixelActionRepeat"]),
-        (Numbered, {"repeat": 0}, InvalidArgumentError, ["`repeat`", "0"]),
-        (Numbered, {"repeat": 1.5}, InvalidArgumentTypeError, ["`repeat`", "1.5"]),
-        (Numbered, {"size": 0}, InvalidArgumentError, ["`size`", "0"]),
-        (Numbered, {"size": (64, 64)}, InvalidArgumentTypeError, ["`size`", "(64, 64)"]),
-        (Numbered, {"size": 9}, InvalidArgumentError, ["`size`", "3 * repeat = 9", "got 9"]),
-        (
-            lambda: Numbered(size=(64, 48), observes=True),
-            {},
-            InvalidArgumentError,
-            ["`size` must be at most 48", "64x48", "got 64"],
-        ),
+        (lambda: Numbered(render_mode=None), {}, VALUE, ["None", 'make it with render_mode="rgb_array"']),
+        (lambda: Numbered(render_mode="ansi"), {}, VALUE, ["'ansi'", 'render_mode="rgb_array"']),
+        (lambda: Text(render_mode="ansi"), {}, VALUE, ["only renders to ['ansi']"]),
+        (lambda: "Pendulum-v1", {}, TYPE, ["'Pendulum-v1'", "Gymnasium environment"]),
+        (lambda: DummyVecEnv([Numbered]), {}, TYPE, ["VecEnv", "wrapper_class=PixelActionRepeat"]),
+        (Numbered, {"repeat": 0}, VALUE, ["`repeat`", "0"]),
+        (Numbered, {"repeat": 1.5}, TYPE, ["`repeat`", "1.5"]),
+        (Numbered, {"size": (64, 64)}, TYPE, ["`size`", "(64, 64)"]),
+        (Numbered, {"size": 9}, VALUE, ["`size`", "3 * repeat = 9", "got 9"]),
+        (lambda: Numbered(size=(64, 48), observes=True), {}, VALUE, ["`size` must be at most 48", "64x48", "got 64"]),
     ],
 )
-def test_what_cannot_be_wrapped_is_refused(env, kwargs, error, words):
+def test_wrong_arguments(env, kwargs, error, words):
     with pytest.raises(error) as caught:
         PixelActionRepeat(env(), **kwargs)
     assert [word for word in words if word not in str(caught.value)] == []
@@ -258,8 +237,9 @@ def test_what_cannot_be_wrapped_is_refused(env, kwargs, error, words):
         (np.zeros((32, 64, 3), np.uint8), ["`size` must be at most 32"]),
     ],
 )
-def test_odd_pictures_are_refused(frame, words):
-    env = PixelActionRepeat(RendersOdd(frame))
+def test_odd_frames_are_refused(frame, words, monkeypatch):
+    env = PixelActionRepeat(Numbered())
+    monkeypatch.setattr(env.unwrapped, "render", lambda: frame)
     with pytest.raises(InvalidArgumentError) as caught:
         env.reset()
     assert [word for word in words if word not in str(caught.value)] == []
@@ -271,9 +251,10 @@ def test_without_pillow(monkeypatch):
         PixelActionRepeat(Numbered())
 
 
-def test_a_grayscale_observation_is_rendered_instead():
-    env = Numbered()
-    env.observation_space = spaces.Box(0, 255, (64, 64, 1), np.uint8)
+@pytest.mark.parametrize(("channels", "render_mode"), [(3, None), (1, "rgb_array")], ids=["RGB", "grey"])
+def test_rgb_observations_need_no_rendering_and_grey_ones_do(channels, render_mode):
+    env = Numbered(observes=channels == 3, render_mode=render_mode)
+    env.observation_space = spaces.Box(0, 255, (64, 64, channels), np.uint8)
     assert numbers(PixelActionRepeat(env).reset()[0]) == [0, 0, 0]
 
 

@@ -1,0 +1,59 @@
+"""All callbacks: training with and without them is the same, and wrong arguments are refused."""
+
+import pytest
+from gymnasium import make
+from toy_envs import ToyEnv
+from toys import small_model
+
+from ddpg_ext import (
+    EpisodeVideoCallback,
+    InvalidArgumentError,
+    LivePlotCallback,
+    QValueBiasCallback,
+    SaturationMonitor,
+)
+
+
+@pytest.mark.parametrize("executor", ["eager", "fast"])
+def test_training_is_the_same_bit_for_bit(executor, tmp_path, weights_of, assert_same_bits):
+    plain, watched = (small_model(make("Pendulum-v1"), executor=executor) for _ in range(2))
+    callbacks = [
+        EpisodeVideoCallback("Pendulum-v1", tmp_path, every=20, max_steps=3),
+        LivePlotCallback(tmp_path / "curves.png", every=20),
+        QValueBiasCallback("Pendulum-v1", every=30, n_eval_episodes=1),
+        SaturationMonitor(every=7),
+    ]
+    plain.learn(80)
+    watched.learn(80, callback=callbacks)
+    assert_same_bits(weights_of(plain), weights_of(watched))
+
+
+@pytest.mark.parametrize(
+    ("callback", "name", "value"),
+    [
+        (EpisodeVideoCallback, "every", 0),
+        (EpisodeVideoCallback, "max_steps", 0),
+        (LivePlotCallback, "every", 0),
+        (LivePlotCallback, "window", -1),
+        (QValueBiasCallback, "every", 0),
+        (QValueBiasCallback, "n_eval_episodes", 0),
+        (SaturationMonitor, "every", 0),
+        (SaturationMonitor, "window", 0),
+        (SaturationMonitor, "patience", 0),
+    ],
+)
+def test_numbers_out_of_range(callback, name, value, tmp_path):
+    arguments = {
+        EpisodeVideoCallback: {"env": ToyEnv(), "path": tmp_path},
+        LivePlotCallback: {"path": tmp_path / "curves.png"},
+        QValueBiasCallback: {"env": ToyEnv()},
+    }
+    with pytest.raises(InvalidArgumentError, match=f"`{name}` must be a whole number above 0, got {value}"):
+        callback(**arguments.get(callback, {}), **{name: value})
+
+
+def test_other_arguments():
+    with pytest.raises(InvalidArgumentError, match=r"`limit` must be a number in \(0, 1\], got 0.0"):
+        SaturationMonitor(limit=0.0)
+    with pytest.raises(InvalidArgumentError, match="`truncated` 'drops' is unknown; did you mean 'drop'"):
+        QValueBiasCallback(ToyEnv(), truncated="drops")
