@@ -26,7 +26,6 @@ NOT_VERBS = (
 )
 #: to be rewritten
 NOT_YET = ("buffers", "checkpoints", "ddpg_paper", "serialization", "zoo")
-NOT_YET += tuple(f"common/{name}.py" for name in ("cnn", "denormals", "layers", "matmul_kernels", "noise"))
 SOURCES = [path.relative_to(ROOT / "ddpg_ext") for path in sorted((ROOT / "ddpg_ext").rglob("*.py"))]
 SOURCES = [path for path in SOURCES if not path.as_posix().startswith(NOT_YET)]
 

@@ -76,6 +76,8 @@ class PaperCNN(BaseFeaturesExtractor):
 
     def forward(self, observations: th.Tensor) -> th.Tensor:
         """
+        Return the features of a batch of images.
+
         :param observations: images, shape ``(batch, *observation_space.shape)``
         :return: features, shape ``(batch, features_dim)``
         """
@@ -132,7 +134,7 @@ def _output_size(size: int, convolutions: list[tuple[int, int, int]]) -> int:
 
 
 def _channels_last(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape as height, width, channels; by SB3's rule, images of which nothing is known have the channels first."""
+    """Return the shape as height, width, channels; as in SB3, the channels are first if that is not certain."""
     height, width, channels = shape
     return shape if channels < min(height, width) else (width, channels, height)
 

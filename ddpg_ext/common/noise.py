@@ -106,15 +106,15 @@ class OrnsteinUhlenbeckNoise(ActionNoise):
 
     def restart_stream(self, seed: int | None) -> None:
         """
-        As :meth:`set_random_seed`, but ``seed`` stays what the user gave: for whoever seeds a noise without one.
+        Seed the generator without changing ``seed``, for callers that seed a noise without a seed of its own.
 
-        :param seed: None takes fresh entropy
+        :param seed: the seed; None takes fresh entropy
         """
         self._rng = np.random.default_rng(seed)
 
     def spawn(self, n: int) -> list[OrnsteinUhlenbeckNoise]:
         """
-        Independent copies for parallel environments: same parameters, streams that never overlap.
+        Return independent copies for parallel environments, with the same parameters and other random streams.
 
         :param n: how many
         :return: the copies; the first call with the same seed always gives the same ones
@@ -228,17 +228,17 @@ class ScheduledActionNoise(ActionNoise):
 
     def restart_stream(self, seed: int | None) -> None:
         """
-        As :meth:`set_random_seed`, but ``seed`` stays what the user gave.
+        Seed the generator of the wrapped noise without changing its ``seed``.
 
-        :param seed: None takes fresh entropy
+        :param seed: the seed; None takes fresh entropy
         """
         seed_random_stream(self.noise, seed)
 
     def spawn(self, n: int) -> list[ScheduledActionNoise]:
         """
-        Copies for parallel environments, independent where the wrapped noise's are.
+        Return copies for parallel environments, which are independent if those of the wrapped noise are.
 
-        :param n: how many
+        :param n: number of copies
         :return: the copies, each with its own step count
         """
         copies = [copy.copy(self) for _ in range(n)]
@@ -266,10 +266,12 @@ def seed_random_stream(noise: ActionNoise, seed: int | None) -> None:
 
 def independent_copies(noise: ActionNoise, n: int) -> list[Any]:
     """
-    One noise per environment. A plain deep copy (SB3's way) would give all environments the same private stream.
+    Return one noise per environment.
+
+    Deep copies, as SB3 makes them, would give all environments the same random stream.
 
     :param noise: the noise of one environment
-    :param n: how many
+    :param n: number of copies
     :return: the copies
     """
     if hasattr(noise, "spawn"):
@@ -299,7 +301,7 @@ def vectorize(noise: ActionNoise, n_envs: int) -> ActionNoise:
 
 def noise_scale(noise: ActionNoise) -> float:
     """
-    The factor on a noise at present, for the log.
+    Return the current factor of a noise, for the log.
 
     :param noise: any action noise
     :return: the schedule's value for a :class:`ScheduledActionNoise` (of the first environment), else 1

@@ -279,7 +279,7 @@ class CnnPolicy(DDPGPaperPolicy):
     The paper's policy for images (section 7): a :class:`~ddpg_ext.common.cnn.PaperCNN` and two layers of 200 units.
 
     The action enters the critic at the first of these two. There is no batch normalisation. Actor and critic have
-    separate convolutions.
+    separate convolutions. The parameters are those of :class:`DDPGPaperPolicy`.
     """
 
     default_batch_size = 16
@@ -294,7 +294,8 @@ class MultiInputPolicy(DDPGPaperPolicy):
     """
     The policy for Dict observations: images go through the paper's convolutions, vectors are used as they are.
 
-    Its features extractor is a :class:`~ddpg_ext.common.cnn.PaperCombinedExtractor`.
+    Its features extractor is a :class:`~ddpg_ext.common.cnn.PaperCombinedExtractor`. The parameters are those of
+    :class:`DDPGPaperPolicy`.
     """
 
     default_features_extractor_class = PaperCombinedExtractor
