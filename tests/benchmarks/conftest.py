@@ -31,7 +31,7 @@ def run_benchmark():
 
     def run(name, *arguments):
         command = [sys.executable, str(BENCHMARKS / f"{name}.py"), *map(str, arguments)]
-        result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+        result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=900)
         assert result.returncode == 0, result.stderr
         return result.stdout
 
