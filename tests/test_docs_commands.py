@@ -1,9 +1,8 @@
 """
-The commands in the README and the documentation: what they name is there.
+The commands in the README and the documentation name only things that exist.
 
-Each line of a ``sh`` block, and each ``python ...`` or ``make ...`` between backquotes, is taken apart: scripts,
-modules, their flags, targets of the Makefile, extras and files must exist. Nothing is run here; the scripts have tests
-of their own. YAML blocks must parse.
+Each line of a ``sh`` block, and each ``python ...`` or ``make ...`` between backquotes, is parsed: scripts, modules,
+their flags, targets of the Makefile, extras and files must exist. Nothing is run. YAML blocks must parse.
 """
 
 import ast
@@ -16,6 +15,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from ddpg_ext.__main__ import COMMANDS
+
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PAGES = [page for page in PAGES if "_build" not in page.parts]
@@ -27,13 +28,13 @@ LANGUAGES = {"python", "sh", "yaml", "text", "bibtex"}
 
 
 def blocks(page: Path) -> list[tuple[str, str]]:
-    """Language and content of each fenced block that is no directive."""
+    """Return language and content of each fenced block except directives."""
     found = re.findall(r"^(`{3,})([^\n`]*)\n(.*?)^\1$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
     return [(language, content) for _, language, content in found if not language.startswith("{")]
 
 
 def commands(page: Path) -> list[str]:
-    """Those of the blocks, and those within the text."""
+    """Return the commands of the blocks and of the text."""
     lines = []
     for language, content in blocks(page):
         if language == "sh":
@@ -47,7 +48,7 @@ CASES = [(page, command) for page in PAGES for command in dict.fromkeys(commands
 
 
 def strings_of(source: Path) -> set[str]:
-    """All string literals of a script and of the modules that it takes from beside it or from ``FOLLOWED``."""
+    """Return all string literals of a script and of the modules that it imports from its folder or ``FOLLOWED``."""
     strings: set[str] = set()
     seen, to_do = {source}, [source]
     while to_do:
@@ -60,12 +61,10 @@ def strings_of(source: Path) -> set[str]:
 
 @cache
 def read_source(source: Path) -> tuple[frozenset[str], frozenset[Path]]:
-    """Its string literals, and the modules that it imports."""
+    """Return the string literals of a file, and the modules that it imports."""
     nodes = list(ast.walk(ast.parse(source.read_text(encoding="utf-8"))))
     literals = {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
-    # "rl_zoo3.train" as it is given to runpy.run_module, or between ``...`` in a docstring
-    pattern = rf"(?:^|``)((?:{'|'.join(FOLLOWED)})(?:\.\w+)+)(?:$|``)"
-    names = {name for text in literals for name in re.findall(pattern, text)}
+    names: set[str] = set()
     for node in nodes:
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
@@ -77,7 +76,7 @@ def read_source(source: Path) -> tuple[frozenset[str], frozenset[Path]]:
 
 @cache
 def module_file(name: str) -> Path | None:
-    """Without importing it: some of the Zoo's modules need packages that others break."""
+    """Return the file of a module without importing it."""
     package, *parts = name.split(".")
     if package not in FOLLOWED:
         return None
@@ -89,17 +88,22 @@ def check_python(words: list[str]) -> None:
     if words[0] == "-c":
         compile(words[1], "-c", "exec")
         return
-    if words[0] == "-m":
-        assert importlib.util.find_spec(words[1]) is not None, f"no module {words[1]}"
-        source, arguments = module_file(words[1]), words[2:]
-        if source is not None and source.name == "__init__.py":
-            source = source.with_name("__main__.py")
+    if words[:2] == ["-m", "ddpg_ext"]:
+        command, *arguments = words[2:] or ["--help"]
+        assert command in COMMANDS or command.startswith("-"), f"no command {command}"
+        zoo = (module_file(f"rl_zoo3.{command}"), module_file(f"rl_zoo3.plots.{command}"))
+        sources = [ROOT / "ddpg_ext" / "__main__.py", *(source for source in zoo if source)]
+    elif words[0] == "-m":
+        is_there = importlib.util.find_spec(words[1]) is not None and not words[1].startswith("ddpg_ext.")
+        assert is_there, f"no module {words[1]}"
+        sources, arguments = [], words[2:]
     else:
-        source, arguments = ROOT / words[0], words[1:]
-        assert source.is_file(), f"no script {words[0]}"
+        sources, arguments = [ROOT / words[0]], words[1:]
+        assert sources[0].is_file(), f"no script {words[0]}"
     flags = {word.partition("=")[0] for word in arguments if re.match(r"--?[a-zA-Z]", word)} - {"--help", "-h"}
-    if source is not None:
-        assert flags <= strings_of(source), f"{source.name} has no {flags - strings_of(source)}"
+    if sources:
+        unknown = flags.difference(*map(strings_of, sources))
+        assert not unknown, f"{words[:3]} has no {unknown}"
     if words[:2] == ["-m", "pytest"]:
         for word in arguments:
             assert word.startswith("-") or (ROOT / word.partition("::")[0]).exists(), f"no tests {word}"

@@ -100,7 +100,7 @@ def test_the_package_works_without_the_zoo_and_the_programs_say_what_is_missing(
         "try:\n    ddpg_ext.register_zoo()\n"
         "except ddpg_ext.MissingExtraError as error:\n    assert \"pip install 'ddpg_ext[zoo]'\" in str(error)\n"
         "else:\n    raise AssertionError\n"
-        "ddpg_ext.zoo.programs.run('train')\n"
+        "ddpg_ext.zoo.programs.run('train', [])\n"
     )
     result = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True)
     assert result.returncode == 1

@@ -1,6 +1,9 @@
-"""Run folders as the Zoo lays them out: published ones, those of other environments, and what the quickstart writes."""
+"""Run folders of the Zoo and of the examples: published runs, other environments, normalisation, wrappers."""
 
+import importlib
+import inspect
 import os
+import sys
 from pathlib import Path
 
 import gymnasium as gym
@@ -25,6 +28,8 @@ from ddpg_ext import (
     UntrustedContentError,
     load_zoo_run,
 )
+from ddpg_ext.envs import PixelActionRepeat
+from ddpg_ext.zoo import run_folder
 from ddpg_ext.zoo.run_files import literal, read_yaml
 
 th.set_num_threads(1)
@@ -226,6 +231,34 @@ def test_the_seed_is_the_environments_also_where_the_model_has_one(tmp_path):
     assert starts[0] == starts[1] != starts[2]
 
 
+def test_every_wrapper_on_the_list_exists():
+    """Names of classes that are kept as strings."""
+    paths = [f"{module}.{name}" for module, names in run_folder._WRAPPERS.items() for name in names]
+    for path in paths + [path for path in run_folder._MOVED.values() if path not in sys.modules]:
+        module, _, name = path.rpartition(".")
+        imported = importlib.import_module(module)
+        value = getattr(imported, name, None) or importlib.import_module(path)
+        assert inspect.ismodule(value) or issubclass(value, gym.Wrapper), path
+
+
+def test_the_packages_own_wrapper(tmp_path):
+    def wrap(env):
+        return PixelActionRepeat(env, repeat=2, size=36)
+
+    env = make_vec_env("Pendulum-v1", wrapper_class=wrap, env_kwargs={"render_mode": "rgb_array"})
+    model = DDPGPaper("CnnPolicy", env, buffer_size=10, policy_kwargs={"net_arch": [4, 4]})
+    config = {"env_wrapper": [{"ddpg_ext.envs.PixelActionRepeat": {"repeat": 2, "size": 36}}]}
+    run = make_run(tmp_path, config=config, model=model)
+    loaded, loaded_env = load_zoo_run(run)
+    assert loaded_env.envs[0].observation_space.shape == (36, 36, 6)
+    assert loaded.predict(loaded_env.reset())[0].shape == (1, 1)
+
+
+def test_a_file_opens_no_window(tmp_path):
+    run = make_run(tmp_path, args={"env_kwargs": {"render_mode": "human"}})
+    assert load_zoo_run(run)[1].render_mode == "rgb_array"
+
+
 class OwnWrapper(gym.Wrapper):
     """A wrapper that a user wrote."""
 
@@ -274,7 +307,7 @@ def test_other_bounds_of_observations_do_not_matter(tmp_path):
     model.learn(20, reset_num_timesteps=False)
 
 
-def test_what_the_quickstart_writes_is_a_run(tmp_path):
+def test_a_run_of_the_example_train_opens(tmp_path):
     """Its ``args.yml`` and ``config.yml`` are plain YAML, and its model a ``DDPGPaper``."""
     run = tmp_path / "Pendulum-v1_3"
     (run / "Pendulum-v1").mkdir(parents=True)
