@@ -37,7 +37,7 @@ def test_plot_does_not_import_the_zoo(tmp_path):
     source = (
         "import sys\nfrom ddpg_ext.__main__ import main\n"
         f"try:\n    main(['plot', {str(tmp_path)!r}])\n"
-        "except SystemExit as end:\n    assert 'error' in str(end.code)\n"
+        "except SystemExit as end:\n    assert end.code\n"
         "assert not [name for name in sys.modules if name.partition('.')[0] in ('rl_zoo3', 'optuna')]\n"
     )
     result = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True)

@@ -77,8 +77,8 @@ def test_tutorial(example, tmp_path):
     for actor in ("last", "best"):
         assert re.search(rf"Mean return of the {actor} actor, 2 episodes without noise: {NUMBER}", text)
     folder = tmp_path / "runs" / "tutorial"
-    with Image.open(folder / "live.png") as picture:
-        assert picture.width > 500
+    with Image.open(folder / "live.png") as image:
+        assert image.width > 500
     assert list(folder.glob("tensorboard/*/events*"))
     # The best actor is from the end of the best episode, and loads without the script
     returns = [float(line.split(",")[0]) for line in (folder / "0.monitor.csv").read_text().splitlines()[2:]]
@@ -172,6 +172,20 @@ def test_resume_after_kill_and_load_zoo_agent(example, tmp_path):
     text = example("load_zoo_agent", "Pendulum-v1.zip", "--episodes", 1, "--train", 70)
     assert "trained for 70 steps" in text
     assert re.search(rf"After 70 steps more: {NUMBER}", text)
+
+
+@pytest.mark.parametrize(
+    ("script", "module", "n_actions"),
+    [("pendulum_from_pixels", "pygame", 1), ("car_racing", "Box2D", 2), ("dmc_cartpole_pixels", "dm_control", 1)],
+)
+def test_from_pixels(script, module, n_actions, example, monkeypatch):
+    pytest.importorskip(module)
+    monkeypatch.delenv("DISPLAY", raising=False)
+    text = example(script, "--timesteps", 25, "--episodes", 1, "--save", "model")
+    assert re.search(r"Mean return over 1 episodes without noise: -?\d", text)
+    model = DDPGPaper.load("model", device="cpu")
+    assert model.num_timesteps == 25
+    assert model.predict(np.zeros((9, 64, 64), np.uint8))[0].shape == (n_actions,)
 
 
 def test_every_example_is_in_the_gallery():

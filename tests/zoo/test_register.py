@@ -8,7 +8,6 @@ import sys
 import optuna
 import pytest
 
-import ddpg_ext
 from ddpg_ext import DDPGPaper, register_zoo
 from ddpg_ext.zoo.hyperparameters import constructor_arguments
 
@@ -81,11 +80,6 @@ def test_a_manager_that_a_user_made_stays(zoo_modules, monkeypatch):
     monkeypatch.setattr(zoo_modules["rl_zoo3.train"], "ExperimentManager", Own)
     register_zoo()
     assert zoo_modules["rl_zoo3.train"].ExperimentManager is Own
-
-
-def test_the_face():
-    assert ddpg_ext.register_zoo is register_zoo
-    assert "register_zoo" in ddpg_ext.__all__
 
 
 # ------------------------------------------------------------------------ missing extra
