@@ -179,11 +179,9 @@ class _Settings:
         known = self.args.get("env", self.args.get("env_id"))
         if isinstance(known, str):
             return known
-        guesses = (
-            self.file.stem,
-            self.run.name.rpartition("_")[0],
-            *sorted(file.stem for file in self.run.glob("*.zip")),
-        )
+        guesses = [self.file.stem]
+        if self.file.name == "best_model.zip" or _STEPS.fullmatch(self.file.name):
+            guesses = [self.run.name.rpartition("_")[0], *sorted(file.stem for file in self.run.glob("*.zip"))]
         return next((guess for guess in guesses if re.fullmatch(r".+-v\d+", guess)), None)
 
     def make_env(self, env_id: str | None, seed: int | None, trust: Trust) -> VecEnv:
