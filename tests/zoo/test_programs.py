@@ -345,4 +345,7 @@ def test_environments_of_known_packages_are_registered(zoo, tmp_path):
 
 @pytest.mark.parametrize("program", DEFAULTS)
 def test_every_program_starts(zoo, program):
-    assert f"usage: ddpg_ext {program}" in zoo(program, "--help").stdout
+    result = zoo(program, "--help")
+    assert result.status == 0
+    # The Zoo's plots put a title in the place of the program's name
+    assert result.stdout.startswith("usage: " if "plot" in program else f"usage: ddpg_ext {program}")
