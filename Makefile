@@ -29,7 +29,7 @@ $(BIN)/python:
 $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing pinned packages into $(VENV) (a few minutes, once)"
 	@$(INSTALL) torch==2.13.0
-	@$(INSTALL) -e ".[extra,box2d,mujoco]"
+	@$(INSTALL) -e ".[extra,box2d,mujoco,plots]"
 	@touch $@
 
 $(VENV)/.tests: $(VENV)/.installed
@@ -42,7 +42,7 @@ $(VENV)/.docs: $(VENV)/.tests
 	@touch $@
 
 train: $(VENV)/.installed
-	$(BIN)/python examples/quickstart.py $(ENV)
+	$(BIN)/python examples/train.py $(ENV)
 
 test: $(VENV)/.tests
 	$(BIN)/python -m pytest

@@ -5,40 +5,37 @@ Callbacks, SB3's and this package's: evaluate and stop when good enough, keep ch
 
 With seed 0 that was after 12,000 steps (one thread of an AMD EPYC).
 
-runs/callbacks_<N>/ then has best_model.zip and evaluations.npz (EvalCallback), rl_model_<steps>_steps.zip
-(CheckpointCallback), live.png (LivePlotCallback), and q_values_<steps>_steps.png (QValueBiasCallback): what the critic
-promised, and what came. Pendulum-v1.zip is the agent at the end, or where Ctrl-C stopped it.
+runs/callbacks/ then has best_model.zip and evaluations.npz (EvalCallback), rl_model_<steps>_steps.zip
+(CheckpointCallback), live.png (LivePlotCallback), and q_values_<steps>_steps.png (QValueBiasCallback): the critic's
+estimates against the returns. Pendulum-v1.zip is the agent at the end. Ctrl-C ends training after the current step.
 """
 
 import argparse
 from pathlib import Path
 
-from _runner import check_arguments, next_free_folder, one_line_errors, stopped_by_ctrl_c
 from stable_baselines3.common.callbacks import CheckpointCallback, EvalCallback, StopTrainingOnRewardThreshold
 from stable_baselines3.common.env_util import make_vec_env
 
 from ddpg_ext import DDPGPaper, LivePlotCallback, QValueBiasCallback, SaturationMonitor
+from ddpg_ext.zoo.interrupts import StopOnCtrlC
 
 
-@one_line_errors()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=20_000, help="environment steps to train for, at most (20,000)")
     parser.add_argument("--eval-freq", type=int, default=1_000, help="steps between two evaluations (1,000)")
     parser.add_argument("--threshold", type=float, default=-200.0, help="mean return that is good enough (-200)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where the run's folder goes (runs/)")
+    parser.add_argument("--folder", type=Path, default=Path("runs/callbacks"), help="folder for all files")
     args = parser.parse_args()
-    check_arguments(args)
 
-    folder = next_free_folder(args.runs, "callbacks")
-    every = args.eval_freq
+    folder, every = args.folder, args.eval_freq
     callbacks = [
         EvalCallback(
             make_vec_env("Pendulum-v1", n_envs=10, seed=args.seed + 1000),
             n_eval_episodes=10,
             eval_freq=every,
-            # Looked at only when an evaluation was the best so far; callback_after_eval would be called after each
+            # Called after the best evaluation so far; callback_after_eval would be called after each
             callback_on_new_best=StopTrainingOnRewardThreshold(args.threshold, verbose=1),
             best_model_save_path=str(folder),
             log_path=str(folder),
@@ -46,11 +43,12 @@ def main() -> None:
         CheckpointCallback(save_freq=every, save_path=str(folder)),
         LivePlotCallback(folder / "live.png", every=every),
         QValueBiasCallback("Pendulum-v1", every=every, n_eval_episodes=5, path=folder, verbose=1),
-        SaturationMonitor(every=every),  # warns if the actor is stuck
+        SaturationMonitor(every=every),  # warns if the actor is saturated
     ]
     model = DDPGPaper("MlpPolicy", make_vec_env("Pendulum-v1", seed=args.seed), seed=args.seed)
-    with stopped_by_ctrl_c(model, save=lambda: model.save(folder / "Pendulum-v1.zip")) as stop:
+    with StopOnCtrlC() as stop:
         model.learn(args.steps, callback=[*callbacks, stop])
+        model.save(folder / "Pendulum-v1.zip")
     print(
         f"{model.num_timesteps:,} steps of at most {args.steps:,}; {folder} has",
         *sorted(p.name for p in folder.iterdir()),

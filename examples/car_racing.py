@@ -1,8 +1,8 @@
 """
-Learn CarRacing-v3 from pixels. Its observation is a picture already, so nothing is rendered twice.
+Learn CarRacing-v3 from pixels. Its observation is an image already, so nothing is rendered twice.
 
     python examples/car_racing.py                       # 100,000 steps of the agent: an hour or more
-    python examples/car_racing.py --timesteps 200       # a try
+    python examples/car_racing.py --timesteps 200       # a short try
 
 Needs Box2D (pip install 'ddpg_ext[box2d]'). Each action is repeated for 3 frames, so that an episode has 334 steps.
 """
@@ -23,7 +23,7 @@ os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame draws without a disp
 
 
 def make_car() -> gym.Env:
-    """CarRacing-v3 as the agent sees it, which has one lever: forward is gas, backward the brake, not both at once."""
+    """Make CarRacing-v3 with images, and with gas and brake as one action: above 0 is gas, below 0 the brake."""
     actions = spaces.Box(-1, 1, (2,), np.float32)
     env = gym.wrappers.TransformAction(
         gym.make("CarRacing-v3"), lambda action: np.array([action[0], max(action[1], 0), max(-action[1], 0)]), actions
@@ -34,7 +34,7 @@ def make_car() -> gym.Env:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--timesteps", type=int, default=100_000, help="the agent's steps to train for")
-    parser.add_argument("--episodes", type=int, default=5, help="of the evaluation at the end")
+    parser.add_argument("--episodes", type=int, default=5, help="episodes of the evaluation at the end")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--save", help="file for the model")
     args = parser.parse_args()
@@ -45,7 +45,7 @@ def main() -> None:
         seed=args.seed,
         verbose=1,
         buffer_size=50_000,  # 1.8 GB; the paper's million would take 37 GB
-        # The paper's convolutions, minibatch, learning rates and noise; what follows makes it faster. See the guide
+        # The paper's convolutions, minibatch, learning rates and noise; the rest learns faster, see the guide
         learning_starts=min(1_000, args.timesteps // 4),
         uniform_warmup=True,
         qf_weight_decay=0.0,

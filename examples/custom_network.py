@@ -1,5 +1,5 @@
 """
-Networks of your own: a features extractor, other widths for actor and critic, another activation; and back from a file.
+Your own networks: a features extractor, other widths for actor and critic, another activation; saved and loaded.
 
     python examples/custom_network.py                   # Pendulum-v1, 10,000 steps, one or two minutes
 
@@ -21,7 +21,7 @@ from ddpg_ext import DDPGPaper
 
 class WithProducts(BaseFeaturesExtractor):
     """
-    The observation's components, and the product of each two: what a quadratic regulator would look at.
+    Add the products of each two components to the observation, as a quadratic regulator uses them.
 
     :param observation_space: a Box, shape ``(n,)``
     :param scale: factor on the products
@@ -48,7 +48,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=10_000, help="environment steps to train for (10,000)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where the model goes (runs/)")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder for the model (runs/)")
     args = parser.parse_args()
 
     model = DDPGPaper(
@@ -69,11 +69,11 @@ def main() -> None:
     print(model.actor)
     for name in ("actor", "critic"):
         print(f"{name}: {sum(parameter.numel() for parameter in getattr(model, name).parameters()):,} parameters")
-    print(f"executor: {model.executor}, since the closed-form one knows only the layers of the paper")
+    print(f"executor: {model.executor}, because the fast one supports only the layers of the paper")
     model.learn(args.steps)
     model.save(args.runs / "custom_network.zip")
 
-    # Nothing in a file is executed, so a class of your own has to be named
+    # Loading executes nothing in the file, so your own class must be allowed
     loaded = DDPGPaper.load(args.runs / "custom_network.zip", allow=[WithProducts])
     mean, std = evaluate_policy(
         loaded, make_vec_env("Pendulum-v1", n_envs=10, seed=args.seed + 1000), n_eval_episodes=20

@@ -2,7 +2,7 @@
 Learn to balance dm_control's cartpole from pixels.
 
     python examples/dmc_cartpole_pixels.py                      # 20,000 steps of the agent: an hour on a CPU
-    python examples/dmc_cartpole_pixels.py --timesteps 200      # a try
+    python examples/dmc_cartpole_pixels.py --timesteps 200      # a short try
 
 Needs dm_control (pip install 'ddpg_ext[dmc]'). Each action is repeated for 3 steps, so that an episode has 334.
 """
@@ -23,7 +23,7 @@ from ddpg_ext.envs import PixelActionRepeat
 
 gym.register_envs(shimmy)
 
-# What the camera takes; on a CPU, shadows and reflections would take most of the time
+# On a CPU, shadows and reflections would take most of the time
 CAMERA = {
     "height": 64,
     "width": 64,
@@ -33,7 +33,7 @@ CAMERA = {
 
 
 def make_cartpole() -> gym.Env:
-    """dm_control's cartpole balance as the agent sees it."""
+    """Make dm_control's cartpole balance with images."""
     env = gym.make("dm_control/cartpole-balance-v0", render_mode="rgb_array", render_kwargs=CAMERA)
     return PixelActionRepeat(env, repeat=3, size=64)
 
@@ -41,7 +41,7 @@ def make_cartpole() -> gym.Env:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--timesteps", type=int, default=20_000, help="the agent's steps to train for")
-    parser.add_argument("--episodes", type=int, default=5, help="of the evaluation at the end")
+    parser.add_argument("--episodes", type=int, default=5, help="episodes of the evaluation at the end")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--save", help="file for the model")
     args = parser.parse_args()
@@ -52,7 +52,7 @@ def main() -> None:
         seed=args.seed,
         verbose=1,
         buffer_size=20_000,  # 0.7 GB; the paper's million would take 37 GB
-        # The paper's convolutions, minibatch, learning rates and noise; what follows makes it faster. See the guide
+        # The paper's convolutions, minibatch, learning rates and noise; the rest learns faster, see the guide
         learning_starts=min(1_000, args.timesteps // 4),
         uniform_warmup=True,
         qf_weight_decay=0.0,

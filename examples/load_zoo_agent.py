@@ -1,5 +1,5 @@
 """
-Open an agent of the RL Zoo (or a run of the quickstart), see how good it is, and train it on.
+Open an agent of the RL Zoo or a run of examples/train.py, evaluate it, and continue training.
 
     python examples/load_zoo_agent.py rl-trained-agents/ddpg/Pendulum-v1_1
     python examples/load_zoo_agent.py runs/Pendulum-v1_1 --checkpoint last --train 5000
@@ -20,7 +20,7 @@ def main() -> None:
     parser.add_argument("--checkpoint", help="'best', 'last' or a number of steps")
     parser.add_argument("--env", help="environment id to use instead of the run's")
     parser.add_argument("--episodes", type=int, default=10)
-    parser.add_argument("--train", type=int, default=0, help="environment steps to train on")
+    parser.add_argument("--train", type=int, default=0, help="environment steps of further training")
     args = parser.parse_args()
 
     checkpoint = int(args.checkpoint) if args.checkpoint and args.checkpoint.isdigit() else args.checkpoint

@@ -1,9 +1,9 @@
 """
-A trained actor as an ONNX file, which runs without torch, SB3 and this package; here under onnxruntime.
+Export a trained actor to ONNX, and run it with onnxruntime, without torch, SB3 and this package.
 
     python examples/onnx_export.py                      # Pendulum-v1, 10,000 steps; needs the extra onnx
 
-Normalisation of the observations and the actions' bounds are inside the graph: raw observations in, actions out.
+The graph takes raw observations: their normalisation and the actions' bounds are part of it.
 """
 
 import argparse
@@ -21,7 +21,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=10_000, help="environment steps to train for (10,000)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where the file goes (runs/)")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder for the file (runs/)")
     args = parser.parse_args()
 
     env = VecNormalize(make_vec_env("Pendulum-v1", seed=args.seed))

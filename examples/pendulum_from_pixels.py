@@ -1,8 +1,8 @@
 """
-Learn Pendulum-v1 from pixels: pictures of the pole instead of its angle and velocity.
+Learn Pendulum-v1 from pixels: images of the pole instead of its angle and velocity.
 
     python examples/pendulum_from_pixels.py                     # 10,000 steps of the agent, about 10 minutes
-    python examples/pendulum_from_pixels.py --timesteps 200     # a try
+    python examples/pendulum_from_pixels.py --timesteps 200     # a short try
 
 Each action is repeated for 3 steps of the simulation, so that an episode has 67.
 """
@@ -19,24 +19,24 @@ from ddpg_ext.envs import PixelActionRepeat
 
 
 def make_pendulum() -> gym.Env:
-    """Pendulum-v1 as the agent sees it."""
+    """Make Pendulum-v1 with images."""
     env = gym.make("Pendulum-v1", render_mode="rgb_array")
     env.unwrapped.screen_dim = 128  # type: ignore[attr-defined] # 500x500 pixels take ten times as long to draw
     env = PixelActionRepeat(env, repeat=3, size=64)
-    # A thin rod on white is learned several times slower than its negative: what is black is 0 for the network
-    return gym.wrappers.TransformObservation(env, lambda picture: 255 - picture, env.observation_space)
+    # A thin rod on white is learned several times slower than its negative, because black is 0 for the network
+    return gym.wrappers.TransformObservation(env, lambda image: 255 - image, env.observation_space)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--timesteps", type=int, default=10_000, help="the agent's steps to train for")
-    parser.add_argument("--episodes", type=int, default=20, help="of the evaluation at the end")
+    parser.add_argument("--episodes", type=int, default=20, help="episodes of the evaluation at the end")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--save", help="file for the model")
     args = parser.parse_args()
 
     def make_scaled() -> gym.Env:
-        # Returns around -50 instead of -500 are reached sooner by a critic that starts at 0
+        # A critic that starts at 0 reaches returns around -50 sooner than -500
         return gym.wrappers.TransformReward(Monitor(make_pendulum()), lambda reward: 0.1 * float(reward))
 
     model = DDPGPaper(
@@ -45,7 +45,7 @@ def main() -> None:
         seed=args.seed,
         verbose=1,
         buffer_size=20_000,  # 0.7 GB; the paper's million would take 37 GB
-        # The paper's convolutions, critic's learning rate and noise; what follows makes it faster. See the guide
+        # The paper's convolutions, critic's learning rate and noise; the rest learns faster, see the guide
         learning_rate=1e-3,
         batch_size=32,
         learning_starts=min(1_000, args.timesteps // 4),

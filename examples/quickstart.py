@@ -1,25 +1,34 @@
 """
-Train DDPG with the paper's settings, watch it, and keep everything in a run folder laid out like the RL Zoo's.
+Train DDPG on Pendulum-v1, keep the best agent, evaluate it, and record it.
 
-    python examples/quickstart.py                       # Pendulum-v1, 20,000 steps, one to four minutes
-    python examples/quickstart.py HalfCheetah-v5 --steps 300000
-
-Pendulum-v1 ends at a mean return of -164 (seed 0; -174 and -178 with seeds 1 and 2). What happens is in _runner.py; its
-settings are DDPGPaper's own defaults.
+    python examples/quickstart.py           # 20,000 steps, one to four minutes
+    python examples/quickstart.py 2000      # a short try
 """
 
-from _runner import command_line, one_line_errors, run
+import sys
 
-from ddpg_ext.zoo.hyperparameters import read_hyperparameters
+from stable_baselines3.common.callbacks import EvalCallback
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
 
+from ddpg_ext import DDPGPaper, record_episode
 
-@one_line_errors()
-def main() -> None:
-    parser = command_line(__doc__, steps=20_000)
-    parser.add_argument("env", nargs="?", default="Pendulum-v1", help="environment id, with continuous actions")
-    args = parser.parse_args()
-    run(args.env, read_hyperparameters("default"), args)
+steps = int(sys.argv[1]) if len(sys.argv) > 1 else 20_000
+folder = "runs/quickstart"
+env = make_vec_env("Pendulum-v1", seed=0)
+eval_env = make_vec_env("Pendulum-v1", n_envs=10, seed=1000)
 
+# The defaults are the paper's settings
+model = DDPGPaper("MlpPolicy", env, seed=0)
 
-if __name__ == "__main__":
-    main()
+# Every 1,000 steps, play 10 episodes without noise. All returns go to evaluations.npz, the best agent to best_model.zip
+evaluation = EvalCallback(eval_env, n_eval_episodes=10, eval_freq=1_000, log_path=folder, best_model_save_path=folder)
+model.learn(steps, callback=evaluation)
+model.save(f"{folder}/Pendulum-v1")
+
+mean, std = evaluate_policy(model, eval_env, n_eval_episodes=100)
+print(f"Mean return over 100 episodes without noise: {mean:.1f} +/- {std:.1f}")
+print("A random agent has about -1,200. The task is solved at about -150.")
+
+record_episode(model, "Pendulum-v1", f"{folder}/agent.gif")
+print(f"{folder}/agent.gif shows the agent; `python -m ddpg_ext plot {folder}` draws the learning curve")

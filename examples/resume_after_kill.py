@@ -1,5 +1,5 @@
 """
-Train with snapshots; stop it however you like, start it again, and it goes on as if nothing had happened.
+Train with snapshots: stop the program at any time, start it again, and training resumes bit for bit.
 
     python examples/resume_after_kill.py                     # kill it (Ctrl-C, kill -9, the power), and run it again
     python examples/resume_after_kill.py --env HalfCheetah-v5 --steps 300000
@@ -18,19 +18,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--env", default="Pendulum-v1", help="environment id, with continuous actions")
     parser.add_argument("--steps", type=int, default=20_000, help="environment steps in all")
-    parser.add_argument("--every", type=int, default=2_000, help="environment steps between two snapshots, at least")
-    parser.add_argument("--folder", type=Path, default=Path("runs/resume_after_kill"), help="where snapshots go")
+    parser.add_argument("--every", type=int, default=2_000, help="environment steps between two snapshots")
+    parser.add_argument("--folder", type=Path, default=Path("runs/resume_after_kill"), help="folder for snapshots")
     args = parser.parse_args()
 
     env = VecNormalize(make_vec_env(args.env))
     try:
         model = DDPGPaper.resume(args.folder, env)
-        print(f"Going on after {model.num_timesteps:,} steps")
+        print(f"Resuming after {model.num_timesteps:,} steps")
     except CheckpointNotFoundError:
         model = DDPGPaper("MlpPolicy", env, seed=0)
-        print("Starting anew")
+        print("Starting from the beginning")
     snapshots = SnapshotCallback(args.folder, every=args.every, verbose=1)
-    model.learn(args.steps - model.num_timesteps, callback=snapshots, reset_num_timesteps=False)
+    model.learn(max(args.steps - model.num_timesteps, 0), callback=snapshots, reset_num_timesteps=False)
     model.save(args.folder / "model.zip")
     weights = sum(tensor.double().abs().sum().item() for tensor in model.policy.state_dict().values())
     print(f"Done. Sum of all weights, to compare with a run that was never stopped: {weights!r}")

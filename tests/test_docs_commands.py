@@ -1,39 +1,36 @@
 """
-The commands in the README and the documentation: what they name is there.
+The commands in the README and the documentation name only things that exist.
 
-Each line of a ``sh`` block, and each ``python ...`` or ``make ...`` between backquotes, is taken apart: scripts,
-modules, their flags, targets of the Makefile, extras and files must exist. Nothing is run here; the scripts have tests
-of their own. YAML blocks must parse.
+Each line of a ``sh`` block, and each ``python ...`` or ``make ...`` between backquotes, is parsed: scripts, modules,
+their flags, targets of the Makefile, extras and files must exist. Nothing is run. YAML blocks must parse.
 """
 
-import ast
 import importlib.util
 import re
 import shlex
-from functools import cache
 from pathlib import Path
 
 import pytest
 import yaml
+
+from ddpg_ext.__main__ import COMMANDS
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PAGES = [page for page in PAGES if "_build" not in page.parts]
 #: what a command may start with besides python, pip and make
 OTHERS = {"git", "cd", "source", "export", "tensorboard"}
-#: packages whose modules are followed for flags
-FOLLOWED = {"ddpg_ext", "rl_zoo3"}
 LANGUAGES = {"python", "sh", "yaml", "text", "bibtex"}
 
 
 def blocks(page: Path) -> list[tuple[str, str]]:
-    """Language and content of each fenced block that is no directive."""
+    """Return language and content of each fenced block except directives."""
     found = re.findall(r"^(`{3,})([^\n`]*)\n(.*?)^\1$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
     return [(language, content) for _, language, content in found if not language.startswith("{")]
 
 
 def commands(page: Path) -> list[str]:
-    """Those of the blocks, and those within the text."""
+    """Return the commands of the blocks and of the text."""
     lines = []
     for language, content in blocks(page):
         if language == "sh":
@@ -46,41 +43,15 @@ def commands(page: Path) -> list[str]:
 CASES = [(page, command) for page in PAGES for command in dict.fromkeys(commands(page))]
 
 
-def strings_of(source: Path) -> set[str]:
-    """All string literals of a script and of the modules that it takes from beside it or from ``FOLLOWED``."""
-    strings: set[str] = set()
-    seen, to_do = {source}, [source]
-    while to_do:
-        literals, modules = read_source(to_do.pop())
-        strings |= literals
-        to_do += modules - seen
-        seen |= modules
-    return strings
+def flags_of(sources: list[Path]) -> set[str]:
+    """Return all options in string literals of the files."""
+    text = "".join(source.read_text(encoding="utf-8") for source in sources)
+    return set(re.findall(r"""["'](--?[a-zA-Z][\w-]*)["']""", text))
 
 
-@cache
-def read_source(source: Path) -> tuple[frozenset[str], frozenset[Path]]:
-    """Its string literals, and the modules that it imports."""
-    nodes = list(ast.walk(ast.parse(source.read_text(encoding="utf-8"))))
-    literals = {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
-    # "rl_zoo3.train" as it is given to runpy.run_module, or between ``...`` in a docstring
-    pattern = rf"(?:^|``)((?:{'|'.join(FOLLOWED)})(?:\.\w+)+)(?:$|``)"
-    names = {name for text in literals for name in re.findall(pattern, text)}
-    for node in nodes:
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    modules = {module_file(name) for name in names} | {source.parent / f"{name}.py" for name in names}
-    return frozenset(literals), frozenset(path for path in modules if path is not None and path.exists())
-
-
-@cache
 def module_file(name: str) -> Path | None:
-    """Without importing it: some of the Zoo's modules need packages that others break."""
+    """Return the file of a module without importing it."""
     package, *parts = name.split(".")
-    if package not in FOLLOWED:
-        return None
     path = Path(importlib.util.find_spec(package).submodule_search_locations[0], *parts)
     return next((file for file in (path / "__init__.py", path.with_suffix(".py")) if file.is_file()), None)
 
@@ -89,17 +60,22 @@ def check_python(words: list[str]) -> None:
     if words[0] == "-c":
         compile(words[1], "-c", "exec")
         return
-    if words[0] == "-m":
-        assert importlib.util.find_spec(words[1]) is not None, f"no module {words[1]}"
-        source, arguments = module_file(words[1]), words[2:]
-        if source is not None and source.name == "__init__.py":
-            source = source.with_name("__main__.py")
+    if words[:2] == ["-m", "ddpg_ext"]:
+        command, *arguments = words[2:] or ["--help"]
+        assert command in COMMANDS or command.startswith("-"), f"no command {command}"
+        zoo = (module_file(f"rl_zoo3.{command}"), module_file(f"rl_zoo3.plots.{command}"))
+        sources = [*(ROOT / "ddpg_ext" / "plot").glob("*.py"), *(ROOT / "ddpg_ext" / "zoo").glob("sweep*.py")]
+        sources = [source for source in zoo if source] or sources
+    elif words[0] == "-m":
+        is_there = importlib.util.find_spec(words[1]) is not None and not words[1].startswith("ddpg_ext.")
+        assert is_there, f"no module {words[1]}"
+        sources, arguments = [], words[2:]
     else:
-        source, arguments = ROOT / words[0], words[1:]
-        assert source.is_file(), f"no script {words[0]}"
+        sources, arguments = [ROOT / words[0]], words[1:]
+        assert sources[0].is_file(), f"no script {words[0]}"
     flags = {word.partition("=")[0] for word in arguments if re.match(r"--?[a-zA-Z]", word)} - {"--help", "-h"}
-    if source is not None:
-        assert flags <= strings_of(source), f"{source.name} has no {flags - strings_of(source)}"
+    if sources:
+        assert flags <= flags_of(sources), f"{words[:3]} has no {flags - flags_of(sources)}"
     if words[:2] == ["-m", "pytest"]:
         for word in arguments:
             assert word.startswith("-") or (ROOT / word.partition("::")[0]).exists(), f"no tests {word}"

@@ -28,6 +28,7 @@ from ddpg_ext.checkpoints import training_state
 from ddpg_ext.checkpoints.load import build_model
 from ddpg_ext.checkpoints.model_zip import Trust, read_model_members, write_model_members
 from ddpg_ext.checkpoints.saving import model_data
+from ddpg_ext.checkpoints.vec_normalize import make_vec_normalize
 from ddpg_ext.common.errors import (
     CheckpointError,
     CheckpointNotFoundError,
@@ -39,7 +40,6 @@ from ddpg_ext.ddpg_paper.ddpg_paper import DDPGPaper
 from ddpg_ext.serialization import buffer_state, codec, replay_buffers
 from ddpg_ext.serialization.archive import write_zip
 from ddpg_ext.serialization.zip_reader import ZipReader
-from ddpg_ext.zoo.run_files import make_vec_normalize
 
 if TYPE_CHECKING:
     from stable_baselines3.common.logger import Logger

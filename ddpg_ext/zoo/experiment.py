@@ -1,4 +1,4 @@
-"""The RL Zoo's experiment manager, which also knows what is special to ``ddpg_paper``. Needs rl_zoo3."""
+"""The RL Zoo's experiment manager with what is special to ``ddpg_paper``. Needs rl_zoo3."""
 
 import inspect
 import os
@@ -15,44 +15,35 @@ from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv
 
 from ddpg_ext.common.errors import DDPGPaperError, InvalidArgumentError
 from ddpg_ext.ddpg_paper.validation import check_spaces
-from ddpg_ext.zoo.hyperparameters import (
-    ALGORITHM,
-    FILE,
-    SCHEDULES,
-    check_keys,
-    convert_values,
-    default_policy,
-    make_noise,
-)
-from ddpg_ext.zoo.interrupts import Interrupts, StopBetweenSteps, ignored_interrupts
+from ddpg_ext.zoo import hyperparameters as hp
+from ddpg_ext.zoo.interrupts import StopOnCtrlC, ignored_interrupts
 
 
 class ExperimentManager(exp_manager.ExperimentManager):
     """
-    The Zoo's own, for all algorithms. For ``ddpg_paper`` it reads this package's file of hyperparameters where no
-    other is given; every argument of ``DDPGPaper`` can stand in such a file; and training that is interrupted or fails
-    leaves a whole run folder. The arguments are the Zoo's.
+    Run the Zoo's experiments, also with ``ddpg_paper``.
+
+    For ``ddpg_paper``, the default file of hyperparameters is this package's, and a file may hold every argument of
+    ``DDPGPaper``. Training that is interrupted or fails leaves a complete run folder. The arguments are the Zoo's.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._is_ours = self.algo == ALGORITHM
+        self._is_ours = self.algo == hp.ALGORITHM
         self._made_folder = False
-        self._interrupts = Interrupts()
-        given = inspect.signature(super().__init__).bind(*args, **kwargs).arguments
-        if self._is_ours and not given.get("config"):
-            self.config = str(FILE)
+        self._stop = StopOnCtrlC()
+        arguments = inspect.signature(super().__init__).bind(*args, **kwargs).arguments
+        if self._is_ours and not arguments.get("config"):
+            self.config = str(hp.FILE)
         if self._is_ours and self.trial_id == 0:
             self.trial_id = _TrialId(0)
 
-    # ------------------------------------------------------------ hyperparameters
-
     def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """
-        As the Zoo's; but what is misspelt is refused, before there is a run folder.
+        Read the hyperparameters, and refuse unknown keys before there is a run folder.
 
-        :return: hyperparameters, and what of them is saved
-        :raises InvalidArgumentError: if the file cannot be read, or does not say how long to train
+        :return: hyperparameters, and those of them that are saved
+        :raises InvalidArgumentError: if the file cannot be read, or has no number of steps
         :raises InvalidArgumentTypeError: for an unknown key
         """
         try:
@@ -62,14 +53,14 @@ class ExperimentManager(exp_manager.ExperimentManager):
                 f"the file of hyperparameters {self.config!r} cannot be read: {error}"
             ) from error
         if self._is_ours:
-            check_keys(hyperparams)
+            hp.check_keys(hyperparams)
             if self.n_timesteps > 0:
                 hyperparams.setdefault("n_timesteps", self.n_timesteps)
             if "n_timesteps" not in hyperparams:
                 raise InvalidArgumentError(
                     f"{self.config} has no `n_timesteps` for {self.env_name.gym_id}; add it, or pass --n-timesteps"
                 )
-            if saved.get("replay_buffer_class", "") is None:  # the default; `enjoy` looks for a name in it
+            if saved.get("replay_buffer_class", "") is None:  # `enjoy` expects a name
                 del saved["replay_buffer_class"]
         return hyperparams, saved
 
@@ -78,9 +69,9 @@ class ExperimentManager(exp_manager.ExperimentManager):
     ) -> tuple[dict[str, Any], Callable | None, list[BaseCallback], Callable | None]:
         if not self._is_ours:
             return super()._preprocess_hyperparams(hyperparams)
-        hyperparams = convert_values(hyperparams, vars(exp_manager))
-        # The Zoo knows one learning rate, and none that is a schedule already
-        rates = {key: hyperparams.pop(key) for key in SCHEDULES if key in hyperparams}
+        hyperparams = hp.convert_values(hyperparams, vars(exp_manager))
+        # The Zoo converts one learning rate, which must not be a schedule yet
+        rates = {key: hyperparams.pop(key) for key in hp.SCHEDULES if key in hyperparams}
         processed, env_wrapper, callbacks, vec_env_wrapper = super()._preprocess_hyperparams(hyperparams)
         return {**processed, **rates}, env_wrapper, callbacks, vec_env_wrapper
 
@@ -89,21 +80,18 @@ class ExperimentManager(exp_manager.ExperimentManager):
     ) -> dict[str, Any]:
         if self._is_ours:
             if "policy" not in hyperparams:
-                hyperparams["policy"] = saved_hyperparams["policy"] = default_policy(env.observation_space)
-            # Also before an optimisation, which would go on from one failing trial to the next
+                hyperparams["policy"] = saved_hyperparams["policy"] = hp.default_policy(env.observation_space)
+            # Here, because an optimisation would continue after each failing trial
             check_spaces(env.observation_space, env.action_space, hyperparams["policy"])
             assert env.action_space.shape is not None  # for mypy
-            hyperparams = make_noise(hyperparams, env.action_space.shape)
+            hyperparams = hp.make_noise(hyperparams, env.action_space.shape)
             if self.verbose > 0:
                 print(f"Exploration noise: {hyperparams.get('action_noise', 'ornstein-uhlenbeck')}")
         return super()._preprocess_action_noise(hyperparams, saved_hyperparams, env)
 
-    # ----------------------------------------------------------------- run folder
-
     def setup_experiment(self) -> tuple[BaseAlgorithm, dict[str, Any]] | None:
         """
-        As the Zoo's; but when no training follows, no empty run folder stays behind, which would be taken for the
-        latest run.
+        Make the model, and remove the empty run folder if no training follows.
 
         :return: the model and the hyperparameters that were saved; None before an optimisation
         """
@@ -117,7 +105,9 @@ class ExperimentManager(exp_manager.ExperimentManager):
 
     def create_log_folder(self) -> None:
         """
-        :raises InvalidArgumentError: if nothing can be written there
+        Make the run folder.
+
+        :raises InvalidArgumentError: if it cannot be written to
         """
         before = os.path.isdir(self.save_path)
         try:
@@ -128,67 +118,65 @@ class ExperimentManager(exp_manager.ExperimentManager):
             ) from error
         self._made_folder = self._is_ours and not before
 
-    # ------------------------------------------------------------------- training
-
     def create_callbacks(self) -> None:
-        """The Zoo's callbacks; and last, so that an evaluation is finished, one that ends training on Ctrl-C."""
+        """Create the Zoo's callbacks and, after them, one that ends training on Ctrl-C."""
         super().create_callbacks()
         if self._is_ours and not self.optimize_hyperparameters:
-            self.callbacks.append(StopBetweenSteps(self._interrupts))
+            self.callbacks.append(self._stop)
 
     def create_envs(self, n_envs: int, eval_env: bool = False, no_log: bool = False) -> VecEnv:
-        """As the Zoo's; but Ctrl-C, which a terminal sends to all processes, leaves those of environments alone."""
+        """Create environments whose processes ignore Ctrl-C, which a terminal sends to all processes."""
         in_processes = self._is_ours and issubclass(self.vec_env_class, SubprocVecEnv)
         with ignored_interrupts() if in_processes else nullcontext():
             return super().create_envs(n_envs, eval_env, no_log)
 
     def learn(self, model: BaseAlgorithm) -> None:
         """
-        Train. Ctrl-C ends training after the step that is under way, another one ends it at once.
+        Train until the end, or until Ctrl-C.
 
-        Either way the caller saves the model then, which Ctrl-C does not interrupt. If training fails, the model is
-        saved here, before the error goes on.
+        The first Ctrl-C ends training after the current step, the second at once. The caller saves the model
+        afterwards, which Ctrl-C does not interrupt. If training fails, the model is saved here.
 
         :param model: the model to train
         """
         if not self._is_ours:
             return super().learn(model)
-        self._interrupts.start()
+        self._stop.start()
         try:
             super().learn(model)
         except Exception as error:
             print(f"Training stopped: {type(error).__name__}")
-            self._interrupts.no_more()
+            self._stop.end_training()
             self.save_trained_model(model)
             raise
 
     def save_trained_model(self, model: BaseAlgorithm) -> None:
         """
-        :param model: the model to save, as the Zoo does
+        Save the model as the Zoo does.
+
+        :param model: the model
         """
         try:
             super().save_trained_model(model)
         finally:
-            self._interrupts.end()
+            self._stop.end()
 
     def hyperparameters_optimization(self) -> None:
         """
-        As the Zoo's.
+        Optimise the hyperparameters as the Zoo does.
 
-        :raises DDPGPaperError: if it ends without a single finished trial
+        :raises DDPGPaperError: if no trial was completed
         """
         try:
             super().hyperparameters_optimization()
         except ValueError as error:
             if not self._is_ours or "completed" not in str(error):
                 raise
-            raise DDPGPaperError(
-                "the optimisation ended before a trial was finished: there is nothing to report"
-            ) from error
+            raise DDPGPaperError("no trial was completed, so there is nothing to report") from error
 
 
 class _TrialId(int):
-    """Of the first trial, which the Zoo takes for none at all."""
+    """Id of the first trial, 0, which the Zoo would take for a missing id."""
 
     def __bool__(self) -> bool:
         return True

@@ -1,8 +1,4 @@
-"""
-From the names and values of a YAML file to the arguments of ``DDPGPaper``.
-
-Nothing here needs rl_zoo3: whoever trains without it can read the same file.
-"""
+"""Arguments of ``DDPGPaper`` from the RL Zoo's YAML files. Works without rl_zoo3."""
 
 import inspect
 from pathlib import Path
@@ -23,34 +19,28 @@ from ddpg_ext.common.optional_imports import import_extra
 from ddpg_ext.ddpg_paper import DDPGPaper
 
 ALGORITHM = "ddpg_paper"
-#: tuned settings of this package
+#: Tuned settings of this package
 FILE = Path(__file__).parent / "hyperparams" / f"{ALGORITHM}.yml"
 
 SCHEDULES = ("learning_rate", "qf_learning_rate")
 NOISE_KEYS = ("noise_type", "noise_std", "noise_theta", "noise_dt", "noise_schedule")
-#: what the Zoo itself takes out of an entry
+#: Keys that the Zoo itself uses
 ZOO_KEYS = (
     *("n_timesteps", "n_envs", "normalize", "env_kwargs", "env_wrapper", "vec_env_wrapper", "frame_stack"),
     *("monitor_kwargs", "callback"),
 )
-#: arguments that are options of the training program
-OPTIONS = {
-    "env": "--env",
-    "seed": "--seed",
-    "verbose": "--verbose",
-    "device": "--device",
-    "tensorboard_log": "--tensorboard-log",
-}
-#: text in them is a Python expression, as everywhere in the Zoo
+#: Arguments that are options of the training program
+OPTIONS = {name: f"--{name.replace('_', '-')}" for name in ("env", "seed", "verbose", "device", "tensorboard_log")}
+#: Text in them is a Python expression, as everywhere in the Zoo
 _EXPRESSIONS = ("policy_kwargs", "replay_buffer_class", "replay_buffer_kwargs")
-#: in whose dicts and lists numbers are numbers, too
+#: Numbers are converted in their dicts and lists, too
 _NESTED = ("policy_kwargs", "replay_buffer_kwargs", "noise_std", "noise_schedule", "train_freq")
 _ARGUMENTS = [name for name in inspect.signature(DDPGPaper).parameters if not name.startswith("_")]
 
 
 def read_hyperparameters(env_id: str, file: str | Path = FILE) -> dict[str, Any]:
     """
-    The settings for an environment as a YAML file has them, the Zoo's own keys included.
+    Return the entry of an environment in a YAML file, including the Zoo's own keys.
 
     :param env_id: the environment
     :param file: a YAML file with an entry per environment
@@ -68,15 +58,15 @@ def read_hyperparameters(env_id: str, file: str | Path = FILE) -> dict[str, Any]
 
 def constructor_arguments(hyperparams: dict[str, Any], action_shape: tuple[int, ...]) -> dict[str, Any]:
     """
-    What an entry of the file says to ``DDPGPaper``: ``DDPGPaper(env=env, **constructor_arguments(entry, shape))``.
+    Convert an entry for ``DDPGPaper(env=env, **constructor_arguments(entry, shape))``.
 
-    Text in ``policy_kwargs``, ``replay_buffer_class`` and ``replay_buffer_kwargs`` is evaluated, as by the Zoo: take
+    Text in ``policy_kwargs``, ``replay_buffer_class`` and ``replay_buffer_kwargs`` is evaluated, as in the Zoo, so use
     only files that you trust.
 
     :param hyperparams: an entry; the Zoo's own keys (number of steps, wrappers, ...) are left out
     :param action_shape: shape of one action, for the noise
-    :return: arguments of the constructor; ``policy`` is "MlpPolicy" where the entry names none
-    :raises InvalidArgumentError: for a value that says nothing
+    :return: arguments of the constructor; ``policy`` is "MlpPolicy" by default
+    :raises InvalidArgumentError: for an invalid value
     :raises InvalidArgumentTypeError: for an unknown key
     """
     check_keys(hyperparams)
@@ -86,18 +76,12 @@ def constructor_arguments(hyperparams: dict[str, Any], action_shape: tuple[int, 
 
 
 def default_policy(observation_space: spaces.Space) -> str:
-    """
-    :param observation_space: of an environment whose entry names no policy
-    :return: the policy's name
-    """
+    """Return the name of the policy for an entry without ``policy``."""
     return "MultiInputPolicy" if isinstance(observation_space, spaces.Dict) else "MlpPolicy"
 
 
 def check_keys(hyperparams: dict[str, Any]) -> None:
-    """
-    :param hyperparams: an entry of the file
-    :raises InvalidArgumentTypeError: for a key that is none, or that is an option of the program
-    """
+    """Raise InvalidArgumentTypeError for a key that is unknown or an option of the program."""
     known = {*_ARGUMENTS, *NOISE_KEYS, *ZOO_KEYS} - set(OPTIONS)
     for key in hyperparams:
         if key in OPTIONS:
@@ -108,20 +92,19 @@ def check_keys(hyperparams: dict[str, Any]) -> None:
 
 def convert_values(hyperparams: dict[str, Any], names: dict[str, Any] | None = None) -> dict[str, Any]:
     """
-    Numbers, schedules, tuples and Python expressions, from how YAML writes them.
+    Convert numbers, schedules, tuples and Python expressions from their spelling in YAML.
 
     :param hyperparams: an entry of the file
-    :param names: names that Python expressions may use, beyond those of this package, ``sb3``, ``th`` and ``nn``
+    :param names: more names for Python expressions than this package's, ``sb3``, ``th`` and ``nn``
     :return: a new dict
-    :raises InvalidArgumentError: for a schedule or an expression that cannot be read
+    :raises InvalidArgumentError: for an invalid schedule or expression
     """
-    values = {key: _numbers(value) if key in _NESTED else _number(value) for key, value in hyperparams.items()}
-    for key in SCHEDULES:
-        if isinstance(values.get(key), str):
-            values[key] = _schedule(key, values[key])
-    for key in _EXPRESSIONS:
-        if isinstance(values.get(key), str):
-            values[key] = _evaluate(key, values[key], names or {})
+    values = {key: _number(value, nested=key in _NESTED) for key, value in hyperparams.items()}
+    for key, value in values.items():
+        if isinstance(value, str) and key in SCHEDULES:
+            values[key] = _schedule(key, value)
+        elif isinstance(value, str) and key in _EXPRESSIONS:
+            values[key] = _evaluate(key, value, names or {})
     if isinstance(values.get("train_freq"), list):
         values["train_freq"] = tuple(values["train_freq"])
     return values
@@ -129,7 +112,7 @@ def convert_values(hyperparams: dict[str, Any], names: dict[str, Any] | None = N
 
 def make_noise(hyperparams: dict[str, Any], action_shape: tuple[int, ...]) -> dict[str, Any]:
     """
-    Put an ``action_noise`` in the place of the keys that describe one.
+    Replace the keys of the noise by an ``action_noise``.
 
     :param hyperparams: hyperparameters; without any of ``NOISE_KEYS`` they stay as they are
     :param action_shape: shape of one action
@@ -171,8 +154,12 @@ def make_noise(hyperparams: dict[str, Any], action_shape: tuple[int, ...]) -> di
     return {**rest, "action_noise": noise}
 
 
-def _number(value: Any) -> Any:
-    """YAML reads 1e-3 as text, and 1e6 is a whole number to a reader."""
+def _number(value: Any, nested: bool = True) -> Any:
+    """Convert text such as 1e-3, which YAML does not read as a number, and whole numbers such as 1e6."""
+    if nested and isinstance(value, dict):
+        return {key: _number(item) for key, item in value.items()}
+    if nested and isinstance(value, list):
+        return [_number(item) for item in value]
     if isinstance(value, str):
         try:
             value = float(value)
@@ -181,15 +168,8 @@ def _number(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def _numbers(value: Any) -> Any:
-    """Those in dicts and lists, too."""
-    if isinstance(value, dict):
-        return {key: _numbers(item) for key, item in value.items()}
-    return [_numbers(item) for item in value] if isinstance(value, list) else _number(value)
-
-
 def _deviation(value: Any, action_shape: tuple[int, ...]) -> np.ndarray:
-    """NumPy would see what is wrong with ``noise_std`` when the first action is taken: after a run was begun."""
+    """Check ``noise_std`` before the run begins; NumPy would fail at the first action."""
     try:
         std = np.array(value)
     except ValueError:  # rows of different lengths
@@ -204,7 +184,7 @@ def _deviation(value: Any, action_shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _schedule(key: str, text: str) -> LinearSchedule:
-    """``lin_1e-3``: from 1e-3 to 0 over training."""
+    """Return the schedule for ``lin_1e-3``: from 1e-3 to 0 over training."""
     kind, _, initial = text.partition("_")
     try:
         if kind != "lin":
@@ -212,12 +192,13 @@ def _schedule(key: str, text: str) -> LinearSchedule:
         return LinearSchedule(float(initial), 0.0, 1.0)
     except ValueError:
         raise InvalidArgumentError(
-            f"`{key}` must be a number, or 'lin_' and a number for a linear fall to 0, such as lin_1e-3, got {text!r}"
+            f"`{key}` must be a number, or lin_ and a number to decrease it linearly to 0, such as lin_1e-3, "
+            f"got {text!r}"
         ) from None
 
 
 def _decay(schedule: Any) -> LinearDecay:
-    """A number of steps from full noise to none, or ``LinearDecay``'s arguments."""
+    """Return the decay for a number of steps, or for the arguments of ``LinearDecay``."""
     if isinstance(schedule, dict):
         try:
             return LinearDecay(**schedule)
@@ -233,4 +214,4 @@ def _evaluate(key: str, text: str, names: dict[str, Any]) -> Any:
     try:
         return eval(text, {**names, **own})
     except Exception as error:
-        raise InvalidArgumentError(f"`{key}` is no Python expression: {text!r} ({error})") from error
+        raise InvalidArgumentError(f"`{key}` must be a Python expression, got {text!r} ({error})") from error

@@ -12,68 +12,64 @@ from typing import Any
 from stable_baselines3.common.callbacks import BaseCallback
 
 
-class Interrupts:
+class StopOnCtrlC(BaseCallback):
     """
-    What Ctrl-C does between :meth:`start` and :meth:`end`.
+    End training on Ctrl-C. Pass it to ``learn`` as the last callback.
 
-    The first one is only counted: :class:`StopBetweenSteps` ends training by it, so that no step is left half done. The
-    second raises ``KeyboardInterrupt``. Once training is over, none does anything, so that the model is saved.
+    Use it in a ``with`` block that trains and, in a ``finally`` clause, saves the model. The first Ctrl-C ends training
+    after the current step, the second at once. Saving is not interrupted. The program continues after the block.
     """
 
     def __init__(self) -> None:
+        super().__init__()
         self.count = 0
         self._training = False
         self._before: Any = None
-        self._installed = False
 
     def start(self) -> None:
-        """Training begins. In another thread than the main one, which gets no signals, this does nothing."""
+        """Begin training. Only the main thread gets signals; in other threads this does nothing."""
         if threading.current_thread() is threading.main_thread():
             self._before = signal.signal(signal.SIGINT, self._handle)
-            self._installed = self._training = True
+            self._training = True
 
-    def no_more(self) -> None:
-        """Training is over; what follows is not to be interrupted."""
+    def end_training(self) -> None:
+        """Ignore Ctrl-C from now on, while the model is saved."""
         self._training = False
 
     def end(self) -> None:
-        """All is saved: Ctrl-C does what it did before."""
-        if self._installed:
+        """Restore the previous handler."""
+        if self._before is not None:
             signal.signal(signal.SIGINT, self._before)
-            self._installed = False
+            self._before = None
+
+    def __enter__(self) -> "StopOnCtrlC":
+        self.start()
+        return self
+
+    def __exit__(self, error_type: type | None, *_: Any) -> bool:
+        self.end()
+        return error_type is KeyboardInterrupt and self.count > 0
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
         self.count += 1
         if not self._training:
-            _say("The model is being saved, which is not interrupted")
+            _say("The model is being saved, which cannot be interrupted")
         elif self.count == 1:
-            _say("Training ends with this step, and the model is saved. Ctrl-C once more: at once")
+            _say("Training ends after this step, and the model is saved. Press Ctrl-C again to end at once")
         else:
             self._training = False
             raise KeyboardInterrupt
 
-
-class StopBetweenSteps(BaseCallback):
-    """
-    Ends training when there was a Ctrl-C.
-
-    :param interrupts: what counts them
-    """
-
-    def __init__(self, interrupts: Interrupts) -> None:
-        super().__init__()
-        self.interrupts = interrupts
-
     def _on_step(self) -> bool:
-        return self.interrupts.count == 0
+        return self.count == 0
 
     def _on_training_end(self) -> None:
-        self.interrupts.no_more()
+        self.end_training()
 
 
 @contextmanager
 def ignored_interrupts() -> Iterator[None]:
-    """Processes that are started meanwhile get no Ctrl-C, as long as they live; this one gets it afterwards."""
+    """Let processes that are started in this block ignore Ctrl-C."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -85,5 +81,5 @@ def ignored_interrupts() -> Iterator[None]:
 
 
 def _say(text: str) -> None:
-    # Not print: the signal may have come while one was printing
+    # Not print, which the signal may have interrupted
     os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"\n{text}\n".encode())

@@ -1,5 +1,6 @@
-"""The RL Zoo's programs with ``ddpg_paper`` registered: what the modules beside this one, one per program, share."""
+"""Run the RL Zoo's programs with ``ddpg_paper`` registered. Needs rl_zoo3."""
 
+import argparse
 import importlib
 import os
 import runpy
@@ -7,19 +8,30 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 
+from ddpg_ext.common.environments import check_environment, register
 from ddpg_ext.common.errors import DDPGPaperError, InvalidArgumentError
 from ddpg_ext.common.optional_imports import import_extra
-from ddpg_ext.zoo.command_line import prepare_command_line
+from ddpg_ext.zoo.hyperparameters import ALGORITHM
 from ddpg_ext.zoo.register import register_zoo
 
-#: what the Zoo says, as errors of general types, when the input is at fault
+_AGENT = ["--algo", ALGORITHM, "--env", "Pendulum-v1"]
+#: Options of each program unless the user chooses another algorithm
+DEFAULTS = {
+    "train": _AGENT,
+    "enjoy": [*_AGENT, "--folder", "logs"],
+    "record_video": [*_AGENT, "--folder", "logs"],
+    "record_training": [*_AGENT, "--folder", "logs"],
+    "plot_train": ["--algo", ALGORITHM],
+    "all_plots": ["--algos", ALGORITHM],
+    "plot_from_file": [],
+    "load_from_hub": ["--algo", ALGORITHM, "--folder", "logs"],
+}
+_PLOTS = ("plot_train", "all_plots", "plot_from_file")
+#: Parts of the Zoo's, Gymnasium's and torch's messages about bad input, which they raise as errors of general types
 _BAD_INPUT = (
     "was not found",
     "No model found",
@@ -27,89 +39,141 @@ _BAD_INPUT = (
     "Hyperparameters not found",
     "must be a valid path",
     "was raised from the environment creator",
+    "type at start of device string",
+    "You are about to download",
+    "already exists, use --force",
 )
 
 
-def run(program: str) -> None:
+def run(program: str, arguments: list[str]) -> None:
     """
-    Run a program of the Zoo: its options are the Zoo's, ``--algo`` is ``ddpg_paper`` where it is not given.
+    Run a program of the Zoo, once per process. Its options are the Zoo's; ``--algo`` is ``ddpg_paper`` by default.
 
-    The process ends with a message and status 1 for bad input, with status 130 after a Ctrl-C before training.
+    The process ends with a message and status 1 for bad input, and with status 130 after Ctrl-C before training.
 
-    :param program: one of ``command_line.DEFAULTS``
+    :param program: a key of ``DEFAULTS``
+    :param arguments: its options
     """
     try:
         register_zoo()
-        prepare_command_line(program)
-        with _recording_with_this_package() if program == "record_training" else nullcontext():
-            _start(program)
+        for argument in arguments:  # environments of known packages need no --gym-packages
+            register(argument.rpartition("=")[2])
+        sys.argv = [f"ddpg_ext {program}", *with_defaults(program, arguments)]
+        _start(program)
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
-        if not (_is_clear(error) or (program.startswith("plots.") and isinstance(error, OSError))):
+        message = _message(program, arguments, error)
+        if message is None:
             raise
-        sys.exit(f"{Path(sys.argv[0]).stem}: error: {error}")
+        sys.exit(f"ddpg_ext {program}: error: {message}")
 
 
-def _is_clear(error: Exception) -> bool:
-    """Whether the message alone says what is wrong."""
-    if isinstance(error, ImportError):  # ours, and what the Zoo says where W&B is missing
-        return "pip install" in str(error)
-    if isinstance(error, AssertionError | ValueError | TypeError) and any(part in str(error) for part in _BAD_INPUT):
-        return True
-    return isinstance(error, DDPGPaperError | gym.error.DependencyNotInstalled)
+def with_defaults(program: str, arguments: list[str]) -> list[str]:
+    """
+    Put our defaults before the user's options, which override them.
+
+    :param program: a key of ``DEFAULTS``
+    :param arguments: the user's options
+    :return: the options for the Zoo
+    """
+    if program in ("train", "enjoy", "record_video", "record_training"):
+        parser = argparse.ArgumentParser(add_help=False, exit_on_error=False, allow_abbrev=False)
+        parser.add_argument("--algo", default=ALGORITHM)
+        try:
+            if parser.parse_known_args(arguments)[0].algo != ALGORITHM:
+                return arguments
+        except argparse.ArgumentError:  # the program reports it
+            return arguments
+    return [*DEFAULTS[program], *arguments]
 
 
 def _start(program: str) -> None:
-    if program.startswith("plots."):
-        _hide_broken_rliable()
-        # In the package `plots`, functions bear their modules' names
-        plots: Any = importlib.import_module("rl_zoo3.plots")
-        try:
-            getattr(plots, program.removeprefix("plots."))()
-        except ValueError as error:
-            if program != "plots.plot_from_file" or "min()" not in str(error):
-                raise
-            raise InvalidArgumentError(
-                "the Zoo's plot_from_file needs two runs or more of each algorithm on an environment; "
-                "python -m ddpg_ext.plot draws single ones, too"
-            ) from error
-    else:
+    if program in _PLOTS:
+        getattr(importlib.import_module("rl_zoo3.plots"), program)()
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        _explain_pair_errors()
+        if program == "record_training":
+            _record_with_this_package(folder)
+        elif program == "load_from_hub":
+            _accept_missing_statistics()
         runpy.run_module(f"rl_zoo3.{program}", run_name="__main__")
 
 
-def _hide_broken_rliable() -> None:
-    """The Zoo's plots do without rliable, but not with one that fails to import with an error of another kind."""
-    try:
-        import rliable.library  # type: ignore[import-untyped]  # noqa: F401
-    except ImportError:
-        pass
-    except Exception as error:
-        print(f"rliable cannot be imported, plots do without it: {error}", file=sys.stderr)
-        sys.modules["rliable"] = None  # type: ignore[assignment]
+def _message(program: str, arguments: list[str], error: Exception) -> str | None:
+    """Return what to tell the user about bad input; None for all other errors."""
+    text = str(error)
+    if isinstance(error, DDPGPaperError | gym.error.DependencyNotInstalled | gym.error.UnregisteredEnv):
+        return text
+    if isinstance(error, ModuleNotFoundError) and error.name in arguments:
+        return f"--gym-packages {error.name} cannot be imported ({text})"
+    if isinstance(error, ImportError):  # the Zoo's, where Weights & Biases is missing
+        return text if "pip install" in text else None
+    if isinstance(error, ValueError) and "not found in gym registry" in text:
+        try:
+            check_environment(text.split()[0], "An environment of your own needs --gym-packages MODULE.")
+        except InvalidArgumentError as ours:
+            return str(ours)
+    if program == "plot_from_file" and "min()" in text:
+        return (
+            "the Zoo's plot_from_file needs at least two runs of each algorithm on an environment; "
+            "python -m ddpg_ext plot draws single runs, too"
+        )
+    if isinstance(error, OSError) and program in (*_PLOTS, "load_from_hub"):
+        return text
+    is_known = isinstance(error, AssertionError | ValueError | TypeError | RuntimeError)
+    return text if is_known and any(part in text for part in _BAD_INPUT) else None
 
 
-@contextmanager
-def _recording_with_this_package() -> Iterator[None]:
-    """
-    ``record_training`` starts ``record_video`` as another process, which has to know the algorithm; and a program
-    ``ffmpeg``, for which the one that comes with the video packages will do.
-    """
-    call, path = subprocess.call, os.environ.get("PATH", "")
+def _explain_pair_errors() -> None:
+    """Explain the quotes of ``-params name:value`` where the Zoo shows a traceback."""
+    action = importlib.import_module("rl_zoo3.utils").StoreDict
+    store = action.__call__
 
-    def call_with_ours(command: list[str], **kwargs: Any) -> int:
+    def store_or_explain(self: Any, parser: Any, namespace: Any, values: Any, option: str | None = None) -> None:
+        try:
+            store(self, parser, namespace, values, option)
+        except Exception as error:
+            raise argparse.ArgumentError(
+                self,
+                f"{' '.join(values)}: pass name:value, the value a Python expression ({error}); text needs quotes of "
+                f"its own: {option} \"learning_rate:'lin_1e-3'\"",
+            ) from error
+
+    action.__call__ = store_or_explain
+
+
+def _record_with_this_package(folder: str) -> None:
+    """Make ``record_training`` start our ``record_video``, and link ffmpeg to the folder if the machine has none."""
+    call = subprocess.call
+
+    def call_ours(command: list[str], **kwargs: Any) -> int:
         if command[:3] == ["python", "-m", "rl_zoo3.record_video"]:
-            command = [sys.executable, "-m", "ddpg_ext.zoo.record_video", *command[3:]]
+            command = [sys.executable, "-m", "ddpg_ext", "record_video", *command[3:]]
         return call(command, **kwargs)
 
-    with tempfile.TemporaryDirectory() as folder:
-        if shutil.which("ffmpeg") is None:
-            imageio_ffmpeg = import_extra("imageio_ffmpeg", "ddpg_ext[zoo]", "record_training")
-            os.symlink(imageio_ffmpeg.get_ffmpeg_exe(), os.path.join(folder, "ffmpeg"))
-            os.environ["PATH"] = os.pathsep.join([folder, path])
-        subprocess.call = call_with_ours  # type: ignore[assignment]
+    if shutil.which("ffmpeg") is None:
+        imageio_ffmpeg = import_extra("imageio_ffmpeg", "ddpg_ext[zoo]", "record_training")
+        os.symlink(imageio_ffmpeg.get_ffmpeg_exe(), os.path.join(folder, "ffmpeg"))
+        os.environ["PATH"] = os.pathsep.join([folder, os.environ.get("PATH", "")])
+    subprocess.call = call_ours  # type: ignore[assignment]
+
+
+def _accept_missing_statistics() -> None:
+    """Let the Zoo download agents without normalisation: it expects the error of huggingface_hub before version 1."""
+    hub = import_extra("huggingface_sb3", "ddpg_ext[zoo]", "load_from_hub")
+    from huggingface_hub.errors import EntryNotFoundError
+    from requests.exceptions import HTTPError
+
+    download = hub.load_from_hub
+
+    def download_or_http_error(*args: Any, **kwargs: Any) -> str:
         try:
-            yield
-        finally:
-            subprocess.call = call
-            os.environ["PATH"] = path
+            return download(*args, **kwargs)
+        except EntryNotFoundError as error:
+            if isinstance(error, FileNotFoundError):  # there is no network
+                raise
+            raise HTTPError(str(error)) from error
+
+    hub.load_from_hub = download_or_http_error

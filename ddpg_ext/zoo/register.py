@@ -1,4 +1,4 @@
-"""Making ``ddpg_paper`` an algorithm of the RL Zoo."""
+"""Register ``ddpg_paper`` as an algorithm of the RL Zoo."""
 
 import sys
 
@@ -8,10 +8,10 @@ from ddpg_ext.ddpg_paper import DDPGPaper
 
 def register_zoo() -> None:
     """
-    Make ``ddpg_paper`` an algorithm of the RL Zoo (rl_zoo3), in this process.
+    Register ``ddpg_paper`` as an algorithm of the RL Zoo (rl_zoo3) in this process.
 
-    Its programs and its ``ExperimentManager`` then know the algorithm, its hyperparameters and its search space for
-    Optuna. Calling it again does nothing more. ``python -m ddpg_ext.zoo.train`` and the other programs call it.
+    The Zoo's programs and ``ExperimentManager`` then have the algorithm, its hyperparameters and its search space for
+    Optuna. A second call changes nothing. ``python -m ddpg_ext train`` and the other commands call it.
 
     :raises MissingExtraError: if rl_zoo3 is not installed (extra ``zoo``)
     """
@@ -28,7 +28,7 @@ def register_zoo() -> None:
         "HYPERPARAMS_CONVERTER": convert_ddpg_paper_params,
     }
     original = ExperimentManager.__base__
-    # The Zoo's modules copy names from each other: those that are imported later copy what is here by then
+    # The Zoo's modules copy names from each other; modules that are imported later copy the new entries
     for name, module in list(sys.modules.items()):
         if name.partition(".")[0] != "rl_zoo3":
             continue

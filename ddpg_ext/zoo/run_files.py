@@ -1,42 +1,33 @@
-"""The small files of a run folder: YAML without objects, hyperparameters without eval, statistics without pickle."""
+"""The small files of a run folder: YAML without objects, hyperparameters without eval."""
 
 import ast
-import os
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from stable_baselines3.common.running_mean_std import RunningMeanStd
-from stable_baselines3.common.vec_env import VecEnv, VecNormalize
-
 from ddpg_ext.common.errors import CheckpointError, DamagedCheckpointError, UntrustedContentError
-from ddpg_ext.serialization.allowlist import Allowed
-from ddpg_ext.serialization.reconstruct import Rebuilder, refusal
-from ddpg_ext.serialization.safe_pickle import Call, Global, parse
 from ddpg_ext.serialization.zip_reader import open_regular_file
 
 MAX_YAML = 2**18
 MAX_DEPTH = 20
-#: whose classes hyperparameters may name
+#: Hyperparameters may name classes of these packages
 _PACKAGES_OF_CLASSES = ("torch", "stable_baselines3", "sb3_contrib", "ddpg_ext")
-MAX_STATISTICS = 256 * 2**20
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """
-    Read ``args.yml`` or ``config.yml``: plain YAML, the Zoo's ``OrderedDict``, tuples, and nothing else.
+    Read ``args.yml`` or ``config.yml``, which may hold plain YAML, the Zoo's ``OrderedDict`` and tuples.
 
     :param path: the file
     :return: its keys and values; empty if there is no file
     :raises DamagedCheckpointError: if it is not YAML
-    :raises UntrustedContentError: if it asks for any other object
+    :raises UntrustedContentError: if it has any other object
     """
     if not path.exists():
         return {}
     with open_regular_file(path) as file:
         text = file.read(MAX_YAML + 1)
     if len(text) > MAX_YAML:
-        raise CheckpointError(f"{path} is larger than any file of settings")
+        raise CheckpointError(f"{path} is larger than {MAX_YAML:,} bytes, the limit for settings")
     try:
         import yaml
     except ImportError:
@@ -49,11 +40,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
                 raise UntrustedContentError(f"{path} has aliases, which the Zoo does not write")
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if depth > MAX_DEPTH:
-                raise CheckpointError(f"{path} has lists or names that lie too deep in each other")
-        content = yaml.load(text, _loader(yaml))  # a SafeLoader with one tag more
+                raise CheckpointError(f"{path} has lists or names nested more than {MAX_DEPTH} deep")
+        content = yaml.load(text, _loader(yaml))  # a SafeLoader with three more tags
     except yaml.constructor.ConstructorError as error:
         raise UntrustedContentError(
-            f"{path} asks for an object that settings do not need; nothing was executed: {error.problem}"
+            f"{path} has an object that settings do not need; nothing was executed: {error.problem}"
         ) from None
     except (yaml.YAMLError, ValueError, TypeError, RecursionError, AttributeError, LookupError, OverflowError) as error:
         raise DamagedCheckpointError(f"{path} is not YAML: {str(error)[:300]}") from None
@@ -64,7 +55,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _loader(yaml: Any) -> Any:
-    """A ``SafeLoader`` that also knows how the Zoo's files spell an ``OrderedDict``, a tuple and a class."""
+    """Return a ``SafeLoader`` that also reads the ``OrderedDict``, tuples and names of classes in the Zoo's files."""
 
     class Loader(yaml.SafeLoader):
         pass
@@ -77,7 +68,7 @@ def _loader(yaml: Any) -> Any:
         return tuple(loader.construct_sequence(node, deep=True))
 
     def class_name(loader: Any, name: str, node: Any) -> str:
-        # Text, and no more: such as an activation function among `policy_kwargs` on the command line
+        # As text: an activation function in `policy_kwargs` on the command line, for example
         if name.partition(".")[0] in _PACKAGES_OF_CLASSES:
             return name
         raise yaml.constructor.ConstructorError(None, None, f"the class {name[:80]!r}", node.start_mark)
@@ -90,12 +81,12 @@ def _loader(yaml: Any) -> Any:
 
 def literal(value: Any, name: str) -> Any:
     """
-    The Zoo writes some hyperparameters as Python expressions, and evaluates them. Here they are only read.
+    Read a hyperparameter that the Zoo writes as a Python expression, without evaluating it.
 
     :param value: a value; or text such as "{'norm_reward': False}" or "dict(norm_reward=False, clip_obs=5.0)"
-    :param name: of the hyperparameter, for the message
-    :return: the value, or what the text says
-    :raises UntrustedContentError: if the text is more than a literal
+    :param name: name of the hyperparameter, for the message
+    :return: the value
+    :raises UntrustedContentError: if the text is not a literal
     """
     if not isinstance(value, str):
         return value
@@ -110,99 +101,11 @@ def literal(value: Any, name: str) -> Any:
         ) from None
 
 
-_NORMALIZE_KEYS = {
-    "norm_obs": bool,
-    "norm_reward": bool,
-    "clip_obs": (int, float),
-    "clip_reward": (int, float),
-    "gamma": (int, float),
-    "epsilon": (int, float),
-    "norm_obs_keys": (list, type(None)),
-}
-
-
-def load_vec_normalize(path: Path, venv: VecEnv, allowed: Allowed | None = None, trusted: bool = False) -> VecNormalize:
-    """
-    Read what ``VecNormalize.save`` wrote, without unpickling it.
-
-    :param path: the file
-    :param venv: environments to wrap
-    :param allowed: classes of the caller's own
-    :param trusted: whether what the allow-list reader refuses may be unpickled
-    :return: the wrapper, frozen: its statistics stay as they are, and rewards are not normalised
-    :raises CheckpointError: if the file is damaged, asks for what it must not have, or is of other environments
-    """
-    try:
-        with open_regular_file(path) as file:
-            if os.fstat(file.fileno()).st_size > MAX_STATISTICS:
-                raise CheckpointError("larger than any statistics")
-            state = _vec_normalize_state(file, allowed or Allowed())
-        wrapper = make_vec_normalize(venv, state)
-    except UntrustedContentError as error:
-        if not trusted:
-            raise refusal(str(path), error, "statistics") from None
-        wrapper = VecNormalize.load(str(path), venv)
-    except CheckpointError as error:
-        raise type(error)(f"{path}: {error}") from None
-    wrapper.training = False
-    wrapper.norm_reward = False
-    return wrapper
-
-
-def _vec_normalize_state(file: Any, allowed: Allowed) -> dict[str, Any]:
-    root = parse(file).root
-    expected = Global("stable_baselines3.common.vec_env.vec_normalize", "VecNormalize")
-    if not (isinstance(root, Call) and root.func == expected):
-        raise UntrustedContentError(f"{root.func if isinstance(root, Call) else type(root).__name__} as VecNormalize")
-    if not isinstance(root.state, dict):
-        raise DamagedCheckpointError("it has no statistics")
-    # The rest is what the environments know by themselves
-    wanted = {key: root.state[key] for key in (*_NORMALIZE_KEYS, "obs_rms", "ret_rms") if key in root.state}
-    others = {key: value for key, value in root.state.items() if key not in wanted}
-    rebuilder = Rebuilder(allowed)
-    rebuilder.build(others)  # to refuse what must not be there
-    return rebuilder.build(wanted)
-
-
-def make_vec_normalize(venv: VecEnv, state: dict[str, Any]) -> VecNormalize:
-    """
-    :param venv: environments to wrap
-    :param state: settings of a ``VecNormalize``, and its ``obs_rms`` and ``ret_rms``
-    :return: the wrapper
-    :raises DamagedCheckpointError: if the settings are none
-    :raises CheckpointError: if they are of other environments
-    """
-    settings = {key: state[key] for key in _NORMALIZE_KEYS if key in state}
-    for key, value in settings.items():
-        if not isinstance(value, _NORMALIZE_KEYS[key]):  # type: ignore[arg-type]
-            raise DamagedCheckpointError(f"its `{key}` is a {type(value).__name__}")
-    try:
-        wrapper = VecNormalize(venv, **settings)
-    except (ValueError, TypeError, KeyError, AssertionError) as error:
-        raise CheckpointError(f"it is not for these environments: {error}") from None
-    if wrapper.norm_obs:
-        wrapper.obs_rms = _same_shapes(state.get("obs_rms"), wrapper.obs_rms)
-    ret_rms = state.get("ret_rms")
-    if isinstance(ret_rms, RunningMeanStd):  # with norm_reward=False, old versions have none
-        wrapper.ret_rms = ret_rms
-    return wrapper
-
-
-def _same_shapes(saved: Any, fresh: Any) -> Any:
-    """Statistics, if they are of these environments' observations."""
-    if isinstance(fresh, dict):
-        if not isinstance(saved, dict) or set(saved) != set(fresh):
-            raise CheckpointError("its statistics are of other observations")
-        return {key: _same_shapes(saved[key], fresh[key]) for key in fresh}
-    if not isinstance(saved, RunningMeanStd) or np.shape(saved.mean) != np.shape(fresh.mean):
-        shape = np.shape(saved.mean) if isinstance(saved, RunningMeanStd) else None
-        raise CheckpointError(f"its statistics have shape {shape}, the observations {np.shape(fresh.mean)}")
-    return saved
-
-
 def ordered(value: Any) -> list[tuple[str, dict[str, Any]]]:
     """
-    :param value: ``env_wrapper`` as the Zoo's files have it: a name, or a list of names and of ``{name: arguments}``
+    Return the names and arguments of wrappers, in order.
+
+    :param value: ``env_wrapper`` of the Zoo's files: a name, or a list of names and of ``{name: arguments}``
     :return: names and arguments
     """
     result: list[tuple[str, dict[str, Any]]] = []

@@ -1,4 +1,4 @@
-"""Run folders as the RL Zoo lays them out (the quickstart writes such a folder, too)."""
+"""Run folders as the RL Zoo and ``examples/train.py`` write them."""
 
 import importlib
 import os
@@ -17,6 +17,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, unwrap_vec_n
 
 from ddpg_ext.checkpoints.load import load_model
 from ddpg_ext.checkpoints.model_zip import Trust
+from ddpg_ext.checkpoints.vec_normalize import load_vec_normalize
 from ddpg_ext.common.environments import missing_package, register
 from ddpg_ext.common.errors import (
     CheckpointError,
@@ -26,13 +27,13 @@ from ddpg_ext.common.errors import (
     UntrustedContentError,
 )
 from ddpg_ext.ddpg_paper.ddpg_paper import DDPGPaper
-from ddpg_ext.zoo.run_files import literal, load_vec_normalize, ordered, read_yaml
+from ddpg_ext.zoo.run_files import literal, ordered, read_yaml
 
-#: the largest number that a file may give to a wrapper
+#: Largest number that a file may pass to a wrapper
 MAX_WRAPPER_NUMBER = 10_000
 
 _STEPS = re.compile(r"rl_model_(\d+)_steps\.zip")
-#: wrappers that a file may name, with literal arguments: none of them writes files or calls what it is given
+#: Wrappers that a file may name, with literal arguments. They write no files and call none of their arguments
 _WRAPPERS = {
     "gymnasium.wrappers": {
         *("RescaleAction", "ClipAction", "FlattenObservation", "FilterObservation", "RescaleObservation", "TimeLimit"),
@@ -42,12 +43,11 @@ _WRAPPERS = {
     "sb3_contrib.common.wrappers": {"TimeFeatureWrapper"},
     "rl_zoo3.wrappers": {
         *("TimeFeatureWrapper", "HistoryWrapper", "HistoryWrapperObsDict", "MaskVelocityWrapper", "FrameSkip"),
-        *("DelayedRewardWrapper", "ActionNoiseWrapper", "ActionSmoothingWrapper", "DoneOnSuccessWrapper"),
-        *("TruncatedOnSuccessWrapper",),
+        *("DelayedRewardWrapper", "ActionNoiseWrapper", "ActionSmoothingWrapper", "TruncatedOnSuccessWrapper"),
     },
-    "ddpg_ext.envs": {"PixelObservation", "ActionRepeat"},
+    "ddpg_ext.envs": {"PixelActionRepeat"},
 }
-#: where wrappers were in the gym era
+#: Old paths of wrappers
 _MOVED = {
     "gym.wrappers": "gymnasium.wrappers",
     "utils.wrappers.TimeFeatureWrapper": "sb3_contrib.common.wrappers.TimeFeatureWrapper",
@@ -68,28 +68,28 @@ def load_zoo_run(
     seed: int | None = None,
 ) -> tuple[DDPGPaper, VecEnv]:
     """
-    Open an agent as the RL Zoo, or the quickstart, keeps it; also one that somebody else trained.
+    Open an agent of the RL Zoo or of ``examples/train.py``, also one that somebody else trained.
 
-    Nothing in its files is executed, unless ``trusted``. The environment is built with the run's wrappers and
-    normalisation, whose statistics are frozen: set ``training`` and ``norm_reward`` of the ``VecNormalize`` before you
-    train on.
+    Nothing in its files is executed unless ``trusted``. The environment gets the run's wrappers and normalisation. The
+    statistics of the normalisation are frozen: before you continue training, set ``training`` and ``norm_reward`` of
+    the ``VecNormalize``.
 
-    :param path: a run (``logs/ddpg/Pendulum-v1_1``), a folder of runs (the one with the highest number is taken, or of
-        several environments the one last changed), or a zip file
+    :param path: a run (``logs/ddpg/Pendulum-v1_1``), a zip file, or a folder of runs: the run with the highest number
+        is opened, or the one last changed if there are runs of several environments
     :param checkpoint: "best" (``best_model.zip``), "last" (``<env>.zip``), or the number of steps of a
-        ``rl_model_<steps>_steps.zip``; None: best if it is there, else last
-    :param env: environment to use instead of the run's: an id, an environment or a ``VecEnv``. The run's wrappers go
-        around an id only
+        ``rl_model_<steps>_steps.zip``; None: the best if there is one, else the last
+    :param env: environment to use instead of the run's: an id, an environment or a ``VecEnv``. Only an id gets the
+        run's wrappers
     :param device: "auto", "cpu", "cuda", ...
-    :param trusted: let the files run code where they ask for it; see :meth:`DDPGPaper.load`
+    :param trusted: allow the files to run code; see :meth:`DDPGPaper.load`
     :param allow: classes of your own that the files may use
-    :param custom_objects: what to put in the place of saved attributes
+    :param custom_objects: values that replace saved attributes
     :param seed: seed of the environment
     :return: the model, with the environment set, and the environment
     :raises CheckpointNotFoundError: if there is no such run, or no such checkpoint in it
     :raises EnvironmentNotFoundError: if the environment cannot be built here; the message says what to install or to
         pass, and the error's ``model`` is the model without environment
-    :raises CheckpointError: if a file is damaged or asks for what it must not have
+    :raises CheckpointError: if a file is damaged or asks for something that is not allowed
     """
     file = _model_file(Path(path), checkpoint)
     settings = _Settings(file)
@@ -108,7 +108,7 @@ def load_zoo_run(
     model = load_model(DDPGPaper, file, vec_env, device, trust)
     assert model.env is not None  # for mypy
     if seed is not None:
-        model.env.seed(seed)  # anew: the model's own seed, where it has one, went to the environment, too
+        model.env.seed(seed)  # again, because loading passed the model's own seed to the environment
     return model, model.env
 
 
@@ -125,7 +125,7 @@ def _model_file(path: Path, checkpoint: str | int | None) -> Path:
 
 
 def _latest_run(path: Path) -> Path:
-    """The run itself, or of the runs in a folder the last."""
+    """Return the run itself, or the last run in a folder of runs."""
     if any(path.glob("*.zip")):
         return path
     runs = [folder for folder in path.iterdir() if folder.is_dir() and any(folder.glob("*.zip"))]
@@ -141,9 +141,7 @@ def _checkpoint(run: Path, checkpoint: str | int | None) -> Path:
     steps = {int(match[1]): file for file in run.glob("*.zip") if (match := _STEPS.fullmatch(file.name))}
     last = run / f"{run.name.rpartition('_')[0] or run.name}.zip"
     if not last.is_file():
-        others = [
-            file for file in run.glob("*.zip") if file.name != "best_model.zip" and not _STEPS.fullmatch(file.name)
-        ]
+        others = [zip for zip in run.glob("*.zip") if zip.name != "best_model.zip" and zip not in steps.values()]
         last = others[0] if len(others) == 1 else last
     named = {"best": run / "best_model.zip", "last": last}
     if checkpoint is None:
@@ -164,16 +162,12 @@ def _checkpoint(run: Path, checkpoint: str | int | None) -> Path:
 
 
 class _Settings:
-    """
-    What a run's folder says about its environment.
-
-    :param file: the model's file in the run's folder
-    """
+    """The environment's settings in the run folder of a model's file."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
         self.run = file.parent
-        # Named like the environment; not just any folder: a zip may lie among other things
+        # The folder is named like the environment. Other folders beside a zip file are not the run's
         names = (self.run.name.rpartition("_")[0], file.stem)
         folders = [self.run / name for name in names if name and (self.run / name / "config.yml").is_file()]
         self.folder = (folders or [self.run])[0]
@@ -185,31 +179,31 @@ class _Settings:
         known = self.args.get("env", self.args.get("env_id"))
         if isinstance(known, str):
             return known
-        guess = self.file.stem if _STEPS.fullmatch(self.file.name) is None else self.run.name.rpartition("_")[0]
-        return guess if re.fullmatch(r".+-v\d+", guess) else None
+        guesses = [self.file.stem]
+        if self.file.name == "best_model.zip" or _STEPS.fullmatch(self.file.name):
+            guesses = [self.run.name.rpartition("_")[0], *sorted(file.stem for file in self.run.glob("*.zip"))]
+        return next((guess for guess in guesses if re.fullmatch(r".+-v\d+", guess)), None)
 
     def make_env(self, env_id: str | None, seed: int | None, trust: Trust) -> VecEnv:
-        """The environment, by its id, with the run's wrappers."""
+        """Make the environment by its id, with the run's wrappers."""
         env_id = env_id or self.env_id
         if env_id is None:
-            raise EnvironmentNotFoundError(
-                f"{self.file}: nothing beside it says what environment it was trained in; pass env="
-            )
+            raise EnvironmentNotFoundError(f"{self.file}: no file beside it names its environment; pass env=")
         packages = self.args.get("gym_packages") or []
-        missing = [str(name) for name in packages if not _is_imported(str(name))]
+        missing = [str(name) for name in packages if str(name) not in sys.modules]
         if missing and not trust.trusted and env_id not in gym.registry:
             raise EnvironmentNotFoundError(
-                f"{self.folder / 'args.yml'} asks to import {', '.join(missing)}. Import what you know yourself "
+                f"{self.folder / 'args.yml'} asks to import {', '.join(missing)}. Import the packages that you trust "
                 "and try again, or pass env="
             )
         if trust.trusted:
             for name in missing:
                 importlib.import_module(name)
-        # As the Zoo: those of the command line, or else those of the hyperparameters
+        # Like the Zoo: the options of the command line replace the hyperparameters
         kwargs = literal(self.args.get("env_kwargs") or self.config.get("env_kwargs"), "env_kwargs") or {}
         if not isinstance(kwargs, dict) or not all(isinstance(key, str) for key in kwargs):
-            raise CheckpointError(f"{self.folder / 'args.yml'}: `env_kwargs` are not names and values")
-        kwargs = {key: value for key, value in kwargs.items() if key != "render_mode"}  # no windows at a file's wish
+            raise CheckpointError(f"{self.folder / 'args.yml'}: `env_kwargs` must be names and values")
+        kwargs = {key: value for key, value in kwargs.items() if key != "render_mode"}  # a file must not open windows
         wrappers = [_wrapper(name, arguments, trust) for name, arguments in ordered(self.config.get("env_wrapper"))]
 
         def wrap(wrapped: gym.Env) -> gym.Env:
@@ -219,11 +213,11 @@ class _Settings:
 
         _check_registered(env_id)
         try:
-            # Not vec_env_wrapper nor n_envs: one environment is enough to watch an agent, or to train it on
+            # One environment, without vec_env_wrapper, is enough to watch an agent or to continue training
             vec_env = make_vec_env(env_id, 1, seed, wrapper_class=wrap, env_kwargs=kwargs)
         except (GymError, ImportError, TypeError) as error:
             raise EnvironmentNotFoundError(_environment_help(env_id, error)) from None
-        except Exception as error:  # whatever an environment or a wrapper says to arguments that do not fit
+        except Exception as error:  # environments and wrappers raise any error for wrong arguments
             raise CheckpointError(
                 f"{self.file}: its environment cannot be built with the run's settings ({error}); pass env="
             ) from error
@@ -234,7 +228,7 @@ class _Settings:
         return vec_env
 
     def normalize(self, vec_env: VecEnv, trust: Trust) -> VecEnv:
-        """Wrap with the run's normalisation, if it has one."""
+        """Wrap the environment with the run's normalisation, if it has one."""
         steps = _STEPS.fullmatch(self.file.name)
         candidates = [self.folder / "vecnormalize.pkl", self.run / "vecnormalize.pkl"]
         if steps:
@@ -246,8 +240,7 @@ class _Settings:
         settings = literal(wanted, "normalize") if wanted else False
         if not settings:
             return vec_env
-        needs_statistics = settings.get("norm_obs", True) if isinstance(settings, dict) else True
-        if needs_statistics:
+        if not isinstance(settings, dict) or settings.get("norm_obs", True):
             raise CheckpointNotFoundError(
                 f"{self.folder / 'config.yml'} says that observations were normalised, but there is no "
                 "vecnormalize.pkl beside it; pass env= with a VecNormalize"
@@ -255,12 +248,8 @@ class _Settings:
         return vec_env
 
 
-def _is_imported(name: str) -> bool:
-    return name in sys.modules
-
-
 def _wrapper(name: str, arguments: dict[str, Any], trust: Trust) -> tuple[Any, dict[str, Any]]:
-    """The class of a wrapper, if it is one that a file may name."""
+    """Return the class of a wrapper that a file may name, and its arguments."""
     for old, new in _MOVED.items():
         if name == old or name.startswith(f"{old}."):
             name = new + name.removeprefix(old)
@@ -280,11 +269,11 @@ def _wrapper(name: str, arguments: dict[str, Any], trust: Trust) -> tuple[Any, d
         return getattr(importlib.import_module(base or module), cls), arguments
     except (ImportError, AttributeError) as error:
         hint = "pip install 'ddpg_ext[zoo]'" if base == "rl_zoo3.wrappers" else "pass env= with the wrapped environment"
-        raise EnvironmentNotFoundError(f"the run's wrapper {name} is not there ({error}): {hint}") from None
+        raise EnvironmentNotFoundError(f"the run's wrapper {name} cannot be imported ({error}): {hint}") from None
 
 
 def _check_small(name: str, value: Any) -> None:
-    """A wrapper's numbers decide how much memory it takes, for a stack of frames, say."""
+    """Limit the numbers of a wrapper, which decide how much memory it takes."""
     if isinstance(value, dict | list | tuple):
         for item in value.values() if isinstance(value, dict) else value:
             _check_small(name, item)
@@ -296,10 +285,10 @@ def _check_small(name: str, value: Any) -> None:
 
 
 def _check_registered(env_id: str) -> None:
-    """``gym.make`` imports a module that an id names before a colon, which a file must not decide."""
+    """Register the environment without importing a module that the file names before a colon."""
     if ":" in env_id or not re.fullmatch(r"[\w./-]+", env_id):
         raise UntrustedContentError(f"the environment id {env_id[:80]!r} names a module to import; pass env=")
-    register(env_id)  # imports no package but those of a list of this package's
+    register(env_id)  # imports only packages on a list of this package
     if env_id not in gym.registry:
         try:
             gym.spec(env_id)
@@ -308,7 +297,7 @@ def _check_registered(env_id: str) -> None:
 
 
 def _environment_help(env_id: str, error: Exception) -> str:
-    """What to install or to pass."""
+    """Return an error message that says what to install or to pass."""
     message = f"the environment {env_id!r} cannot be made: {str(error).strip()[:300]}"
     stem = re.sub(r"-v\d+$", "", env_id)
     versions = sorted(
@@ -319,6 +308,6 @@ def _environment_help(env_id: str, error: Exception) -> str:
     if package is not None:
         advice.append(f"install {package}")
     if versions:
-        advice.append(f"pass env={versions[-1]!r}, its version today")
+        advice.append(f"pass env={versions[-1]!r}, the current version")
     advice.append("pass env= with an environment of the same spaces")
-    return f"{message}. What would do: {'; or '.join(advice)}. DDPGPaper.load opens the model without environment."
+    return f"{message}. Try one of: {'; '.join(advice)}. DDPGPaper.load opens the model without environment."

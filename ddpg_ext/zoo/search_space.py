@@ -1,4 +1,4 @@
-"""What Optuna may try for ``ddpg_paper``. Needs rl_zoo3."""
+"""Optuna's search space for ``ddpg_paper``. Needs rl_zoo3."""
 
 from typing import Any
 
@@ -15,12 +15,12 @@ def sample_ddpg_paper_params(
     trial: optuna.Trial, n_actions: int, n_envs: int, additional_args: dict[str, Any]
 ) -> dict[str, Any]:
     """
-    Draw hyperparameters.
+    Sample hyperparameters.
 
     :param trial: Optuna's trial
     :param n_actions: number of actions, for the noise
     :param n_envs: number of environments
-    :param additional_args: what the Zoo knows about HER
+    :param additional_args: the Zoo's arguments about HER
     :return: arguments of ``DDPGPaper``
     """
     sampled: dict[str, Any] = {
@@ -34,11 +34,11 @@ def sample_ddpg_paper_params(
         "tau": trial.suggest_float("tau", 5e-4, 0.05, log=True),
         "noise_type": trial.suggest_categorical("noise_type", ["ornstein-uhlenbeck", "normal"]),
         "noise_std": trial.suggest_float("noise_std", 0.02, 0.6, log=True),
-        # Of Ornstein-Uhlenbeck noise alone; drawn always, because Optuna's sampler wants the same names in each trial
+        # Only for Ornstein-Uhlenbeck noise; always sampled, because Optuna needs the same names in each trial
         "noise_dt": trial.suggest_categorical("noise_dt", [1.0, 0.1, 0.01]),
     }
     if additional_args["using_her_replay_buffer"]:
-        # Goals are relabelled by a buffer that knows no n-step returns
+        # HerReplayBuffer has no n-step returns
         sampled = sample_her_params(trial, sampled, additional_args["her_kwargs"])
     else:
         sampled["n_steps"] = trial.suggest_int("n_steps", 1, 5)
@@ -50,10 +50,10 @@ def sample_ddpg_paper_params(
 
 def convert_ddpg_paper_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
     """
-    What a trial's parameters mean, in the words of the hyperparameter file.
+    Convert a trial's parameters to keys of the hyperparameter file.
 
-    :param sampled_params: as Optuna keeps them
-    :return: hyperparameters, as they could stand in the file
+    :param sampled_params: Optuna's parameters of a trial
+    :return: hyperparameters
     """
     hyperparams = dict(sampled_params)
     hyperparams["batch_size"] = 2 ** hyperparams.pop("batch_size_pow")
@@ -65,6 +65,6 @@ def convert_ddpg_paper_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
     if hyperparams["noise_type"] == "normal":
         del hyperparams["noise_dt"]
     goals = {key: hyperparams.pop(key) for key in ("n_sampled_goal", "goal_selection_strategy") if key in hyperparams}
-    if goals:  # a trial that is loaded; while it is drawn, the Zoo has them in place
+    if goals:  # of a loaded trial; the Zoo has converted those of a new trial already
         hyperparams["replay_buffer_kwargs"] = goals
     return hyperparams

@@ -28,12 +28,12 @@ def test_runs_from_top_to_bottom(tmp_path, monkeypatch):
 
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     assert [output for output in outputs if output.output_type == "error"] == []
-    # Curves of training, the critic's picture, the film; each is there, as an image that has begun as such images do
-    pictures = [output.data["image/png"] for output in outputs if "image/png" in output.get("data", {})]
-    assert len(pictures) == 2
-    assert all(base64.b64decode(picture).startswith(b"\x89PNG") for picture in pictures)
-    films = [output.data["image/gif"] for output in outputs if "image/gif" in output.get("data", {})]
-    assert base64.b64decode(films[0]).startswith(b"GIF89a")
+    # Curves of training, the critic's values and the animation are images
+    images = [output.data["image/png"] for output in outputs if "image/png" in output.get("data", {})]
+    assert len(images) == 2
+    assert all(base64.b64decode(image).startswith(b"\x89PNG") for image in images)
+    animations = [output.data["image/gif"] for output in outputs if "image/gif" in output.get("data", {})]
+    assert base64.b64decode(animations[0]).startswith(b"GIF89a")
     text = "".join(output.text for output in outputs if output.output_type == "stream" and output.name == "stdout")
     assert "Mean return over 20 episodes without noise" in text
     same = text[text.index("the same action:") :].split("[")

@@ -1,8 +1,8 @@
 """
-Runs the Zoo's programs, one after the other, without importing everything anew for each: see `zoo` in conftest.py.
+Run `python -m ddpg_ext` many times with one start of Python; see `zoo` in tests/zoo/conftest.py.
 
-Each line on the standard input is a JSON object: `program`, `arguments`, `folder` to run in, `environ`. A process is
-forked for it, whose id is printed, and when it has ended its status. Its output is in `stdout` and `stderr` there.
+Each line of the standard input is a JSON object: `arguments`, `folder` to run in, `environ`. A process is forked for
+it. Its id is printed, and its status when it has ended. Its output is in `stdout` and `stderr` in the folder.
 """
 
 import atexit
@@ -11,23 +11,21 @@ import json
 import os
 import sys
 import traceback
-from pathlib import Path
 
 import torch as th
 
-from ddpg_ext.zoo import programs
+from ddpg_ext.__main__ import main as ddpg_ext
 from ddpg_ext.zoo.register import register_zoo
 
 
-def run_job(program: str, arguments: list[str], folder: str, environ: dict[str, str]) -> int:
+def run_job(arguments: list[str], folder: str, environ: dict[str, str]) -> int:
     os.chdir(folder)
     os.environ.update(environ)
     for number, name in ((1, "stdout"), (2, "stderr")):
         os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), number)
     sys.path.insert(0, "")  # as `python -m` has it
-    sys.argv = [str(Path(f"{program.rpartition('.')[2]}.py")), *arguments]
     try:
-        programs.run(program)
+        ddpg_ext(arguments)
         return 0
     except SystemExit as end:
         if isinstance(end.code, str):
@@ -38,7 +36,7 @@ def run_job(program: str, arguments: list[str], folder: str, environ: dict[str, 
         traceback.print_exc()
         return 1
     finally:
-        atexit._run_exitfuncs()  # W&B's, for one, which writes its file then
+        atexit._run_exitfuncs()  # W&B writes its file then
         sys.stdout.flush()
         sys.stderr.flush()
 
@@ -46,7 +44,6 @@ def run_job(program: str, arguments: list[str], folder: str, environ: dict[str, 
 def main() -> None:
     th.set_num_threads(1)
     register_zoo()
-    programs._hide_broken_rliable()
     importlib.import_module("rl_zoo3.plots")
     for line in sys.stdin:
         child = os.fork()

@@ -19,8 +19,9 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
 from ddpg_ext import CheckpointError, DamagedCheckpointError, DDPGPaper, UntrustedContentError, load_zoo_run
+from ddpg_ext.checkpoints.vec_normalize import load_vec_normalize
 from ddpg_ext.serialization.zip_reader import ZipReader
-from ddpg_ext.zoo.run_files import load_vec_normalize, read_yaml
+from ddpg_ext.zoo.run_files import read_yaml
 
 #: where the command of a hostile pickle would leave its mark; the files are made once, for all tests
 CANARY = f"/tmp/ddpg_ext_canary_{os.getpid()}"

@@ -1,4 +1,4 @@
-"""The Zoo's programs, started as a user starts them, or (the same code, without the imports) by a server."""
+"""Run `python -m ddpg_ext` in a forked process, without the time for imports."""
 
 import json
 import os
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import pytest
 
-#: as short as a training run can be that still makes gradient steps
+#: The shortest training that makes gradient steps
 TRAIN = ["--env", "Pendulum-v1", "-n", "120", "--eval-freq", "-1", "--seed", "1", "--device", "cpu"]
 SMALL = ["buffer_size:500", "batch_size:8", "policy_kwargs:dict(net_arch=[8,8])"]
 
@@ -22,7 +22,7 @@ class Result(NamedTuple):
 
 @pytest.fixture(scope="session")
 def zoo_server():
-    """Feeds tests/zoo/zoo_programs.py."""
+    """Start tests/helpers/zoo_programs.py, which each pytest-xdist worker has for itself."""
     environ = {**os.environ, "SDL_VIDEODRIVER": "dummy", "MPLBACKEND": "Agg", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(Path(__file__).parents[1] / "helpers" / "zoo_programs.py")]
     with subprocess.Popen(
@@ -34,10 +34,10 @@ def zoo_server():
 
 @pytest.fixture
 def start(zoo_server, tmp_path):
-    """Start a program in the test's folder: its process id, and a function that waits for its end."""
+    """Start a command in the test's folder; return its process id and a function that waits for its end."""
 
-    def start(program, *arguments, **environ):
-        job = {"program": program, "arguments": list(map(str, arguments)), "folder": str(tmp_path), "environ": environ}
+    def start(*arguments, **environ):
+        job = {"arguments": list(map(str, arguments)), "folder": str(tmp_path), "environ": environ}
         zoo_server.stdin.write(json.dumps(job) + "\n")
         zoo_server.stdin.flush()
         process = int(zoo_server.stdout.readline())
@@ -53,13 +53,13 @@ def start(zoo_server, tmp_path):
 
 @pytest.fixture
 def zoo(start):
-    """Run a program in the test's folder."""
+    """Run a command in the test's folder."""
     return lambda *arguments, **environ: start(*arguments, **environ)[1]()
 
 
 @pytest.fixture
 def train(zoo, tmp_path):
-    """Train, with more options and hyperparameters; the run's folder."""
+    """Train with more options and hyperparameters; return the run's folder."""
 
     def train(*options, params=(), number=1, environ=None):
         result = zoo("train", *TRAIN, *options, "-params", *SMALL, *params, **(environ or {}))

@@ -27,7 +27,7 @@ from ddpg_ext import (
 from ddpg_ext.buffers import PrioritizedReplayBuffer
 from ddpg_ext.ddpg_paper import MlpPolicy
 from ddpg_ext.envs import PixelActionRepeat
-from ddpg_ext.zoo.hyperparameters import FILE, NOISE_KEYS, OPTIONS, constructor_arguments, read_hyperparameters
+from ddpg_ext.zoo.hyperparameters import FILE, OPTIONS, constructor_arguments, read_hyperparameters
 
 TUNED = (
     *("Pendulum-v1", "MountainCarContinuous-v0", "LunarLanderContinuous-v3", "BipedalWalker-v3", "Hopper-v5"),
@@ -77,7 +77,7 @@ class OwnPolicy(MlpPolicy):
     """A policy that a user wrote."""
 
 
-#: what stands in the file, and what it does to the model
+#: Text in the file, and its effect on the model
 ARGUMENTS = {
     "policy": (f"{__name__}.OwnPolicy", lambda m: m.policy_class is OwnPolicy),
     "learning_rate": ("lin_1e-3", lambda m: rates(m.lr_schedule) == [1e-3, 5e-4, 0]),
@@ -192,10 +192,6 @@ def test_noise_has_the_shape_of_the_actions_and_the_models_seed(make_model):
     assert streams[0] == streams[1] != streams[2]
 
 
-def test_every_key_of_the_noise_is_tested():
-    assert set(NOISE_KEYS) == {"noise_type", "noise_std", "noise_theta", "noise_dt", "noise_schedule"}
-
-
 # ------------------------------------------------------------------- the Zoo's own keys
 
 
@@ -270,7 +266,7 @@ def test_without_a_policy_it_is_that_of_the_observations(manager, monkeypatch, d
 
 
 def test_the_defaults_noise_can_be_changed_to_normal():
-    """``-params noise_type:"'normal'"``: only the one key is given anew."""
+    """``-params noise_type:"'normal'"``: only this key is given again."""
     entry = {**read_hyperparameters("default"), "noise_type": "normal"}
     assert (constructor_arguments(entry, (2,))["action_noise"]._sigma == 0.2).all()
 

@@ -15,7 +15,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import unwrap_vec_normalize
 
 from ddpg_ext import DDPGPaper, load_zoo_run
-from ddpg_ext.zoo.interrupts import Interrupts, StopBetweenSteps, ignored_interrupts
+from ddpg_ext.zoo.interrupts import StopOnCtrlC, ignored_interrupts
 
 LONG = ["--env", "Pendulum-v1", "-n", "1000000", "--eval-freq", "-1", "--save-freq", "100", "--seed", "1"]
 SMALL = ["buffer_size:500", "batch_size:8", "policy_kwargs:dict(net_arch=[8,8])"]
@@ -29,7 +29,7 @@ def wait_for(condition, seconds=240):
 
 
 def open_whole(run, n_steps):
-    """A run folder that can be opened, played and trained on, after at least so many steps."""
+    """Open, play and continue a run folder, which has at least so many steps."""
     assert not list(run.rglob("*.tmp"))
     model, env = load_zoo_run(run, checkpoint="last")
     assert n_steps <= model.num_timesteps < 1_000_000
@@ -47,7 +47,7 @@ def test_ctrl_c_in_a_terminal(tmp_path, zoo):
     A terminal sends the signal to all of the processes. By themselves, SB3's environments would end then, and the Zoo's
     program with an error, before the model is saved.
     """
-    command = [sys.executable, "-m", "ddpg_ext.zoo.train", *LONG, "--vec-env", "subproc", "--save-replay-buffer"]
+    command = [sys.executable, "-m", "ddpg_ext", "train", *LONG, "--vec-env", "subproc", "--save-replay-buffer"]
     command += ["--eval-freq", "80", "--eval-episodes", "1", "-params", *SMALL, "n_envs:2", "normalize:True"]
     run = tmp_path / "logs" / "ddpg_paper" / "Pendulum-v1_1"
     with open(tmp_path / "output", "w") as output:
@@ -61,12 +61,12 @@ def test_ctrl_c_in_a_terminal(tmp_path, zoo):
             raise
     text = (tmp_path / "output").read_text()
     assert status == 0, text
-    assert "Training ends with this step" in text
+    assert "Training ends after this step" in text
     assert "Traceback" not in text
 
     assert (run / "best_model.zip").is_file()
     assert {path.name for path in run.glob("*.csv")} == {"0.monitor.csv", "1.monitor.csv"}
-    assert " ddpg_ext.zoo.train " in (run / "Pendulum-v1" / "command.txt").read_text()
+    assert " -m ddpg_ext train " in (run / "Pendulum-v1" / "command.txt").read_text()
     model, env = load_zoo_run(run, checkpoint="last", seed=0)
     n_steps = model.num_timesteps
     assert 100 <= n_steps < 1_000_000
@@ -90,7 +90,7 @@ def test_ctrl_c_twice_ends_a_step_that_takes_forever(start, tmp_path):
     wait_for(lambda: (run / "rl_model_300_steps.zip").is_file())
     time.sleep(0.2)  # it is busy with the million gradient steps now, or soon will be
     os.kill(process, signal.SIGINT)
-    wait_for(lambda: "Ctrl-C once more" in said.read_text())
+    wait_for(lambda: "Press Ctrl-C again" in said.read_text())
     os.kill(process, signal.SIGINT)
     result = wait()
     assert result.status == 0, result.stderr
@@ -159,53 +159,45 @@ def test_training_that_fails_is_saved(zoo, tmp_path, what, message, is_traceback
 # ------------------------------------------------------------------------------- parts
 
 
-@pytest.fixture
-def interrupts():
-    interrupts = Interrupts()
-    before = signal.getsignal(signal.SIGINT)
-    yield interrupts
-    assert signal.getsignal(signal.SIGINT) is before
-
-
 def ctrl_c():
     os.kill(os.getpid(), signal.SIGINT)
-    time.sleep(0.001)  # Python looks at signals between two of its instructions
+    time.sleep(0.001)  # Python handles signals between two instructions
 
 
-def test_the_first_is_counted_the_second_raises_the_others_wait(interrupts, capfd):
-    callback = StopBetweenSteps(interrupts)
-    interrupts.start()
-    assert callback._on_step()
-    ctrl_c()
-    assert not callback._on_step()
-    with pytest.raises(KeyboardInterrupt):
+def test_the_first_is_counted_the_second_raises_the_others_wait(capfd):
+    before = signal.getsignal(signal.SIGINT)
+    with StopOnCtrlC() as stop:
+        assert stop._on_step()
         ctrl_c()
-    ctrl_c()  # saving
-    ctrl_c()
-    interrupts.end()
+        assert not stop._on_step()
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                ctrl_c()
+            raise KeyboardInterrupt  # ends the block, not the program
+        finally:
+            ctrl_c()  # saving
+            ctrl_c()
     assert capfd.readouterr().err.count("is being saved") == 2
-    with pytest.raises(KeyboardInterrupt):
+    assert signal.getsignal(signal.SIGINT) is before
+    with pytest.raises(KeyboardInterrupt), StopOnCtrlC():
+        raise KeyboardInterrupt  # not from Ctrl-C
+
+
+def test_nothing_interrupts_the_code_after_training():
+    with StopOnCtrlC() as stop:
+        stop.on_training_end()
         ctrl_c()
+        ctrl_c()
+    stop.end()  # a second time
 
 
-def test_none_interrupts_what_follows_training(interrupts):
-    interrupts.start()
-    StopBetweenSteps(interrupts).on_training_end()
-    ctrl_c()
-    ctrl_c()
-    interrupts.end()
-    interrupts.end()
-
-
-def test_threads_get_no_signals(interrupts):
+def test_threads_get_no_signals():
     """As with Optuna's --n-jobs."""
     done = []
 
     def work():
-        interrupts.start()
-        with ignored_interrupts():
+        with StopOnCtrlC(), ignored_interrupts():
             done.append(True)
-        interrupts.end()
 
     thread = threading.Thread(target=work)
     thread.start()
@@ -213,7 +205,7 @@ def test_threads_get_no_signals(interrupts):
     assert done == [True]
 
 
-def test_processes_started_meanwhile_ignore_it():
+def test_processes_that_are_started_in_the_block_ignore_it():
     source = "import signal; print(signal.getsignal(signal.SIGINT) is signal.SIG_IGN)"
     before = signal.getsignal(signal.SIGINT)
     with ignored_interrupts():

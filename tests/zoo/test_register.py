@@ -8,7 +8,6 @@ import sys
 import optuna
 import pytest
 
-import ddpg_ext
 from ddpg_ext import DDPGPaper, register_zoo
 from ddpg_ext.zoo.hyperparameters import constructor_arguments
 
@@ -83,11 +82,6 @@ def test_a_manager_that_a_user_made_stays(zoo_modules, monkeypatch):
     assert zoo_modules["rl_zoo3.train"].ExperimentManager is Own
 
 
-def test_the_face():
-    assert ddpg_ext.register_zoo is register_zoo
-    assert "register_zoo" in ddpg_ext.__all__
-
-
 # ------------------------------------------------------------------------ missing extra
 
 
@@ -100,7 +94,7 @@ def test_the_package_works_without_the_zoo_and_the_programs_say_what_is_missing(
         "try:\n    ddpg_ext.register_zoo()\n"
         "except ddpg_ext.MissingExtraError as error:\n    assert \"pip install 'ddpg_ext[zoo]'\" in str(error)\n"
         "else:\n    raise AssertionError\n"
-        "ddpg_ext.zoo.programs.run('train')\n"
+        "ddpg_ext.zoo.programs.run('train', [])\n"
     )
     result = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True)
     assert result.returncode == 1

@@ -1,0 +1,118 @@
+"""
+Train an agent, and keep everything in a run folder that is laid out like the RL Zoo's. `make train` runs this.
+
+    python examples/train.py                            # Pendulum-v1, 20,000 steps with the paper's settings
+    python examples/train.py HalfCheetah-v5 --steps 300000
+    python examples/train.py HalfCheetah-v5 --tuned     # with its entry in ddpg_ext/zoo/hyperparams/ddpg_paper.yml
+
+Ctrl-C ends training after the current step, a second one at once. The agent is kept.
+"""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import yaml
+from stable_baselines3.common.callbacks import EvalCallback
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
+
+from ddpg_ext import DDPGPaper, DDPGPaperError, InvalidArgumentError, record_episode
+from ddpg_ext.common.environments import check_environment
+from ddpg_ext.plot import plot_runs
+from ddpg_ext.zoo.hyperparameters import constructor_arguments, default_policy, read_hyperparameters
+from ddpg_ext.zoo.interrupts import StopOnCtrlC
+
+if sys.platform == "linux" and "DISPLAY" not in os.environ:  # MuJoCo and pygame render without a window, too
+    os.environ.setdefault("MUJOCO_GL", "egl")
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+
+
+def positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be above 0, got {number}")
+    return number
+
+
+def read_settings(args: argparse.Namespace) -> dict:
+    """Return the hyperparameters, with the number of steps."""
+    default = read_hyperparameters("default")
+    entry = read_hyperparameters(args.env) if args.tuned else {**default, "n_timesteps": 20_000}
+    if entry == default:
+        raise InvalidArgumentError(f"ddpg_paper.yml has no entry for {args.env}; leave out --tuned")
+    return {**entry, "n_timesteps": args.steps or entry["n_timesteps"]}
+
+
+def next_free_folder(runs: Path, name: str) -> Path:
+    """Make <name>_<N>, N one above the highest that exists."""
+    numbers = [path.name.rpartition("_")[2] for path in runs.glob(f"{name}_*")]
+    folder = runs / f"{name}_{max((int(number) for number in numbers if number.isdigit()), default=0) + 1}"
+    folder.mkdir(parents=True)
+    return folder
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("env", nargs="?", default="Pendulum-v1", help="environment id, with continuous actions")
+    parser.add_argument("--tuned", action="store_true", help="use the environment's entry in ddpg_paper.yml")
+    parser.add_argument("--steps", type=positive, help="environment steps (20,000, or those of the entry)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--eval-freq", type=positive, help="steps between two evaluations (a twentieth of --steps)")
+    parser.add_argument("--eval-episodes", type=positive, default=100, help="episodes of the last evaluation (100)")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder for run folders (runs/)")
+    args = parser.parse_args()
+
+    # Everything that can be wrong is checked before there is a run folder
+    settings = read_settings(args)
+    if ":" not in args.env:  # else Gymnasium imports the module before the colon
+        check_environment(args.env)
+    probe = gym.make(args.env)
+    settings.setdefault("policy", default_policy(probe.observation_space))
+    arguments = constructor_arguments(settings, probe.action_space.shape or ())
+    DDPGPaper(env=probe, seed=args.seed, **{**arguments, "buffer_size": 1})
+
+    name = args.env.replace("/", "-")
+    folder = next_free_folder(args.runs, name)
+    (folder / name).mkdir()
+    options = {**vars(args), "algo": "ddpg_paper", "runs": str(args.runs), "steps": settings["n_timesteps"]}
+    (folder / name / "args.yml").write_text(yaml.safe_dump(options))
+    (folder / name / "config.yml").write_text(yaml.safe_dump(settings, sort_keys=False))
+
+    model = DDPGPaper(env=make_vec_env(args.env, seed=args.seed, monitor_dir=str(folder)), seed=args.seed, **arguments)
+    eval_env = make_vec_env(args.env, n_envs=10, seed=args.seed + 1000)
+    eval_freq = args.eval_freq or max(settings["n_timesteps"] // 20, 1)
+    evaluation = EvalCallback(eval_env, None, None, 10, eval_freq, str(folder), str(folder), verbose=0)
+    print(f"Training on {args.env} for {settings['n_timesteps']:,} steps; everything goes to {folder}/")
+    with StopOnCtrlC() as stop:
+        try:
+            model.learn(settings["n_timesteps"], callback=[evaluation, stop], progress_bar=True)
+        finally:
+            stop.end_training()
+            model.save(folder / f"{name}.zip")
+    if stop.count:
+        print(f"Stopped after {model.num_timesteps:,} steps; the agent is saved")
+
+    print(f"Evaluating over {args.eval_episodes} episodes, and recording one")
+    returns, _ = evaluate_policy(model, eval_env, args.eval_episodes, return_episode_rewards=True)
+    mean, std = float(np.mean(returns)), float(np.std(returns))
+    result = {"mean_return": mean, "std_return": std, "episodes": args.eval_episodes, "seed": args.seed}
+    (folder / "result.json").write_text(json.dumps(result, indent=2) + "\n")
+    if (folder / "evaluations.npz").exists():
+        plot_runs([folder])[0].savefig(folder / "learning_curve.png", dpi=150)
+    try:
+        record_episode(model, args.env, folder / "agent.gif", max_steps=min(settings["n_timesteps"], 200))
+    except Exception as error:  # renderers without a display raise any error
+        print(f"No animation, because {args.env} cannot be rendered here: {error}")
+    print(f"Mean return over {args.eval_episodes} episodes without noise: {mean:.1f} +/- {std:.1f}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (DDPGPaperError, gym.error.Error, ImportError, OSError) as error:
+        sys.exit(f"error: {error}")
