@@ -72,12 +72,6 @@ def test_initial_weights():
         assert param.numel() < 100 or param.abs().max() > 0.95 * bound, name
 
 
-def test_first_actions_are_near_zero():
-    model = model_of(PIXELS)
-    observation = np.random.default_rng(0).integers(0, 256, (64, 64, 9), dtype=np.uint8)
-    assert np.abs(model.predict(observation)[0]).max() < 0.01
-
-
 def test_the_action_enters_at_the_first_fully_connected_layer():
     """The critic, written out by hand: nothing before that layer knows the action, and it adds a product with it."""
     model = model_of(PIXELS)
@@ -205,14 +199,6 @@ def test_the_same_seed_gives_the_same_bits():
     runs = [weights(model_of(seed=seed).learn(25).policy) for seed in (3, 3, 4)]
     assert same(runs[0], runs[1])
     assert not same(runs[0], runs[2])
-
-
-def test_executors(capsys):
-    model = model_of(verbose=1)
-    assert model.executor == "eager"
-    assert "'fast' does not support a features extractor other than FlattenExtractor" in capsys.readouterr().out
-    with pytest.raises(ValueError, match="does not support a features extractor"):
-        model_of(executor="fast")
 
 
 @pytest.mark.parametrize("shared", [False, True])

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch as th
-from stable_baselines3.common.logger import CSVOutputFormat, Logger, configure
 from toys import CountingEnv, counting_envs, recorded, small_model
 
 from ddpg_ext import LinearDecay, OrnsteinUhlenbeckNoise, ScheduledActionNoise
@@ -155,32 +154,3 @@ def test_tensorboard_files_hold_what_was_logged(tmp_path):
     model.learn(10, tb_log_name="other")
     model.learn(10, tb_log_name="other")
     assert {folder.name for folder in tmp_path.iterdir()} == {"DDPGPaper_1", "other_1", "other_2"}
-
-
-def test_set_logger(tmp_path):
-    """A logger of one's own gets the values, in any of SB3's formats, and is kept."""
-    model = small_model(CountingEnv(length=5))
-    logger = configure(str(tmp_path), ["csv", "json"])
-    model.set_logger(logger)
-    model.learn(40, log_interval=4)
-    assert model.logger is logger
-    logger.close()
-    header, *rows = (tmp_path / "progress.csv").read_text().splitlines()
-    assert len(rows) == 2
-    row = dict(zip(header.split(","), rows[1].split(","), strict=True))
-    assert float(row["rollout/ep_rew_mean"]) == 5.0
-    assert row["time/total_timesteps"] == "40"
-    assert int(row["train/n_updates"]) == 32
-    assert (tmp_path / "progress.json").read_text().count("train/critic_loss") == 2
-
-
-def test_the_logger_survives_new_keys(tmp_path):
-    """The first log comes before the first update, the next with its metrics: a CSV file copes."""
-    model = small_model(CountingEnv(length=2))
-    file = tmp_path / "progress.csv"
-    model.set_logger(Logger(folder=str(tmp_path), output_formats=[CSVOutputFormat(str(file))]))
-    model.learn(20, log_interval=1)
-    model.logger.close()
-    header, *rows = file.read_text().splitlines()
-    assert "train/critic_loss" in header
-    assert len(rows) == 10
