@@ -128,6 +128,7 @@ ARGUMENTS = [
     nested("net_arch", {"pi": [3, 3], "qf": [3, 1.5]}, VALUE, "(qf)", "[3, 1.5]", "positive widths"),
     *each("net_arch", ([16, True], [400, 0]), VALUE, "positive widths"),
     *each("batch_norm", (1, "both"), VALUE, "True, False, 'actor' or 'critic'"),
+    *each("batch_norm_statistics", ("both", True, None), VALUE, "'joint' or 'separate'"),
     *each("final_init", (0, -3e-3, NAN, INF, "x", True), VALUE, "a number above 0, 'paper' or None"),
     nested("optimizer_kwargs", {"lr": 0.1}, VALUE, "'lr'", "0.1", "`learning_rate`"),
     nested("optimizer_kwargs", {"weight_decay": 0.1}, VALUE, "`optimizer_kwargs`", "0.1", "`qf_weight_decay`"),

@@ -69,6 +69,7 @@ VARIANTS = {
     "batch norm in the critic": (1000, 1, {"policy_kwargs": SMALL | {"batch_norm": "critic"}}),
     "action at layer 1": (1000, 1, {"policy_kwargs": SMALL | {"action_layer": 1}}),
     "action at layer 3": (1000, 1, {"policy_kwargs": {"net_arch": [24, 16, 12], "action_layer": 3}}),
+    "separate statistics": (1000, 1, {"policy_kwargs": SMALL | {"batch_norm_statistics": "separate"}}),
     "n-step": (1000, 1, {"n_steps": 3}),
     "importance weights": (1000, 1, {"replay_buffer_class": WeightedReplayBuffer}),
 }

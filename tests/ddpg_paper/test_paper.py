@@ -202,7 +202,9 @@ class TestNetworks:
         model = filled_model(silent_logger)
         model.policy.set_training_mode(True)
         batch = model.replay_buffer.sample(32)
-        shifted = batch._replace(next_observations=batch.next_observations * 50 + 7)
+        shifted = batch._replace(
+            observations=batch.observations * 50 + 7, next_observations=batch.next_observations * 50 + 7
+        )
         averages = {name: value.clone() for name, value in model.policy.state_dict().items() if "running" in name}
         th.testing.assert_close(
             td_targets(model.policy, batch, 0.99), td_targets(model.policy, shifted, 0.99), atol=1e-4, rtol=1e-3
@@ -238,8 +240,10 @@ class TestUpdate:
             other = make_model(policy_kwargs=SMALL)
             other.policy.load_state_dict(critic_state)
             other.policy.set_training_mode(True)
+            batch = batches[0]
             with th.no_grad():
-                return -other.critic(batches[0].observations, other.actor(batches[0].observations)).mean().item()
+                q = other.critic(batch.observations, other.actor(batch.observations), batch.next_observations)
+            return -q.mean().item()
 
         logged = silent_logger.name_to_value["train/actor_loss"]
         assert logged == pytest.approx(actor_loss(after_critic), rel=1e-5)
@@ -270,7 +274,7 @@ class TestUpdate:
         batch = model.replay_buffer.sample(32)
         model.policy.set_training_mode(True)
         gradient_step(model.policy, batch, 0.99, 0.001)
-        expected = 0.9 + 0.1 * batch.observations.var(0)
+        expected = 0.9 + 0.1 * th.cat([batch.observations, batch.next_observations]).var(0)
         th.testing.assert_close(model.critic.state_net[0].running_var, expected)
 
     def test_targets_move_every_update(self, silent_logger):
