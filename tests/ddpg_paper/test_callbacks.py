@@ -9,7 +9,6 @@ from stable_baselines3.common.callbacks import (
     CheckpointCallback,
     ConvertCallback,
     EvalCallback,
-    StopTrainingOnRewardThreshold,
 )
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
@@ -90,23 +89,6 @@ def test_eval_callback_keeps_the_best_model_and_the_evaluations(tmp_path):
     best = DDPGPaper.load(tmp_path / "best_model.zip", device="cpu")
     assert same(weights(best.policy), remember.weights[int(evaluations["timesteps"][means.argmax()])])
     assert callback.best_mean_reward == means.max()
-
-
-@pytest.mark.parametrize(("threshold", "steps"), [(10.0, 20), (10.5, 100)])
-def test_stop_training_on_reward_threshold(threshold, steps):
-    """The return is exactly 10: a threshold of 10 stops at the first evaluation, one above it never."""
-    model = small_model(env=CountingEnv())
-    model.learn(
-        100,
-        callback=EvalCallback(
-            Monitor(CountingEnv(length=10)),
-            callback_on_new_best=StopTrainingOnRewardThreshold(threshold),
-            eval_freq=20,
-            n_eval_episodes=1,
-            verbose=0,
-        ),
-    )
-    assert model.num_timesteps == steps
 
 
 @pytest.mark.parametrize("value", [False, np.bool_(False), th.tensor(False)])

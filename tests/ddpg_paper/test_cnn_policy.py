@@ -72,24 +72,6 @@ def test_initial_weights():
         assert param.numel() < 100 or param.abs().max() > 0.95 * bound, name
 
 
-def test_the_action_enters_at_the_first_fully_connected_layer():
-    """The critic, written out by hand: nothing before that layer knows the action, and it adds a product with it."""
-    model = model_of(PIXELS)
-    critic = model.critic
-    with th.no_grad():
-        for param in critic.parameters():
-            param.normal_(std=0.05)
-    observations = th.randint(0, 256, (4, 9, 64, 64), dtype=th.uint8)
-    actions = th.rand(4, 2) * 2 - 1
-    features = critic.features_extractor(observations.float() / 255)
-    layer, q1, q3 = critic.action_input, critic.q_net[1], critic.q_net[3]
-    weight = th.cat([layer.weight_features, layer.weight_action], dim=1)
-    assert weight.shape == (200, 1568 + 2)
-    hidden = (th.cat([features, actions], dim=1) @ weight.t() + layer.bias).relu()
-    expected = (hidden @ q1.weight.t() + q1.bias).relu() @ q3.weight.t() + q3.bias
-    th.testing.assert_close(critic(observations, actions), expected)
-
-
 def test_pixels_are_scaled_once():
     """By the policy; and not at all with normalize_images=False."""
     seen = []

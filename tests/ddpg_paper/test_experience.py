@@ -14,34 +14,6 @@ def make_model(env=None, **kwargs):
     return DDPGPaper("MlpPolicy", ToyEnv() if env is None else env, **kwargs)
 
 
-class TestReplay:
-    """A finite cache of which the oldest is discarded, sampled uniformly."""
-
-    def test_first_in_first_out(self):
-        env = ToyEnv(episode_length=1000)
-        model = make_model(env, buffer_size=50, learning_starts=10**6)
-        model.learn(120)
-        buffer = model.replay_buffer
-        assert buffer.full
-        assert buffer.size() == 50
-        stored = np.concatenate([buffer.actions[buffer.pos :], buffer.actions[: buffer.pos]])[:, 0]
-        np.testing.assert_allclose(stored, env.actions[70:], atol=1e-6)
-
-    def test_sampling_is_uniform(self):
-        """Pearson's chi-squared test over 40 transitions, with replacement, the newest included."""
-        model = make_model(buffer_size=40, learning_starts=10**6)
-        model.learn(40)
-        model.replay_buffer.rewards[:] = np.arange(40)[:, None]
-        np.random.seed(0)
-        drawn = np.concatenate([model.replay_buffer.sample(64).rewards.numpy().ravel() for _ in range(500)])
-        counts = np.bincount(drawn.astype(int), minlength=40)
-        assert len(counts) == 40
-        expected = len(drawn) / 40
-        chi_squared = ((counts - expected) ** 2 / expected).sum()
-        assert chi_squared < 72.1  # 0.1 % quantile with 39 degrees of freedom
-        assert any(len(np.unique(drawn[i : i + 64])) < 40 for i in range(0, 640, 64))
-
-
 class NoiseSpy(OrnsteinUhlenbeckNoise):
     """Remembers at which number of draws it was reset, and what it gave."""
 

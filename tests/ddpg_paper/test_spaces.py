@@ -136,13 +136,6 @@ def test_a_subclass_of_box_is_a_box():
     assert model.predict(np.zeros(2, np.float32))[0].shape == (2,)
 
 
-def test_a_reset_tuple_is_not_an_observation():
-    """Gymnasium's ``reset()`` gives a tuple, a VecEnv's an array: SB3 tells those apart for the user."""
-    env = gym.make("Pendulum-v1")
-    with pytest.raises(ValueError, match="mixing Gym API"):
-        DDPGPaper("MlpPolicy", env, buffer_size=10).predict(env.reset())
-
-
 def test_an_environment_by_its_name():
     model = DDPGPaper("MlpPolicy", "Pendulum-v1", buffer_size=200)
     assert model.observation_space == gym.make("Pendulum-v1").observation_space

@@ -41,7 +41,7 @@ def test_fast_makes_way_for_autograd(change):
     model = make_model().learn(100)
     assert model.executor == "fast"
     change(model)
-    with pytest.warns(UserWarning, match="'fast' does not support .*; training goes on with 'eager'") as warnings:
+    with pytest.warns(UserWarning, match="'fast' does not support .*; training continues with 'eager'") as warnings:
         model.learn(50, reset_num_timesteps=False)
     assert len(warnings) == 1
     assert model.executor == "eager"

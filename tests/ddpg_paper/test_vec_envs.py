@@ -62,15 +62,6 @@ def test_gradient_steps_with_two_environments(gradient_steps, per_round):
     assert model._n_updates == 9 * per_round
 
 
-def test_predicting_for_another_number_of_environments():
-    model = small_model(counting_envs(2))
-    single, _ = model.predict(np.zeros(3, np.float32))
-    batch, _ = model.predict(np.zeros((5, 3), np.float32))
-    assert single.shape == (1,)
-    assert batch.shape == (5, 1)
-    np.testing.assert_allclose(batch, np.repeat(single[None], 5, axis=0), rtol=1e-5)
-
-
 # ---------------------------------------------------------------- VecNormalize
 
 
