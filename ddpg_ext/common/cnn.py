@@ -18,14 +18,13 @@ from ddpg_ext.common.layers import fan_in_uniform_
 
 class PaperCNN(BaseFeaturesExtractor):
     """
-    Three convolutions with ReLU and no pooling, flattened (paper, section 7). It goes with any SB3 algorithm.
+    Three convolutions with ReLU and no pooling, flattened (paper, section 7). Any SB3 algorithm can use it.
 
-    The paper has 32 filters in each, and does not give kernel sizes and strides. With those here, 64x64 pixels become
-    15x15, 7x7 and 7x7, so 1,568 features; and with two layers of 200 units behind them, a network has 424,000
-    parameters for nine channels (the paper: about 430,000). Each layer starts in U[-1/sqrt(f), 1/sqrt(f)], where f is
-    its fan-in.
+    The paper has 32 filters in each, but does not give kernel sizes and strides. With these defaults, 64x64 pixels
+    become 15x15, 7x7 and 7x7, so 1,568 features. With two more layers of 200 units, a network has 424,000 parameters
+    for nine channels (the paper: about 430,000). Each layer starts in U[-1/sqrt(f), 1/sqrt(f)], where f is its fan-in.
 
-    Images are taken with the channels first, as SB3 brings them, or last: the smallest dimension is the channels.
+    The channels of an image are its smallest dimension, first (as in SB3) or last.
 
     :param observation_space: images: a Box with three dimensions, of uint8 from 0 to 255 (SB3's policies divide them by
         255) or of numbers from 0 to 1
@@ -37,7 +36,7 @@ class PaperCNN(BaseFeaturesExtractor):
         ``normalize_images=False`` for the policy, as for SB3's ``NatureCNN``)
     :raises UnsupportedSpaceError: for other observations, and for images smaller than the convolutions need
     :raises InvalidArgumentError: for sizes or strides out of range
-    :raises InvalidArgumentTypeError: for something that is no number, or no sequence of them
+    :raises InvalidArgumentTypeError: for values of the wrong type
     """
 
     def __init__(
@@ -76,14 +75,14 @@ class PaperCNN(BaseFeaturesExtractor):
 
     def forward(self, observations: th.Tensor) -> th.Tensor:
         """
-        Return the features of a batch of images.
+        Return the features.
 
         :param observations: images, shape ``(batch, *observation_space.shape)``
         :return: features, shape ``(batch, features_dim)``
         """
         images = observations.permute(self.permutation)
         if images.device.type == "cpu":
-            # There, oneDNN's convolutions take a third less time where a pixel's channels lie side by side
+            # On a CPU oneDNN's convolutions take a third less time if a pixel's channels are adjacent
             images = images.contiguous(memory_format=th.channels_last)
         return self.cnn(images)
 
@@ -118,7 +117,7 @@ class PaperCombinedExtractor(CombinedExtractor):
 
 
 def _output_size(size: int, convolutions: list[tuple[int, int, int]]) -> int:
-    """Height after some convolutions, given by kernel size, stride and padding, of an image of that height."""
+    """Return the height of an image after convolutions with these kernel sizes, strides and paddings."""
     output = size
     for kernel_size, stride, padding in convolutions:
         output = (output + 2 * padding - kernel_size) // stride + 1
@@ -134,7 +133,7 @@ def _output_size(size: int, convolutions: list[tuple[int, int, int]]) -> int:
 
 
 def _channels_last(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the shape as height, width, channels; as in SB3, the channels are first if that is not certain."""
+    """Return the shape as height, width, channels; as in SB3, ambiguous shapes have the channels first."""
     height, width, channels = shape
     return shape if channels < min(height, width) else (width, channels, height)
 

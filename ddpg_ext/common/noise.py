@@ -1,6 +1,6 @@
 """Exploration noise: the Ornstein-Uhlenbeck process of the paper (section 7), and a schedule for any noise's scale."""
 
-from __future__ import annotations  # so that the documentation shows ArrayLike, not all that it stands for
+from __future__ import annotations  # so that the documentation shows ArrayLike, not its definition
 
 import copy
 import math
@@ -30,8 +30,8 @@ class OrnsteinUhlenbeckNoise(ActionNoise):
     The paper gives theta and sigma but not dt. ``dt=1`` is the process as written per agent step; OpenAI baselines,
     SB3 and many tutorials use ``dt=1e-2``, which has nearly the same deviation but moves a hundred times slower.
 
-    Unlike SB3's noise, it draws from a generator of its own, which is part of its (picklable) state, so that a
-    run can be continued exactly.
+    Unlike SB3's noise, it draws from its own generator, which is part of its (picklable) state, so that a run can be
+    resumed exactly.
 
     :param mean: mean of the process, shape ``(action_dim,)`` (for actions scaled to [-1, 1])
     :param sigma: scale of the process, a number or shape ``(action_dim,)``, >= 0
@@ -41,7 +41,7 @@ class OrnsteinUhlenbeckNoise(ActionNoise):
     :param seed: seed of the private generator; None: ``DDPGPaper`` seeds it from its own seed
     :param dtype: type of the output
     :raises InvalidArgumentError: for a parameter out of range or of the wrong shape
-    :raises InvalidArgumentTypeError: for a parameter that is no number
+    :raises InvalidArgumentTypeError: for a parameter that is not a number
     """
 
     def __init__(
@@ -88,16 +88,16 @@ class OrnsteinUhlenbeckNoise(ActionNoise):
         return self.noise_prev.astype(self.dtype)
 
     def reset(self) -> None:
-        """Start an episode: back to ``initial_noise``. The random stream goes on."""
+        """Return to ``initial_noise`` for a new episode. The random stream continues."""
         self.noise_prev = np.zeros_like(self.mean) if self.initial_noise is None else self.initial_noise.copy()
 
     def set_random_seed(self, seed: int | None) -> None:
         """
-        Start the random stream anew.
+        Restart the random stream.
 
         :param seed: a whole number >= 0; None takes fresh entropy
         :raises InvalidArgumentError: if it is below 0
-        :raises InvalidArgumentTypeError: if it is something else
+        :raises InvalidArgumentTypeError: if it is not a whole number
         """
         if seed is not None:
             check_number("seed", seed, lambda n: n >= 0, "a whole number >= 0, or None", integer=True)
@@ -106,17 +106,17 @@ class OrnsteinUhlenbeckNoise(ActionNoise):
 
     def restart_stream(self, seed: int | None) -> None:
         """
-        Seed the generator without changing ``seed``, for callers that seed a noise without a seed of its own.
+        Restart the random stream, but keep the attribute ``seed``, which the user set.
 
-        :param seed: the seed; None takes fresh entropy
+        :param seed: None takes fresh entropy
         """
         self._rng = np.random.default_rng(seed)
 
     def spawn(self, n: int) -> list[OrnsteinUhlenbeckNoise]:
         """
-        Return independent copies for parallel environments, with the same parameters and other random streams.
+        Return independent copies for parallel environments: same parameters, streams that never overlap.
 
-        :param n: how many
+        :param n: number of copies
         :return: the copies; the first call with the same seed always gives the same ones
         """
         copies = [copy.deepcopy(self) for _ in range(n)]
@@ -186,7 +186,7 @@ class ScheduledActionNoise(ActionNoise):
     @property
     def scale(self) -> float:
         """
-        The factor that the next draw is multiplied by.
+        Return the factor on the next draw.
 
         :raises InvalidArgumentError: if the schedule gives a negative or non-finite scale
         """
@@ -209,17 +209,17 @@ class ScheduledActionNoise(ActionNoise):
         return scaled
 
     def reset(self) -> None:
-        """Start an episode: the wrapped noise is reset, the schedule goes on."""
+        """Reset the wrapped noise for a new episode; the schedule continues."""
         self.noise.reset()
 
     @property
     def seed(self) -> int | None:
-        """Seed of the wrapped noise, None where it has none."""
+        """Return the seed of the wrapped noise, or None if it has none."""
         return getattr(self.noise, "seed", None)
 
     def set_random_seed(self, seed: int | None) -> None:
         """
-        Seed the wrapped noise, where it has a generator of its own.
+        Seed the wrapped noise, if it has its own generator.
 
         :param seed: None takes fresh entropy
         """
@@ -228,15 +228,15 @@ class ScheduledActionNoise(ActionNoise):
 
     def restart_stream(self, seed: int | None) -> None:
         """
-        Seed the generator of the wrapped noise without changing its ``seed``.
+        Restart the random stream of the wrapped noise, but keep its attribute ``seed``.
 
-        :param seed: the seed; None takes fresh entropy
+        :param seed: None takes fresh entropy
         """
         seed_random_stream(self.noise, seed)
 
     def spawn(self, n: int) -> list[ScheduledActionNoise]:
         """
-        Return copies for parallel environments, which are independent if those of the wrapped noise are.
+        Return copies for parallel environments, independent if those of the wrapped noise are.
 
         :param n: number of copies
         :return: the copies, each with its own step count
@@ -252,7 +252,7 @@ class ScheduledActionNoise(ActionNoise):
 
 def seed_random_stream(noise: ActionNoise, seed: int | None) -> None:
     """
-    Seed a noise that has a generator of its own; SB3's draw from NumPy's global one and need nothing.
+    Seed a noise that has its own generator; SB3's noises draw from NumPy's global generator.
 
     :param noise: any action noise
     :param seed: None takes fresh entropy
@@ -266,9 +266,7 @@ def seed_random_stream(noise: ActionNoise, seed: int | None) -> None:
 
 def independent_copies(noise: ActionNoise, n: int) -> list[Any]:
     """
-    Return one noise per environment.
-
-    Deep copies, as SB3 makes them, would give all environments the same random stream.
+    Return one noise per environment; SB3's deep copies would give all environments the same stream.
 
     :param noise: the noise of one environment
     :param n: number of copies
@@ -290,7 +288,7 @@ def vectorize(noise: ActionNoise, n_envs: int) -> ActionNoise:
     if isinstance(noise, VectorizedActionNoise):
         if noise.n_envs == n_envs:
             return noise
-        # Not the base noise: it was never drawn, and its schedule would start over
+        # Not the base noise, whose schedule has not advanced
         noise = noise.noises[0]
     if n_envs == 1:
         return noise
@@ -301,7 +299,7 @@ def vectorize(noise: ActionNoise, n_envs: int) -> ActionNoise:
 
 def noise_scale(noise: ActionNoise) -> float:
     """
-    Return the current factor of a noise, for the log.
+    Return the present factor on a noise, for the log.
 
     :param noise: any action noise
     :return: the schedule's value for a :class:`ScheduledActionNoise` (of the first environment), else 1

@@ -132,7 +132,7 @@ class FastCPUExecutor:
             optimizer = network.optimizer
             fingerprint += [id(optimizer), id(optimizer.state), len(optimizer.state)]
             fingerprint += [group.get(name) for group in optimizer.param_groups for name in ("amsgrad", "maximize")]
-        return [*fingerprint, any(self.hooks)]
+        return [*fingerprint, any(self.hooks), self.policy.joint_statistics]
 
     def _acting_fingerprint(self) -> list[Any]:
         """Identify the part of it for :meth:`act`: callbacks may exchange it between two calls of :meth:`prepare`."""
@@ -163,14 +163,21 @@ class FastCPUExecutor:
 
         # NumPy computes with vectors of one number per transition: its calls take a third of the time of torch's
 
+        # With joint statistics both critics get the rows of s and s', and use one half for their statistics alone
+        critic_obs, critic_next_obs, rows, next_rows = obs, next_obs, slice(None), slice(None)
+        if self.policy.joint_statistics:
+            critic_obs = critic_next_obs = th.cat([obs, next_obs])
+            rows, next_rows = slice(self.batch_size), slice(self.batch_size, None)
+
         # Set y_i = r_i + gamma Q'(s_{i+1}, mu'(s_{i+1}))
         discounts = gamma if batch.discounts is None else batch.discounts.numpy()
-        next_q = self.critic_target.forward(next_obs, self.actor_target.forward(next_obs), update_running=False)
+        next_actions = self.actor_target.forward(next_obs)
+        next_q = self.critic_target.forward(critic_next_obs, next_actions, next_rows, update_running=False)
         bootstrapped = (1 - batch.dones.numpy()) * discounts * next_q.numpy()
         targets = np.add(bootstrapped, batch.rewards.numpy(), dtype=np.float32)
 
         # Update the critic by minimising the loss L = 1/N sum_i (y_i - Q(s_i, a_i))^2
-        q_values = self.critic.forward(obs, batch.actions, update_running=True).numpy()
+        q_values = self.critic.forward(critic_obs, batch.actions, rows, update_running=True).numpy()
         q_mean = _mean(q_values)
         td_errors = targets - q_values
         weights = getattr(batch, "weights", None)
@@ -182,7 +189,8 @@ class FastCPUExecutor:
         # Update the actor policy using the sampled policy gradient: ascend Q(s, mu(s)) of the critic as just updated
         actions = self.actor.forward(obs)
         saturation = np.count_nonzero(np.abs(actions.numpy()) > SATURATION_THRESHOLD) / actions.numel()
-        actor_loss = check_finite(-_mean(self.critic.forward(obs, actions, update_running=False).numpy()), "actor loss")
+        q_of_actor = self.critic.forward(critic_obs, actions, rows, update_running=False).numpy()
+        actor_loss = check_finite(-_mean(q_of_actor), "actor loss")
         self.actor.backward(self.critic.action_gradient(self.actor_grad.fill_(-1 / self.batch_size)))
         self.actor_adam.step()
 
@@ -195,8 +203,10 @@ class FastCPUExecutor:
     def _resize(self, batch_size: int) -> None:
         self.batch_size = batch_size
         self.actor_grad = th.empty(batch_size, 1)
-        for network in (self.actor, self.actor_target, self.critic, self.critic_target):
-            network.resize(batch_size)
+        for actor in (self.actor, self.actor_target):
+            actor.resize(batch_size)
+        for critic in (self.critic, self.critic_target):
+            critic.resize(batch_size, 2 * batch_size if self.policy.joint_statistics else batch_size)
 
 
 def _mean(values: np.ndarray) -> float:

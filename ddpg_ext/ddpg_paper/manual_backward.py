@@ -231,21 +231,28 @@ class ManualCritic:
         self.q_net = Chain(module.q_net, self.grads)
         self.norms = [layer for layer in self.state_net.layers if isinstance(layer, _BatchNorm)]
 
-    def resize(self, batch_size: int) -> None:
-        self.state_net.resize(batch_size)
+    def resize(self, batch_size: int, n_rows: int) -> None:
+        """Allocate memory for so many actions, and so many rows of features."""
+        self.state_net.resize(n_rows)
         self.action_input.resize(batch_size)
         self.q_net.resize(batch_size)
+        # Rows that are only part of the statistics have no gradient of their own
+        self.state_grad = th.zeros(n_rows, self.action_input.weight.shape[1]) if n_rows > batch_size else None
 
-    def forward(self, features: th.Tensor, actions: th.Tensor, update_running: bool) -> th.Tensor:
+    def forward(self, features: th.Tensor, actions: th.Tensor, rows: slice, update_running: bool) -> th.Tensor:
+        """Return Q of some rows of the features; the others are only part of batch norm's statistics."""
         for norm in self.norms:
             norm.update_running = update_running
         self.action_input.actions = actions
-        return self.q_net.forward(self.action_input.forward(self.state_net.forward(features)))
+        return self.q_net.forward(self.action_input.forward(self.state_net.forward(features)[rows]))
 
     def backward(self, grad: th.Tensor) -> None:
-        """Fill the gradients of the parameters."""
+        """Fill the gradients of the parameters, for the first rows of the features."""
         grad = self.q_net.backward(grad, inputs=True)
         grad = self.action_input.backward(grad, params=True, inputs=bool(self.state_net.layers))
+        if self.state_grad is not None:
+            self.state_grad[: len(grad)] = grad
+            grad = self.state_grad
         self.state_net.backward(grad)
 
     def action_gradient(self, grad: th.Tensor) -> th.Tensor:

@@ -150,17 +150,23 @@ class Critic(BaseModel):
         names += ["action_layer", "share_features_extractor"]
         return super()._get_constructor_parameters() | {name: getattr(self, name) for name in names}
 
-    def forward(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
+    def forward(self, obs: PyTorchObs, actions: th.Tensor, other_obs: PyTorchObs | None = None) -> th.Tensor:
         """
         Return the action values Q(s, a).
 
         :param obs: observations, shape ``(batch, *obs_shape)``, or a dict of them
         :param actions: actions in [-1, 1], shape ``(batch, action_dim)``
+        :param other_obs: further observations that batch normalisation, in training mode, includes in its statistics
         :return: Q, shape ``(batch, 1)``
         """
+        if other_obs is not None:
+            obs = _concatenated(obs, other_obs)
         with th.set_grad_enabled(th.is_grad_enabled() and not self.share_features_extractor):
             features = self.extract_features(obs, self.features_extractor)
-        return self.q_net(self.action_input(self.state_net(features), actions))
+        state = self.state_net(features)
+        if other_obs is not None:
+            state = state[: len(actions)]  # the wide products that follow need only the rows of `obs`
+        return self.q_net(self.action_input(state, actions))
 
     def own_named_parameters(self) -> dict[str, nn.Parameter]:
         """
@@ -173,3 +179,9 @@ class Critic(BaseModel):
             for name, param in self.named_parameters()
             if not (self.share_features_extractor and name.startswith("features_extractor."))
         }
+
+
+def _concatenated(obs: PyTorchObs, other_obs: PyTorchObs) -> PyTorchObs:
+    if isinstance(obs, dict):
+        return {key: th.cat([value, other_obs[key]]) for key, value in obs.items()}  # type: ignore[index]
+    return th.cat([obs, other_obs])  # type: ignore[list-item]

@@ -1,5 +1,6 @@
 """The policies: actor, critic, their targets and optimisers, put together from keyword arguments."""
 
+import inspect
 from collections.abc import Iterable, Sequence
 from itertools import chain
 from typing import Any, ClassVar, Literal
@@ -53,7 +54,9 @@ class DDPGPaperPolicy(BasePolicy):
         observation) to the number of its hidden layers; None: ``default_action_layer``
     :param final_init: the last layers of both networks start in U[-final_init, final_init]; None: by their fan-in;
         "paper": ``default_final_init``
-    :raises InvalidArgumentError: for a value out of range
+    :param batch_norm_statistics: statistics of the critics' batch normalisation in a gradient step. "joint": s and s'
+        are normalised together, in critic and target; "separate": each by itself
+    :raises InvalidArgumentError: for a value out of range, or a critic that does not support joint statistics
     :raises InvalidArgumentTypeError: for a value of the wrong type, or keyword arguments that a class does not take
     :raises UnsupportedSpaceError: for observations that the features extractor does not take
     """
@@ -89,6 +92,7 @@ class DDPGPaperPolicy(BasePolicy):
         batch_norm: BatchNormChoice | None = None,
         action_layer: int | None = None,
         final_init: float | Literal["paper"] | None = "paper",
+        batch_norm_statistics: Literal["joint", "separate"] = "joint",
     ) -> None:
         if features_extractor_class is None:
             features_extractor_class = self.default_features_extractor_class
@@ -118,7 +122,7 @@ class DDPGPaperPolicy(BasePolicy):
         )
         self.net_arch = list(self.default_net_arch) if net_arch is None else net_arch
         actor_arch, critic_arch = _check_net_arch(self.net_arch)
-        _check_network_arguments(batch_norm, action_layer, final_init, critic_arch)
+        _check_network_arguments(batch_norm, batch_norm_statistics, action_layer, final_init, critic_arch)
         _check_optimizer_kwargs(self.optimizer_kwargs, optimizer_class)
 
         self.activation_fn = activation_fn
@@ -126,6 +130,7 @@ class DDPGPaperPolicy(BasePolicy):
         self.batch_norm = batch_norm
         self.action_layer = action_layer
         self.final_init = final_init
+        self.batch_norm_statistics = batch_norm_statistics
         net_args: dict[str, Any] = {"observation_space": observation_space, "action_space": action_space}
         net_args |= {"activation_fn": activation_fn, "normalize_images": normalize_images, "final_init": final_init}
         self.actor_kwargs = {**net_args, "net_arch": actor_arch, "batch_norm": batch_norm in (True, "actor")}
@@ -138,6 +143,10 @@ class DDPGPaperPolicy(BasePolicy):
         }
         self._has_vector_obs = isinstance(observation_space, spaces.Box) and not is_image_space(observation_space)
         self._build(lr_schedule)
+        #: whether a gradient step gives each critic s and s', for the statistics of its batch normalisation
+        self.joint_statistics = batch_norm_statistics == "joint" and bool(getattr(self.critic, "batch_norm", False))
+        if self.joint_statistics:
+            _check_joint_critic(self.critic)
 
     def _build(self, lr_schedule: Schedule) -> None:
         self.actor = self.make_actor()
@@ -264,7 +273,8 @@ class DDPGPaperPolicy(BasePolicy):
         self.training = mode
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
-        names = ["net_arch", "activation_fn", "share_features_extractor", "batch_norm", "action_layer", "final_init"]
+        names = ["net_arch", "activation_fn", "share_features_extractor", "action_layer", "final_init"]
+        names += ["batch_norm", "batch_norm_statistics"]
         names += ["features_extractor_class", "features_extractor_kwargs", "optimizer_class", "optimizer_kwargs"]
         data = super()._get_constructor_parameters() | {name: getattr(self, name) for name in names}
         data["lr_schedule"] = self._dummy_schedule  # a policy alone does not use its optimisers
@@ -318,10 +328,14 @@ def _is_width(width: Any) -> bool:
     return isinstance(width, int) and not isinstance(width, bool) and width > 0
 
 
-def _check_network_arguments(batch_norm: Any, action_layer: Any, final_init: Any, critic_arch: list[int]) -> None:
+def _check_network_arguments(
+    batch_norm: Any, statistics: Any, action_layer: Any, final_init: Any, critic_arch: list[int]
+) -> None:
     """Check the arguments that SB3's networks do not have."""
     if not isinstance(batch_norm, bool | np.bool_) and str(batch_norm) not in ("actor", "critic"):
         raise InvalidArgumentError(f"`batch_norm` must be True, False, 'actor' or 'critic', got {batch_norm!r}")
+    if str(statistics) not in ("joint", "separate"):
+        raise InvalidArgumentError(f"`batch_norm_statistics` must be 'joint' or 'separate', got {statistics!r}")
     n_layers = max(1, len(critic_arch))
     if not (_is_width(action_layer) and action_layer <= n_layers):
         cure = f"; pass `action_layer={n_layers}`" if _is_width(action_layer) else ""
@@ -332,6 +346,16 @@ def _check_network_arguments(batch_norm: Any, action_layer: Any, final_init: Any
     is_number = isinstance(final_init, int | float | np.number) and not isinstance(final_init, bool)
     if final_init is not None and not (is_number and 0 < final_init < float("inf")):
         raise InvalidArgumentError(f"`final_init` must be a number above 0, 'paper' or None, got {final_init!r}")
+
+
+def _check_joint_critic(critic: nn.Module) -> None:
+    try:
+        inspect.signature(critic.forward).bind("obs", "actions", "other_obs")
+    except TypeError as error:
+        raise InvalidArgumentError(
+            f"`batch_norm_statistics` must be 'separate' with {type(critic).__name__}, whose `forward` does not take "
+            "`other_obs`, got 'joint'; or add that parameter, as in ddpg_ext.ddpg_paper.policies.Critic"
+        ) from error
 
 
 def _check_optimizer_kwargs(optimizer_kwargs: dict[str, Any], optimizer_class: type[th.optim.Optimizer]) -> None:

@@ -51,11 +51,14 @@ def gradient_step(policy: DDPGPaperPolicy, batch: Samples, gamma: float, tau: fl
     :return: metrics and TD errors
     :raises NonFiniteError: if a loss is NaN or infinite, before it reaches the weights of its network
     """
+    # Batch normalisation: both critics take the statistics of s and s' together
+    other_obs = [batch.next_observations] if policy.joint_statistics else []
+
     # Set y_i = r_i + gamma Q'(s_{i+1}, mu'(s_{i+1}))
     targets = td_targets(policy, batch, gamma)
 
     # Update the critic by minimising the loss L = 1/N sum_i (y_i - Q(s_i, a_i))^2
-    q_values = policy.critic(batch.observations, batch.actions)
+    q_values = policy.critic(batch.observations, batch.actions, *other_obs)
     td_errors = targets - q_values
     weights = getattr(batch, "weights", None)
     critic_loss = td_errors.square().mean() if weights is None else (weights * td_errors.square()).mean()
@@ -64,7 +67,7 @@ def gradient_step(policy: DDPGPaperPolicy, batch: Samples, gamma: float, tau: fl
     # Update the actor policy using the sampled policy gradient: ascend Q(s, mu(s)) of the critic as just updated
     with _frozen(policy.critic):
         actions = policy.actor(batch.observations)
-        actor_loss = -policy.critic(batch.observations, actions).mean()
+        actor_loss = -policy.critic(batch.observations, actions, *other_obs).mean()
         minimise(actor_loss, policy.actor.optimizer, "actor loss")
 
     # Update the target networks: theta' <- tau theta + (1 - tau) theta'
@@ -87,9 +90,10 @@ def td_targets(policy: DDPGPaperPolicy, batch: Samples, gamma: float) -> th.Tens
     :return: y, shape ``(batch, 1)``, without gradient
     """
     discounts = gamma if batch.discounts is None else batch.discounts
+    other_obs = [batch.observations] if policy.joint_statistics else []
     with th.no_grad():
         next_actions = policy.actor_target(batch.next_observations)
-        next_q = policy.critic_target(batch.next_observations, next_actions)
+        next_q = policy.critic_target(batch.next_observations, next_actions, *other_obs)
         return batch.rewards + (1 - batch.dones) * discounts * next_q
 
 

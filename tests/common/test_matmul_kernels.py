@@ -32,6 +32,18 @@ def test_results_of_narrow_products_lie_column_by_column(n_rows, n_inner, n_colu
     np.testing.assert_allclose(out, a @ b, atol=1e-4)
 
 
+def raises(*args):
+    raise TypeError("another signature")
+
+
+@has_onednn
+@pytest.mark.parametrize("operator", [raises, lambda x, weight, *args: x @ weight.t() + 1e-6])
+def test_an_operator_that_fails_its_self_test_is_not_used(operator, monkeypatch):
+    assert matmul_kernels._find_onednn() is matmul_kernels._ONEDNN
+    monkeypatch.setattr(th.ops.mkldnn, "_linear_pointwise", operator)
+    assert matmul_kernels._find_onednn() is None
+
+
 @has_onednn
 def test_large_products_are_large():
     assert matmul_kernels.is_large(64, th.empty(300, 400))

@@ -68,66 +68,8 @@ def make_env(value="toy"):
     return PendulumEnv() if value == "Pendulum-v1" else value
 
 
-# One check per argument: it gets the model and the record after 60 steps, and returns whether the value took effect
-
-
-def has_learning_rate(network, rate):
-    return lambda model, record: {g["lr"] for g in getattr(model, network).optimizer.param_groups} == {rate}
-
-
-def has_policy(model, record):
-    return isinstance(model.policy, MultiInputPolicy)
-
-
-def has_env(model, record):
-    return isinstance(model.env.envs[0].unwrapped, PendulumEnv)
-
-
-def has_buffer_size(model, record):
-    return model.replay_buffer.buffer_size == 77
-
-
-def has_learning_starts(model, record):
-    return record.n_updates.index(1) == 34  # seen by the callback of the step after the update's
-
-
-def has_batch_size(model, record):
-    return {len(batch.rewards) for batch in record.batches} == {11}
-
-
-def has_tau(model, record):
-    return all(th.equal(target, online) for target, online in zip(*model.policy.target_pairs(), strict=True))
-
-
-def has_gamma(model, record):
-    rewards = np.mean([batch.rewards.mean().item() for batch in record.batches])
-    return record.log["train/target_q_mean"] == pytest.approx(rewards, rel=1e-5)
-
-
-def has_train_freq(model, record):
-    steps = np.flatnonzero(np.diff(record.n_updates)) + 1
-    return len(steps) > 3 and set(steps % 7) == {0}
-
-
-def has_gradient_steps(model, record):
-    return max(np.diff(record.n_updates)) == 3
-
-
-def has_action_noise(model, record):
-    noise = model.action_noise
-    return (noise.sigma == 0.5).all() and np.std(record.actions) > 0.3
-
-
-def has_replay_buffer_class(model, record):
-    return type(model.replay_buffer) is OtherReplayBuffer
-
-
-def has_replay_buffer_kwargs(model, record):
-    return model.replay_buffer.handle_timeout_termination is False
-
-
-def has_optimize_memory_usage(model, record):
-    return model.replay_buffer.optimize_memory_usage
+def rates(network):
+    return {group["lr"] for group in network.optimizer.param_groups}
 
 
 def has_n_steps(model, record):
@@ -135,83 +77,67 @@ def has_n_steps(model, record):
     return discounts[0] is not None and min(d.min().item() for d in discounts) == pytest.approx(0.99**3)
 
 
-def has_tensorboard_log(model, record):
-    return bool(model.logger.dir and list(Path(model.logger.dir).glob("events*")))
+def mean_reward(record):
+    return np.mean([batch.rewards.mean().item() for batch in record.batches])
 
 
-def has_policy_kwargs(model, record):
-    return model.actor.mu[0].weight.shape == (7, 3)
+def steps_with_updates(record):
+    return np.flatnonzero(np.diff(record.n_updates)) + 1
 
 
-def has_verbose(model, record):
-    return model.verbose == 1 and any("HumanOutput" in type(f).__name__ for f in model.logger.output_formats)
-
-
-def has_seed(model, record):
-    # The seed decides about everything; compare with the stream that it gives the environment
-    return model.seed == 123 and model.action_noise.seed == make_model(seed=123).action_noise.seed
-
-
-def has_device(model, record):
-    return model.device == th.device("cpu") and model.actor.mu[1].weight.device == th.device("cpu")
-
-
-def has_qf_weight_decay(model, record):
-    return model.critic.optimizer.param_groups[0]["weight_decay"] == 0.5
-
-
-def has_uniform_warmup(model, record):
-    # Successive uniform actions are 2/3 apart on average, those of the paper's noise about 0.2
-    return np.abs(np.diff(record.actions[:15], axis=0)).mean() > 0.45
-
-
-def has_stats_window_size(model, record):
-    return model.ep_info_buffer.maxlen == 2 and len(model.ep_info_buffer) == 2
-
-
-def has_executor(model, record):
-    return model.executor == "eager"
-
-
-def has_matmul_precision(model, record):
-    return record.precision == "medium" and th.get_float32_matmul_precision() == "highest"
-
-
-def is_not_set_up(model, record):
-    return not hasattr(model, "policy") and record is None
-
-
-#: argument: (value other than the default, what shows that it took effect, other arguments that it needs)
+#: argument: (value other than the default, check, other arguments that it needs). The check gets the model and the
+#: record after 60 steps, and returns whether the value took effect
 CASES = {
-    "policy": ("MultiInputPolicy", has_policy, {"env": "dict"}),
-    "env": ("Pendulum-v1", has_env, {}),
-    "learning_rate": (3e-3, has_learning_rate("actor", 3e-3), {}),
-    "buffer_size": (77, has_buffer_size, {}),
-    "learning_starts": (33, has_learning_starts, {}),
-    "batch_size": (11, has_batch_size, {}),
-    "tau": (1.0, has_tau, {}),
-    "gamma": (0.0, has_gamma, {}),
-    "train_freq": ((7, "step"), has_train_freq, {}),
-    "gradient_steps": (3, has_gradient_steps, {}),
-    "action_noise": (OrnsteinUhlenbeckNoise([0, 0], sigma=0.5), has_action_noise, {}),
-    "replay_buffer_class": (OtherReplayBuffer, has_replay_buffer_class, {}),
-    "replay_buffer_kwargs": ({"handle_timeout_termination": False}, has_replay_buffer_kwargs, {}),
+    "policy": ("MultiInputPolicy", lambda m, r: isinstance(m.policy, MultiInputPolicy), {"env": "dict"}),
+    "env": ("Pendulum-v1", lambda m, r: isinstance(m.env.envs[0].unwrapped, PendulumEnv), {}),
+    "learning_rate": (3e-3, lambda m, r: rates(m.actor) == {3e-3}, {}),
+    "buffer_size": (77, lambda m, r: m.replay_buffer.buffer_size == 77, {}),
+    # seen by the callback of the step after the update's
+    "learning_starts": (33, lambda m, r: r.n_updates.index(1) == 34, {}),
+    "batch_size": (11, lambda m, r: {len(batch.rewards) for batch in r.batches} == {11}, {}),
+    "tau": (1.0, lambda m, r: all(map(th.equal, *m.policy.target_pairs())), {}),
+    "gamma": (0.0, lambda m, r: r.log["train/target_q_mean"] == pytest.approx(mean_reward(r), rel=1e-5), {}),
+    "train_freq": (
+        (7, "step"), lambda m, r: len(steps_with_updates(r)) > 3 and set(steps_with_updates(r) % 7) == {0}, {}
+    ),
+    "gradient_steps": (3, lambda m, r: max(np.diff(r.n_updates)) == 3, {}),
+    "action_noise": (
+        OrnsteinUhlenbeckNoise([0, 0], sigma=0.5),
+        lambda m, r: (m.action_noise.sigma == 0.5).all() and np.std(r.actions) > 0.3,
+        {},
+    ),
+    "replay_buffer_class": (OtherReplayBuffer, lambda m, r: type(m.replay_buffer) is OtherReplayBuffer, {}),
+    "replay_buffer_kwargs": (
+        {"handle_timeout_termination": False}, lambda m, r: m.replay_buffer.handle_timeout_termination is False, {}
+    ),
     "optimize_memory_usage": (
-        True, has_optimize_memory_usage, {"replay_buffer_kwargs": {"handle_timeout_termination": False}}
+        True,
+        lambda m, r: m.replay_buffer.optimize_memory_usage,
+        {"replay_buffer_kwargs": {"handle_timeout_termination": False}},
     ),
     "n_steps": (3, has_n_steps, {}),
-    "tensorboard_log": ("", has_tensorboard_log, {}),  # a temporary folder
-    "policy_kwargs": ({"net_arch": [7, 8], "batch_norm": False}, has_policy_kwargs, {}),
-    "verbose": (1, has_verbose, {}),
-    "seed": (123, has_seed, {}),
-    "device": ("cpu", has_device, {}),
-    "_init_setup_model": (False, is_not_set_up, {}),
-    "qf_learning_rate": (3e-2, has_learning_rate("critic", 3e-2), {}),
-    "qf_weight_decay": (0.5, has_qf_weight_decay, {}),
-    "uniform_warmup": (True, has_uniform_warmup, {}),
-    "executor": ("eager", has_executor, {}),
-    "matmul_precision": ("medium", has_matmul_precision, {}),
-    "stats_window_size": (2, has_stats_window_size, {}),
+    "tensorboard_log": (  # the value is a temporary folder
+        "", lambda m, r: bool(m.logger.dir and list(Path(m.logger.dir).glob("events*"))), {}
+    ),
+    "policy_kwargs": (
+        {"net_arch": [7, 8], "batch_norm": False}, lambda m, r: m.actor.mu[0].weight.shape == (7, 3), {}
+    ),
+    "verbose": (
+        1, lambda m, r: m.verbose == 1 and any("HumanOutput" in type(f).__name__ for f in m.logger.output_formats), {}
+    ),
+    # The seed decides about everything; compare with the stream that it gives the environment
+    "seed": (123, lambda m, r: m.seed == 123 and m.action_noise.seed == make_model(seed=123).action_noise.seed, {}),
+    "device": ("cpu", lambda m, r: {m.device, m.actor.mu[1].weight.device} == {th.device("cpu")}, {}),
+    "_init_setup_model": (False, lambda m, r: not hasattr(m, "policy") and r is None, {}),
+    "qf_learning_rate": (3e-2, lambda m, r: rates(m.critic) == {3e-2}, {}),
+    "qf_weight_decay": (0.5, lambda m, r: m.critic.optimizer.param_groups[0]["weight_decay"] == 0.5, {}),
+    # Successive uniform actions are 2/3 apart on average, those of the paper's noise about 0.2
+    "uniform_warmup": (True, lambda m, r: np.abs(np.diff(r.actions[:15], axis=0)).mean() > 0.45, {}),
+    "executor": ("eager", lambda m, r: m.executor == "eager", {}),
+    "matmul_precision": (
+        "medium", lambda m, r: r.precision == "medium" and th.get_float32_matmul_precision() == "highest", {}
+    ),
+    "stats_window_size": (2, lambda m, r: m.ep_info_buffer.maxlen == len(m.ep_info_buffer) == 2, {}),
 }  # fmt: skip
 
 

@@ -6,15 +6,9 @@ import stable_baselines3.common.callbacks as sb3_callbacks
 import torch as th
 from stable_baselines3.common.callbacks import (
     BaseCallback,
-    CallbackList,
     CheckpointCallback,
     ConvertCallback,
     EvalCallback,
-    EveryNTimesteps,
-    LogEveryNTimesteps,
-    StopTrainingOnMaxEpisodes,
-    StopTrainingOnNoModelImprovement,
-    StopTrainingOnRewardThreshold,
 )
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
@@ -97,55 +91,6 @@ def test_eval_callback_keeps_the_best_model_and_the_evaluations(tmp_path):
     assert callback.best_mean_reward == means.max()
 
 
-def test_eval_callback_on_several_environments():
-    model = small_model(env=counting_envs(1))
-    callback = EvalCallback(counting_envs(3, length=4), eval_freq=20, n_eval_episodes=6, warn=False, verbose=0)
-    model.learn(20, callback=callback)
-    # Environment i pays 1 + i per step: (4 + 8 + 12) / 3
-    assert callback.last_mean_reward == 8.0
-
-
-@pytest.mark.parametrize(("threshold", "steps"), [(10.0, 20), (10.5, 100)])
-def test_stop_training_on_reward_threshold(threshold, steps):
-    """The return is exactly 10: a threshold of 10 stops at the first evaluation, one above it never."""
-    model = small_model(env=CountingEnv())
-    model.learn(
-        100,
-        callback=EvalCallback(
-            Monitor(CountingEnv(length=10)),
-            callback_on_new_best=StopTrainingOnRewardThreshold(threshold),
-            eval_freq=20,
-            n_eval_episodes=1,
-            verbose=0,
-        ),
-    )
-    assert model.num_timesteps == steps
-
-
-def test_stop_training_on_no_improvement():
-    """The return never changes: first evaluation best, then two allowed without improvement; the third stops."""
-    model = small_model(env=CountingEnv())
-    model.learn(
-        200,
-        callback=EvalCallback(
-            Monitor(CountingEnv(length=5)),
-            callback_after_eval=StopTrainingOnNoModelImprovement(max_no_improvement_evals=2, min_evals=0),
-            eval_freq=20,
-            n_eval_episodes=1,
-            verbose=0,
-        ),
-    )
-    assert model.num_timesteps == 80
-
-
-@pytest.mark.parametrize("n_envs", [1, 2])
-def test_stop_training_on_max_episodes(n_envs):
-    """Episodes are counted per environment."""
-    model = small_model(env=counting_envs(n_envs, length=7))
-    model.learn(1000, callback=StopTrainingOnMaxEpisodes(max_episodes=3))
-    assert model.num_timesteps == 3 * 7 * n_envs
-
-
 @pytest.mark.parametrize("value", [False, np.bool_(False), th.tensor(False)])
 def test_a_callback_that_returns_false_stops_at_once(value):
     calls: list[int] = []
@@ -158,27 +103,6 @@ def test_a_callback_that_returns_false_stops_at_once(value):
     model.learn(50, callback=stop)
     assert len(calls) == model.num_timesteps == 1
     assert model.replay_buffer.size() == 0
-
-
-def test_every_n_timesteps_and_the_locals_of_the_loop():
-    model = small_model()
-    steps: list[int] = []
-    child = ConvertCallback(lambda _locals, _globals: steps.append(model.num_timesteps) is None)
-    every, other = EveryNTimesteps(n_steps=15, callback=child), Remember()
-    callbacks = CallbackList([every, other])
-    model.learn(50, callback=callbacks)
-    assert steps == [15, 30, 45]
-    assert every.n_calls == every.num_timesteps == 50
-    # All see the same local variables of collect_rollouts
-    assert child.locals["new_obs"] is other.locals["new_obs"] is callbacks.locals["new_obs"]
-    assert model.observation_space.contains(callbacks.locals["new_obs"][0])
-
-
-def test_log_every_n_timesteps():
-    model = small_model()
-    records = recorded(model)
-    model.learn(60, callback=LogEveryNTimesteps(n_steps=20), log_interval=1000)
-    assert [step for step, _ in records.dumps] == [20, 40, 60]
 
 
 def test_checkpoints_are_the_model_as_it_was(tmp_path):

@@ -72,30 +72,6 @@ def test_initial_weights():
         assert param.numel() < 100 or param.abs().max() > 0.95 * bound, name
 
 
-def test_first_actions_are_near_zero():
-    model = model_of(PIXELS)
-    observation = np.random.default_rng(0).integers(0, 256, (64, 64, 9), dtype=np.uint8)
-    assert np.abs(model.predict(observation)[0]).max() < 0.01
-
-
-def test_the_action_enters_at_the_first_fully_connected_layer():
-    """The critic, written out by hand: nothing before that layer knows the action, and it adds a product with it."""
-    model = model_of(PIXELS)
-    critic = model.critic
-    with th.no_grad():
-        for param in critic.parameters():
-            param.normal_(std=0.05)
-    observations = th.randint(0, 256, (4, 9, 64, 64), dtype=th.uint8)
-    actions = th.rand(4, 2) * 2 - 1
-    features = critic.features_extractor(observations.float() / 255)
-    layer, q1, q3 = critic.action_input, critic.q_net[1], critic.q_net[3]
-    weight = th.cat([layer.weight_features, layer.weight_action], dim=1)
-    assert weight.shape == (200, 1568 + 2)
-    hidden = (th.cat([features, actions], dim=1) @ weight.t() + layer.bias).relu()
-    expected = (hidden @ q1.weight.t() + q1.bias).relu() @ q3.weight.t() + q3.bias
-    th.testing.assert_close(critic(observations, actions), expected)
-
-
 def test_pixels_are_scaled_once():
     """By the policy; and not at all with normalize_images=False."""
     seen = []
@@ -205,14 +181,6 @@ def test_the_same_seed_gives_the_same_bits():
     runs = [weights(model_of(seed=seed).learn(25).policy) for seed in (3, 3, 4)]
     assert same(runs[0], runs[1])
     assert not same(runs[0], runs[2])
-
-
-def test_executors(capsys):
-    model = model_of(verbose=1)
-    assert model.executor == "eager"
-    assert "'fast' does not support a features extractor other than FlattenExtractor" in capsys.readouterr().out
-    with pytest.raises(ValueError, match="does not support a features extractor"):
-        model_of(executor="fast")
 
 
 @pytest.mark.parametrize("shared", [False, True])

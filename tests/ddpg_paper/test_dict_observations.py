@@ -7,7 +7,7 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.evaluation import evaluate_policy
-from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFrameStack, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from toys import ChaosEnv, PointEnv, same, small_model, weights
 
 from ddpg_ext import UnsupportedSpaceError
@@ -79,35 +79,6 @@ def test_each_entry_of_the_dict_matters():
     for key in space.spaces:
         changed, _ = model.predict({**first, key: second[key]})
         assert not np.array_equal(action, changed), key
-
-
-def test_subprocesses():
-    env = SubprocVecEnv([mixed, mixed])
-    model = small_model(env=env, policy="MultiInputPolicy", policy_kwargs=CNN, train_freq=5)
-    model.learn(30)
-    assert model.num_timesteps == 30
-    assert model.replay_buffer.observations["img"].shape == (500, 2, 1, 36, 36)
-    env.close()
-
-
-@pytest.mark.parametrize("channel_last", [False, True])
-def test_frame_stack(channel_last):
-    """Three frames: three channels, three vectors, and the last of them is the newest."""
-    spaces_ = {key: MIXED[key] for key in ("img", "vec")}
-    if channel_last:
-        spaces_["img"] = spaces.Box(0, 255, (36, 36, 1), np.uint8)
-    env = DummyVecEnv([lambda: ChaosEnv(spaces.Dict(spaces_))])
-    order = {"vec": None, "img": "last" if channel_last else "first"}
-    stacked = VecFrameStack(env, n_stack=3, channels_order=order)
-    model = small_model(env=stacked, policy="MultiInputPolicy", policy_kwargs=CNN, train_freq=4)
-    assert model.observation_space["img"].shape == (3, 36, 36)
-    assert model.actor.features_dim == 16 + 3 * 2
-    model.learn(24)
-    vec = model.replay_buffer.observations["vec"][:20, 0]
-    # Within the first episode (20 steps) each stack is the one before it, moved by one frame
-    np.testing.assert_array_equal(vec[1:, :4], vec[:-1, 2:])
-    assert not vec[0, :4].any()
-    evaluate_policy(model, model.get_env(), n_eval_episodes=1, warn=False)
 
 
 def test_vec_normalize_of_some_keys():

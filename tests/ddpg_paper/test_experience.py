@@ -1,11 +1,7 @@
 """How the paper's agent gathers experience: exploration and replay (Algorithm 1, steps 1 to 3)."""
 
-import math
-
 import numpy as np
-import pytest
 from stable_baselines3.common.buffers import ReplayBuffer
-from stable_baselines3.common.callbacks import BaseCallback
 from toy_envs import ToyEnv, toy_vec_env
 
 from ddpg_ext import DDPGPaper, OrnsteinUhlenbeckNoise
@@ -16,34 +12,6 @@ SMALL = {"net_arch": [16, 12]}
 def make_model(env=None, **kwargs):
     kwargs = {"buffer_size": 500, "device": "cpu", "seed": 0, "replay_buffer_class": ReplayBuffer, **kwargs}
     return DDPGPaper("MlpPolicy", ToyEnv() if env is None else env, **kwargs)
-
-
-class TestReplay:
-    """A finite cache of which the oldest is discarded, sampled uniformly."""
-
-    def test_first_in_first_out(self):
-        env = ToyEnv(episode_length=1000)
-        model = make_model(env, buffer_size=50, learning_starts=10**6)
-        model.learn(120)
-        buffer = model.replay_buffer
-        assert buffer.full
-        assert buffer.size() == 50
-        stored = np.concatenate([buffer.actions[buffer.pos :], buffer.actions[: buffer.pos]])[:, 0]
-        np.testing.assert_allclose(stored, env.actions[70:], atol=1e-6)
-
-    def test_sampling_is_uniform(self):
-        """Pearson's chi-squared test over 40 transitions, with replacement, the newest included."""
-        model = make_model(buffer_size=40, learning_starts=10**6)
-        model.learn(40)
-        model.replay_buffer.rewards[:] = np.arange(40)[:, None]
-        np.random.seed(0)
-        drawn = np.concatenate([model.replay_buffer.sample(64).rewards.numpy().ravel() for _ in range(500)])
-        counts = np.bincount(drawn.astype(int), minlength=40)
-        assert len(counts) == 40
-        expected = len(drawn) / 40
-        chi_squared = ((counts - expected) ** 2 / expected).sum()
-        assert chi_squared < 72.1  # 0.1 % quantile with 39 degrees of freedom
-        assert any(len(np.unique(drawn[i : i + 64])) < 40 for i in range(0, 640, 64))
 
 
 class NoiseSpy(OrnsteinUhlenbeckNoise):
@@ -60,18 +28,6 @@ class NoiseSpy(OrnsteinUhlenbeckNoise):
     def reset(self):
         self.resets.append(len(self.given))
         super().reset()
-
-
-class UpdateCounter(BaseCallback):
-    """After which number of environment steps each update happened."""
-
-    def __init__(self):
-        super().__init__()
-        self.seen = []
-
-    def _on_step(self):
-        self.seen.append(self.model._n_updates)
-        return True
 
 
 class TestExploration:
@@ -108,38 +64,12 @@ class TestExploration:
         for noise, resets in zip(model.action_noise.noises, expected, strict=True):
             assert [n for n in sorted(set(noise.resets)) if n > 0] == resets
 
-    @pytest.mark.parametrize("batch_size", [8, 64])
-    def test_first_update_when_the_first_minibatch_is_complete(self, batch_size):
-        model = make_model(batch_size=batch_size, policy_kwargs=SMALL)
-        callback = UpdateCounter()
-        model.learn(batch_size + 5, callback)
-        # The callback runs before the update of its step
-        assert callback.seen == [0] * batch_size + [1, 2, 3, 4, 5]
-        assert model._n_updates == 6
-
-    def test_uniform_warmup_is_an_option(self):
-        env = ToyEnv(low=-2.0, high=6.0)
-        model = make_model(env, uniform_warmup=True, learning_starts=200, action_noise=None, batch_size=4)
-        model.learn(220)
-        warm = np.array(env.actions[:200])
-        assert warm.min() < -1.8
-        assert warm.max() > 5.8
-        assert warm.std(0) == pytest.approx(8 / math.sqrt(12), rel=0.15)
-        assert np.abs(np.array(env.actions[200:]) - 2).max() < 0.5  # mu is near zero still, and there is no noise
-
     def test_no_noise(self):
         env = ToyEnv()
         model = make_model(env, action_noise=None, learning_starts=10**6)
         model.learn(20)
         expected, _ = model.predict(model.replay_buffer.observations[:20, 0])
         np.testing.assert_allclose(env.actions, expected, atol=1e-6)
-
-    def test_evaluation_is_without_noise(self):
-        model = make_model()
-        obs = np.ones(3, np.float32)
-        first, _ = model.predict(obs, deterministic=True)
-        for deterministic in (True, False):
-            np.testing.assert_array_equal(model.predict(obs, deterministic=deterministic)[0], first)
 
 
 def test_observation_is_stored_as_seen():

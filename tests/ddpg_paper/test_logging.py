@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch as th
-from stable_baselines3.common.logger import CSVOutputFormat, Logger, configure
 from toys import CountingEnv, counting_envs, recorded, small_model
 
 from ddpg_ext import LinearDecay, OrnsteinUhlenbeckNoise, ScheduledActionNoise
@@ -115,72 +114,3 @@ def test_the_noise_scale_is_logged(n_envs):
     silent.learn(20)
     silent.dump_logs()
     assert "train/noise_scale" not in records.dumps[-1][1]
-
-
-@pytest.mark.parametrize("stats_window_size", [1, 3, 100])
-def test_rollout_statistics_average_a_window(stats_window_size):
-    """Episode k pays k per step: the mean return is that of the last episodes, as many as the window has."""
-
-    class Growing(CountingEnv):
-        def step(self, action):
-            observation, _, terminated, truncated, info = super().step(action)
-            return observation, float(self.episode), terminated, truncated, info
-
-    model = small_model(Growing(length=4), stats_window_size=stats_window_size)
-    records = recorded(model)
-    model.learn(32, log_interval=8)
-    returns = [4.0 * episode for episode in range(8)]
-    assert records.dumps[-1][1]["rollout/ep_rew_mean"] == np.mean(returns[-stats_window_size:])
-    assert model.ep_info_buffer.maxlen == stats_window_size
-
-
-def test_tensorboard_files_hold_what_was_logged(tmp_path):
-    """The event files' scalars are the logger's values; a continued run stays in its folder."""
-    event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    model = small_model(CountingEnv(length=5), tensorboard_log=str(tmp_path))
-    model.learn(41, log_interval=2)
-    model.learn(20, log_interval=2, reset_num_timesteps=False)
-    assert [folder.name for folder in tmp_path.iterdir()] == ["DDPGPaper_1"]
-    events = event_accumulator.EventAccumulator(str(tmp_path / "DDPGPaper_1")).Reload()
-    tags = set(events.Tags()["scalars"])
-    names = ("actor_loss", "critic_loss", "learning_rate", "qf_learning_rate", "q_mean", "target_q_mean")
-    assert {f"train/{name}" for name in (*names, "action_saturation", "noise_scale")} <= tags
-    assert {"rollout/ep_rew_mean", "rollout/ep_len_mean", "time/fps"} <= tags
-    # Sorted: TensorBoard takes the tenth file that a process writes in a second for older than its ninth
-    assert sorted((event.step, event.value) for event in events.Scalars("rollout/ep_rew_mean")) == [
-        (step, 5.0) for step in (10, 20, 30, 40, 50, 60)
-    ]
-    rates = [event.value for event in events.Scalars("train/qf_learning_rate")]
-    np.testing.assert_allclose(rates, 1e-3, rtol=1e-6)
-    model.learn(10, tb_log_name="other")
-    model.learn(10, tb_log_name="other")
-    assert {folder.name for folder in tmp_path.iterdir()} == {"DDPGPaper_1", "other_1", "other_2"}
-
-
-def test_set_logger(tmp_path):
-    """A logger of one's own gets the values, in any of SB3's formats, and is kept."""
-    model = small_model(CountingEnv(length=5))
-    logger = configure(str(tmp_path), ["csv", "json"])
-    model.set_logger(logger)
-    model.learn(40, log_interval=4)
-    assert model.logger is logger
-    logger.close()
-    header, *rows = (tmp_path / "progress.csv").read_text().splitlines()
-    assert len(rows) == 2
-    row = dict(zip(header.split(","), rows[1].split(","), strict=True))
-    assert float(row["rollout/ep_rew_mean"]) == 5.0
-    assert row["time/total_timesteps"] == "40"
-    assert int(row["train/n_updates"]) == 32
-    assert (tmp_path / "progress.json").read_text().count("train/critic_loss") == 2
-
-
-def test_the_logger_survives_new_keys(tmp_path):
-    """The first log comes before the first update, the next with its metrics: a CSV file copes."""
-    model = small_model(CountingEnv(length=2))
-    file = tmp_path / "progress.csv"
-    model.set_logger(Logger(folder=str(tmp_path), output_formats=[CSVOutputFormat(str(file))]))
-    model.learn(20, log_interval=1)
-    model.logger.close()
-    header, *rows = file.read_text().splitlines()
-    assert "train/critic_loss" in header
-    assert len(rows) == 10

@@ -172,28 +172,3 @@ def test_loading_with_another_number_of_environments(name, before, after, tmp_pa
     if "scheduled" in name:
         noise = loaded.action_noise if after == 1 else loaded.action_noise.noises[-1]
         assert noise.n_steps == 400
-
-
-def test_scheduled_noise_decays_to_nothing(silent_logger):
-    env = ToyEnv()
-    noise = ScheduledActionNoise(OrnsteinUhlenbeckNoise(np.zeros(2), sigma=1.0), LinearDecay(50))
-    model = DDPGPaper(
-        "MlpPolicy",
-        env,
-        action_noise=noise,
-        device="cpu",
-        seed=0,
-        buffer_size=100,
-        batch_size=16,
-        learning_rate=1e-9,
-        policy_kwargs={"batch_norm": False},
-    )
-    model.set_logger(silent_logger)
-    model.learn(40, log_interval=None)
-    # Logged with the update after the 40th draw
-    assert silent_logger.name_to_value["train/noise_scale"] == pytest.approx(0.2)
-    model.learn(40, reset_num_timesteps=False, log_interval=None)
-    assert silent_logger.name_to_value["train/noise_scale"] == 0
-    taken = np.abs(env.actions)
-    assert taken[:20].max() > 0.3
-    assert taken[50:].max() < 0.1

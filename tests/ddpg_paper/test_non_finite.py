@@ -88,9 +88,8 @@ def stop(model, n, parts):
 
 @pytest.mark.parametrize("normalise", [False, True], ids=["plain", "VecNormalize"])
 @pytest.mark.parametrize("n_envs", [1, 3])
-@pytest.mark.parametrize("value", [NAN, INF, -INF])
+@pytest.mark.parametrize(("step", "value"), [(1, INF), (7, NAN), (7, -INF)])
 @pytest.mark.parametrize("quantity", ["observation", "reward"])
-@pytest.mark.parametrize("step", [1, 7])
 def test_stops_at_the_step_itself(quantity, step, value, n_envs, normalise, tmp_path):
     """Naming the step, the environment and the quantity; with the last whole transition as the newest in the buffer."""
     faulty = n_envs - 1
@@ -179,9 +178,9 @@ def test_actor_loss(weights_of, assert_same_bits):
     model = trained_model(executor="eager")
     critic_forward, calls = model.critic.forward, []
 
-    def overflowing(obs, actions):
+    def overflowing(obs, actions, *other_obs):
         calls.append(len(obs))
-        return critic_forward(obs, actions) * (1.0 if len(calls) == 1 else INF)
+        return critic_forward(obs, actions, *other_obs) * (1.0 if len(calls) == 1 else INF)
 
     model.critic.forward = overflowing
     before = weights_of(model)

@@ -255,15 +255,3 @@ def test_multi_input_policy_round_trip(tmp_path):
     np.testing.assert_array_equal(action, policy.predict(observation)[0])
     # Outputs near zero are the middle of the bounds
     assert action == pytest.approx(-1, abs=0.1)
-
-
-def test_the_callers_policy_kwargs_stay_as_they_are():
-    kwargs = {"net_arch": {"pi": [4], "qf": [5, 5]}, "features_extractor_kwargs": {"features_dim": 3}}
-    kwargs |= {"features_extractor_class": LinearExtractor, "optimizer_kwargs": {"eps": 1e-6}}
-    given = copy.deepcopy(kwargs)
-    model = DDPGPaper("MlpPolicy", PointEnv(), batch_size=8, buffer_size=100, policy_kwargs=kwargs, device="cpu")
-    model.learn(20)
-    assert kwargs == given
-    # and later changes to them do not reach the model
-    kwargs["net_arch"]["pi"].append(9)
-    assert model.policy_kwargs["net_arch"] == given["net_arch"]

@@ -4,12 +4,10 @@ import numpy as np
 import pytest
 import torch as th
 from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
-from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckActionNoise
 from stable_baselines3.common.vec_env import DummyVecEnv, VecCheckNan
 from toys import CountingEnv, PointEnv, counting_envs, first, same, small_model, weights
 
 import ddpg_ext.ddpg_paper.ddpg_paper as algorithm
-from ddpg_ext import LinearDecay, OrnsteinUhlenbeckNoise, ScheduledActionNoise
 from ddpg_ext.ddpg_paper.update import td_targets
 
 
@@ -85,57 +83,7 @@ def test_warm_up(uniform_warmup):
         assert actions[:200].max() < 0.2
 
 
-@pytest.mark.parametrize(
-    "noise",
-    [
-        NormalActionNoise(np.zeros(2), 0.1 * np.ones(2)),
-        OrnsteinUhlenbeckActionNoise(np.zeros(2), 0.1 * np.ones(2)),
-        OrnsteinUhlenbeckNoise(np.zeros(2), dt=0.01),
-        ScheduledActionNoise(NormalActionNoise(np.zeros(2), np.ones(2)), LinearDecay(30)),
-    ],
-    ids=lambda noise: type(noise).__name__,
-)
-def test_noise_is_reset_with_every_episode(noise, monkeypatch):
-    """At the start of learning and after each of two episodes."""
-    resets: list[int] = []
-    kind, reset = type(noise), type(noise).reset
-    model = small_model(PointEnv(), action_noise=noise)
-
-    def spy(self):
-        resets.append(model.num_timesteps)
-        reset(self)
-
-    monkeypatch.setattr(kind, "reset", spy)
-    model.learn(60)
-    assert resets == [0, 25, 50]
-    assert model._n_updates == 53
-
-
 # ------------------------------------------------------------ what to learn from
-
-
-@pytest.mark.parametrize("n_envs", [1, 2])
-def test_n_step_returns(n_envs):
-    """
-    Rewards 1 and episodes of 6: three steps give 1 + g + g^2 and bootstrap with g^3; fewer are left before the end,
-    which is a real one here, so nothing is bootstrapped there.
-    """
-    gamma = 0.5
-    env = DummyVecEnv([lambda: CountingEnv(length=6, terminates=True)] * n_envs)
-    model = small_model(env, n_steps=3, gamma=gamma, train_freq=4).learn(24 * n_envs)
-    buffer = model.replay_buffer
-    assert buffer.n_steps == 3
-    # Without the last rows, whose return is still open
-    batch = buffer._get_samples(np.arange(18))
-    for row in range(18):
-        step = row % 6
-        left = min(3, 6 - step)
-        assert batch.rewards[row].item() == sum(gamma**k for k in range(left))
-        assert batch.dones[row].item() == (step + 3 >= 6)
-        assert batch.next_observations[row, 2].item() == step + left
-        if step + 3 < 6:
-            assert batch.discounts[row].item() == gamma**3
-    assert model._n_updates > 0
 
 
 def test_n_step_targets_use_the_samples_own_discounts():
@@ -185,14 +133,6 @@ def test_replay_buffer_class_and_kwargs():
     assert not model.replay_buffer.handle_timeout_termination
 
 
-def test_n_steps_leave_the_callers_kwargs_alone():
-    """SB3 adds two entries to the dict that it was given."""
-    kwargs = {"handle_timeout_termination": True}
-    model = small_model(n_steps=3, replay_buffer_kwargs=kwargs)
-    assert model.replay_buffer.n_steps == 3
-    assert kwargs == {"handle_timeout_termination": True}
-
-
 @pytest.mark.parametrize("n_envs", [1, 2])
 def test_optimized_memory(n_envs, recwarn):
     """One array for both observations: the same transitions come out, and a second learn() cuts the last episode."""
@@ -214,12 +154,6 @@ def test_optimized_memory(n_envs, recwarn):
     assert not [warning for warning in recwarn if "truncated" in str(warning.message)]
     with pytest.warns(UserWarning, match="last trajectory in the replay buffer will be truncated"):
         model.learn(4 * n_envs)
-
-
-def test_optimized_memory_and_timeouts_exclude_each_other():
-    """SB3 cannot tell truncations apart without the next observations, and says so."""
-    with pytest.raises(ValueError, match="optimize_memory_usage"):
-        small_model(optimize_memory_usage=True)
 
 
 def test_vec_check_nan_goes_along():

@@ -83,7 +83,7 @@ def numpy_copy(model):
 
     return NumpyDDPG(
         make_actor, make_critic, model.learning_rate, model.qf_learning_rate, model.qf_weight_decay, model.gamma,
-        model.tau, policy.optimizer_kwargs.get("eps", 1e-8),
+        model.tau, policy.joint_statistics, policy.optimizer_kwargs.get("eps", 1e-8),
     )  # fmt: skip
 
 
@@ -130,6 +130,8 @@ def assert_all_close(ours, theirs, tolerance, what):
 PAPER = {"net_arch": [40, 30]}
 VARIANTS = {
     "paper": dict(policy_kwargs=PAPER),
+    "separate statistics": dict(policy_kwargs=PAPER | {"batch_norm_statistics": "separate"}),
+    "minibatches of 2": dict(policy_kwargs=PAPER, batch_size=2),
     "full size": dict(policy_kwargs={}, batch_size=None),
     "no batch norm": dict(policy_kwargs=PAPER | {"batch_norm": False}),
     "batch norm in the actor": dict(policy_kwargs=PAPER | {"batch_norm": "actor"}),
@@ -216,22 +218,23 @@ def numerical_gradient(function, array, index, step=1e-6):
     return (values[0] - values[1]) / (2 * step)
 
 
-@pytest.mark.parametrize("batch_norm", [True, False])
-def test_numpy_gradients_equal_finite_differences(batch_norm):
+@pytest.mark.parametrize(("batch_norm", "n_other"), [(True, 16), (True, 0), (False, 0)])
+def test_numpy_gradients_equal_finite_differences(batch_norm, n_other):
     """The reference itself: its hand-written gradients against differences of its losses."""
     kwargs = {"net_arch": [9, 8, 7], "batch_norm": batch_norm, "final_init": None}
     model = DDPGPaper("MlpPolicy", ToyEnv(), seed=1, device="cpu", buffer_size=10, policy_kwargs=kwargs)
     ours, rng = numpy_copy(model), np.random.default_rng(2)
     s, a, y = rng.normal(size=(16, 3)), rng.uniform(-1, 1, size=(16, 2)), rng.normal(size=(16, 1))
+    other_s = rng.normal(1, 2, size=(n_other, 3))
 
     def critic_loss():
-        return np.mean((y - ours.critic.forward(s, a, fit=False)) ** 2)
+        return np.mean((y - ours.critic.forward(s, a, other_s, fit=False)) ** 2)
 
     def actor_loss():
-        return -ours.critic.forward(s, ours.actor.forward(s, fit=False), fit=False).mean()
+        return -ours.critic.forward(s, ours.actor.forward(s, fit=False), other_s, fit=False).mean()
 
     critic_loss()
-    ours.critic.backward(-2 / 16 * (y - ours.critic.forward(s, a, fit=False)))
+    ours.critic.backward(-2 / 16 * (y - ours.critic.forward(s, a, other_s, fit=False)))
     critic_grads = [grad.copy() for grad in ours.critic.gradients()]
     actor_loss()
     ours.actor.backward(ours.critic.backward(np.full((16, 1), -1 / 16)))

@@ -1,4 +1,4 @@
-"""What a user changes on a model after its construction, or shares between models, counts."""
+"""User changes of a model, its subclasses and shared objects take effect."""
 
 import copy
 
@@ -10,6 +10,7 @@ from stable_baselines3.common.envs import BitFlippingEnv
 from stable_baselines3.common.noise import VectorizedActionNoise
 
 from ddpg_ext import DDPGPaper, InvalidArgumentError, OrnsteinUhlenbeckNoise
+from ddpg_ext.ddpg_paper import MlpPolicy
 
 
 def make_model(**kwargs):
@@ -40,7 +41,7 @@ def test_fast_makes_way_for_autograd(change):
     model = make_model().learn(100)
     assert model.executor == "fast"
     change(model)
-    with pytest.warns(UserWarning, match="'fast' does not support .*; training goes on with 'eager'") as warnings:
+    with pytest.warns(UserWarning, match="'fast' does not support .*; training continues with 'eager'") as warnings:
         model.learn(50, reset_num_timesteps=False)
     assert len(warnings) == 1
     assert model.executor == "eager"
@@ -138,3 +139,46 @@ def test_an_action_that_is_not_finite_is_not_the_environments_fault(part):
         model.action_noise = BadNoise(np.zeros(1))
     with pytest.raises(NonFiniteError, match=r"the action is nan.*The actor's weights or the noise are not finite"):
         model.learn(10, reset_num_timesteps=False)
+
+
+class ConstantModel(DDPGPaper):
+    """A model whose prediction is not its policy's."""
+
+    def predict(self, observation, state=None, episode_start=None, deterministic=False):
+        return np.full((len(observation), *self.action_space.shape), 0.5, dtype=np.float32), state
+
+
+class ConstantPolicy(MlpPolicy):
+    """A policy with a `predict` of its own."""
+
+    def predict(self, observation, state=None, episode_start=None, deterministic=False):
+        return np.full((len(observation), *self.action_space.shape), 0.5, dtype=np.float32), state
+
+
+class Recorder(DDPGPaper):
+    """Keeps what goes through the one place that stores."""
+
+    def _store_transition(self, replay_buffer, buffer_action, new_obs, reward, dones, infos):
+        self.__dict__.setdefault("stored", []).append(
+            (np.array(self._last_obs), np.array(buffer_action), float(reward[0]))
+        )
+        super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
+
+
+@pytest.mark.parametrize(("model_class", "policy"), [(ConstantModel, "MlpPolicy"), (DDPGPaper, ConstantPolicy)])
+def test_overridden_predict_acts(model_class, policy):
+    model = model_class(
+        policy, "Pendulum-v1", action_noise=None, learning_starts=1000, policy_kwargs={"net_arch": [8, 8]}
+    )
+    model.learn(20)
+    batch = model.replay_buffer.sample(50)
+    # Pendulum's torque goes from -2 to 2, and the buffer holds actions scaled to [-1, 1]
+    assert np.allclose(batch.actions.numpy(), 0.25)
+
+
+def test_store_transition_sees_every_transition():
+    model = Recorder("MlpPolicy", "Pendulum-v1", seed=0, learning_starts=1000, policy_kwargs={"net_arch": [8, 8]})
+    model.learn(30)
+    assert len(model.stored) == 30
+    rewards = {reward for _, _, reward in model.stored}
+    assert set(model.replay_buffer.sample(200).rewards.flatten().tolist()) <= {float(np.float32(r)) for r in rewards}

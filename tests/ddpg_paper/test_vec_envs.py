@@ -4,12 +4,9 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
-from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFrameStack, VecNormalize
-from toys import CountingEnv, PointEnv, counting_envs, drawn, first, recorded, same, small_model, weights
+from toys import PointEnv, counting_envs, drawn, first, same, small_model, weights
 
 from ddpg_ext import DDPGPaper
 from ddpg_ext.ddpg_paper.executors import EXECUTORS
@@ -40,21 +37,6 @@ def test_the_environments_get_the_stored_actions():
         np.testing.assert_allclose(venv.envs[env].actions[10 * episode + step], action, atol=1e-6)
 
 
-def test_each_environment_explores_on_its_own():
-    """With the actor at zero, the actions are the noise: three streams, uncorrelated."""
-    model = small_model(counting_envs(3, length=1000), learning_starts=10_000, buffer_size=3000)
-    with th.no_grad():
-        for param in list(model.actor.mu.children())[-2].parameters():
-            param.zero_()
-    model.learn(3 * 500)
-    transitions = drawn(model.replay_buffer)
-    noise = np.array([[transitions[env, 0, step][0][0] for env in range(3)] for step in range(500)])
-    # White noise from the coloured: x_t - (1 - theta) x_{t-1} = sigma N(0, 1)
-    innovations = noise[1:] - 0.85 * noise[:-1]
-    assert np.abs(np.corrcoef(innovations.T) - np.eye(3)).max() < 0.2
-    np.testing.assert_allclose(innovations.std(axis=0), 0.2, rtol=0.15)
-
-
 def test_subprocesses_give_what_one_process_gives():
     """The kind of vectorised environment makes no difference: the same weights, bit for bit."""
 
@@ -70,24 +52,14 @@ def test_subprocesses_give_what_one_process_gives():
     assert same(weights(one.policy), weights(several.policy))
 
 
-@pytest.mark.parametrize("noise", ["ornstein-uhlenbeck", NormalActionNoise(np.zeros(2), 0.1 * np.ones(2)), None])
 @pytest.mark.parametrize(("gradient_steps", "per_round"), [(1, 1), (-1, 6), (4, 4), (0, 0)])
-def test_gradient_steps_with_two_environments(noise, gradient_steps, per_round):
+def test_gradient_steps_with_two_environments(gradient_steps, per_round):
     """Rounds of three steps in each of two environments: six transitions, so six gradient steps for -1."""
     env = DummyVecEnv([lambda: gym.wrappers.TimeLimit(PointEnv(), 10)] * 2)
-    model = small_model(env, train_freq=3, gradient_steps=gradient_steps, action_noise=noise).learn(60)
+    model = small_model(env, train_freq=3, gradient_steps=gradient_steps).learn(60)
     # 60 steps are ten rounds; the first one's 6 are not more than learning_starts = 7
     assert model.num_timesteps == 60
     assert model._n_updates == 9 * per_round
-
-
-def test_predicting_for_another_number_of_environments():
-    model = small_model(counting_envs(2))
-    single, _ = model.predict(np.zeros(3, np.float32))
-    batch, _ = model.predict(np.zeros((5, 3), np.float32))
-    assert single.shape == (1,)
-    assert batch.shape == (5, 1)
-    np.testing.assert_allclose(batch, np.repeat(single[None], 5, axis=0), rtol=1e-5)
 
 
 # ---------------------------------------------------------------- VecNormalize
@@ -154,23 +126,6 @@ def test_the_policy_acts_on_normalised_observations():
     np.testing.assert_allclose(np.concatenate(seen), (raw - [1.0, -2.0]) / [2.0, 0.5], rtol=1e-5, atol=1e-5)
 
 
-def test_evaluation_takes_the_statistics_along():
-    """EvalCallback copies them to its own VecNormalize, and refuses an environment without one."""
-    train_env = VecNormalize(DummyVecEnv([PointEnv]))
-    eval_env = VecNormalize(DummyVecEnv([lambda: Monitor(PointEnv())]), training=False, norm_reward=False)
-    model = small_model(train_env)
-    model.learn(50, callback=EvalCallback(eval_env, eval_freq=50, n_eval_episodes=1, verbose=0))
-    np.testing.assert_array_equal(eval_env.obs_rms.mean, train_env.obs_rms.mean)
-    np.testing.assert_array_equal(eval_env.obs_rms.var, train_env.obs_rms.var)
-    assert eval_env.obs_rms.count == train_env.obs_rms.count
-    bare = EvalCallback(Monitor(PointEnv()), eval_freq=10, n_eval_episodes=1, verbose=0)
-    with (
-        pytest.warns(UserWarning, match="not of the same type"),
-        pytest.raises(AssertionError, match="VecNormalize"),
-    ):
-        model.learn(20, callback=bare)
-
-
 def test_vec_normalize_is_saved_apart_and_fits_again(tmp_path):
     """The usual pair of files: model and statistics give the actions they gave before."""
     env = VecNormalize(DummyVecEnv([PointEnv]))
@@ -203,18 +158,3 @@ def test_frame_stack():
         assert stored.observations[row].reshape(3, 3).tolist() == frames
         after = [[0, episode, s] if s >= 0 else [0, 0, 0] for s in range(step - 1, step + 2)]
         assert stored.next_observations[row].reshape(3, 3).tolist() == after
-
-
-def test_monitor_files(tmp_path):
-    """make_vec_env's Monitor: one line per episode with its return and length, the statistics of the log."""
-    env = make_vec_env(lambda: CountingEnv(length=5, reward=2.0), 2, monitor_dir=str(tmp_path))
-    model = small_model(env)
-    records = recorded(model)
-    model.learn(40, log_interval=4)
-    env.close()
-    for index in range(2):
-        lines = (tmp_path / f"{index}.monitor.csv").read_text().splitlines()[2:]
-        assert [line.split(",")[:2] for line in lines] == [["10.0", "5"]] * 4
-    assert [values["rollout/ep_rew_mean"] for _, values in records.dumps] == [10.0, 10.0]
-    assert [values["rollout/ep_len_mean"] for _, values in records.dumps] == [5.0, 5.0]
-    assert [values["time/episodes"] for _, values in records.dumps] == [4, 8]

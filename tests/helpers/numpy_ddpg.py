@@ -157,19 +157,24 @@ class Critic(Network):
         if self.n_hidden > 0:
             self.above += self._add(ReLU, Linear)
 
-    def forward(self, s, a, fit=True):
+    def forward(self, s, a, other_s, fit=True):
+        """Q(s, a); the statistics are those of s and other_s (any number of rows, also none)."""
+        h = np.concatenate([s, other_s])
         for layer in self.below:
-            s = layer.forward(s, fit)
-        q = self.with_action.forward(s, a)
+            h = layer.forward(h, fit)
+        q = self.with_action.forward(h[: len(s)], a)
         for layer in self.above:
             q = layer.forward(q)
+        self.n_other = len(other_s)
         return q
 
     def backward(self, grad):
-        """Returns the gradient with respect to the action."""
+        """Return the gradient with respect to the action."""
         for layer in reversed(self.above):
             grad = layer.backward(grad)
         grad, action_grad = self.with_action.backward(grad)
+        # Q depends on the other rows through the statistics alone
+        grad = np.concatenate([grad, np.zeros((self.n_other, grad.shape[1]))])
         for layer in reversed(self.below):
             grad = layer.backward(grad)
         return action_grad
@@ -199,30 +204,32 @@ class NumpyDDPG:
     The four networks and two optimisers, and one update of all of them.
 
     :param make_actor: gives an actor with the initial weights; so does ``make_critic`` for the critic
+    :param joint: whether the critics normalise with the statistics of s and s' together
     """
 
-    def __init__(self, make_actor, make_critic, actor_lr, critic_lr, weight_decay, gamma, tau, eps=1e-8):
+    def __init__(self, make_actor, make_critic, actor_lr, critic_lr, weight_decay, gamma, tau, joint, eps=1e-8):
         self.actor, self.actor_target = make_actor(), make_actor()
         self.critic, self.critic_target = make_critic(), make_critic()
         self.actor_adam = Adam(self.actor, actor_lr, eps=eps)
         self.critic_adam = Adam(self.critic, critic_lr, weight_decay, eps)
-        self.gamma, self.tau = gamma, tau
+        self.gamma, self.tau, self.joint = gamma, tau, joint
 
     def update(self, s, a, r, next_s, done, discount=None, weights=1.0):
         """Arrays of shape (n, ...), those of one number per transition (n, 1). Returns metrics and TD errors."""
         n = len(s)
         discount = self.gamma if discount is None else discount
+        n_other = n if self.joint else 0
         # y = r + gamma Q'(s', mu'(s')), the targets normalising with the minibatch's statistics, without fitting theirs
         next_a = self.actor_target.forward(next_s, fit=False)
-        y = r + (1 - done) * discount * self.critic_target.forward(next_s, next_a, fit=False)
+        y = r + (1 - done) * discount * self.critic_target.forward(next_s, next_a, s[:n_other], fit=False)
 
-        q = self.critic.forward(s, a)
+        q = self.critic.forward(s, a, next_s[:n_other])
         critic_loss = np.mean(weights * (y - q) ** 2)
         self.critic.backward(-2 / n * weights * (y - q))
         self.critic_adam.step()
 
         mu = self.actor.forward(s)
-        actor_loss = -self.critic.forward(s, mu, fit=False).mean()
+        actor_loss = -self.critic.forward(s, mu, next_s[:n_other], fit=False).mean()
         self.actor.backward(self.critic.backward(np.full((n, 1), -1 / n)))
         self.actor_adam.step()
 

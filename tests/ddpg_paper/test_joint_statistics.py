@@ -1,0 +1,146 @@
+"""Batch normalisation with the joint statistics of s and s' (the numbers themselves: test_update.py)."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from toy_envs import ToyEnv
+from toys import ChaosEnv, recorded, same, small_model, weights
+
+from ddpg_ext import DDPGPaper, InvalidArgumentError
+from ddpg_ext.ddpg_paper import MlpPolicy
+from ddpg_ext.ddpg_paper.networks import Critic
+from ddpg_ext.ddpg_paper.update import gradient_step, td_targets
+
+IMAGE = spaces.Box(0, 255, (16, 16, 1), np.uint8)
+MODELS = {
+    "vectors": lambda: small_model(ToyEnv()),
+    "action at layer 1": lambda: small_model(ToyEnv(), policy_kwargs={"action_layer": 1}),
+    "numbers": lambda: small_model(ChaosEnv(spaces.Discrete(4))),
+    "Dict": lambda: small_model(ToyEnv(dict_obs=True), "MultiInputPolicy"),
+    "images": lambda: small_model(ChaosEnv(IMAGE), "CnnPolicy", policy_kwargs={"batch_norm": True, "action_layer": 2}),
+    "n-step": lambda: small_model(ToyEnv(), n_steps=3),
+    "shared extractor": lambda: small_model(
+        ChaosEnv(IMAGE), "CnnPolicy", policy_kwargs={"batch_norm": True, "share_features_extractor": True}
+    ),
+}
+
+
+def filled(model, n=30):
+    """The model in training mode with experience, and a minibatch of it."""
+    model.gradient_steps = 0
+    recorded(model)
+    model.learn(n)
+    model.policy.set_training_mode(True)
+    return model.replay_buffer.sample(8)
+
+
+def joined(obs, other):
+    return {key: th.cat([obs[key], other[key]]) for key in obs} if isinstance(obs, dict) else th.cat([obs, other])
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_critic_normalises_both_halves_together(name):
+    """Q(s, a) is the first half of Q of all rows at once, and a gradient step with it is finite and moves both."""
+    model = MODELS[name]()
+    batch = filled(model)
+    s, a, next_s = batch.observations, batch.actions, batch.next_observations
+    critic = model.critic
+    with th.no_grad():
+        together = critic(s, a, next_s)
+        th.testing.assert_close(together, critic(joined(s, next_s), th.cat([a, a]))[:8])
+        assert not th.allclose(together, critic(s, a))
+    before = weights(model.policy)
+    metrics, td_errors = gradient_step(model.policy, batch, 0.99, 0.01)
+    assert np.isfinite(metrics).all()
+    assert td_errors.shape == (8, 1)
+    moved = {key.split(".")[0] for key, value in weights(model.policy).items() if not th.equal(value, before[key])}
+    assert moved == {"actor", "critic", "actor_target", "critic_target"}
+
+
+@pytest.mark.parametrize(("statistics", "equal"), [("joint", True), ("separate", False)])
+def test_a_state_has_the_same_features_on_both_sides(statistics, equal):
+    """Where s' is the s of another row, the critic and its (equal) target give both the same value."""
+    model = small_model(ToyEnv(), policy_kwargs={"batch_norm_statistics": statistics, "final_init": None})
+    batch = filled(model)
+    s, next_s = batch.observations, batch.next_observations.clone()
+    next_s[:4] = s[:4]
+    batch = batch._replace(next_observations=next_s, rewards=batch.rewards * 0, dones=batch.dones * 0)
+    with th.no_grad():
+        ours = model.critic(s, model.actor_target(next_s), *([next_s] if model.policy.joint_statistics else []))
+    assert th.allclose(td_targets(model.policy, batch, 1.0)[:4], ours[:4], atol=1e-6) == equal
+
+
+@pytest.mark.parametrize("executor", ["eager", "fast"])
+def test_running_averages_see_the_joint_minibatch_once(executor):
+    model = small_model(ToyEnv(), executor=executor)
+    batch = filled(model)
+    norm = model.critic.state_net[0]
+    norm.reset_running_stats()
+    model._executor.prepare()
+    model._executor.step(batch, 0.99, 0.01)
+    rows = th.cat([batch.observations, batch.next_observations])
+    th.testing.assert_close(norm.running_mean, 0.1 * rows.mean(0))
+    th.testing.assert_close(norm.running_var, 0.9 + 0.1 * rows.var(0))
+
+
+@pytest.mark.parametrize("batch_norm", [False, "actor"])
+def test_no_effect_without_batch_norm_in_the_critic(batch_norm):
+    runs = [
+        small_model(policy_kwargs={"batch_norm": batch_norm, "batch_norm_statistics": statistics}).learn(20)
+        for statistics in ("joint", "separate")
+    ]
+    assert not runs[0].policy.joint_statistics
+    assert same(*(weights(model.policy) for model in runs))
+
+
+def test_saved_and_loaded(tmp_path):
+    for statistics in ("joint", "separate"):
+        model = small_model(policy_kwargs={"batch_norm_statistics": statistics}).learn(12)
+        model.save(tmp_path / statistics)
+        loaded = DDPGPaper.load(tmp_path / statistics, device="cpu")
+        assert loaded.policy.batch_norm_statistics == statistics
+        assert loaded.policy.joint_statistics == (statistics == "joint")
+    assert small_model().policy.batch_norm_statistics == "joint"
+
+
+class TwoArgumentCritic(Critic):
+    def forward(self, obs, actions):
+        return super().forward(obs, actions)
+
+
+class HalvedCritic(Critic):
+    def forward(self, obs, actions, other_obs=None):
+        return 0.5 * super().forward(obs, actions, other_obs)
+
+
+class OwnCriticPolicy(MlpPolicy):
+    critic_class = TwoArgumentCritic
+
+    def make_critic(self, features_extractor=None):
+        kwargs = self._update_features_extractor(self.critic_kwargs, features_extractor)
+        return self.critic_class(**kwargs).to(self.device)
+
+
+class HalvedCriticPolicy(OwnCriticPolicy):
+    critic_class = HalvedCritic
+
+
+def test_a_critic_without_other_obs():
+    """It is refused with both ways out, and learns with either; and where there is no batch norm."""
+    with pytest.raises(InvalidArgumentError, match=r"`batch_norm_statistics` must be 'separate'.*TwoArgumentCritic"):
+        small_model(policy=OwnCriticPolicy)
+    for kwargs in ({"batch_norm_statistics": "separate"}, {"batch_norm": False}):
+        assert small_model(policy=OwnCriticPolicy, policy_kwargs=kwargs).learn(12)._n_updates == 5
+
+
+def test_a_critic_of_ones_own_with_other_obs():
+    model = small_model(ToyEnv(), policy=HalvedCriticPolicy)
+    batch = filled(model)
+    s, a, next_s = batch.observations, batch.actions, batch.next_observations
+    plain = Critic(**model.policy._update_features_extractor(copy.copy(model.policy.critic_kwargs)))
+    plain.load_state_dict(model.critic.state_dict())
+    th.testing.assert_close(model.critic(s, a, next_s), 0.5 * plain(s, a, next_s))
+    model.train(2, 8)
