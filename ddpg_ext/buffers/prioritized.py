@@ -180,6 +180,9 @@ class PrioritizedReplayBuffer(PackedReplayBuffer):
 
     def _draw(self, batch_size: int) -> np.ndarray:
         total = self._tree.total
+        if total == 0:  # an interrupt came between the first transition and its priority
+            self._tree.set(self._stored_rows(), self._new_leaf)
+            total = self._tree.total
         rows = self._tree.find((np.arange(batch_size) + self._rng.random(batch_size)) * (total / batch_size))
         # Rounding can end beside a value, where there may be no transition
         while np.count_nonzero(self._tree.leaves[rows]) < batch_size:

@@ -53,9 +53,9 @@ class SumTree:
         :param indices: which ones; of one that comes twice, the last counts
         :param values: their new values
         """
-        self.leaves[indices] = values
-        # Sums are made when they are needed, for all changes at once
+        # Sums are made when they are needed, for all changes at once; noted first, in case of an interrupt
         self._changed.append(indices)
+        self.leaves[indices] = values
         if len(self._changed) > MAX_CHANGES:
             self._refresh()
 
@@ -63,12 +63,12 @@ class SumTree:
         if not self._changed:
             return
         indices = np.concatenate(self._changed)
-        self._changed.clear()
         for groups, all_ends, sums in zip(self._groups, self._ends, self._sums, strict=True):
             indices = indices // WIDTH
             ends = groups.take(indices, axis=0).cumsum(axis=1)
             all_ends[indices] = ends
             sums[indices] = ends[:, -1]
+        self._changed.clear()
 
     def find(self, points: np.ndarray) -> np.ndarray:
         """

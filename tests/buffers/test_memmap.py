@@ -1,6 +1,6 @@
 """Replay buffers in scratch files: private, larger than the memory, and on disks that are full or read-only."""
 
-import contextlib
+import contextlib  # noqa: F401 # for the scripts below
 import copy
 import os
 import pickle

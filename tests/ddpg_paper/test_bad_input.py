@@ -293,7 +293,7 @@ def test_dict_observations_exclude_what_sb3_has_no_buffer_for():
     kwargs = {"policy": "MultiInputPolicy", "env": ToyEnv(dict_obs=True)}
     with pytest.raises(InvalidArgumentError, match="`optimize_memory_usage` must be False for Dict observations"):
         make_model(**kwargs, optimize_memory_usage=True)
-    with pytest.raises(InvalidArgumentError, match="`n_steps` must be 1 with .* DictReplayBuffer"):
+    with pytest.raises(InvalidArgumentError, match=r"`n_steps` must be 1 with .* DictReplayBuffer"):
         make_model(**kwargs, n_steps=3, replay_buffer_class=DictReplayBuffer)
 
 
