@@ -693,7 +693,7 @@ def test_a_buffer_that_will_not_fit_in_memory_is_warned_of(storage, tmp_path, mo
 
 def test_more_than_the_memory_holds_is_a_clear_error():
     space = spaces.Box(0, 255, (1000, 1000, 9), np.uint8)
-    with pytest.raises(ReplayBufferError, match=r"9000000\.0 GB of memory.*memmap"):
+    with pytest.raises(ReplayBufferError, match=r"9000016\.0 GB of memory.*memmap"):
         PackedReplayBuffer(10**9 - 2, space, ACTIONS, "cpu")
 
 
