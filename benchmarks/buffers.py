@@ -78,7 +78,7 @@ def spread(times: list[float]) -> str:
 
 def array_bytes(buffer: Any) -> int:
     """What the arrays of a buffer take, without those that are views of others."""
-    owners = [buffer, *([buffer._rows, buffer._rows._apart] if hasattr(buffer, "_rows") else [])]
+    owners = [buffer, *([buffer._ring] if hasattr(buffer, "_ring") else [])]
     parts = [part for owner in owners for part in vars(owner).values()]
     arrays = sum(part.nbytes for part in parts if isinstance(part, np.ndarray) and part.base is None)
     storages = {
@@ -93,6 +93,19 @@ def resident() -> int | None:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:
         return None
+
+
+def disk_usage(directory: Path) -> int:
+    """Bytes of disk that scratch files take: open files of this process, which have no names (Linux)."""
+    total = {}
+    for file in Path("/proc/self/fd").iterdir() if Path("/proc/self/fd").exists() else ():
+        try:
+            if os.readlink(file).startswith(str(directory)):
+                status = os.stat(file)
+                total[status.st_ino] = status.st_blocks * 512
+        except OSError:  # the folder's own descriptor
+            continue
+    return sum(total.values())
 
 
 def row(measure: str, sb3: str, ours: str, value: float, bound: str, is_met: bool) -> dict[str, Any]:
@@ -166,7 +179,7 @@ def measure_pixels(size: int, n_transitions: int, folder: Path) -> list[dict[str
                 buffer.sample(16)
                 largest = max(largest, resident() or 0)
         seconds = time.perf_counter() - began
-        disk = sum(file.stat().st_blocks * 512 for file in directory.iterdir())
+        disk = disk_usage(directory)
         del buffer
     finally:
         shutil.rmtree(directory)

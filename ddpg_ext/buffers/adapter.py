@@ -1,14 +1,14 @@
 """Any replay store behind SB3's ``ReplayBuffer`` interface."""
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import BaseBuffer, ReplayBuffer
-from stable_baselines3.common.type_aliases import ReplayBufferSamples
+from stable_baselines3.common.type_aliases import DictReplayBufferSamples, ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
 
 from ddpg_ext.common.checks import check_flag, check_number
@@ -23,12 +23,12 @@ from ddpg_ext.common.errors import (
 
 class Transitions(NamedTuple):
     """
-    Transitions as a store takes them and gives them back: arrays or tensors whose first dimension counts transitions.
+    Transitions as a store takes them and returns them: arrays or tensors whose first dimension counts transitions.
 
-    The fields stand in the order of SB3's ``ReplayBufferSamples``.
+    The fields have the order of SB3's ``ReplayBufferSamples``.
     """
 
-    #: shape ``(n, *obs_shape)``, of the buffer's ``obs_dtype``
+    #: shape ``(n, *obs_shape)``, of the buffer's ``obs_dtype``; of Dict observations, a dict of such
     observations: Any
     #: shape ``(n, action_dim)``, float32
     actions: Any
@@ -45,15 +45,15 @@ class ReplayBufferAdapter(ReplayBuffer):
     Puts any replay store behind the interface of SB3's ``ReplayBuffer``, for use as ``replay_buffer_class=``.
 
     A subclass says where transitions go (:meth:`_write`) and how they come back (:meth:`_read`). The adapter does the
-    rest: checks what is added before the store sees it, tells time limits from terminal states, counts, draws
+    rest: it checks each transition before the store sees it, tells time limits from terminal states, counts, draws
     uniformly with a generator of its own, applies ``VecNormalize``, and moves batches to the device.
 
-    Transitions are numbered by ``index = slot * n_envs + environment``, with slots from 0 to ``buffer_size - 1``; when
-    all slots are taken, the oldest is written over.
+    Transitions are numbered by ``index = slot * n_envs + environment``, with slots from 0 to ``buffer_size - 1``. When
+    all slots are taken, the oldest one is overwritten.
 
     :param buffer_size: capacity in transitions, over all environments; as in SB3 the attribute of that name is the
         capacity of each environment
-    :param observation_space: a Box, Discrete, MultiDiscrete or MultiBinary space
+    :param observation_space: a Box, Discrete, MultiDiscrete or MultiBinary space, or a Dict of these
     :param action_space: a Box of floats
     :param device: where sampled tensors go
     :param n_envs: number of parallel environments
@@ -63,8 +63,10 @@ class ReplayBufferAdapter(ReplayBuffer):
     :param seed: of the generator that draws batches; None: ``DDPGPaper`` seeds it from its own seed
     :raises UnsupportedSpaceError: for another space
     :raises InvalidArgumentError: for an argument out of range
-    :raises InvalidArgumentTypeError: for something that is no number, or no flag
+    :raises InvalidArgumentTypeError: for an argument of the wrong type
     """
+
+    obs_shape: Any
 
     def __init__(
         self,
@@ -91,17 +93,22 @@ class ReplayBufferAdapter(ReplayBuffer):
         BaseBuffer.__init__(self, max(buffer_size // n_envs, 1), observation_space, action_space, device, n_envs)
         self.optimize_memory_usage = False
         self.handle_timeout_termination = handle_timeout_termination
-        #: observations are stored in the space's type, except that float64 becomes float32, as the networks make it
-        self.obs_dtype = np.dtype(np.float32 if observation_space.dtype == np.float64 else observation_space.dtype)
+        #: observations are stored in the space's type, except that float64 becomes float32, as the networks make it; of
+        #: Dict observations, the types by key
+        self.obs_dtype: Any
+        if isinstance(observation_space, spaces.Dict):
+            self.obs_dtype = {key: _stored_dtype(space) for key, space in observation_space.items()}
+        else:
+            self.obs_dtype = _stored_dtype(observation_space)
         self.set_random_seed(seed)
 
     def set_random_seed(self, seed: int | None) -> None:
         """
-        Start the random stream of the draws anew.
+        Seed the generator that draws batches.
 
         :param seed: a whole number from 0 to 2**63 - 1; None takes fresh entropy
         :raises InvalidArgumentError: if it is out of range
-        :raises InvalidArgumentTypeError: if it is something else
+        :raises InvalidArgumentTypeError: if it is not a whole number
         """
         if seed is not None:
             check_number("seed", seed, lambda n: 0 <= n < 2**63, "a whole number from 0 to 2**63 - 1", integer=True)
@@ -116,8 +123,8 @@ class ReplayBufferAdapter(ReplayBuffer):
         """
         Store one step of all environments, which has passed the checks.
 
-        :param indices: where: ``n_envs`` consecutive numbers, the first a multiple of ``n_envs``
-        :param transitions: what: one transition for each environment; arrays that the caller may change later
+        :param indices: numbers of the transitions: ``n_envs`` consecutive ones, the first a multiple of ``n_envs``
+        :param transitions: one transition for each environment; arrays that the caller may change later
         :param episode_ends: shape ``(n_envs,)``, bool: whether the transition is the last one of its episode,
             terminal or not
         """
@@ -125,6 +132,8 @@ class ReplayBufferAdapter(ReplayBuffer):
     @abstractmethod
     def _read(self, indices: np.ndarray) -> Transitions:
         """
+        Return stored transitions.
+
         :param indices: numbers of stored transitions, shape ``(n,)``
         :return: the transitions, in that order, as arrays or tensors of the caller's own
         """
@@ -133,8 +142,8 @@ class ReplayBufferAdapter(ReplayBuffer):
 
     def add(
         self,
-        obs: np.ndarray,
-        next_obs: np.ndarray,
+        obs: Any,
+        next_obs: Any,
         action: np.ndarray,
         reward: np.ndarray,
         done: np.ndarray,
@@ -143,20 +152,20 @@ class ReplayBufferAdapter(ReplayBuffer):
         """
         Store one step of all environments.
 
-        :param obs: observations, shape ``(n_envs, *obs_shape)``
+        :param obs: observations, shape ``(n_envs, *obs_shape)``; of Dict observations, a dict of such
         :param next_obs: the observations that followed; where an episode ended, the one it ended with
         :param action: actions, shape ``(n_envs, action_dim)`` or ``(n_envs, *action_shape)``
         :param reward: rewards, shape ``(n_envs,)``
         :param done: whether the episode ended, shape ``(n_envs,)``
         :param infos: one dict for each environment
-        :raises InvalidArgumentError: for a wrong shape
-        :raises InvalidArgumentTypeError: for values that do not fit the space's type, or are no arrays; for a ``done``
-            that is neither True nor False (1 nor 0); for an episode that ends without a dict in ``infos``
+        :raises InvalidArgumentError: for a wrong shape, or a missing key
+        :raises InvalidArgumentTypeError: for values that are not arrays or do not fit the space's type; for a ``done``
+            that is not True or False (1 or 0); for an episode that ends without a dict in ``infos``
         :raises NonFiniteError: for NaN or infinite values. The buffer stays as it was in all three cases
         """
         n_envs = self.n_envs
-        observations = self._checked("obs", obs, self.obs_shape, self.obs_dtype)
-        next_observations = self._checked("next_obs", next_obs, self.obs_shape, self.obs_dtype)
+        observations = self._checked_observations("obs", obs)
+        next_observations = self._checked_observations("next_obs", next_obs)
         action = _as_array("action", action)
         if action.ndim > 2:  # as SB3: actions of more dimensions are stored flat
             action = self._reshaped("action", action, self.action_space.shape or ()).reshape(n_envs, -1)
@@ -172,12 +181,7 @@ class ReplayBufferAdapter(ReplayBuffer):
         self._advance()
 
     def _terminal(self, episode_ends: np.ndarray, infos: list[dict[str, Any]]) -> np.ndarray:
-        """
-        :param episode_ends: whether an episode ended, shape ``(n_envs,)``
-        :param infos: one dict for each environment
-        :return: 1 where its last observation is terminal, 0 where it was only cut short, or goes on; float32
-        :raises InvalidArgumentTypeError: if there is no dict for an environment whose episode ended
-        """
+        """Return 1 where an episode ended with a terminal observation, 0 for time limits and elsewhere; float32."""
         dones = episode_ends.astype(np.float32)
         if self.handle_timeout_termination:
             for env in np.flatnonzero(episode_ends):
@@ -197,12 +201,12 @@ class ReplayBufferAdapter(ReplayBuffer):
 
     def end_episodes(self, envs: np.ndarray) -> None:
         """
-        Called when the environments are reset in the middle of their episodes, with no step that says so.
+        End the episodes of environments that are reset between two steps.
 
-        Each transition is already stored with what a minibatch needs, so there is nothing to do here; a store that
+        Each transition is already stored with all that a minibatch needs, so there is nothing to do here. A store that
         follows transitions from one to the next has to stop there.
 
-        :param envs: environments whose episodes end with what was added last
+        :param envs: numbers of the environments whose episodes end with the step that was added last
         """
 
     def sample(  # SB3's base class declares no type for its own
@@ -221,18 +225,16 @@ class ReplayBufferAdapter(ReplayBuffer):
 
     def _draw(self, batch_size: int) -> np.ndarray:
         """
+        Return the numbers of the transitions of a batch.
+
         :param batch_size: how many, > 0
-        :return: indices of stored transitions
         """
         n_stored = self._check_draw(batch_size)
         # A third of the time of Generator.integers; below 2^53 the product never reaches n_stored
         return (self._rng.random(batch_size) * n_stored).astype(np.int64)
 
     def _check_draw(self, batch_size: int) -> int:
-        """
-        :param batch_size: how many are to be drawn
-        :return: how many there are, over all environments
-        """
+        """Check that a batch can be drawn, and return the number of transitions over all environments."""
         if type(batch_size) is not int or batch_size < 1:
             check_number("batch_size", batch_size, lambda n: n > 0, "a whole number above 0", integer=True)
         n_stored = self.size() * self.n_envs
@@ -249,40 +251,50 @@ class ReplayBufferAdapter(ReplayBuffer):
         """Numbers of transitions, by slot and environment."""
         return slots * self.n_envs + envs
 
-    def _make_batch(self, indices: np.ndarray, env: VecNormalize | None = None) -> ReplayBufferSamples:
-        """
-        :param indices: numbers of stored transitions
-        :param env: ``VecNormalize`` whose statistics normalise observations and rewards
-        :return: the transitions, as tensors on the device
-        """
+    def _make_batch(self, indices: np.ndarray, env: VecNormalize | None = None) -> Any:
+        """Return transitions as tensors on the device, normalised by the statistics of ``env``."""
         observations, actions, next_observations, dones, rewards = self._read(indices)
         if env is not None:
-            observations = env.normalize_obs(_to_numpy(observations))
-            next_observations = env.normalize_obs(_to_numpy(next_observations))
+            observations, next_observations = _normalized(observations, env), _normalized(next_observations, env)
             rewards = env.normalize_reward(_to_numpy(rewards))
-        return ReplayBufferSamples(
-            *(th.as_tensor(x, device=self.device) for x in (observations, actions, next_observations, dones, rewards))
-        )
+        return self._on_device(observations, actions, next_observations, dones, rewards)
+
+    def _samples(self, *parts: Any) -> Any:
+        """Return SB3's samples, which have these parts."""
+        is_dict = isinstance(self.obs_dtype, dict)
+        return DictReplayBufferSamples(*parts) if is_dict else ReplayBufferSamples(*parts)
+
+    def _on_device(self, *parts: Any) -> Any:
+        """Return SB3's samples of arrays or tensors."""
+        return self._samples(*(_each(lambda x: th.as_tensor(x, device=self.device), part) for part in parts))
 
     # ------------------------------------------------------------------- checks
 
+    def _checked_observations(self, name: str, value: Any) -> Any:
+        """Return observations as an array, or a dict of arrays, of the shapes and types in which they are stored."""
+        if not isinstance(self.obs_shape, dict):
+            return self._checked(name, value, self.obs_shape, self.obs_dtype)
+        if not isinstance(value, Mapping):
+            raise InvalidArgumentTypeError(f"`{name}` must be a dict, got {value!r}")
+        missing = [key for key in self.obs_shape if key not in value]
+        if missing:
+            raise InvalidArgumentError(f"`{name}` must have the keys {list(self.obs_shape)}, got {list(value)}")
+        return {
+            key: self._checked(f"{name}[{key!r}]", value[key], shape, self.obs_dtype[key])
+            for key, shape in self.obs_shape.items()
+        }
+
     def _checked(self, name: str, value: Any, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-        """
-        :param name: the argument
-        :param value: what was given
-        :param shape: what it must have behind ``n_envs``
-        :param dtype: what it will be stored as
-        :return: the array, of that shape and type
-        """
+        """Return a value as an array of the shape ``(n_envs, *shape)`` and the type, if it has only finite numbers."""
         array = _as_array(name, value)
         if array.dtype != dtype:
             are_integers = array.dtype.kind in "biu" and dtype.kind in "iu"
             if not are_integers and not np.can_cast(array.dtype, dtype, "same_kind"):
                 raise InvalidArgumentTypeError(f"`{name}` must be of a type that fits {dtype}, got {array.dtype}")
-            with np.errstate(over="ignore"):  # what is infinite then is refused below
-                given, array = array, array.astype(dtype)
-            if are_integers and not np.array_equal(given, array):
-                raise InvalidArgumentTypeError(f"`{name}` has values that do not fit {dtype}: {given!r}")
+            with np.errstate(over="ignore"):  # infinite values are refused below
+                original, array = array, array.astype(dtype)
+            if are_integers and not np.array_equal(original, array):
+                raise InvalidArgumentTypeError(f"`{name}` has values that do not fit {dtype}: {original!r}")
         if array.shape != (self.n_envs, *shape):
             array = self._reshaped(name, array, shape)
         if dtype.kind == "f" and np.count_nonzero(np.isfinite(array)) != array.size:
@@ -293,11 +305,7 @@ class ReplayBufferAdapter(ReplayBuffer):
         return array
 
     def _flags(self, name: str, value: Any) -> np.ndarray:
-        """
-        :param name: the argument
-        :param value: what was given: booleans, or the numbers 0 and 1
-        :return: shape ``(n_envs,)``, bool
-        """
+        """Return booleans, which may be given as the numbers 0 and 1, as an array of the shape ``(n_envs,)``."""
         array = _as_array(name, value)
         if array.dtype.kind not in "biuf" or not ((array == 0) | (array == 1)).all():
             raise InvalidArgumentTypeError(f"`{name}` must be True or False for each environment, got {value!r}")
@@ -329,22 +337,41 @@ def _to_numpy(values: Any) -> np.ndarray:
     return values.cpu().numpy() if isinstance(values, th.Tensor) else values
 
 
+def _each(function: Callable[[Any], Any], observations: Any) -> Any:
+    """Apply a function to an array, or to each array of a dict."""
+    if isinstance(observations, dict):
+        return {key: function(value) for key, value in observations.items()}
+    return function(observations)
+
+
+def _normalized(observations: Any, env: VecNormalize) -> Any:
+    return env.normalize_obs(_each(_to_numpy, observations))
+
+
+def _stored_dtype(space: spaces.Space) -> np.dtype:
+    return np.dtype(np.float32 if space.dtype == np.float64 else space.dtype)
+
+
 def _check_spaces(observation_space: spaces.Space, action_space: spaces.Space) -> None:
     """
+    Check the spaces.
+
     :raises UnsupportedSpaceError: for a space whose samples are not arrays, or actions that are not floats
     """
     supported = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
-    if not isinstance(observation_space, supported):
+    parts = {"observation_space": observation_space}
+    if isinstance(observation_space, spaces.Dict) and len(observation_space.spaces) > 0:
+        parts = {f"observation_space[{key!r}]": space for key, space in observation_space.items()}
+    if not all(isinstance(space, supported) for space in parts.values()):
         raise UnsupportedSpaceError(
-            "`observation_space` must be a Box, Discrete, MultiDiscrete or MultiBinary space, got "
-            f"{observation_space}; "
-            "for Dict observations use SB3's DictReplayBuffer or HerReplayBuffer"
+            "`observation_space` must be a Box, Discrete, MultiDiscrete or MultiBinary space, or a Dict of one or more "
+            f"of these, got {observation_space}; gymnasium.wrappers.FlattenObservation makes one vector of others"
         )
     if not (isinstance(action_space, spaces.Box) and np.issubdtype(action_space.dtype, np.floating)):
         raise UnsupportedSpaceError(
             f"`action_space` must be a Box of floats, got {action_space}; for other actions use SB3's ReplayBuffer"
         )
-    for name, space in (("observation_space", observation_space), ("action_space", action_space)):
+    for name, space in {**parts, "action_space": action_space}.items():
         try:
             th.from_numpy(np.empty(0, space.dtype))
         except (TypeError, ValueError):

@@ -8,6 +8,7 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from numpy.typing import ArrayLike
+from stable_baselines3.common.type_aliases import ReplayBufferSamples, TensorDict
 from stable_baselines3.common.vec_env import VecNormalize
 
 from ddpg_ext.buffers.packed import PackedReplayBuffer, check_equal_arguments
@@ -25,22 +26,22 @@ from ddpg_ext.common.errors import (
 MAX_UNRETURNED = 10
 #: what is drawn by lies between these, so that neither it nor a sum of it becomes 0 or infinite
 _MIN_LEAF, _MAX_LEAF = 1e-200, 1e290
-#: place among the words that persist with the rows; the generator has those before it
-_MAX_PRIORITY = 8
+#: what the values of a snapshot hold, beside those of :class:`PackedReplayBuffer`
+_VALUES = {"alpha", "max_priority", "n_unreturned"}
 
 
 class PrioritizedReplayBufferSamples(NamedTuple):
-    """SB3's ``ReplayBufferSamples``, with what prioritised replay adds behind its fields."""
+    """SB3's ``ReplayBufferSamples`` or ``DictReplayBufferSamples``, and behind its fields weights and indices."""
 
-    observations: th.Tensor
+    observations: th.Tensor | TensorDict
     actions: th.Tensor
-    next_observations: th.Tensor
+    next_observations: th.Tensor | TensorDict
     dones: th.Tensor
     rewards: th.Tensor
     discounts: th.Tensor | None
     #: importance-sampling weights, shape ``(batch, 1)``, the largest being 1
     weights: th.Tensor
-    #: what ``update_priorities`` knows the transitions by, shape ``(batch,)``
+    #: for ``update_priorities``: the numbers of the transitions, shape ``(batch,)``
     indices: np.ndarray
 
 
@@ -51,13 +52,13 @@ class PrioritizedReplayBuffer(PackedReplayBuffer):
     :math:`\delta_i` is the TD error when the transition was last drawn; a new one has the largest priority so far, so
     that it is drawn soon. A minibatch of n is drawn one transition from each n-th of the sum of all priorities (section
     3.3 of the paper), and comes with the weights :math:`w_i = (N P(i))^{-\beta}`, divided by the largest of the
-    minibatch, which correct the critic's loss for what is drawn too often.
+    minibatch, which correct the critic's loss for transitions that are drawn too often.
 
     ``DDPGPaper`` applies the weights to the critic's loss and returns the TD errors. The actor's loss stays unweighted,
-    a plain mean over the states that are drawn. SB3's own algorithms return no priorities; with them, this buffer
-    raises as soon as that shows: when transitions were added since a batch was drawn, and the next one is.
+    a plain mean over the states that are drawn. SB3's own algorithms return no priorities. With them, this buffer
+    raises an error as soon as that shows: when a batch is drawn after transitions were added since the last one.
 
-    Everything else, storage, n-step sums and images, is :class:`PackedReplayBuffer`'s.
+    Storage, n-step sums, images and Dict observations are those of :class:`PackedReplayBuffer`.
 
     :param buffer_size: see :class:`PackedReplayBuffer`, as for all others up to ``directory``
     :param observation_space: see there
@@ -68,7 +69,7 @@ class PrioritizedReplayBuffer(PackedReplayBuffer):
     :param handle_timeout_termination: see there
     :param n_steps: see there
     :param gamma: see there
-    :param storage: see there; with "memmap", priorities persist, too
+    :param storage: see there; priorities are always in the computer's memory
     :param directory: see there
     :param alpha: how much priorities count, >= 0; 0 draws uniformly
     :param beta: how much the weights correct, in [0, 1]; or a function of the number of transitions added so far, such
@@ -119,42 +120,16 @@ class PrioritizedReplayBuffer(PackedReplayBuffer):
             seed=seed,
         )
 
-    def _layout(self) -> dict[str, Any]:
-        return {**super()._layout(), "kind": "prioritized", "alpha": self.alpha}
-
-    def _take_over(self, is_seeded: bool) -> None:
-        super()._take_over(is_seeded)
-        rows = self._rows
-        leaves = rows.column("priorities", np.dtype(np.float64), SumTree.padded)
-        stored = rows.nth(np.arange(rows.n_stored * self.n_envs))
-        saved = self.__dict__.pop("_saved_priorities", None)
-        if saved is not None:
-            if saved.shape != stored.shape:
-                raise DamagedCheckpointError(f"it has {len(saved)} priorities for {len(stored)} transitions")
-            leaves[stored] = saved
-        elif self._words is not None and self._words[_MAX_PRIORITY]:
-            self.max_priority = float(self._words[_MAX_PRIORITY:].view(np.float64)[0])
-            if not 0 < self.max_priority < np.inf:
-                raise rows.damage("state", f"its largest priority is {self.max_priority}")
-        # Files may hold priorities of transitions that do not count (any more), or not yet those of one that does
-        values = leaves[stored]
-        if not ((values >= 0) & (values < np.inf)).all():
-            raise rows.damage("priorities", "it holds what are no priorities")
-        values[values == 0] = self._leaves(self.max_priority)
-        np.clip(values, _MIN_LEAF, _MAX_LEAF, out=values)
-        leaves[:] = 0.0
-        leaves[stored] = values
-        self._tree = SumTree(leaves)
+    def _allocate(self) -> None:
+        super()._allocate()
+        self._tree = SumTree(np.zeros(SumTree.padded(self._ring.end_ids.size)))
         #: batches that were drawn before any priorities came back (None: some did), and what had been added by the last
         self._n_unreturned: int | None = 0
         self._n_added_at_draw = 0
         self._set_max_priority(self.max_priority)
 
     def _leaves(self, priorities: np.ndarray | float) -> np.ndarray:
-        """
-        :param priorities: numbers above 0
-        :return: what transitions are drawn in proportion to
-        """
+        """Return numbers in proportion to which transitions with these priorities are drawn."""
         with np.errstate(over="ignore"):
             leaves = np.asarray(priorities, np.float64) ** self.alpha
         return np.minimum(np.maximum(leaves, _MIN_LEAF), _MAX_LEAF)
@@ -162,22 +137,18 @@ class PrioritizedReplayBuffer(PackedReplayBuffer):
     def _set_max_priority(self, max_priority: float) -> None:
         self.max_priority = max_priority
         self._new_leaf = float(self._leaves(max_priority))
-        if self._words is not None:
-            self._words[_MAX_PRIORITY:].view(np.float64)[0] = max_priority
 
     def reset(self) -> None:
-        """Forget all transitions and their priorities. The random stream goes on."""
+        """Forget all transitions and their priorities. The random stream continues."""
         super().reset()
         self._set_max_priority(1.0)
-        self._tree.leaves[:] = 0.0
-        self._tree = SumTree(self._tree.leaves)
+        self._tree = SumTree(np.zeros_like(self._tree.leaves))
 
-    def _advance(self) -> None:
-        super()._advance()
-        # The newest transitions are drawn soon; the rows at the head are no transitions (any more)
-        newest, head = self._rows.newest_and_head()
-        self._tree.set(newest, self._new_leaf)
-        self._tree.set(head, 0.0)
+    def _write_staged(self, episode_ends: np.ndarray | None, goes_on: bool, pending: bytes) -> None:
+        # Row by row: no interrupt leaves a row that holds no transition with a priority
+        self._tree.set(self._ring.next_heads(), 0.0)
+        super()._write_staged(episode_ends, goes_on, pending)
+        self._tree.set(self._ring.newest_rows(), self._new_leaf)
 
     def sample(  # type: ignore[override] # SB3's type has no place for weights and indices
         self, batch_size: int, env: VecNormalize | None = None
@@ -190,40 +161,41 @@ class PrioritizedReplayBuffer(PackedReplayBuffer):
         :return: the minibatch with weights and indices, in memory of its own
         :raises InvalidArgumentError: if ``batch_size`` is not above 0, or ``beta`` is a function and gives a number
             outside [0, 1]
-        :raises InvalidArgumentTypeError: if one of the two is no number
+        :raises InvalidArgumentTypeError: if one of the two is not a number
         :raises ReplayBufferError: if the buffer is empty, or priorities never come back
         """
         self._check_draw(batch_size)
         self._check_returned()
         beta = self.beta
         if callable(beta):
-            n_added = self._rows.n_added * self.n_envs
+            n_added = self._ring.n_added * self.n_envs
             beta = beta(n_added)
             check_number(f"beta({n_added})", beta, lambda x: 0 <= x <= 1, "a number in [0, 1]")
         rows = self._draw(batch_size)
         leaves = self._tree.leaves[rows]
         # The largest weight is that of the smallest probability; N and the sum of all leaves cancel out
         weights = ((leaves.min() / leaves) ** beta).astype(np.float32)[:, None]
-        batch = self._make_batch(rows, env)
+        batch: ReplayBufferSamples = self._make_batch(rows, env)
         return PrioritizedReplayBufferSamples(*batch, th.from_numpy(weights).to(self.device), rows)
 
     def _draw(self, batch_size: int) -> np.ndarray:
-        self._rows.check_user()
         total = self._tree.total
+        if total == 0:  # an interrupt came between the first transition and its priority
+            self._tree.set(self._stored_rows(), self._new_leaf)
+            total = self._tree.total
         rows = self._tree.find((np.arange(batch_size) + self._rng.random(batch_size)) * (total / batch_size))
         # Rounding can end beside a value, where there may be no transition
         while np.count_nonzero(self._tree.leaves[rows]) < batch_size:
             missed = self._tree.leaves[rows] == 0
             rows[missed] = self._tree.find(self._rng.random(np.count_nonzero(missed)) * total)
-        self._save_generator()
         return rows
 
     def _check_returned(self) -> None:
         if self._n_unreturned is None:
             return
-        n_added = self._rows.n_added
-        goes_on = self._n_unreturned > 0 and n_added > self._n_added_at_draw
-        if goes_on or self._n_unreturned >= MAX_UNRETURNED:
+        n_added = self._ring.n_added
+        was_added = self._n_unreturned > 0 and n_added > self._n_added_at_draw
+        if was_added or self._n_unreturned >= MAX_UNRETURNED:
             raise ReplayBufferError(
                 f"{self._n_unreturned} batches were drawn and no priorities came back. Use PrioritizedReplayBuffer "
                 "with DDPGPaper, which returns them; an algorithm of your own must call "
@@ -235,15 +207,14 @@ class PrioritizedReplayBuffer(PackedReplayBuffer):
 
     def update_priorities(self, indices: ArrayLike, td_errors: th.Tensor | ArrayLike) -> None:
         """
-        Set priorities by the TD errors that the last gradient step found.
+        Set priorities by the TD errors of a gradient step.
 
         :param indices: ``indices`` of the minibatch
         :param td_errors: one for each, of any sign
         :raises InvalidArgumentError: if there are not as many errors as indices, or no such indices
-        :raises InvalidArgumentTypeError: if indices are no whole numbers, or errors no numbers
+        :raises InvalidArgumentTypeError: if indices are not whole numbers, or errors are not numbers
         :raises NonFiniteError: for NaN or infinite errors; the priorities stay as they were
         """
-        self._rows.check_user()
         if isinstance(td_errors, th.Tensor):
             td_errors = td_errors.detach().cpu().numpy()
         try:
@@ -268,50 +239,50 @@ class PrioritizedReplayBuffer(PackedReplayBuffer):
             rows, priorities = rows[is_stored], priorities[is_stored]
         self._tree.set(rows, self._leaves(priorities))
 
-    def _stored_priorities(self) -> np.ndarray:
-        return self._tree.leaves[self._rows.nth(np.arange(self._rows.n_stored * self.n_envs))]
-
     def snapshot_state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:  # documented in the parent
         values, arrays = super().snapshot_state()
         own = {"alpha": self.alpha, "max_priority": self.max_priority, "n_unreturned": self._n_unreturned}
-        return {**values, **own}, {**arrays, "priorities": self._stored_priorities()}
+        return {**values, **own}, {**arrays, "priorities": self._tree.leaves[self._stored_rows()]}
 
-    def load_snapshot_state(self, values: dict[str, Any], arrays: dict[str, Any]) -> None:
-        if not {"alpha", "max_priority", "n_unreturned"} <= set(values) or "priorities" not in arrays:
+    def _stored_rows(self) -> np.ndarray:
+        return self._ring.nth(np.arange(self._ring.n_stored * self.n_envs))
+
+    def load_snapshot_state(self, values: dict[str, Any], arrays: dict[str, Any]) -> None:  # documented in the parent
+        if not set(values) >= _VALUES or "priorities" not in arrays:
             raise DamagedCheckpointError(f"its parts are not those of a {type(self).__name__}")
         check_equal_arguments(self, values, "alpha")
-        values, arrays = dict(values), dict(arrays)
-        del values["alpha"]
-        max_priority, n_unreturned = values.pop("max_priority"), values.pop("n_unreturned")
-        stored = arrays.pop("priorities")
+        max_priority, n_unreturned = values["max_priority"], values["n_unreturned"]
         if not (
             isinstance(max_priority, float) and 0 < max_priority < np.inf and type(n_unreturned) in (int, type(None))
         ):
             raise DamagedCheckpointError(f"its largest priority is {str(max_priority)[:60]}")
-        priorities = np.empty(stored.shape, np.float64)
-        stored.read_into(priorities)
+        priorities = np.empty(arrays["priorities"].shape, np.float64)
+        arrays["priorities"].read_into(priorities)
         if not (np.isfinite(priorities).all() and (priorities >= 0).all()):
             raise DamagedCheckpointError("its priorities are not finite and >= 0")
-        self.max_priority, self._saved_priorities = max_priority, priorities
-        try:
-            super().load_snapshot_state(values, arrays)
-        finally:
-            self.__dict__.pop("_saved_priorities", None)
-        self._n_unreturned, self._n_added_at_draw = n_unreturned, self._rows.n_added
+        super().load_snapshot_state(
+            {name: value for name, value in values.items() if name not in _VALUES},
+            {name: array for name, array in arrays.items() if name != "priorities"},
+        )
+        rows = self._stored_rows()
+        if priorities.shape != rows.shape:
+            self.reset()
+            raise DamagedCheckpointError(f"it has {len(priorities)} priorities for {len(rows)} transitions")
+        self._set_max_priority(max_priority)
+        priorities[priorities == 0] = self._new_leaf
+        leaves = np.zeros_like(self._tree.leaves)
+        leaves[rows] = np.clip(priorities, _MIN_LEAF, _MAX_LEAF)
+        self._tree = SumTree(leaves)
+        self._n_unreturned, self._n_added_at_draw = n_unreturned, self._ring.n_added
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
         del state["_tree"]
-        if not self._rows.is_persistent:
-            state["_saved_priorities"] = self._stored_priorities()
         return state
 
 
 def _as_indices(indices: ArrayLike) -> np.ndarray:
-    """
-    :param indices: what was given as ``indices``
-    :return: shape ``(n,)``, int64, each >= 0
-    """
+    """Return indices of a batch as an array of the shape ``(n,)``, int64, each >= 0."""
     try:
         array = np.asarray(indices)
     except (ValueError, TypeError) as error:

@@ -1,127 +1,236 @@
-"""The rings of a :class:`~ddpg_ext.buffers.PackedReplayBuffer`: what is written where, and what counts."""
+"""The ring of a :class:`~ddpg_ext.buffers.PackedReplayBuffer`: rows in the order of time, no observation twice."""
 
-import warnings
+import math
+from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch as th
 
-from ddpg_ext.buffers.memmap import MemoryStorage
-from ddpg_ext.buffers.row_arrays import FLOAT32, RowArrays
-from ddpg_ext.common.errors import DamagedCheckpointError, ReplayBufferError
+from ddpg_ext.buffers.adapter import Transitions
+from ddpg_ext.buffers.memmap import Memory
+from ddpg_ext.common.errors import DamagedCheckpointError
 
-#: what the first words of the state are; the others are the caller's
-_N_STORED, _HEAD, _N_ADDED, _EPOCH, _N_WORDS = range(5)
-_CALLERS_WORDS = 9
+_FLOAT32, _UINT8 = np.dtype(np.float32), np.dtype(np.uint8)
+#: places that the table of next observations has at least
+_MIN_PLACES = 64
+#: bytes of a scratch file that are reserved at once
+RESERVED_AT_ONCE = 32 * 2**20
 
 
-class Rows(RowArrays):
+class Segment(NamedTuple):
+    """One array of a row."""
+
+    #: of a Dict observation
+    key: str | None
+    dtype: np.dtype
+    shape: tuple[int, ...]
+    #: where it begins in the row, in bytes
+    start: int
+
+    @property
+    def stop(self) -> int:
+        """Where it ends in the row, in bytes."""
+        return self.start + math.prod(self.shape) * self.dtype.itemsize
+
+    def of(self, raw_rows: np.ndarray) -> np.ndarray:
+        """Return this segment of some rows, which are given as bytes, as a view."""
+        return raw_rows[:, self.start : self.stop].view(self.dtype).reshape(-1, *self.shape)
+
+
+class Ring:
     """
     A ring of rows for each environment: observation, action, done, reward, in the order of time.
 
-    The next observation of a transition is the observation of the next row, and so is not stored again. Where it is
-    not, it is kept apart in a side table: at the end of an episode, and wherever the observation that is added next is
-    another one, bit for bit.
+    The next observation of a transition is the observation of the row behind it, and so is not stored again. Where it
+    is another one, it has a place in a table: at the end of an episode, and wherever the observation that is added next
+    differs in any bit. ``end_ids`` says for each row where its next observation is: 0, in the row behind it, or else
+    1 + its place in the table. Places are given back when their row is overwritten; when few are left, the table
+    doubles.
 
     A ring has one row more than transitions. This row, ``head``, is written next; until then its observation is the
-    next observation of the newest transition.
+    next observation of the newest transition. Behind the last row there is room for one observation more, so that a row
+    and the observation behind it are always one contiguous window of memory.
+
+    A row is known by its place among the rows of all environments, ``env * (capacity + 2) + place in its ring``.
 
     :param n_envs: number of environments
     :param capacity: transitions of each environment
-    :param obs_dim: length of an observation
-    :param obs_dtype: its type
+    :param obs_shape: shape of an observation; of a Dict observation, the shapes by key
+    :param obs_dtype: its type; of a Dict observation, the types by key
     :param action_dim: length of an action
-    :param store: where the arrays live
-    :raises ReplayBufferError: if files are damaged
+    :param memory: where the arrays live
+    :raises ReplayBufferError: if there is not enough memory, or scratch files cannot be written
     """
 
     def __init__(
-        self, n_envs: int, capacity: int, obs_dim: int, obs_dtype: np.dtype, action_dim: int, store: MemoryStorage
+        self, n_envs: int, capacity: int, obs_shape: Any, obs_dtype: Any, action_dim: int, memory: Memory
     ) -> None:
-        super().__init__(n_envs, capacity, obs_dim, obs_dtype, action_dim)
-        self._allocate(store)
-        if store.is_complete:
-            self._check_files()
-            self._set_counts(*self._counts_there())
-        else:
-            self._state[:] = 0  # there may be files of a making that failed
-            self.clear()
+        self.n_envs, self.capacity, self.memory = n_envs, capacity, memory
+        self._n_rows = capacity + 1
+        self._first_rows = np.arange(n_envs) * (self._n_rows + 1)
+        self._set_layout(obs_shape, obs_dtype, action_dim)
+        self._make_rows()
+        self._make_staging()
+        self.end_ids = np.zeros((n_envs, self._n_rows + 1), np.int32)
+        self._all_end_ids = self.end_ids.reshape(-1)
+        self._ends = self._rows.new_zeros((0, self._obs_width))
+        #: (row, environment, place) of what is in the table, the oldest row first; and the places that are free
+        self._kept: deque[tuple[int, int, int]] = deque()
+        self._free: list[int] = []
+        self._set_places(max(_MIN_PLACES, 4 * n_envs))
+        #: rows of each environment for which there is room on the disk
+        self._n_reserved = 0
+        self.clear()
 
-    def _allocate(self, store: MemoryStorage) -> None:
-        super()._allocate(store)
-        self._state = store.host_array("state", (_N_WORDS + _CALLERS_WORDS,), np.dtype(np.int64))
+    def _set_layout(self, obs_shape: Any, obs_dtype: Any, action_dim: int) -> None:
+        """Say where each part of a transition is in its row, each aligned to its type."""
+        shapes = obs_shape if isinstance(obs_shape, dict) else {None: obs_shape}
+        dtypes = obs_dtype if isinstance(obs_dtype, dict) else {None: obs_dtype}
+        alignment = max(4, *(dtype.itemsize for dtype in dtypes.values()))
+        self.segments: list[Segment] = []
+        stop = 0
+        for key, shape in shapes.items():
+            start = stop + -stop % dtypes[key].itemsize
+            self.segments.append(Segment(key, dtypes[key], tuple(shape), start))
+            stop = self.segments[-1].stop
+        self._obs_bytes = stop + -stop % alignment
+        start = self._obs_bytes
+        self._actions = Segment(None, _FLOAT32, (action_dim,), start)
+        self._dones = Segment(None, _FLOAT32, (1,), start + 4 * action_dim)
+        self._rewards = Segment(None, _FLOAT32, (1,), start + 4 * action_dim + 4)
+        self._row_bytes = self._rewards.stop + -self._rewards.stop % alignment
+        # Rows are arrays of float32 where all parts are, which leaves no gaps, and of bytes elsewhere
+        self._unit = _FLOAT32 if all(dtype == _FLOAT32 for dtype in dtypes.values()) else _UINT8
+        self._width, self._obs_width = (n // self._unit.itemsize for n in (self._row_bytes, self._obs_bytes))
 
-    def _counts_there(self) -> tuple[int, int, int]:
-        """The counts that the state holds."""
-        n_stored, head, n_added = map(int, self._state[: _N_ADDED + 1])
-        return n_stored, head, n_added
+    def _make_rows(self) -> None:
+        """Make the rows, and the views by which they are written and read."""
+        n_envs, width, window = self.n_envs, self._width, self._width + self._obs_width
+        rows = self._rows = self.memory.tensor("rows", (n_envs, self._n_rows + 1, width), self._unit)
+        n = n_envs * (self._n_rows + 1)
+        self._all_rewards = rows.view(th.float32).view(n, -1)[:, self._rewards.start // 4]
+        # Windows overlap: window i is row i and the observation of row i + 1
+        self._all_windows = rows.as_strided((n - 1, window), (width, 1))
+        windows = rows.as_strided((self._n_rows, n_envs, window), (width, rows.stride(0), 1))
+        # NumPy writes faster than torch, where it can
+        self._windows_out: Any = windows.numpy() if rows.is_cpu else windows
+        self._tails_out: Any = self._windows_out[..., self._obs_width :]
+        # The parts of a window that is read; the next observation is the last
+        fields = (self._actions, self._dones, self._rewards)
+        behind = [segment._replace(start=segment.start + self._row_bytes) for segment in self.segments]
+        parts = (*self.segments, *fields, *behind)
+        self._slices = [(th.from_numpy(np.empty(0, part.dtype)).dtype, part.start, part.stop) for part in parts]
+        self._sizes = [math.prod(part.shape) for part in parts] if self._unit == _FLOAT32 else None
+        is_vector = self.segments[0].key is None and len(self.segments[0].shape) == 1
+        #: whether observations are the first and the last part as they are
+        self._is_packed_vector = self._sizes is not None and is_vector
 
-    def _counts_fit(self, n_stored: int, head: int, n_added: int) -> bool:
-        return 0 <= n_stored <= self.capacity >= head >= 0 and n_stored <= n_added < 2**62
+    def _make_staging(self) -> None:
+        """Make the place where a step of all environments is put together."""
+        staged = np.zeros((self.n_envs, self._width + self._obs_width), self._unit)
+        raw = staged.view(np.uint8)
+        #: by segment
+        self.staged_obs = [segment.of(raw) for segment in self.segments]
+        self.staged_next_obs = [segment.of(raw[:, self._row_bytes :]) for segment in self.segments]
+        self.staged_actions = self._actions.of(raw)
+        self.staged_dones, self.staged_rewards = self._dones.of(raw)[:, 0], self._rewards.of(raw)[:, 0]
+        #: the bytes of all observations, for comparison
+        self.raw_staged_obs, self.raw_staged_next_obs = raw[:, : self._obs_bytes], raw[:, self._row_bytes :]
+        is_float = self._unit == _FLOAT32
+        self._staged_floats = staged if is_float else raw[:, self._obs_bytes : self._rewards.stop].view(np.float32)
+        self._zeros = np.zeros(self._staged_floats.size, np.float32)
+        self._staged_window: Any = staged if self._rows.is_cpu else th.from_numpy(staged)
+        self._staged_tail = self._staged_window[:, self._obs_width :]
 
-    def _check_files(self) -> None:
-        """
-        :raises ReplayBufferError: if what is in the files does not fit together
-        """
-        counts = self._counts_there()
-        if not (self._counts_fit(*counts) and self.epoch > 0):
-            raise self._store.damage("state", f"its counts are {counts}")
-        if not self._apart.ids_fit():
-            n_places = len(self._apart.observations)
-            raise self._store.damage("end_ids", f"it does not name places in ends.bin, which has {n_places:,}")
+    def staged_is_finite(self) -> bool:
+        """Return whether the staged floats are finite, where rows are of float32, else the action and the reward."""
+        # The fastest test for NaN and infinity: nothing else times 0 is not 0
+        return bool(self._staged_floats.ravel().dot(self._zeros) == 0.0)
 
-    # ------------------------------------------------------------------- counts
+    # -------------------------------------------------- table of next observations
+
+    def _set_places(self, n_places: int) -> None:
+        """Enlarge the table."""
+        former = self._ends
+        ends = self.memory.tensor("ends", (n_places, self._obs_width), self._unit)
+        self.memory.reserve("ends", 0, n_places * self._obs_bytes)
+        ends[: len(former)] = former
+        self._ends = ends
+        self._ends_out: Any = ends.numpy() if ends.is_cpu else ends
+        self._free = [*reversed(range(len(former), n_places)), *self._free]
+
+    def _keep_end(self, row: int, env: int) -> None:
+        """Copy the next observation of a row, which is behind it now, to the table."""
+        place = self._free.pop()
+        self._ends_out[place] = self._windows_out[row, env, -self._obs_width :]
+        self._kept.append((row, env, place))
+        self.end_ids[env, row] = place + 1
+
+    def _drop_ends(self, row: int) -> None:
+        """Give back the places of the oldest row."""
+        while self._kept and self._kept[0][0] == row:
+            _, env, place = self._kept[0]
+            self.end_ids[env, row] = 0
+            self._kept.popleft()
+            self._free.append(place)
+
+    def _keep_pending(self) -> None:
+        """Keep the newest next observations that differ from the staged observations, before these replace them."""
+        newest = self._newest()
+        pending = self._rows[:, newest + 1, : self._obs_width].cpu().numpy()
+        for env in range(self.n_envs):
+            if not self.end_ids[env, newest] and self.raw_staged_obs[env].tobytes() != pending[env].tobytes():
+                self._keep_end(newest, env)
+
+    def _restore_table(self) -> None:
+        """Find out from ``end_ids`` which places are taken."""
+        envs, rows = np.nonzero(self.end_ids)
+        ages = (self.head - 1 - rows) % self._n_rows
+        oldest_first = sorted(zip((-ages).tolist(), rows.tolist(), envs.tolist(), strict=True))
+        self._kept = deque((row, env, int(self.end_ids[env, row]) - 1) for _, row, env in oldest_first)
+        taken = {place for *_, place in self._kept}
+        self._free = [place for place in reversed(range(len(self._ends))) if place not in taken]
+
+    # ------------------------------------------------------------------- write
 
     def clear(self) -> None:
         """Forget all transitions."""
-        self._state[: _N_ADDED + 1] = 0  # first, in case the process is killed on the way
-        self._apart.ids[:] = 0
-        # A number that tells what was saved before from what comes after
-        self._state[_EPOCH] = np.random.default_rng().integers(1, 2**62)
+        self.end_ids[:] = 0
         self._set_counts(0, 0, 0)
 
     def _set_counts(self, n_stored: int, head: int, n_added: int) -> None:
         """
+        Set the counts, and what follows from them.
+
         :param n_stored: transitions of each environment
         :param head: the row that is written next, behind the newest transition
         :param n_added: steps that were ever added
         """
         self.n_stored, self.head, self.n_added = n_stored, head, n_added
-        self._state[: _N_ADDED + 1] = n_stored, head, n_added
         #: the newest next observations as they were given, to compare with the observations that are added next; None:
         #: look into the rows
         self.pending: bytes | None = None
-        self._reserved = 0
-        self._apart.start(head, n_stored)
+        self._restore_table()
 
     def _newest(self) -> int:
         return (self.head - 1) % self._n_rows
 
-    def newest_and_head(self) -> tuple[np.ndarray, np.ndarray]:
-        """
-        :return: each environment's row of the newest transition, and the one behind it, which holds none
-        """
-        return self._first_rows + self._newest(), self._first_rows + self.head
+    def newest_rows(self) -> np.ndarray:
+        """Return each environment's row of the newest transition."""
+        return self._first_rows + self._newest()
 
-    @property
-    def epoch(self) -> int:
-        """Changes when transitions are forgotten."""
-        return int(self._state[_EPOCH])
-
-    @property
-    def callers_words(self) -> np.ndarray:
-        """Some words of memory, uint64, that persist where the rows do."""
-        return self._state[_N_WORDS:].view(np.uint64)
-
-    # -------------------------------------------------------------------- write
+    def next_heads(self) -> np.ndarray:
+        """Return each environment's row that holds no transition once the next step is written."""
+        return self._first_rows + (self.head + 1) % self._n_rows
 
     def write(self, episode_ends: np.ndarray | None, goes_on: bool, pending: bytes) -> None:
         """
         Write what is staged, one step of all environments, to the head.
 
-        A process that is killed on the way leaves every transition that counts whole, and so does a keyboard interrupt:
-        what is overwritten counts no more, and what is written does not count yet.
+        A keyboard interrupt on the way leaves every transition that counts whole: what is overwritten counts no more,
+        and what is written does not count yet.
 
         :param episode_ends: whether the episodes end with it, shape ``(n_envs,)``; None: none does
         :param goes_on: whether its observations are the newest next observations, and the head is not 0. They are in
@@ -129,92 +238,56 @@ class Rows(RowArrays):
         :param pending: its next observations as they were given
         :raises ReplayBufferError: if the disk is full; what is stored is unharmed
         """
-        head, apart = self.head, self._apart
-        if len(apart.free) < 2 * self.n_envs:
-            apart.grow()
-        is_persistent = self._store.is_persistent
-        if is_persistent:
-            self._prepare_files(head)
-        if apart.kept and apart.kept[0][0] == head:
-            apart.drop(head)
+        head = self.head
+        if len(self._free) < 2 * self.n_envs:
+            self._set_places(2 * len(self._ends))
+        if self.memory.is_scratch:
+            self.memory.check_process()
+            self._reserve(head + 2)
+            self.memory.account_io(self.n_envs * (self._row_bytes + self._obs_bytes))
+        if self._kept and self._kept[0][0] == head:
+            self._drop_ends(head)
         if not goes_on and self.n_stored:
-            self._keep_pending_apart()
+            self._keep_pending()
         self.pending = None  # so that after an interrupt, the next step has a closer look
+        if self.n_stored == self.capacity:
+            self.n_stored -= 1
         if goes_on:
             self._tails_out[head] = self._staged_tail
         else:
             self._windows_out[head] = self._staged_window
-        if not self._is_packed:
-            self._fields_out[head] = self._staged_fields
         self.head = head + 1 if head < self.capacity else 0
         self.n_added += 1
-        if self.n_stored < self.capacity:
-            self.n_stored += 1
-        if is_persistent:
-            self._state[_HEAD] = self.head
-            self._state[_N_ADDED] = self.n_added
-            self._state[_N_STORED] = self.n_stored
+        self.n_stored += 1
         if episode_ends is not None:
             for env in np.flatnonzero(episode_ends).tolist():
-                self._keep_apart(head, env)
+                self._keep_end(head, env)
         self.pending = pending
 
-    def _keep_pending_apart(self) -> None:
-        """The head's observations may not be the newest next observations: before they go, keep those that differ."""
-        newest = self._newest()
-        pending = self._observations[:, newest + 1].cpu().numpy()
-        for env in range(self.n_envs):
-            if not self._apart.ids[env, newest] and self.staged_obs[env].tobytes() != pending[env].tobytes():
-                self._keep_apart(newest, env)
-
-    def _keep_apart(self, row: int, env: int) -> None:
-        """
-        :param row: row in its ring, whose next observation is to be kept apart
-        :param env: the environment
-        """
-        self._apart.keep(row, env, self._windows_out[row, env, -self.obs_dim :])
-
-    def check_user(self) -> None:
-        """
-        :raises ReplayBufferError: if the files were taken over by another buffer of this process
-        """
-        user = self._store.user
-        if self._store.is_persistent and (user is None or user() is not self):
-            raise ReplayBufferError(f"{self._store} was taken over by a replay buffer that was made or loaded later")
+    def _reserve(self, n_rows: int) -> None:
+        """Reserve room on the disk for the first rows of each environment, and for some more."""
+        if n_rows > self._n_reserved:
+            more = RESERVED_AT_ONCE // (self._row_bytes * self.n_envs)
+            stop = min(n_rows + more, self._n_rows + 1)
+            for first in self._first_rows.tolist():
+                places = (first + self._n_reserved, first + stop)
+                self.memory.reserve("rows", *(place * self._row_bytes for place in places))
+            self._n_reserved = stop
 
     def end_sequences(self, envs: np.ndarray) -> None:
-        """
-        Have no sequence run on from the newest transitions, whatever is added next.
-
-        :param envs: of these environments
-        """
-        self.check_user()
+        """Have no sequence run on from the newest transitions of these environments, whatever is added next."""
         newest = self._newest()
         for env in envs.tolist() if self.n_stored else ():
-            if not self._apart.ids[env, newest]:
-                self._keep_apart(newest, env)
-
-    def _prepare_files(self, head: int) -> None:
-        """Ask for room on the disk, and discount what will be overwritten."""
-        self.check_user()
-        if head + 2 > self._reserved:
-            row_bytes = sum(tensor.stride(1) * tensor.element_size() for tensor in self._tensors.values())
-            at_once = self._store.RESERVED_AT_ONCE // (row_bytes * self.n_envs)
-            stop = min(head + max(at_once, 2), self._n_rows + 1)
-            self._reserve(head, stop)
-            self._reserved = stop
-        if head == 0 and self.n_stored:
-            self._reserved = self._n_rows + 1  # all were written once
-        if self.n_stored == self.capacity:
-            self._state[_N_STORED] = self.n_stored - 1
-        self._store.touched(self._windows_out[0].nbytes)
+            if not self.end_ids[env, newest]:
+                self._keep_end(newest, env)
 
     # --------------------------------------------------------------------- read
 
     def nth(self, numbers: np.ndarray) -> np.ndarray:
         """
+        Return a row with a transition for each number, one for one.
+
         :param numbers: numbers from 0 to ``n_stored * n_envs - 1``
-        :return: a row with a transition for each, one for one
         """
         n_stored, head = self.n_stored, self.head
         envs = None
@@ -230,14 +303,17 @@ class Rows(RowArrays):
 
     def by_age(self, ages: np.ndarray, envs: np.ndarray) -> np.ndarray:
         """
+        Return rows by their age.
+
         :param ages: 0 for the newest transition, and so on
         :param envs: the environments
-        :return: the rows
         """
         return self._first_rows[envs] + (self.head - 1 - ages) % self._n_rows
 
     def sequences(self, rows: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """
+        Follow rows to the end of their episodes.
+
         :param rows: rows with transitions, shape ``(n,)``
         :param length: how many rows to follow, each row being the first
         :return: the rows, their rewards, and whether no row follows, because an episode ends or it is the newest one;
@@ -246,89 +322,105 @@ class Rows(RowArrays):
         first = rows - rows % (self._n_rows + 1)
         in_ring = ((rows - first)[:, None] + np.arange(length)) % self._n_rows  # (n, length)
         followed = first[:, None] + in_ring
-        stops = (self._apart.all_ids.take(followed) != 0) | (in_ring == self._newest())
-        rewards = self._all_fields[:, -1].index_select(0, self._as_index(followed.ravel())).cpu().numpy()
+        stops = (self._all_end_ids.take(followed) != 0) | (in_ring == self._newest())
+        rewards = self._all_rewards.index_select(0, self._as_index(followed.ravel())).cpu().numpy()
         return followed, rewards.reshape(followed.shape), stops
+
+    def read(self, rows: np.ndarray, device: th.device) -> Transitions:
+        """
+        Return transitions as tensors of their own.
+
+        :param rows: rows with transitions, shape ``(n,)``
+        :param device: where the tensors go
+        """
+        if self.memory.is_scratch:
+            self.memory.check_process()
+            # The system maps pages around those that are read, about a megabyte on some
+            self.memory.account_io(len(rows) * (self._row_bytes + self._obs_bytes + 2**20))
+        windows = th.index_select(self._all_windows, 0, self._as_index(rows))
+        end_ids = self._all_end_ids.take(rows)
+        if np.count_nonzero(end_ids):
+            where = np.flatnonzero(end_ids)
+            ends = self._ends.index_select(0, self._as_index(end_ids[where].astype(np.int64) - 1))
+            windows[:, -self._obs_width :].index_copy_(0, self._as_index(where), ends)
+        if windows.device != device:
+            windows = windows.to(device)
+        if self._sizes is not None:
+            parts = windows.split_with_sizes(self._sizes, 1)
+            if self._is_packed_vector:
+                obs, actions, dones, rewards, next_obs = parts
+                return Transitions(obs, actions, next_obs, dones, rewards)
+        else:
+            parts = tuple(windows[:, start:stop].view(dtype) for dtype, start, stop in self._slices)
+        n = len(self.segments)
+        actions, dones, rewards = parts[n : n + 3]
+        return Transitions(self._joined(parts[:n]), actions, self._joined(parts[n + 3 :]), dones, rewards)
+
+    def _joined(self, parts: Any) -> Any:
+        """Return the observations of which these are the parts."""
+        shaped = [x.view(-1, *segment.shape) for x, segment in zip(parts, self.segments, strict=True)]
+        if self.segments[0].key is None:
+            return shaped[0]
+        return {segment.key: x for segment, x in zip(self.segments, shaped, strict=True)}
+
+    def _as_index(self, rows: np.ndarray) -> th.Tensor:
+        index = th.from_numpy(rows)
+        return index if self._rows.is_cpu else index.to(self._rows.device)
 
     # --------------------------------------------------------------- save, load
 
     @property
-    def counts(self) -> tuple[int, int, int]:
+    def counts(self) -> list[int]:
         """Transitions of each environment, the row that is written next, and steps that were ever added."""
-        return self.n_stored, self.head, self.n_added
+        return [self.n_stored, self.head, self.n_added]
+
+    @property
+    def layout(self) -> list[Any]:
+        """What is where in a row, as plain values: two rings with the same layout can exchange their arrays."""
+        parts = (*self.segments, self._actions)
+        return [[part.key, part.dtype.str, list(part.shape), part.start] for part in parts]
+
+    def _stored(self, n_stored: int, head: int, n_ends: int) -> dict[str, Any]:
+        """Views of the rows that were written to, and of the first places of the table."""
+        used = slice(head + 1 if n_stored == head else None)
+        return {"rows": self._rows[:, used], "end_ids": self.end_ids[:, used], "ends": self._ends[:n_ends]}
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """
-        :return: all that is stored, by name; views, unless it is on a device
-        """
-        parts = self._parts(self.n_stored, self.head, self._apart.n_used)
-        return {name: part.cpu().numpy() if isinstance(part, th.Tensor) else part for name, part in parts.items()}
+        """Return all that is stored, by name; as views, unless it is on a device."""
+        self.memory.check_process()
+        stored = self._stored(self.n_stored, self.head, int(self.end_ids.max()))
+        return {name: part.cpu().numpy() if isinstance(part, th.Tensor) else part for name, part in stored.items()}
 
-    def load(self, counts: tuple[int, int, int], n_ends: int, read: Callable[[str, np.ndarray], None]) -> None:
+    def load(self, counts: list[int], n_ends: int, read: Callable[[str, np.ndarray], None]) -> None:
         """
         Replace all that is stored. If that fails on the way, :meth:`clear` has to follow.
 
-        :param counts: ``counts`` of the rows that ``arrays`` came from
-        :param n_ends: how many next observations were kept apart there
+        :param counts: ``counts`` of the ring that ``arrays`` came from
+        :param n_ends: length of its ``ends``
         :param read: called with a name of ``arrays``, and an array of that shape to fill
         :raises DamagedCheckpointError: if the counts and arrays do not fit each other
         """
+        self.memory.check_process()
         self.clear()
         n_stored, head, n_added = counts
-        if not self._counts_fit(*counts):
+        if not (0 <= n_stored <= self.capacity >= head >= 0 and n_stored <= n_added < 2**62):
             raise DamagedCheckpointError(f"its counts are {counts}")
-        self._apart.ensure(n_ends)
-        parts = self._parts(n_stored, head, n_ends)
-        self._reserve(0, parts["end_ids"].shape[1])
-        for name, part in parts.items():
-            if isinstance(part, th.Tensor) and part.device.type != "cpu":
-                host = np.empty(tuple(part.shape), self.obs_dtype if name in ("observations", "ends") else FLOAT32)
+        if n_ends > len(self._ends):
+            self._set_places(n_ends)
+        stored = self._stored(n_stored, head, n_ends)
+        self._reserve(stored["end_ids"].shape[1])
+        for name, part in stored.items():
+            if isinstance(part, th.Tensor) and not part.is_cpu:
+                host = np.empty(tuple(part.shape), self._unit)
                 read(name, host)
                 part.copy_(th.from_numpy(host))
             else:
                 read(name, part.numpy() if isinstance(part, th.Tensor) else part)
-        if not self._apart.ids_fit(n_ends):
-            raise DamagedCheckpointError("what it kept apart is not there")
-        self._set_counts(n_stored, head, n_added)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """What is in files stays there; otherwise, the rows that were written to."""
-        state = {name: getattr(self, name) for name in ("n_envs", "capacity", "obs_dim", "obs_dtype", "action_dim")}
-        state["counts"] = self.counts
-        state["epoch"] = self.epoch
-        if not self._store.is_persistent:
-            state["arrays"] = self.arrays()
-        return state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """The arrays come with :meth:`restore`, when it is known where they live."""
-        self._saved = state
-
-    def restore(self, store: MemoryStorage) -> None:
-        """
-        Go on after unpickling.
-
-        Files that have gone on meanwhile are turned back to what they were, as far as it is still there.
-
-        :param store: where the arrays live
-        :raises ReplayBufferError: if the files were emptied since, or are behind
-        """
-        saved = self.__dict__.pop("_saved")
-        for name in ("n_envs", "capacity", "obs_dim", "obs_dtype", "action_dim"):
-            setattr(self, name, saved[name])
-        self._allocate(store)
-        n_stored, head, n_added = saved["counts"]
-        if not store.is_persistent:
-            arrays = saved["arrays"]
-            self.load(saved["counts"], len(arrays["ends"]), lambda name, target: np.copyto(target, arrays[name]))
-            self._state[_EPOCH] = saved["epoch"]
-            return
-        n_there, _, n_added_there = self._counts_there()
-        if saved["epoch"] != self.epoch or n_added_there < n_added:
-            raise ReplayBufferError(f"{store} was emptied since the replay buffer was saved")
-        kept = n_added - max(n_added_there - n_there, n_added - n_stored)
-        if kept < n_stored:
-            warnings.warn(f"{n_stored - kept} transitions of the replay buffer were overwritten since it was saved")
-            n_stored = max(kept, 0)
-        self._check_files()
+            self.memory.account_io(part.nbytes)
+        ids = self.end_ids[self.end_ids != 0]
+        if len(ids) and not (ids.min() > 0 and ids.max() <= n_ends and len(np.unique(ids)) == len(ids)):
+            raise DamagedCheckpointError("its table of next observations does not fit its rows")
+        # Rows that hold no transition have no next observation
+        ages = (head - 1 - np.arange(self._n_rows + 1)) % self._n_rows
+        self.end_ids[:, (ages >= n_stored) | (np.arange(self._n_rows + 1) == self._n_rows)] = 0
         self._set_counts(n_stored, head, n_added)

@@ -14,7 +14,7 @@ class SumTree:
     """
     Values >= 0 with the sums of groups of them, and of groups of groups.
 
-    Sums are always made anew from what they sum, so that rounding errors do not build up over millions of updates.
+    A changed sum is computed again from its terms, so that rounding errors do not build up over millions of updates.
 
     :param leaves: the values, float64; kept, not copied. The length must be a multiple of ``WIDTH``
     """
@@ -37,10 +37,7 @@ class SumTree:
 
     @staticmethod
     def padded(n: int) -> int:
-        """
-        :param n: how many values there are
-        :return: the length that ``leaves`` must have
-        """
+        """Return the length that ``leaves`` must have for ``n`` values."""
         return n + -n % WIDTH
 
     @property
@@ -51,12 +48,14 @@ class SumTree:
 
     def set(self, indices: np.ndarray, values: np.ndarray | float) -> None:
         """
-        :param indices: which values to change; of one that comes twice, the last counts
-        :param values: to what
+        Change values.
+
+        :param indices: which ones; of one that comes twice, the last counts
+        :param values: their new values
         """
-        self.leaves[indices] = values
-        # Sums are made when they are needed, for all changes at once
+        # Sums are made when they are needed, for all changes at once; noted first, in case of an interrupt
         self._changed.append(indices)
+        self.leaves[indices] = values
         if len(self._changed) > MAX_CHANGES:
             self._refresh()
 
@@ -64,19 +63,19 @@ class SumTree:
         if not self._changed:
             return
         indices = np.concatenate(self._changed)
-        self._changed.clear()
         for groups, all_ends, sums in zip(self._groups, self._ends, self._sums, strict=True):
             indices = indices // WIDTH
             ends = groups.take(indices, axis=0).cumsum(axis=1)
             all_ends[indices] = ends
             sums[indices] = ends[:, -1]
+        self._changed.clear()
 
     def find(self, points: np.ndarray) -> np.ndarray:
         """
-        Where points fall if all values are laid end to end.
+        Find into which values points fall if all values are laid end to end.
 
         :param points: numbers in [0, total), shape ``(n,)``
-        :return: the index of the value that each falls into. Rounding may, very rarely, give another one close to it
+        :return: the index of the value for each point. Rounding may, very rarely, give another one close to it
         """
         self._refresh()
         ends = self._top.cumsum()

@@ -24,6 +24,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
+from ddpg_ext.buffers import end_episodes
 from ddpg_ext.checkpoints import training_state
 from ddpg_ext.checkpoints.load import build_model
 from ddpg_ext.checkpoints.model_zip import Trust, read_model_members, write_model_members
@@ -37,7 +38,7 @@ from ddpg_ext.common.errors import (
     InvalidArgumentTypeError,
 )
 from ddpg_ext.ddpg_paper.ddpg_paper import DDPGPaper
-from ddpg_ext.serialization import buffer_state, codec, replay_buffers
+from ddpg_ext.serialization import codec, replay_buffers
 from ddpg_ext.serialization.archive import write_zip
 from ddpg_ext.serialization.zip_reader import ZipReader
 
@@ -146,7 +147,7 @@ class SnapshotCallback(BaseCallback):
         assert model._snapshot_entropy is not None  # set when training started
         assert model.replay_buffer is not None
         unfinished = np.flatnonzero(~self._last_dones) if self._last_dones is not None else np.array([], dtype=int)
-        buffer_state.end_episodes(model.replay_buffer, unfinished)
+        end_episodes(model.replay_buffer, unfinished)
         seed = int(np.random.SeedSequence([model._snapshot_entropy, steps]).generate_state(1)[0] >> 1)
         reset = {"kind": "seeded", "seed": seed, "process": training_state.process_generators(with_torch=False)}
         training_state.prepare_reset(self._env, reset)

@@ -10,7 +10,7 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.base_class import maybe_make_env
-from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
+from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise, VectorizedActionNoise
 from stable_baselines3.common.policies import BasePolicy
@@ -19,7 +19,7 @@ from stable_baselines3.common.utils import FloatSchedule, update_learning_rate
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ddpg_ext.buffers import PackedReplayBuffer
+from ddpg_ext.buffers import end_episodes
 from ddpg_ext.common.checks import check_number
 from ddpg_ext.common.denormals import flush_denormals, matmul_precision
 from ddpg_ext.common.errors import InvalidArgumentError, InvalidArgumentTypeError, NonFiniteError, suggestion
@@ -30,11 +30,11 @@ from ddpg_ext.ddpg_paper.policies import Actor, CnnPolicy, Critic, DDPGPaperPoli
 from ddpg_ext.ddpg_paper.save_load import SaveLoad
 from ddpg_ext.ddpg_paper.update import StepMetrics
 from ddpg_ext.ddpg_paper.validation import (
-    buffer_kwargs_from_model,
     check_arguments,
     check_policy,
     check_spaces,
     copy_containers,
+    make_replay_buffer,
     scheduled_rate,
 )
 
@@ -70,8 +70,8 @@ class DDPGPaper(SaveLoad):
     :param gradient_steps: gradient steps per update; -1: as many as environment steps since the last
     :param action_noise: exploration noise on actions scaled to [-1, 1]. "ornstein-uhlenbeck": the paper's, with a
         stream of its own seeded from ``seed``; None: none; or any SB3 ``ActionNoise`` for one environment
-    :param replay_buffer_class: None: :class:`~ddpg_ext.buffers.PackedReplayBuffer` for Box observations, SB3's choice
-        for others; or any SB3 replay buffer, such as ``HerReplayBuffer``
+    :param replay_buffer_class: None: :class:`~ddpg_ext.buffers.PackedReplayBuffer` for Box and Dict observations, SB3's
+        choice for others; or any SB3 replay buffer, such as ``HerReplayBuffer``
     :param replay_buffer_kwargs: its keyword arguments
     :param optimize_memory_usage: SB3's memory-saving replay buffer; see there for what it excludes. The default buffer
         saves that memory anyway
@@ -231,18 +231,15 @@ class DDPGPaper(SaveLoad):
 
     @contextmanager
     def _default_replay_buffer(self) -> Iterator[None]:
-        """While SB3 builds the buffer, give it this package's, unless the user chose another, and what that takes."""
-        chosen = self.replay_buffer_class, self.replay_buffer_kwargs
-        is_default = self.replay_buffer_class is None and not self.optimize_memory_usage
-        if is_default and isinstance(self.observation_space, spaces.Box):
-            self.replay_buffer_class = PackedReplayBuffer
-        from_model = buffer_kwargs_from_model(self, self.replay_buffer_class)
-        self.replay_buffer_kwargs = {**from_model, **self.replay_buffer_kwargs}
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="`n_steps=")  # SB3's, which does not know that it was passed on
-            yield
-        # A model that is saved keeps what was asked for, not what came of it
-        self.replay_buffer_class, self.replay_buffer_kwargs = chosen
+        """Make the replay buffer before SB3 does, and keep the arguments that chose it as they were given."""
+        chosen = self.replay_buffer_class, self.n_steps
+        if self.replay_buffer is None:
+            self.set_random_seed(self.seed)  # as SB3 does first, in case the buffer draws random numbers
+            self.replay_buffer = make_replay_buffer(self)
+        # SB3 has nothing to choose then, and nothing to warn of
+        self.replay_buffer_class, self.n_steps = type(self.replay_buffer), 1
+        yield
+        self.replay_buffer_class, self.n_steps = chosen
 
     def _set_weight_decay(self) -> None:
         for group in self.critic.optimizer.param_groups:
@@ -360,12 +357,8 @@ class DDPGPaper(SaveLoad):
         self._statistics_before = running_statistics(self._vec_normalize_env)
         mid_episode = not reset_num_timesteps and self._last_obs is not None
         if not mid_episode and self.replay_buffer is not None and self.replay_buffer.size() > 0:
-            # The environment will be reset: no return may run on from the last transition into the next episode
-            buffer, last = self.replay_buffer, self.replay_buffer.pos - 1
-            if isinstance(buffer, NStepReplayBuffer):
-                buffer.timeouts[last] = np.maximum(buffer.timeouts[last], 1 - buffer.dones[last])
-            elif hasattr(buffer, "end_episodes"):
-                buffer.end_episodes(np.arange(buffer.n_envs))
+            # The environment will be reset: no return or goal may reach from one episode into the next
+            end_episodes(self.replay_buffer, np.arange(self.replay_buffer.n_envs))
         noise = self.action_noise
         if mid_episode:
             self.action_noise = None  # SB3 resets the noise whenever learning is set up

@@ -8,15 +8,14 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch as th
-from gymnasium import spaces
 from stable_baselines3 import DDPG, TD3
-from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
+from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import GymEnv, TensorDict
-from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
-from ddpg_ext.common.errors import InvalidArgumentError, InvalidArgumentTypeError, suggestion
+from ddpg_ext.common.errors import InvalidArgumentTypeError, suggestion
+from ddpg_ext.ddpg_paper.validation import env_of_her, make_replay_buffer
 
 if TYPE_CHECKING:
     from ddpg_ext.ddpg_paper.ddpg_paper import DDPGPaper
@@ -146,33 +145,6 @@ class SaveLoad(OffPolicyAlgorithm):
             raise InvalidArgumentTypeError(f"there is no replay buffer to save: it is {self.replay_buffer!r:.80}")
         save_buffer(path, self.replay_buffer)
 
-    def _empty_replay_buffer(self) -> ReplayBuffer:
-        """A buffer as the set-up makes it."""
-        model = cast("DDPGPaper", self)
-        with model._default_replay_buffer():
-            chosen, kwargs = self.replay_buffer_class, dict(self.replay_buffer_kwargs)
-        if chosen is None:
-            is_dict = isinstance(self.observation_space, spaces.Dict)
-            chosen = DictReplayBuffer if is_dict else NStepReplayBuffer if self.n_steps > 1 else ReplayBuffer
-            if chosen is NStepReplayBuffer:
-                kwargs |= {"n_steps": self.n_steps, "gamma": self.gamma}
-        if issubclass(chosen, HerReplayBuffer):
-            kwargs["env"] = self._env_of_her()
-        return chosen(
-            self.buffer_size,
-            self.observation_space,
-            self.action_space,
-            device=self.device,
-            n_envs=self.n_envs,
-            optimize_memory_usage=self.optimize_memory_usage,
-            **kwargs,
-        )
-
-    def _env_of_her(self) -> VecEnv:
-        if self.env is None:
-            raise InvalidArgumentError("a `HerReplayBuffer` needs the environment: load the model with `env=`")
-        return self.env
-
     def load_replay_buffer(
         self,
         path: str | pathlib.Path | io.BufferedIOBase,
@@ -193,13 +165,13 @@ class SaveLoad(OffPolicyAlgorithm):
         from ddpg_ext.serialization.allowlist import Allowed
         from ddpg_ext.serialization.replay_buffers import load_buffer
 
-        present = self._empty_replay_buffer() if self.replay_buffer is None else self.replay_buffer
+        present = make_replay_buffer(cast("DDPGPaper", self)) if self.replay_buffer is None else self.replay_buffer
         buffer = load_buffer(path, present, Allowed(allow), trusted)
         if not isinstance(buffer, ReplayBuffer):
             raise InvalidArgumentTypeError(f"{path} holds a {type(buffer).__name__}, not a replay buffer")
         if isinstance(buffer, HerReplayBuffer):
             if buffer is not present:
-                buffer.set_env(self._env_of_her())
+                buffer.set_env(env_of_her(cast("DDPGPaper", self)))
             if truncate_last_traj:
                 buffer.truncate_last_trajectory()
         buffer.device = self.device

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from gymnasium import spaces
-from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
+from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.noise import ActionNoise, VectorizedActionNoise
 from stable_baselines3.common.type_aliases import Schedule, TrainFreq
+from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from ddpg_ext.buffers import PackedReplayBuffer
@@ -180,46 +181,44 @@ def check_arguments(model: "DDPGPaper") -> None:
 
 def check_replay_buffer(model: "DDPGPaper") -> None:
     """
+    Check the arguments of a model that choose its replay buffer.
+
     :param model: a model that is not set up yet
     :raises InvalidArgumentError: for arguments of the replay buffer that contradict others
-    :raises InvalidArgumentTypeError: for a class that is no replay buffer, or keyword arguments that it does not take
+    :raises InvalidArgumentTypeError: for a class that is not a replay buffer, or keyword arguments that it lacks
     """
-    buffer_class: Any = model.replay_buffer_class
-    if buffer_class is not None and not (isinstance(buffer_class, type) and issubclass(buffer_class, ReplayBuffer)):
+    chosen: Any = model.replay_buffer_class
+    if chosen is not None and not (isinstance(chosen, type) and issubclass(chosen, ReplayBuffer)):
         raise InvalidArgumentTypeError(
-            f"`replay_buffer_class` must be a subclass of SB3's ReplayBuffer, or None, got {buffer_class!r}"
+            f"`replay_buffer_class` must be a subclass of SB3's ReplayBuffer, or None, got {chosen!r}"
         )
-    buffer_class = buffer_class or _default_buffer_class(model)
-    taken = {"device", "n_envs", "optimize_memory_usage"} | (
-        {"env"} if issubclass(buffer_class, HerReplayBuffer) else set()
-    )
-    check_keywords("replay_buffer_kwargs", model.replay_buffer_kwargs, buffer_class, 3, taken)
+    buffer_class = _replay_buffer_class(model)
+    from_model = {"device", "n_envs", "optimize_memory_usage"}
+    if issubclass(buffer_class, HerReplayBuffer):
+        from_model.add("env")
+    check_keywords("replay_buffer_kwargs", model.replay_buffer_kwargs, buffer_class, 3, from_model)
     takes_n_steps = _takes_n_steps(buffer_class)
     for name in ("n_steps", "gamma"):
-        ours, given = getattr(model, name), model.replay_buffer_kwargs.get(name)
+        ours, theirs = getattr(model, name), model.replay_buffer_kwargs.get(name)
         # `n_steps=1` may just be the default
-        if given not in (None, ours) and takes_n_steps and not (name == "n_steps" and ours == 1):
+        if theirs not in (None, ours) and takes_n_steps and not (name == "n_steps" and ours == 1):
             raise InvalidArgumentError(
-                f"`{name}={ours}` and `replay_buffer_kwargs[{name!r}]={given}` contradict each other; leave the latter "
-                "out: the replay buffer gets the model's"
+                f"`{name}={ours}` and `replay_buffer_kwargs[{name!r}]={theirs}` contradict each other; leave the "
+                "latter out: the replay buffer gets the model's"
             )
-    if model.n_steps > 1 and not takes_n_steps and not isinstance(model.observation_space, spaces.Dict):
+    if model.n_steps > 1 and not takes_n_steps:
         raise InvalidArgumentError(
             f"`n_steps` must be 1 with the `replay_buffer_class` {buffer_class.__name__}, got {model.n_steps}: "
             "only PackedReplayBuffer, PrioritizedReplayBuffer and SB3's NStepReplayBuffer take it from the model. A "
             "class of your own that has such arguments gets them by "
             f"`replay_buffer_kwargs=dict(n_steps={model.n_steps}, gamma={model.gamma})`"
         )
-    if isinstance(model.observation_space, spaces.Dict):
-        if model.n_steps > 1:
-            raise InvalidArgumentError(
-                f"`n_steps` must be 1 for Dict observations (SB3 has no buffer), got {model.n_steps}"
-            )
-        if model.optimize_memory_usage:
-            raise InvalidArgumentError(
-                "`optimize_memory_usage` must be False for Dict observations (SB3 has no buffer), got True"
-            )
     if model.optimize_memory_usage:
+        if isinstance(model.observation_space, spaces.Dict):
+            raise InvalidArgumentError(
+                "`optimize_memory_usage` must be False for Dict observations, got True: SB3 has no such buffer, and "
+                "the default buffer stores each observation once"
+            )
         if issubclass(buffer_class, NStepReplayBuffer):
             raise InvalidArgumentError(
                 f"`optimize_memory_usage` must be False with `n_steps={model.n_steps}` (SB3 has no buffer), got True"
@@ -232,32 +231,57 @@ def check_replay_buffer(model: "DDPGPaper") -> None:
             )
 
 
-def buffer_kwargs_from_model(model: "DDPGPaper", buffer_class: type[ReplayBuffer] | None) -> dict[str, Any]:
+def _replay_buffer_class(model: "DDPGPaper") -> type[ReplayBuffer]:
+    """Return the class that the user chose, or the default one."""
+    if model.replay_buffer_class is not None:
+        return model.replay_buffer_class
+    if isinstance(model.observation_space, spaces.Box | spaces.Dict) and not model.optimize_memory_usage:
+        return PackedReplayBuffer
+    return NStepReplayBuffer if model.n_steps > 1 else ReplayBuffer
+
+
+def make_replay_buffer(model: "DDPGPaper") -> ReplayBuffer:
     """
+    Make a model's replay buffer, empty, with the arguments of the user and those of the model.
+
+    :param model: a model whose arguments are checked
+    :raises InvalidArgumentError: if a ``HerReplayBuffer`` has no environment to compute rewards
+    """
+    buffer_class, kwargs = _replay_buffer_class(model), dict(model.replay_buffer_kwargs)
+    if _takes_n_steps(buffer_class):
+        kwargs.setdefault("gamma", model.gamma)
+        if model.n_steps > 1:
+            kwargs.setdefault("n_steps", model.n_steps)
+    if issubclass(buffer_class, HerReplayBuffer):
+        kwargs["env"] = env_of_her(model)
+    return buffer_class(
+        model.buffer_size,
+        model.observation_space,
+        model.action_space,
+        device=model.device,
+        n_envs=model.n_envs,
+        optimize_memory_usage=model.optimize_memory_usage,
+        **kwargs,
+    )
+
+
+def env_of_her(model: "DDPGPaper") -> VecEnv:
+    """
+    Return the environment by which a ``HerReplayBuffer`` computes rewards.
+
     :param model: a model
-    :param buffer_class: the class of its replay buffer, where that is not SB3's choice
-    :return: keyword arguments of the replay buffer that the model knows, where the user does not give them
+    :raises InvalidArgumentError: if it has none
     """
-    if buffer_class is None or not _takes_n_steps(buffer_class):
-        return {}
-    n_steps = {"n_steps": model.n_steps} if model.n_steps > 1 else {}
-    return {"gamma": model.gamma, **n_steps}
+    if model.env is None:
+        raise InvalidArgumentError("a `HerReplayBuffer` needs the environment: load the model with `env=`")
+    return model.env
 
 
 def _takes_n_steps(buffer_class: type[ReplayBuffer]) -> bool:
-    """Whether a replay buffer can be told ``n_steps`` and ``gamma``, and they mean what they mean here."""
+    """Return whether a replay buffer takes ``n_steps`` and ``gamma`` with the meaning that they have here."""
     parameters = inspect.signature(buffer_class).parameters
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     return issubclass(buffer_class, _N_STEP_BUFFERS) and (takes_any or {"n_steps", "gamma"} <= set(parameters))
-
-
-def _default_buffer_class(model: "DDPGPaper") -> type[ReplayBuffer]:
-    """What the model will take where no class was given."""
-    if isinstance(model.observation_space, spaces.Dict):
-        return DictReplayBuffer
-    if isinstance(model.observation_space, spaces.Box) and not model.optimize_memory_usage:
-        return PackedReplayBuffer
-    return NStepReplayBuffer if model.n_steps > 1 else ReplayBuffer
 
 
 def copy_containers(value: Any) -> Any:

@@ -7,7 +7,6 @@ where each of the arrays has ``shape``, ``dtype`` and ``read_into(target)`` and 
 and others that keep their state in attributes, these functions find both by themselves.
 """
 
-import warnings
 from typing import Any
 
 import numpy as np
@@ -84,27 +83,6 @@ def set_state(buffer: Any, values: dict[str, Any], arrays: dict[str, Any]) -> No
         setattr(buffer, name, value)
     if not 0 <= buffer.pos <= buffer.buffer_size:
         raise DamagedCheckpointError(f"its position is {buffer.pos}")
-
-
-def end_episodes(buffer: Any, indices: np.ndarray) -> None:
-    """
-    Mark the transitions that were stored last as the last of their episodes, which do not go on.
-
-    They count as truncated, not as terminal: the target still bootstraps. A buffer of one's own may have a method of
-    this name.
-
-    :param buffer: a replay buffer
-    :param indices: the environments whose episodes end
-    """
-    if hasattr(buffer, "end_episodes"):
-        buffer.end_episodes(indices)
-    elif hasattr(buffer, "truncate_last_trajectory"):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it warns that it does what it is asked to do
-            buffer.truncate_last_trajectory()
-    elif hasattr(buffer, "timeouts") and buffer.size() > 0 and buffer.handle_timeout_termination:
-        buffer.dones[buffer.pos - 1, indices] = 1
-        buffer.timeouts[buffer.pos - 1, indices] = 1
 
 
 def _arrays_in(value: Any) -> dict[str, np.ndarray]:

@@ -15,13 +15,18 @@ from stable_baselines3.common.envs import BitFlippingEnv
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from ddpg_ext import DDPGPaper, SnapshotCallback
-from ddpg_ext.buffers import PackedReplayBuffer, PrioritizedReplayBuffer, ReplayBufferAdapter, Transitions
+from ddpg_ext.buffers import (
+    PackedReplayBuffer,
+    PrioritizedReplayBuffer,
+    ReplayBufferAdapter,
+    Transitions,
+    end_episodes,
+)
 from ddpg_ext.common.errors import (
     InvalidArgumentError,
     InvalidArgumentTypeError,
     NonFiniteError,
     ReplayBufferError,
-    UnsupportedSpaceError,
 )
 
 SPACE = spaces.Box(-np.inf, np.inf, (3,), np.float64)
@@ -72,15 +77,24 @@ def test_an_adapted_list_gives_sb3s_batches(n_envs, handle_timeout_termination):
         theirs.add(*step)
     assert ours.size() == theirs.size()
     assert (ours.pos, ours.full) == (theirs.pos, theirs.full)
-    size = ours.size()
-    slots, envs = np.repeat(np.arange(size), n_envs), np.tile(np.arange(n_envs), size)
-    batch = ours._make_batch(ours._indices(slots, envs))
-    assert th.equal(batch.observations, th.tensor(theirs.observations[slots, envs]).float())
-    assert th.equal(batch.next_observations, th.tensor(theirs.next_observations[slots, envs]).float())
-    assert th.equal(batch.actions, th.tensor(theirs.actions[slots, envs]))
-    assert th.equal(batch.rewards[:, 0], th.tensor(theirs.rewards[slots, envs]))
-    terminal = theirs.dones[slots, envs] * (1 - theirs.timeouts[slots, envs])
-    assert th.equal(batch.dones[:, 0], th.tensor(terminal))
+    batch = ours.sample(3000)
+    expected = {
+        theirs.actions[slot, env].tobytes(): (
+            theirs.observations[slot, env].astype(np.float32).tolist(),
+            theirs.next_observations[slot, env].astype(np.float32).tolist(),
+            [theirs.rewards[slot, env]],
+            [theirs.dones[slot, env] * (1 - theirs.timeouts[slot, env])],
+        )
+        for slot in range(ours.size())
+        for env in range(n_envs)
+    }
+    found = {
+        action.numpy().tobytes(): tuple(part.tolist() for part in row)
+        for action, *row in zip(
+            batch.actions, batch.observations, batch.next_observations, batch.rewards, batch.dones, strict=True
+        )
+    }
+    assert found == expected
     assert ours._get_samples(np.array([0, 1])).rewards.shape == (2, 1)
 
 
@@ -127,13 +141,11 @@ def test_vec_normalize_normalises_what_is_drawn():
     env = VecNormalize(DummyVecEnv([lambda: gym.make("Pendulum-v1")]))
     model = DDPGPaper("MlpPolicy", env, **small()).learn(40)
     buffer = model.replay_buffer
-    rows = np.arange(40)
-    raw, normalized = buffer._make_batch(rows), buffer._make_batch(rows, env)
+    raw, normalized = buffer._get_samples(np.arange(40)), buffer._get_samples(np.arange(40), env)
     assert th.equal(normalized.observations, th.tensor(env.normalize_obs(raw.observations.numpy())))
     assert th.equal(normalized.next_observations, th.tensor(env.normalize_obs(raw.next_observations.numpy())))
     assert th.equal(normalized.rewards, th.tensor(env.normalize_reward(raw.rewards.numpy())))
     assert th.equal(normalized.dones, raw.dones)
-    assert len(buffer._rows._apart.kept) == 0  # no episode has ended: no observation twice
 
 
 def test_it_is_the_default_and_seeded_from_the_model():
@@ -254,16 +266,96 @@ def test_a_subclass_without_these_arguments_does_not_get_them():
     assert model.replay_buffer.n_steps == 1
 
 
-def test_dict_observations_and_her_keep_sb3s_classes():
+@pytest.mark.parametrize(("n_steps", "buffer_class"), [(1, None), (3, None), (3, PrioritizedReplayBuffer)])
+def test_dict_observations_have_all_that_others_have(n_steps, buffer_class, tmp_path):
+    """n-step returns, priorities, VecNormalize, scratch files; and the run in two parts is the run in one."""
+
+    def new(name):
+        env = VecNormalize(DummyVecEnv([lambda: BitFlippingEnv(n_bits=3, continuous=True)]), norm_obs=False)
+        kwargs = {"n_steps": n_steps, "replay_buffer_class": buffer_class, "replay_buffer_kwargs": {}}
+        if n_steps > 1:
+            kwargs["replay_buffer_kwargs"] = {"storage": "memmap", "directory": tmp_path / name}
+        return DDPGPaper("MultiInputPolicy", env, **small(), **kwargs)
+
+    whole, parts = new("whole").learn(60), new("parts").learn(40)
+    assert type(whole.replay_buffer) is (buffer_class or PackedReplayBuffer)
+    assert whole.replay_buffer.n_steps == n_steps
+    parts.save_replay_buffer(tmp_path / "buffer")
+    parts.load_replay_buffer(tmp_path / "buffer")
+    parts.learn(20, reset_num_timesteps=False)
+    for one, other in zip(whole.policy.state_dict().values(), parts.policy.state_dict().values(), strict=True):
+        assert th.equal(one, other)
+
+
+@pytest.mark.parametrize("buffer_class", [DictReplayBuffer, HerReplayBuffer])
+def test_sb3s_buffers_for_dict_observations_on_request(buffer_class):
     env = BitFlippingEnv(n_bits=3, continuous=True)
-    model = DDPGPaper("MultiInputPolicy", env, **small())
-    assert type(model.replay_buffer) is DictReplayBuffer
-    model.learn(20)
-    model = DDPGPaper("MultiInputPolicy", env, **small(), replay_buffer_class=HerReplayBuffer, learning_starts=20)
-    assert type(model.replay_buffer) is HerReplayBuffer
+    model = DDPGPaper("MultiInputPolicy", env, **small(), replay_buffer_class=buffer_class, learning_starts=20)
+    assert type(model.replay_buffer) is buffer_class
     model.learn(30)
-    with pytest.raises(UnsupportedSpaceError, match="HerReplayBuffer"):
-        DDPGPaper("MultiInputPolicy", env, **small(), replay_buffer_class=PackedReplayBuffer)
+
+
+class GoalEnv(gym.Env):
+    """Episodes of 40 steps, in each of which the goal is the number of the episode, and the state that of the step."""
+
+    def __init__(self):
+        point = spaces.Box(-np.inf, np.inf, (1,), np.float64)
+        self.observation_space = spaces.Dict({"observation": point, "achieved_goal": point, "desired_goal": point})
+        self.action_space = ACTIONS
+        self.episode = 0
+
+    def observation(self):
+        x = np.array([float(self.count)])
+        return {"observation": x, "achieved_goal": x, "desired_goal": np.array([float(self.episode)])}
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.episode, self.count = self.episode + 1, 0
+        return self.observation(), {}
+
+    def step(self, action):
+        self.count += 1
+        return self.observation(), -1.0, False, self.count >= 40, {}
+
+    def compute_reward(self, achieved_goal, desired_goal, info):
+        return -np.ones(len(achieved_goal), np.float32)
+
+
+@pytest.mark.parametrize("n_envs", [1, 2])
+def test_no_episode_of_her_reaches_across_two_calls_of_learn(n_envs):
+    """`learn` resets the environment: what was stored of the episode that was under way is an episode of its own."""
+    env = DummyVecEnv([GoalEnv] * n_envs)
+    model = DDPGPaper(
+        "MultiInputPolicy",
+        env,
+        **small(replay_buffer_class=HerReplayBuffer, buffer_size=400, learning_starts=50 * n_envs),
+    )
+    model.learn(50 * n_envs)
+    model.learn(70 * n_envs)
+    buffer = model.replay_buffer
+    lengths, starts = buffer.ep_length[:120], buffer.ep_start[:120]
+    goals = buffer.observations["desired_goal"][:120, :, 0]
+    for env_index in range(n_envs):
+        # 40 and 10 steps, then 40 and 30, of which the last are under way
+        assert lengths[:, env_index].tolist() == [40] * 40 + [10] * 10 + [40] * 40 + [0] * 30
+        for start in np.unique(starts[:, env_index]):
+            assert len(np.unique(goals[starts[:, env_index] == start, env_index])) == 1
+    # Time limits and cut episodes alike bootstrap
+    assert not (buffer.dones * (1 - buffer.timeouts)).any()
+
+
+@pytest.mark.parametrize("buffer_class", [ReplayBuffer, DictReplayBuffer, NStepReplayBuffer])
+def test_episodes_of_sb3s_buffers_end_truncated(buffer_class):
+    space = spaces.Dict({"a": SPACE}) if buffer_class is DictReplayBuffer else SPACE
+    buffer = buffer_class(10, space, ACTIONS, "cpu", 3)
+    end_episodes(buffer, np.arange(3))
+    assert not buffer.timeouts.any()  # empty
+    obs = np.zeros((3, 3))
+    obs = {"a": obs} if buffer_class is DictReplayBuffer else obs
+    buffer.add(obs, obs, np.zeros((3, 1)), np.zeros(3), np.array([False, True, False]), [{}] * 3)
+    end_episodes(buffer, np.array([0, 1]))
+    assert buffer.timeouts[0].tolist() == [1, 0, 0]  # the second was terminal
+    assert buffer.dones[0].tolist() == [0, 1, 0]
 
 
 @pytest.mark.parametrize("name", ["adapt_your_buffer", "prioritized_replay"])

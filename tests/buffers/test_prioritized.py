@@ -34,7 +34,7 @@ def make(size=40, n_envs=1, **kwargs):
 
 def rows_by_number(buffer):
     """Which index the transition of each reward has."""
-    rows = buffer._rows.nth(np.arange(buffer.size() * buffer.n_envs))
+    rows = buffer._stored_rows()
     rewards = buffer._make_batch(rows).rewards.squeeze(1).numpy().astype(int)
     return dict(zip(rewards.tolist(), rows.tolist(), strict=True))
 
@@ -147,21 +147,6 @@ def test_the_next_samples_after_loading_are_the_same(storage, tmp_path):
         assert np.array_equal(batch.indices, again.indices)
         assert th.equal(batch.weights, again.weights)
         assert th.equal(batch.rewards, again.rewards)
-
-
-def test_priorities_survive_in_files(tmp_path):
-    def train(buffer):
-        add(buffer, 25)
-        buffer.update_priorities(buffer.sample(8).indices, np.arange(8.0))
-        return buffer
-
-    train(make(20, storage="memmap", directory=tmp_path))
-    reopened = PrioritizedReplayBuffer(20, SPACE, ACTIONS, "cpu", storage="memmap", directory=tmp_path)
-    in_memory = train(make(20))
-    assert np.array_equal(reopened._tree.leaves, in_memory._tree.leaves)
-    assert reopened.max_priority == in_memory.max_priority > 7
-    for _ in range(3):
-        assert th.equal(reopened.sample(8).rewards, in_memory.sample(8).rewards)
 
 
 def test_moving_a_device_resident_buffer_keeps_priorities():
@@ -334,23 +319,6 @@ def test_refuses_indices_that_are_no_batchs(indices, error):
     for good in ([3], (3,), th.tensor([3]), np.array([3], np.uint8)):
         buffer.update_priorities(good, [9.0])
     assert buffer._tree.leaves[3] > 1
-
-
-def test_a_buffer_that_was_taken_over_leaves_priorities_alone(tmp_path):
-    old = make(storage="memmap", directory=tmp_path)
-    add(old, 5)
-    new = make(storage="memmap", directory=tmp_path)
-    before, words = new._tree.leaves.copy(), new._words.copy()
-    for use in (
-        lambda: old.sample(3),
-        lambda: old.update_priorities([0], [9.0]),
-        lambda: old.set_random_seed(1),
-        old.reset,
-    ):
-        with pytest.raises(ReplayBufferError, match="taken over"):
-            use()
-    assert np.array_equal(new._tree.leaves, before)
-    assert np.array_equal(new._words, words)
 
 
 def test_refuses_bad_priorities_and_keeps_what_it_has():

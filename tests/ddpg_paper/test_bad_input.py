@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from toy_envs import ToyEnv, toy_vec_env
@@ -233,9 +233,10 @@ def test_errors_are_what_python_users_expect():
 
 def test_dict_observations_exclude_what_sb3_has_no_buffer_for():
     kwargs = {"policy": "MultiInputPolicy", "env": ToyEnv(dict_obs=True)}
-    for name, value in (("n_steps", 3), ("optimize_memory_usage", True)):
-        with pytest.raises(InvalidArgumentError, match=f"`{name}` must be .* for Dict observations"):
-            make_model(**kwargs, **{name: value})
+    with pytest.raises(InvalidArgumentError, match="`optimize_memory_usage` must be False for Dict observations"):
+        make_model(**kwargs, optimize_memory_usage=True)
+    with pytest.raises(InvalidArgumentError, match=r"`n_steps` must be 1 with .* DictReplayBuffer"):
+        make_model(**kwargs, n_steps=3, replay_buffer_class=DictReplayBuffer)
 
 
 def test_schedule_that_goes_wrong_in_training():
