@@ -313,7 +313,7 @@ class PackedReplayBuffer(ReplayBufferAdapter):
 
     def snapshot_state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """
-        What a file needs to hold for the buffer to go on exactly: see :mod:`ddpg_ext.serialization.buffer_state`. Of
+        What a file needs to hold for the buffer to go on exactly: see :mod:`ddpg_ext.serialization.replay_buffers`. Of
         files, too, a copy is taken.
 
         :return: plain values and the generator; and the arrays, as views
