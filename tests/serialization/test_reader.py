@@ -28,7 +28,6 @@ from stable_baselines3.her.goal_selection_strategy import GoalSelectionStrategy
 
 from ddpg_ext import CheckpointError, LinearDecay, OrnsteinUhlenbeckNoise, ScheduledActionNoise, UntrustedContentError
 from ddpg_ext.common.noise import vectorize
-
 from ddpg_ext.serialization.allowlist import Allowed
 from ddpg_ext.serialization.reconstruct import load_pickle
 
@@ -190,6 +189,28 @@ def test_what_comes_back_shares_no_memory_with_the_file():
     array = load_pickle(bytes(data))
     array[:] = 7
     assert (pickle.loads(bytes(data)) == 0).all()
+
+
+def array_of(shape, dtype):
+    """The pickle of an empty array, but with this shape or dtype."""
+    state = (1, shape, np.dtype(dtype), False, b"")
+    return pickle.dumps(_Reduced(np.ndarray, (0,), state), protocol=2)
+
+
+class _Reduced:
+    def __init__(self, cls, args, state):
+        self.reduced = (np.empty(0).__reduce__()[0], (cls, args, b"b"), state)
+
+    def __reduce__(self):
+        return self.reduced
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype"), [((0, 10**200), "f4"), ((0, 2**40, 2**40), "f4"), ((3,), "U0"), ((3,), "S0")]
+)
+def test_arrays_of_impossible_shape_or_type(shape, dtype):
+    with pytest.raises(CheckpointError):
+        load_pickle(array_of(shape, dtype))
 
 
 # ------------------------------------------------------------------------- properties
