@@ -289,7 +289,7 @@ def _learning_rate(value: Any) -> Any:
 
 
 def _replay_buffer_class(value: Any) -> Any:
-    """SB3's plain buffers are what ``DDPGPaper`` chooses for itself."""
+    """Return None for SB3's plain buffers, because ``DDPGPaper`` then chooses."""
     return None if value in (ReplayBuffer, DictReplayBuffer, NStepReplayBuffer) else value
 
 

@@ -135,7 +135,7 @@ class Reconstructor:
         raise UntrustedContentError(f"the global {call.func}")
 
     def _reconstructed(self, call: Recorded) -> Recorded:
-        """Protocols 0 and 1: ``_reconstructor(cls, object, None)``."""
+        """Return the call of the class in ``_reconstructor(cls, object, None)``, as protocols 0 and 1 write it."""
         args = call.args
         if len(args) != 3 or not isinstance(args[0], Global):
             raise DamagedCheckpointError("a reconstruction without a class")
@@ -392,7 +392,7 @@ def _space(reconstructor: Reconstructor, call: Recorded) -> Any:
 
 
 def _linear_schedule(reconstructor: Reconstructor, call: Recorded) -> Any:
-    """``rl_zoo3.utils.SimpleLinearSchedule``."""
+    """Return the schedule of ``rl_zoo3.utils.SimpleLinearSchedule``."""
     state = reconstructor._build(call.state)
     if not isinstance(state, dict):
         raise DamagedCheckpointError("a schedule without attributes")

@@ -227,7 +227,7 @@ class _Bounds:
             raise DamagedCheckpointError("the pickle leaves more than its result")
 
     def _check_frame(self, name: str, arg: Any, position: int) -> None:
-        """Frames must end between two instructions: ``Unpickler`` would drop the rest of a frame."""
+        """Check that a frame ends between two instructions, because ``Unpickler`` would drop the rest of a frame."""
         if self.frame_end is not None and position >= self.frame_end:
             if position > self.frame_end:
                 raise DamagedCheckpointError("an instruction of the pickle crosses the end of its frame")
