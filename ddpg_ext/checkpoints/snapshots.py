@@ -108,7 +108,7 @@ class SnapshotCallback(BaseCallback):
         self._last_dones: np.ndarray | None = None
 
     def _init_callback(self) -> None:
-        if not isinstance(self.model.policy, DDPGPaperPolicy):
+        if not issubclass(self.model.policy_class, DDPGPaperPolicy):
             raise InvalidArgumentTypeError(f"snapshots are for DDPGPaper, not {type(self.model).__name__}")
 
     def _on_training_start(self) -> None:
@@ -122,7 +122,7 @@ class SnapshotCallback(BaseCallback):
                 "`reset` must be True or None for several environments, and for those in other processes, got False"
             )
         if model not in _RUNS:
-            _RUNS[model] = _Run(secrets.randbits(32) if model.seed is None else model.seed)
+            _RUNS[model] = _Run(secrets.randbits(32) if model.seed is None else int(model.seed))
         self._run = _RUNS[model]
         _restore_log(model.logger, self._run.log)
         self._run.log = None
