@@ -20,7 +20,7 @@ from ddpg_ext import DDPGPaper
 from ddpg_ext.buffers import PackedReplayBuffer, PrioritizedReplayBuffer
 from ddpg_ext.checkpoints import training_state
 from ddpg_ext.checkpoints.snapshots import write_snapshot
-from ddpg_ext.serialization import buffer_state
+from ddpg_ext.serialization import replay_buffers
 
 BUFFERS = {"packed": PackedReplayBuffer, "prioritized": PrioritizedReplayBuffer, "sb3": ReplayBuffer}
 
@@ -54,7 +54,7 @@ def main() -> None:
     assert recorder is not None
     model._last_obs = model.env.reset()  # type: ignore[assignment]
     fill(model, args.transitions)
-    raw = sum(array.nbytes for array in buffer_state.get_state(model.replay_buffer)[1].values())
+    raw = sum(array.nbytes for array in replay_buffers.get_state(model.replay_buffer)[1].values())
     print(f"{args.env}, {args.transitions:,} transitions, {type(model.replay_buffer).__name__}: {raw / 1e6:.0f} MB raw")
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         file = Path(folder) / "snapshot_000001000000.zip"

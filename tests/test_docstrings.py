@@ -25,7 +25,7 @@ NOT_VERBS = (
     "such|that|the|their|there|these|they|this|those|to|two|what|when|where|whether|which|whose|with|without"
 )
 #: to be rewritten
-NOT_YET = ("buffers", "checkpoints", "ddpg_paper", "serialization", "zoo")
+NOT_YET = ("buffers", "ddpg_paper", "zoo")
 SOURCES = [path.relative_to(ROOT / "ddpg_ext") for path in sorted((ROOT / "ddpg_ext").rglob("*.py"))]
 SOURCES = [path for path in SOURCES if not path.as_posix().startswith(NOT_YET)]
 

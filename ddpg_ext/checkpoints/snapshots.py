@@ -1,11 +1,11 @@
 """
-Snapshots: the whole state of a training run, from which it goes on bit for bit.
+Snapshots: the whole state of a training run, from which it continues bit for bit.
 
-An environment can only be stored where an episode starts: there its state is what ``reset`` makes of its random
-generator. One environment in this process is snapshotted when its episode has ended by itself, which leaves the run as
-it is. Several environments, or one in another process, are all reset at a snapshot, with seeds that follow from the
-model's seed and the step. The moments and the seeds are functions of the steps alone, so that a run that was killed
-and resumed, and one that was not, have the same resets.
+An environment can only be stored at the start of an episode, where its state follows from its random generator. A
+snapshot of one environment in this process is taken when its episode has ended by itself, which does not change the
+run. Several environments, or one in another process, are all reset at a snapshot, with seeds that follow from the
+model's seed and the step. Times and seeds depend on the steps alone, so a run that was killed and resumed has the same
+resets as one that was not.
 """
 
 import contextlib
@@ -14,7 +14,9 @@ import os
 import re
 import secrets
 import warnings
+import weakref
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -25,11 +27,9 @@ from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
 from ddpg_ext.buffers import end_episodes
-from ddpg_ext.checkpoints import training_state
+from ddpg_ext.checkpoints import training_state, vec_normalize
 from ddpg_ext.checkpoints.load import build_model
 from ddpg_ext.checkpoints.model_zip import Trust, read_model_members, write_model_members
-from ddpg_ext.checkpoints.saving import model_data
-from ddpg_ext.checkpoints.vec_normalize import make_vec_normalize
 from ddpg_ext.common.errors import (
     CheckpointError,
     CheckpointNotFoundError,
@@ -37,18 +37,39 @@ from ddpg_ext.common.errors import (
     InvalidArgumentError,
     InvalidArgumentTypeError,
 )
-from ddpg_ext.ddpg_paper.ddpg_paper import DDPGPaper
-from ddpg_ext.serialization import codec, replay_buffers
-from ddpg_ext.serialization.archive import write_zip
-from ddpg_ext.serialization.zip_reader import ZipReader
+from ddpg_ext.ddpg_paper.policies import DDPGPaperPolicy
+from ddpg_ext.serialization import replay_buffers
+from ddpg_ext.serialization.archive import ZipReader, write_zip
+from ddpg_ext.serialization.reconstruct import load_pickle
+from ddpg_ext.serialization.safe_pickle import Budget
+from ddpg_ext.serialization.writing import dump_plain
 
 if TYPE_CHECKING:
     from stable_baselines3.common.logger import Logger
 
-Model = TypeVar("Model", bound=DDPGPaper)
+    from ddpg_ext.ddpg_paper.ddpg_paper import DDPGPaper
 
-STATE = "snapshot.json"
+Model = TypeVar("Model", bound="DDPGPaper")
+
+STATE = "snapshot.pkl"
 _NAME = re.compile(r"snapshot_(\d{12})\.zip")
+
+
+@dataclass
+class _Run:
+    """
+    The part of a training run that only snapshots need.
+
+    :param entropy: the seeds of resets follow from it
+    :param log: values that the log had collected when the run was resumed
+    """
+
+    entropy: int
+    log: dict[str, Any] | None = None
+
+
+#: from `resume` to the callback that continues the run, and from one callback to the next
+_RUNS: "weakref.WeakKeyDictionary[Any, _Run]" = weakref.WeakKeyDictionary()
 
 
 class SnapshotCallback(BaseCallback):
@@ -60,8 +81,8 @@ class SnapshotCallback(BaseCallback):
         with a ``train_freq`` of several steps, for the end of a rollout)
     :param keep: number of snapshots to keep, at least 1; with 2 there is one to fall back on if the disk damages one
     :param reset: take snapshots without waiting for episodes' ends, by resetting the environments; None: only if there
-        are several, or they are in other processes. Needed as True for an environment whose
-        generators are not among its attributes, as long as it honours seeds
+        are several, or they are in other processes. Must be True for an environment whose generators are not among its
+        attributes, and helps if ``reset`` seeds them
     :param verbose: 1: print each snapshot
     :raises InvalidArgumentError: for a value out of range
     """
@@ -82,12 +103,13 @@ class SnapshotCallback(BaseCallback):
         self.every = every
         self.keep = keep
         self.reset = reset
+        self._run = _Run(0)
         self._recorder: training_state.ResetRecorder | None = None
         self._last_steps = 0
         self._last_dones: np.ndarray | None = None
 
     def _init_callback(self) -> None:
-        if not isinstance(self.model, DDPGPaper):
+        if not issubclass(self.model.policy_class, DDPGPaperPolicy):
             raise InvalidArgumentTypeError(f"snapshots are for DDPGPaper, not {type(self.model).__name__}")
 
     def _on_training_start(self) -> None:
@@ -100,18 +122,18 @@ class SnapshotCallback(BaseCallback):
             raise InvalidArgumentError(
                 "`reset` must be True or None for several environments, and for those in other processes, got False"
             )
-        if model._snapshot_entropy is None:
-            model._snapshot_entropy = secrets.randbits(32) if model.seed is None else model.seed
-        _restore_log(model.logger, model._pending_log)
-        model._pending_log = None
+        if model not in _RUNS:
+            _RUNS[model] = _Run(secrets.randbits(32) if model.seed is None else int(model.seed))
+        self._run = _RUNS[model]
+        _restore_log(model.logger, self._run.log)
+        self._run.log = None
         # Left by a process that was killed while it wrote
         for temporary in self.path.glob(".snapshot_*.tmp"):
             temporary.unlink(missing_ok=True)
 
     @property
-    def _paper_model(self) -> DDPGPaper:
-        assert isinstance(self.model, DDPGPaper)  # checked in _init_callback
-        return self.model
+    def _paper_model(self) -> "DDPGPaper":
+        return self.model  # type: ignore[return-value] # checked in _init_callback
 
     @property
     def _env(self) -> VecEnv:
@@ -123,7 +145,7 @@ class SnapshotCallback(BaseCallback):
         return True
 
     def _on_rollout_start(self) -> None:
-        # Here the last step has been stored and learned from, and the next has not begun
+        # Here the model has stored and learned from the last step, and the next has not begun
         steps = self.model.num_timesteps
         if steps - self._last_steps < self.every:
             return
@@ -135,20 +157,19 @@ class SnapshotCallback(BaseCallback):
             return
         self._last_steps = steps
         file = self.path / f"snapshot_{steps:012d}.zip"
-        write_snapshot(file, self._paper_model, reset)
+        write_snapshot(file, self._paper_model, reset, self._run.entropy)
         for old in snapshots(self.path)[self.keep :]:
             old.unlink(missing_ok=True)
         if self.verbose >= 1:
             print(f"Snapshot after {steps:,} steps: {file}")
 
     def _reset_environments(self, steps: int) -> dict[str, Any]:
-        """End all episodes, and start new ones from seeds that any run knows at this step."""
+        """End all episodes, and start new ones from seeds that follow from the step."""
         model = self._paper_model
-        assert model._snapshot_entropy is not None  # set when training started
         assert model.replay_buffer is not None
         unfinished = np.flatnonzero(~self._last_dones) if self._last_dones is not None else np.array([], dtype=int)
         end_episodes(model.replay_buffer, unfinished)
-        seed = int(np.random.SeedSequence([model._snapshot_entropy, steps]).generate_state(1)[0] >> 1)
+        seed = int(np.random.SeedSequence([self._run.entropy, steps]).generate_state(1)[0] >> 1)
         reset = {"kind": "seeded", "seed": seed, "process": training_state.process_generators(with_torch=False)}
         training_state.prepare_reset(self._env, reset)
         model._last_obs = self._env.reset()  # type: ignore[assignment] # as in SB3
@@ -162,40 +183,37 @@ class SnapshotCallback(BaseCallback):
         return reset
 
 
-def write_snapshot(path: Path, model: DDPGPaper, reset: dict[str, Any]) -> None:
+def write_snapshot(path: Path, model: "DDPGPaper", reset: dict[str, Any], entropy: int = 0) -> None:
     """
-    :param path: the file
-    :param model: the model, at a moment when its environments have just been reset
-    :param reset: how to reset them again
-    :raises CheckpointError: if a part of the state has no JSON (an action noise that is a local class, say)
+    Write a snapshot.
+
+    :param path: path of the file
+    :param model: the model, whose environments have just been reset
+    :param reset: how to repeat that reset
+    :param entropy: the seeds of later resets follow from it
+    :raises CheckpointError: for a part of the state that cannot be read back (a local class as action noise, say)
     """
     assert model.env is not None  # training has begun
     state = {
         "reset": reset,
         "process": training_state.process_generators(),
-        "action_space": training_state.space_generator(model.action_space),
-        "vec_normalize": training_state.normalize_state(model.env),
+        "action_space": model.action_space.np_random,
+        "vec_normalize": vec_normalize.normalize_state(model.env),
         "monitors": training_state.monitor_states(model.env),
         "log": _pending_log(model.logger),
+        "entropy": entropy,
     }
-    try:
-        encoded = codec.encode(state)
-        codec.encode(model.action_noise)
-    except codec.NotEncodableError as error:
-        raise CheckpointError(f"a snapshot cannot hold {error}") from None
+    pickled = dump_plain(state, "a snapshot", "leave it out, or make it of plain values")
+    dump_plain({"action_noise": model.action_noise}, "a snapshot", "define its class at the top level of a module")
     with write_zip(path, "snapshot") as archive:
-        write_model_members(archive, model_data(model), model.get_parameters())
-        replay_buffers.write_members(archive, model.replay_buffer)
-        archive.write_json(STATE, encoded)
+        write_model_members(archive, model, include=["replay_buffer"])
+        archive.write(STATE, pickled)
 
 
 def snapshots(path: Path) -> list[Path]:
-    """
-    :param path: a folder of snapshots
-    :return: its snapshots, the newest first
-    """
-    found = [file for file in path.glob("snapshot_*.zip") if _NAME.fullmatch(file.name)] if path.is_dir() else []
-    return sorted(found, reverse=True)
+    """Return the snapshots in a folder, the newest first."""
+    files = [file for file in path.glob("snapshot_*.zip") if _NAME.fullmatch(file.name)] if path.is_dir() else []
+    return sorted(files, reverse=True)
 
 
 def resume_model(
@@ -206,14 +224,15 @@ def resume_model(
     trust: Trust,
 ) -> Model:
     """
+    Return the model of a snapshot, ready for ``learn(..., reset_num_timesteps=False)``.
+
     :param cls: class of the model
     :param path: folder of the snapshots, or one snapshot
-    :param env: environment made as the one of the run was
-    :param device: where tensors go
-    :param trust: what the file may do
-    :return: the model, ready for ``learn(..., reset_num_timesteps=False)``
+    :param env: environment, made like that of the run
+    :param device: device for the tensors
+    :param trust: the caller's permissions
     :raises CheckpointNotFoundError: if there is no snapshot
-    :raises CheckpointError: if none is whole, or the environment is another
+    :raises CheckpointError: if all are damaged, or the environment differs
     """
     path = Path(path)
     candidates = snapshots(path) if path.is_dir() else [path]
@@ -227,43 +246,40 @@ def resume_model(
             errors.append(str(error))
             continue
         if errors:
-            warnings.warn(f"{'; '.join(errors)}. Going on from {candidate.name}, the snapshot before")
+            warnings.warn(f"{'; '.join(errors)}. Continuing from {candidate.name}, the snapshot before")
         return model
     raise DamagedCheckpointError("; ".join(errors))
 
 
 def _read_snapshot(cls: type[Model], path: Path, env: GymEnv, device: th.device | str, trust: Trust) -> Model:
     with ZipReader(path) as archive:
-        if archive.manifest is None or archive.manifest.get("kind") != "snapshot":
+        if archive.kind != "snapshot":
             raise CheckpointError(f"{path} is not a snapshot; DDPGPaper.load reads models")
-        state = _read_state(archive, trust)
+        with _naming(path):
+            state = load_pickle(archive.read_text(STATE), trust.allowed, Budget(archive.file_size))
+            expected = {"reset", "process", "action_space", "vec_normalize", "monitors", "log", "entropy"}
+            if set(state) != expected:
+                raise DamagedCheckpointError(f"its {STATE} is not a training state")
         file = read_model_members(archive, device, trust)
         vec_env = cls._wrap_env(env, 0)
         if state["vec_normalize"] is not None and unwrap_vec_normalize(vec_env) is None:
-            # A copy, since the wrapper goes on with the statistics that it gets
-            vec_env = make_vec_normalize(vec_env, copy.deepcopy(state["vec_normalize"]))
+            # A copy, since the wrapper updates the statistics that it gets
+            vec_env = vec_normalize.make_vec_normalize(vec_env, copy.deepcopy(state["vec_normalize"]))
         saved_envs = file.data.get("n_envs")
         if vec_env.num_envs != saved_envs:
             raise CheckpointError(f"{path} is of {saved_envs} environments, got {vec_env.num_envs}")
         model = build_model(cls, file, vec_env, device, force_reset=False)
+        assert model.replay_buffer is not None  # for mypy
         replay_buffers.read_members(archive, model.replay_buffer, trust.allowed)
     _restore(model, state, path)
     return model
 
 
-def _read_state(archive: ZipReader, trust: Trust) -> dict[str, Any]:
-    state = codec.decode(archive.read_json(STATE), trust.allowed)
-    expected = {"reset", "process", "action_space", "vec_normalize", "monitors", "log"}
-    if not isinstance(state, dict) or set(state) != expected:
-        raise DamagedCheckpointError(f"{archive.name}: its {STATE} is not a training state")
-    return state
-
-
-def _restore(model: DDPGPaper, state: dict[str, Any], path: Path) -> None:
-    """Reset the environments as they were reset, and then put everything where it was."""
+def _restore(model: "DDPGPaper", state: dict[str, Any], path: Path) -> None:
+    """Repeat the reset of the environments, and then restore the generators and counts after it."""
     assert model.env is not None  # it was given
     vec_env = model.env
-    with _damage(path):
+    with _naming(path):
         training_state.prepare_reset(vec_env, state["reset"])
     obs: Any = vec_env.reset()
     normalize = unwrap_vec_normalize(vec_env)
@@ -271,23 +287,25 @@ def _restore(model: DDPGPaper, state: dict[str, Any], path: Path) -> None:
         obs = normalize.get_original_obs()
     if not _equal(obs, model._last_obs if normalize is None else model._last_original_obs):
         raise CheckpointError(
-            f"{path}: the environment does not start its episode where it did before the snapshot. It is another "
-            "environment; or its reset depends on more than the generators among its attributes, for which "
-            "SnapshotCallback(reset=True) is the cure if it honours seeds"
+            f"{path}: the environment does not start its episode where it did before the snapshot. Either it is a "
+            "different environment, or its reset depends on more than the generators among its attributes. In the "
+            "second case use SnapshotCallback(reset=True), if its reset takes a seed"
         )
-    with _damage(path):
+    with _naming(path):
         if normalize is not None:
-            training_state.set_normalize_state(normalize, state["vec_normalize"])
+            vec_normalize.set_normalize_state(normalize, state["vec_normalize"])
         training_state.set_monitor_states(vec_env, state["monitors"])
-        training_state.set_space_generator(model.action_space, state["action_space"])
-        model._pending_log = state["log"]
+        if not isinstance(state["action_space"], np.random.Generator):
+            raise TypeError("no generator of the action space")
+        model.action_space._np_random = state["action_space"]
+        _RUNS[model] = _Run(int(state["entropy"]), state["log"])
         # Last, since all of the above may draw
         training_state.set_process_generators(state["process"])
 
 
 @contextlib.contextmanager
-def _damage(path: Path) -> Iterator[None]:
-    """What goes wrong inside is the file's fault."""
+def _naming(path: Path) -> Iterator[None]:
+    """Name the file in errors, and report unexpected ones as damage."""
     try:
         yield
     except CheckpointError as error:
@@ -303,7 +321,7 @@ def _equal(a: Any, b: Any) -> bool:
 
 
 def _pending_log(logger: "Logger") -> dict[str, Any]:
-    """What has been recorded since the last line of the log."""
+    """Return the values recorded since the last line of the log."""
     numbers = (int, float, np.number)
     values = {key: value for key, value in logger.name_to_value.items() if isinstance(value, numbers)}
     return {"values": values, "counts": {key: logger.name_to_count[key] for key in values}}

@@ -1,5 +1,6 @@
-"""The part of a training state that lives in the environments and in the process: episodes, statistics, generators."""
+"""The part of a training state that is in the environments and in the process: episodes and random generators."""
 
+import copy
 import inspect
 import random
 from typing import Any, cast
@@ -8,18 +9,17 @@ import gymnasium as gym
 import numpy as np
 import torch as th
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize, unwrap_vec_normalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from ddpg_ext.common.errors import CheckpointError, DamagedCheckpointError
-from ddpg_ext.serialization.numpy_state import generator_state, make_bit_generator, make_generator, make_random_state
+from ddpg_ext.serialization.numpy_state import make_bit_generator
 
 
 class ResetRecorder(gym.Wrapper):
     """
-    Remembers what the last ``reset`` started from, so that it can be repeated in another process.
+    Remembers the state before the last ``reset``, so that the reset can be repeated in another process.
 
-    That is enough to restore an environment at the start of an episode, where it has no other state than what its
-    ``reset`` makes of its random generator.
+    That restores an environment at the start of an episode, where its whole state follows from its random generator.
     """
 
     def __init__(self, env: gym.Env) -> None:
@@ -43,14 +43,16 @@ class ResetRecorder(gym.Wrapper):
 
     @property
     def at_start(self) -> bool:
-        """Whether an episode has just begun, by a reset that was recorded."""
+        """Return whether an episode has just begun, by a reset that was recorded."""
         return self.before is not None and self.steps == 0
 
 
 def install_recorder(vec_env: VecEnv) -> ResetRecorder | None:
     """
+    Put a recorder around the only environment.
+
     :param vec_env: environments
-    :return: the recorder around the only environment; None where there are several, or it lives in another process
+    :return: the recorder; None if there are several environments, or they are in other processes
     """
     base = vec_env.unwrapped
     if not isinstance(base, DummyVecEnv) or base.num_envs != 1:
@@ -62,12 +64,12 @@ def install_recorder(vec_env: VecEnv) -> ResetRecorder | None:
 
 def prepare_reset(vec_env: VecEnv, reset: dict[str, Any]) -> None:
     """
-    Put everything in its place for the next ``vec_env.reset()`` to be the one that a snapshot followed.
+    Make the next ``vec_env.reset()`` repeat the one before a snapshot.
 
     :param vec_env: environments
-    :param reset: kind "repeated", with what the recorder remembered ``before`` it; or "seeded", with a ``seed`` for the
+    :param reset: kind "repeated", with the recorder's state ``before`` it; or "seeded", with a ``seed`` for the
         first environment (the others have the following ones) and the generators of the ``process``
-    :raises DamagedCheckpointError: if it is none of these
+    :raises CheckpointError: if these environments cannot repeat it
     """
     if reset["kind"] == "seeded":
         set_process_generators(reset["process"])
@@ -84,7 +86,7 @@ def prepare_reset(vec_env: VecEnv, reset: dict[str, Any]) -> None:
 
 
 def _layers(env: gym.Env) -> list[gym.Env]:
-    """The environment's wrappers, and itself."""
+    """Return the wrappers of an environment, and itself."""
     layers = [env]
     while isinstance(layers[-1], gym.Wrapper):
         layers.append(layers[-1].env)
@@ -92,68 +94,51 @@ def _layers(env: gym.Env) -> list[gym.Env]:
 
 
 def _all_spaces(space: gym.Space, name: str) -> dict[str, gym.Space]:
-    """A space and its parts, each of which has a generator of its own."""
-    found = {name: space}
+    """Return a space and its parts by name, each of which has a generator of its own."""
+    named = {name: space}
     parts: Any = getattr(space, "spaces", {})
     for key, part in parts.items() if isinstance(parts, dict) else enumerate(parts):
-        found |= _all_spaces(part, f"{name}/{key}")
-    return found
+        named |= _all_spaces(part, f"{name}/{key}")
+    return named
 
 
 def _env_generators(env: gym.Env) -> dict[str, Any]:
-    """The states of all generators among the attributes of an environment and its wrappers, and of their spaces."""
-    states: dict[str, Any] = {}
+    """Return copies of all generators among the attributes of an environment, its wrappers and their spaces."""
+    generators: dict[str, Any] = {}
     for depth, layer in enumerate(_layers(env)):
         for attribute, value in vars(layer).items():
             name = f"{depth}.{attribute}"
-            if isinstance(value, np.random.Generator):
-                states[name] = list(generator_state(value))
-            elif isinstance(value, np.random.RandomState):
-                states[name] = value.get_state(legacy=False)
+            if isinstance(value, np.random.Generator | np.random.RandomState):
+                generators[name] = copy.deepcopy(value)
             elif isinstance(value, gym.Space):
                 for path, space in _all_spaces(value, name).items():
                     if isinstance(space._np_random, np.random.Generator):
-                        states[path] = list(generator_state(space._np_random))
-    return states
+                        generators[path] = copy.deepcopy(space._np_random)
+    return generators
 
 
-def _set_env_generators(env: gym.Env, states: dict[str, Any]) -> None:
+def _set_env_generators(env: gym.Env, generators: dict[str, Any]) -> None:
     layers = _layers(env)
-    for path, state in states.items():
+    for path, generator in generators.items():
         depth, _, attribute = path.partition("/")[0].partition(".")
         layer = layers[int(depth)]
         value = inspect.getattr_static(layer, attribute, None)
-        # A file must not put a generator where something else belongs
-        if not isinstance(value, gym.Space | np.random.Generator | np.random.RandomState | None):
-            raise DamagedCheckpointError(f"its environment has a generator {attribute[:60]!r}, this one has not")
+        # A file must not put a generator where something else belongs, nor anything but a generator
+        if not isinstance(value, gym.Space | np.random.Generator | np.random.RandomState | None) or not isinstance(
+            generator, np.random.Generator | np.random.RandomState
+        ):
+            raise DamagedCheckpointError(f"the snapshot has a generator {attribute[:60]!r}, the environment has not")
         if isinstance(value, gym.Space):
-            _all_spaces(value, f"{depth}.{attribute}")[path]._np_random = make_generator(*state)
-        elif isinstance(state, dict):
-            setattr(layer, attribute, make_random_state(state))
+            _all_spaces(value, f"{depth}.{attribute}")[path]._np_random = cast(Any, copy.deepcopy(generator))
         else:
-            setattr(layer, attribute, make_generator(*state))
-
-
-def space_generator(space: gym.Space) -> list[Any]:
-    """
-    :param space: the action space, which random actions are drawn from
-    :return: the state of its generator, which is made now if it was not yet
-    """
-    return list(generator_state(space.np_random))
-
-
-def set_space_generator(space: gym.Space, state: Any) -> None:
-    """
-    :param space: the action space
-    :param state: what :func:`space_generator` gave
-    """
-    space._np_random = make_generator(*state)
+            setattr(layer, attribute, copy.deepcopy(generator))
 
 
 def process_generators(with_torch: bool = True) -> dict[str, Any]:
     """
+    Return the states of the process's random generators: NumPy's global one, Python's and torch's.
+
     :param with_torch: whether torch's are included
-    :return: the states of the generators that belong to the process: NumPy's global one, Python's and torch's
     """
     version, internal, gauss = random.getstate()
     states: dict[str, Any] = {
@@ -169,8 +154,10 @@ def process_generators(with_torch: bool = True) -> dict[str, Any]:
 
 def set_process_generators(states: dict[str, Any]) -> None:
     """
-    :param states: what :func:`process_generators` gave
-    :raises DamagedCheckpointError: if they are none
+    Set the process's random generators.
+
+    :param states: the result of :func:`process_generators`
+    :raises DamagedCheckpointError: if it is invalid
     """
     try:
         make_bit_generator(states["numpy"])  # checks it
@@ -182,42 +169,14 @@ def set_process_generators(states: dict[str, Any]) -> None:
         if "cuda" in states and th.cuda.is_available():
             th.cuda.set_rng_state_all([th.from_numpy(state.copy()) for state in states["cuda"]])
     except (TypeError, KeyError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
-        raise DamagedCheckpointError(f"its random generators' states are none: {error}") from None
-
-
-_NORMALIZE = ("training", "norm_obs", "norm_reward", "clip_obs", "clip_reward", "gamma", "epsilon", "norm_obs_keys")
-_STATISTICS = ("obs_rms", "ret_rms", "returns", "old_obs", "old_reward")
-
-
-def normalize_state(vec_env: VecEnv) -> dict[str, Any] | None:
-    """
-    :param vec_env: environments
-    :return: settings and statistics of their ``VecNormalize``, None if there is none
-    """
-    wrapper = unwrap_vec_normalize(vec_env)
-    if wrapper is None:
-        return None
-    return {name: getattr(wrapper, name) for name in (*_NORMALIZE, *_STATISTICS) if hasattr(wrapper, name)}
-
-
-def set_normalize_state(wrapper: VecNormalize, state: dict[str, Any]) -> None:
-    """
-    :param wrapper: a ``VecNormalize``
-    :param state: what :func:`normalize_state` gave
-    """
-    for name in (*_NORMALIZE, *_STATISTICS):
-        if name in state:
-            setattr(wrapper, name, state[name])
+        raise DamagedCheckpointError(f"invalid states of its random generators: {error}") from None
 
 
 _MONITOR = ("episode_returns", "episode_lengths", "episode_times", "total_steps")
 
 
 def monitor_states(vec_env: VecEnv) -> list[dict[str, Any] | None]:
-    """
-    :param vec_env: environments
-    :return: what their ``Monitor`` wrappers have counted, for those in this process
-    """
+    """Return the counts of the ``Monitor`` wrappers around environments in this process."""
     return [
         None
         if monitor is None
@@ -228,10 +187,7 @@ def monitor_states(vec_env: VecEnv) -> list[dict[str, Any] | None]:
 
 
 def set_monitor_states(vec_env: VecEnv, states: list[dict[str, Any] | None]) -> None:
-    """
-    :param vec_env: environments
-    :param states: what :func:`monitor_states` gave
-    """
+    """Give the ``Monitor`` wrappers the result of :func:`monitor_states`."""
     for monitor, state in zip(_monitors(vec_env), states, strict=False):
         if monitor is not None and state is not None:
             monitor.episode_returns = state["episode_returns"].tolist()
@@ -242,9 +198,9 @@ def set_monitor_states(vec_env: VecEnv, states: list[dict[str, Any] | None]) -> 
 
 def _monitors(vec_env: VecEnv) -> list[Monitor | None]:
     base = vec_env.unwrapped
-    found = []
+    monitors: list[Monitor | None] = []
     for env in base.envs if isinstance(base, DummyVecEnv) else []:
         while isinstance(env, gym.Wrapper) and not isinstance(env, Monitor):
             env = env.env
-        found.append(env if isinstance(env, Monitor) else None)
-    return found
+        monitors.append(env if isinstance(env, Monitor) else None)
+    return monitors

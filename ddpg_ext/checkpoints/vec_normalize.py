@@ -1,20 +1,18 @@
-"""``VecNormalize`` from files, without unpickling it."""
+"""``VecNormalize`` from a file of SB3's, without unpickling it; and its settings and statistics as values."""
 
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from stable_baselines3.common.running_mean_std import RunningMeanStd
-from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_normalize
 
 from ddpg_ext.common.errors import CheckpointError, DamagedCheckpointError, UntrustedContentError
 from ddpg_ext.serialization.allowlist import Allowed
-from ddpg_ext.serialization.reconstruct import Rebuilder, refusal
-from ddpg_ext.serialization.safe_pickle import Call, Global, parse
-from ddpg_ext.serialization.zip_reader import open_regular_file
+from ddpg_ext.serialization.archive import open_regular_file
+from ddpg_ext.serialization.reconstruct import Reconstructor, refusal
+from ddpg_ext.serialization.safe_pickle import Global, Recorded, record
 
-MAX_STATISTICS = 256 * 2**20
 _NORMALIZE_KEYS = {
     "norm_obs": bool,
     "norm_reward": bool,
@@ -28,19 +26,17 @@ _NORMALIZE_KEYS = {
 
 def load_vec_normalize(path: Path, venv: VecEnv, allowed: Allowed | None = None, trusted: bool = False) -> VecNormalize:
     """
-    Read what ``VecNormalize.save`` wrote, without unpickling it.
+    Load a file of ``VecNormalize.save`` without unpickling it.
 
     :param path: the file
     :param venv: environments to wrap
-    :param allowed: classes of the caller's own
-    :param trusted: whether what the allow-list reader refuses may be unpickled
+    :param allowed: classes and functions that the caller allows beyond the list
+    :param trusted: whether a pickle that the allow-list reader refuses may be unpickled
     :return: the wrapper, frozen: its statistics stay as they are, and rewards are not normalised
-    :raises CheckpointError: if the file is damaged, asks for what it must not have, or is of other environments
+    :raises CheckpointError: if the file is damaged or refused, or belongs to other environments
     """
     try:
         with open_regular_file(path) as file:
-            if os.fstat(file.fileno()).st_size > MAX_STATISTICS:
-                raise CheckpointError("larger than any statistics")
             state = _vec_normalize_state(file, allowed or Allowed())
         wrapper = make_vec_normalize(venv, state)
     except UntrustedContentError as error:
@@ -55,27 +51,27 @@ def load_vec_normalize(path: Path, venv: VecEnv, allowed: Allowed | None = None,
 
 
 def _vec_normalize_state(file: Any, allowed: Allowed) -> dict[str, Any]:
-    root = parse(file).root
-    expected = Global("stable_baselines3.common.vec_env.vec_normalize", "VecNormalize")
-    if not (isinstance(root, Call) and root.func == expected):
-        raise UntrustedContentError(f"{root.func if isinstance(root, Call) else type(root).__name__} as VecNormalize")
+    recorded = record(file)
+    root = recorded.root
+    is_call = isinstance(root, Recorded) and isinstance(root.func, Global)
+    if not is_call or root.func.path != "stable_baselines3.common.vec_env.vec_normalize.VecNormalize":
+        raise UntrustedContentError(f"{root.func if is_call else type(root).__name__} as VecNormalize")
     if not isinstance(root.state, dict):
         raise DamagedCheckpointError("it has no statistics")
-    # The rest is what the environments know by themselves
-    wanted = {key: root.state[key] for key in (*_NORMALIZE_KEYS, "obs_rms", "ret_rms") if key in root.state}
-    others = {key: value for key, value in root.state.items() if key not in wanted}
-    rebuilder = Rebuilder(allowed)
-    rebuilder.build(others)  # to refuse what must not be there
-    return rebuilder.build(wanted)
+    state = Reconstructor(allowed, recorded.limit).build(root.state)
+    # The rest is known to the environments
+    return {key: state[key] for key in (*_NORMALIZE_KEYS, "obs_rms", "ret_rms") if key in state}
 
 
 def make_vec_normalize(venv: VecEnv, state: dict[str, Any]) -> VecNormalize:
     """
+    Wrap environments in a ``VecNormalize``.
+
     :param venv: environments to wrap
     :param state: settings of a ``VecNormalize``, and its ``obs_rms`` and ``ret_rms``
     :return: the wrapper
-    :raises DamagedCheckpointError: if the settings are none
-    :raises CheckpointError: if they are of other environments
+    :raises DamagedCheckpointError: if the settings are invalid
+    :raises CheckpointError: if they belong to other environments
     """
     settings = {key: state[key] for key in _NORMALIZE_KEYS if key in state}
     for key, value in settings.items():
@@ -94,7 +90,7 @@ def make_vec_normalize(venv: VecEnv, state: dict[str, Any]) -> VecNormalize:
 
 
 def _same_shapes(saved: Any, fresh: Any) -> Any:
-    """Statistics, if they are of these environments' observations."""
+    """Return saved statistics, if they have the shapes of fresh ones."""
     if isinstance(fresh, dict):
         if not isinstance(saved, dict) or set(saved) != set(fresh):
             raise CheckpointError("its statistics are of other observations")
@@ -103,3 +99,22 @@ def _same_shapes(saved: Any, fresh: Any) -> Any:
         shape = np.shape(saved.mean) if isinstance(saved, RunningMeanStd) else None
         raise CheckpointError(f"its statistics have shape {shape}, the observations {np.shape(fresh.mean)}")
     return saved
+
+
+_NORMALIZE = ("training", "norm_obs", "norm_reward", "clip_obs", "clip_reward", "gamma", "epsilon", "norm_obs_keys")
+_STATISTICS = ("obs_rms", "ret_rms", "returns", "old_obs", "old_reward")
+
+
+def normalize_state(vec_env: VecEnv) -> dict[str, Any] | None:
+    """Return settings and statistics of the ``VecNormalize`` around environments, or None if there is none."""
+    wrapper = unwrap_vec_normalize(vec_env)
+    if wrapper is None:
+        return None
+    return {name: getattr(wrapper, name) for name in (*_NORMALIZE, *_STATISTICS) if hasattr(wrapper, name)}
+
+
+def set_normalize_state(wrapper: VecNormalize, state: dict[str, Any]) -> None:
+    """Give a ``VecNormalize`` the result of :func:`normalize_state`."""
+    for name in (*_NORMALIZE, *_STATISTICS):
+        if name in state:
+            setattr(wrapper, name, state[name])

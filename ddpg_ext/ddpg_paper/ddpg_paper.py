@@ -1,20 +1,25 @@
 """DDPG as the paper describes it, on Stable-Baselines3's training, callback and save/load machinery."""
 
+import copy
+import io
 import math
+import pathlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from stable_baselines3 import DDPG, TD3
 from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise, VectorizedActionNoise
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule, TrainFrequencyUnit
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule, TensorDict, TrainFrequencyUnit
 from stable_baselines3.common.utils import FloatSchedule, update_learning_rate
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -27,7 +32,6 @@ from ddpg_ext.common.noise import OrnsteinUhlenbeckNoise, noise_scale, seed_rand
 from ddpg_ext.common.normalization import restore_statistics, running_statistics
 from ddpg_ext.ddpg_paper.executors import Executor, make_executor
 from ddpg_ext.ddpg_paper.policies import Actor, CnnPolicy, Critic, DDPGPaperPolicy, MlpPolicy, MultiInputPolicy
-from ddpg_ext.ddpg_paper.save_load import SaveLoad
 from ddpg_ext.ddpg_paper.update import StepMetrics
 from ddpg_ext.ddpg_paper.validation import (
     check_arguments,
@@ -47,7 +51,7 @@ _CURES = {
 }
 
 
-class DDPGPaper(SaveLoad):
+class DDPGPaper(OffPolicyAlgorithm):
     """
     Deep Deterministic Policy Gradient as in the paper (Lillicrap et al., "Continuous control with deep reinforcement
     learning", ICLR 2016, https://arxiv.org/abs/1509.02971).
@@ -184,9 +188,6 @@ class DDPGPaper(SaveLoad):
         self._executor: Executor | None = None
         #: warning to show once when an imported TD3 or DDPG model is trained
         self._import_note: str | None = None
-        #: for snapshots: what seeds resets, and what the log had collected
-        self._snapshot_entropy: int | None = None
-        self._pending_log: dict[str, Any] | None = None
         #: saved with the model, whose noise continues its own stream when it is loaded
         self._noise_is_seeded = False
         self._default_learning_starts = learning_starts is None
@@ -500,10 +501,194 @@ class DDPGPaper(SaveLoad):
 
     def _excluded_save_params(self) -> list[str]:
         networks = ["actor", "critic", "actor_target", "critic_target"]
-        return [*super()._excluded_save_params(), *networks, "_executor", "_statistics_before", "_pending_log"]
+        return [*super()._excluded_save_params(), *networks, "_executor", "_statistics_before"]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return ["policy", "actor.optimizer", "critic.optimizer"], []
+
+    # The functions below import `checkpoints` when they are called, because it imports this package
+
+    def save(
+        self,
+        path: str | pathlib.Path | io.BufferedIOBase,
+        exclude: Iterable[str] | None = None,
+        include: Iterable[str] | None = None,
+    ) -> None:
+        """
+        Save the model in an SB3 zip file.
+
+        The file appears only when all of it is on the disk: a crash in the middle leaves the file that was there.
+
+        :param path: path of the file (".zip" may be left out), or an open binary file
+        :param exclude: attributes to leave out, beyond those that SB3 leaves out
+        :param include: attributes to keep that would be left out
+        :raises CheckpointError: for an attribute that could not be read back; the message says which
+        :raises OSError: if the file cannot be written; the file that was there is unchanged
+        """
+        from ddpg_ext.checkpoints.model_zip import save_model
+
+        save_model(self, path, exclude, include)
+
+    @classmethod
+    def load(
+        cls: type[SelfDDPGPaper],
+        path: str | pathlib.Path | io.BufferedIOBase,
+        env: GymEnv | None = None,
+        device: th.device | str = "auto",
+        custom_objects: dict[str, Any] | None = None,
+        print_system_info: bool = False,
+        force_reset: bool = True,
+        *,
+        trusted: bool = False,
+        allow: Iterable[Any] = (),
+        **kwargs: Any,
+    ) -> SelfDDPGPaper:
+        """
+        Load a model from a zip file: one that ``save`` wrote, or one of SB3's DDPG or TD3, of any version since 1.0.
+
+        Nothing in the file is executed, unless ``trusted``.
+
+        :param path: the file
+        :param env: environment to continue training in; needs the same spaces
+        :param device: "auto", "cpu", "cuda", ...
+        :param custom_objects: values by name that replace saved attributes, which are not read then
+        :param print_system_info: print the system that saved it
+        :param force_reset: reset the environment before training continues
+        :param trusted: unpickle objects that are not on the list of what a checkpoint may have. This lets whoever made
+            the file run any code with your account
+        :param allow: classes and functions of your own that the file may use, such as a features extractor
+        :param kwargs: constructor arguments to change
+        :return: the model
+        :raises CheckpointError: if the file is missing, damaged or refused, or does not fit ``env`` (also a
+            ``ValueError``)
+        :raises InvalidArgumentTypeError: for a keyword that the constructor does not have
+        """
+        from ddpg_ext.checkpoints.load import load_model
+        from ddpg_ext.checkpoints.model_zip import Trust
+
+        trust = Trust(trusted, allow, custom_objects)
+        return load_model(cls, path, env, device, trust, print_system_info, force_reset, kwargs)
+
+    def set_parameters(
+        self,
+        load_path_or_dict: str | TensorDict,
+        exact_match: bool = True,
+        device: th.device | str = "auto",
+    ) -> None:
+        """
+        Load weights and the optimisers' states. The weight decay is an argument of the model, and does not change.
+
+        :param load_path_or_dict: a zip file that ``save`` wrote, or the result of ``get_parameters``
+        :param exact_match: whether every parameter must be there
+        :param device: device for the tensors
+        :raises CheckpointError: if the file is missing or damaged
+        :raises ValueError: for a network or optimiser that the model does not have, or one that is missing
+        """
+        from ddpg_ext.checkpoints.model_zip import load_parameters
+
+        if isinstance(load_path_or_dict, dict):
+            # torch's optimisers take tensors as they are: two models would share one Adam state
+            parameters = copy.deepcopy(load_path_or_dict)
+        else:
+            parameters = load_parameters(load_path_or_dict, device)
+        super().set_parameters(parameters, exact_match, device)
+        self._set_weight_decay()
+
+    def save_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
+        """
+        Save the replay buffer, without a second copy of it in memory.
+
+        :param path: path of the file (".pkl" may be left out, as in SB3), or an open binary file
+        :raises CheckpointError: if a replay buffer of your own holds anything that cannot be stored
+        :raises InvalidArgumentTypeError: if the model has no replay buffer
+        :raises OSError: if the file cannot be written; the file that was there is unchanged
+        """
+        from ddpg_ext.checkpoints.replay_buffer import save_replay_buffer
+
+        save_replay_buffer(self, path)
+
+    def load_replay_buffer(
+        self,
+        path: str | pathlib.Path | io.BufferedIOBase,
+        truncate_last_traj: bool = True,
+        *,
+        trusted: bool = False,
+        allow: Iterable[Any] = (),
+    ) -> None:
+        """
+        Load a replay buffer: one that ``save_replay_buffer`` wrote, or one of SB3's. Nothing in the file is executed.
+
+        :param path: the file
+        :param truncate_last_traj: for ``HerReplayBuffer``: end the episode that was under way
+        :param trusted: unpickle objects that are not on the list of what a replay buffer may have; see :meth:`load`
+        :param allow: classes of your own that the file may use
+        :raises CheckpointError: if the file is missing, damaged or refused
+        """
+        from ddpg_ext.checkpoints.replay_buffer import load_replay_buffer
+
+        load_replay_buffer(self, path, truncate_last_traj, trusted, allow)
+
+    @classmethod
+    def resume(
+        cls: type[SelfDDPGPaper],
+        path: str | pathlib.Path,
+        env: GymEnv,
+        device: th.device | str = "auto",
+        *,
+        trusted: bool = False,
+        allow: Iterable[Any] = (),
+        custom_objects: dict[str, Any] | None = None,
+    ) -> SelfDDPGPaper:
+        """
+        Continue a training run exactly where :class:`~ddpg_ext.SnapshotCallback` took a snapshot.
+
+        With ``model.learn(total - model.num_timesteps, callback=SnapshotCallback(...), reset_num_timesteps=False)``
+        the run ends with the same weights, bit for bit, as if it had never stopped (on the same machine, with the same
+        versions and number of threads).
+
+        :param path: folder of the snapshots, of which the newest is taken, or if it is damaged the one before; or one
+            snapshot
+        :param env: the environment, made as for the first start. A ``VecNormalize`` gets its statistics back; if it is
+            missing, it is put around
+        :param device: "auto", "cpu", "cuda", ...
+        :param trusted: see :meth:`load`
+        :param allow: see :meth:`load`
+        :param custom_objects: see :meth:`load`; a lambda as a schedule has to be given again here
+        :return: the model
+        :raises CheckpointNotFoundError: if there is no snapshot yet
+        :raises CheckpointError: if all snapshots are damaged, or the environment differs
+        """
+        from ddpg_ext.checkpoints.model_zip import Trust
+        from ddpg_ext.checkpoints.snapshots import resume_model
+
+        return resume_model(cls, path, env, device, Trust(trusted, allow, custom_objects))
+
+    @classmethod
+    def from_sb3(cls: type[SelfDDPGPaper], model: TD3) -> SelfDDPGPaper:
+        """
+        Convert a live SB3 DDPG or TD3: its networks, optimisers, counters, environment and replay buffer.
+
+        The networks keep their architecture (``action_layer=1``, no batch normalisation). Of a TD3's critics the first
+        is kept, and ``learn`` says what else is lost.
+
+        :param model: the SB3 model
+        :return: a model that predicts the same
+        :raises CheckpointError: if its networks are not SB3's
+        """
+        from ddpg_ext.checkpoints.load import convert_live
+
+        return convert_live(cls, model)
+
+    def to_sb3_ddpg(self) -> DDPG:
+        """
+        Convert a model without batch normalisation and with ``action_layer=1`` to SB3's DDPG.
+
+        :return: an SB3 model with its weights, optimisers' state, counters, environment and replay buffer
+        :raises CheckpointError: if SB3 does not have its networks
+        """
+        from ddpg_ext.checkpoints.sb3_compat import to_sb3
+
+        return to_sb3(self)
 
 
 def _derived_seed(seed: int, stream: int) -> int:

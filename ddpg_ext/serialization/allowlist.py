@@ -1,9 +1,9 @@
 """
-The allow-list: which classes a file may name, and which objects it may hold, with which attributes.
+The allow-list: the classes that a file may name, and the objects that it may hold, with their attributes.
 
-Nothing here imports by a name that comes from a file, and nothing calls an object's ``__init__``, ``__setstate__`` or
-``__reduce__`` with what a file says: an object is made empty, and gets exactly the attributes listed for it, each of
-the kind listed for it.
+Nothing here imports by a name that comes from a file, and no ``__init__``, ``__setstate__`` or ``__reduce__`` is called
+with arguments from a file. An object is made empty, and gets exactly the attributes listed for its class, each of the
+listed kind.
 """
 
 import builtins
@@ -38,7 +38,7 @@ Check = Callable[[Any], bool]
 
 
 def class_path(cls: type) -> str:
-    """Where a class is defined, as files name it."""
+    """Return the name of a class in files: its module and its qualified name."""
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
@@ -63,16 +63,16 @@ _CLASSES: dict[str, type] = {
         *(getattr(builtins, name) for name in ("float", "int", "bool")),
     )
 }
-#: kinds of classes of this package that a file may name
+#: bases of the classes of this package that a file may name
 _OWN_KINDS = (BasePolicy, torch_layers.BaseFeaturesExtractor, buffers.BaseBuffer, th.nn.Module)
 
 
 class Allowed:
     """
-    The classes and functions that the caller allows a file to use, beyond the ones listed here.
+    Finds classes by the names in a file: those on the list, and those that the caller allows.
 
     :param extra: classes or functions; a file may make instances of the classes and call the functions
-    :raises InvalidArgumentTypeError: if one has no name that a file could name it by
+    :raises InvalidArgumentTypeError: if one is neither
     """
 
     def __init__(self, extra: Iterable[Any] = ()) -> None:
@@ -82,12 +82,8 @@ class Allowed:
                 raise InvalidArgumentTypeError(f"`allow` must list classes or functions, got {item!r}")
             self.extra[f"{item.__module__}.{item.__qualname__}"] = item
 
-    def find_class(self, module: str, name: str) -> type | None:
-        """
-        :param module: module that a file names
-        :param name: class that it names there
-        :return: the class, or None if it is not on the list
-        """
+    def find_class(self, module: str, name: str) -> Any:
+        """Return the class or function of this name, or None if it is not on the list."""
         path = f"{module}.{name}"
         if path in self.extra or path in _CLASSES:
             return self.extra.get(path) or _CLASSES[path]
@@ -100,10 +96,10 @@ class Allowed:
         return None
 
 
-def _subclass(found: Any, kinds: Any, prefix: str) -> type | None:
-    """What was found, if it is a class of these kinds that is defined where it says."""
-    is_one = isinstance(found, type) and issubclass(found, kinds) and found.__module__.startswith(prefix)
-    return found if is_one else None
+def _subclass(candidate: Any, bases: Any, prefix: str) -> type | None:
+    """Return a class that has one of these bases and is defined in a module with this prefix, else None."""
+    is_subclass = isinstance(candidate, type) and issubclass(candidate, bases)
+    return candidate if is_subclass and candidate.__module__.startswith(prefix) else None
 
 
 # -------------------------------------------------------------------- objects
@@ -149,13 +145,13 @@ def _or_none(check: Check) -> Check:
 
 
 @dataclass(frozen=True)
-class Known:
+class AllowedClass:
     """
     A class whose instances a file may hold.
 
     :param cls: the class
-    :param attributes: its attributes, and what each must be
-    :param defaults: attributes that older files do not have
+    :param attributes: a check for each of its attributes
+    :param defaults: values of attributes that older files do not have
     """
 
     cls: type
@@ -164,10 +160,11 @@ class Known:
 
     def make(self, state: Any) -> Any:
         """
+        Return an instance with these attributes, without calling its constructor.
+
         :param state: attributes and their values
-        :return: an object with them
-        :raises UntrustedContentError: for an attribute that is not listed, or of another kind than is listed
-        :raises DamagedCheckpointError: if one is missing
+        :raises UntrustedContentError: for an attribute that is not listed, or whose value fails its check
+        :raises DamagedCheckpointError: if an attribute is missing
         """
         name = self.cls.__name__
         if not isinstance(state, dict):
@@ -186,9 +183,9 @@ class Known:
         return instance
 
 
-_OBJECTS = (
-    Known(NormalActionNoise, {"_mu": _array, "_sigma": _array, "_dtype": _dtype}, {"_dtype": np.float32}),
-    Known(
+_ALLOWED_CLASSES = (
+    AllowedClass(NormalActionNoise, {"_mu": _array, "_sigma": _array, "_dtype": _dtype}, {"_dtype": np.float32}),
+    AllowedClass(
         OrnsteinUhlenbeckActionNoise,
         {
             **{"_theta": _number, "_mu": _array, "_sigma": _array, "_dt": _number, "_dtype": _dtype},
@@ -196,32 +193,26 @@ _OBJECTS = (
         },
         {"_dtype": np.float32},
     ),
-    Known(VectorizedActionNoise, {"n_envs": _integer, "_base_noise": _noise, "_noises": _noises}),
-    Known(
+    AllowedClass(VectorizedActionNoise, {"n_envs": _integer, "_base_noise": _noise, "_noises": _noises}),
+    AllowedClass(
         OrnsteinUhlenbeckNoise,
         {
             **{"mean": _array, "sigma": _array, "theta": _number, "dt": _number, "dtype": _dtype},
             **{"initial_noise": _or_none(_array), "noise_prev": _array, "seed": _or_none(_integer), "_rng": _generator},
         },
     ),
-    Known(ScheduledActionNoise, {"noise": _noise, "schedule": _schedule, "n_steps": _integer}),
-    Known(LinearDecay, {"n_steps": _integer, "start": _number, "end": _number}),
-    Known(FloatSchedule, {"value_schedule": _schedule}),
-    Known(ConstantSchedule, {"val": _number}),
-    Known(LinearSchedule, {"start": _number, "end": _number, "end_fraction": _number}),
-    Known(RunningMeanStd, {"mean": _array, "var": _array, "count": _number}),
+    AllowedClass(ScheduledActionNoise, {"noise": _noise, "schedule": _schedule, "n_steps": _integer}),
+    AllowedClass(LinearDecay, {"n_steps": _integer, "start": _number, "end": _number}),
+    AllowedClass(FloatSchedule, {"value_schedule": _schedule}),
+    AllowedClass(ConstantSchedule, {"val": _number}),
+    AllowedClass(LinearSchedule, {"start": _number, "end": _number, "end_fraction": _number}),
+    AllowedClass(RunningMeanStd, {"mean": _array, "var": _array, "count": _number}),
 )
-OBJECTS: dict[str, Known] = {class_path(known.cls): known for known in _OBJECTS}
-KNOWN_BY_CLASS: dict[type, Known] = {known.cls: known for known in _OBJECTS}
+ALLOWED_CLASSES: dict[str, AllowedClass] = {class_path(allowed.cls): allowed for allowed in _ALLOWED_CLASSES}
 
 
 def linear_to_zero(initial: Any) -> LinearSchedule:
-    """
-    The Zoo's ``lin_<value>`` schedule.
-
-    :param initial: learning rate at the start
-    :return: a schedule that falls to 0 over training
-    """
+    """Return the Zoo's ``lin_<value>`` schedule, which falls from this learning rate to 0 over training."""
     if not _number(initial):
-        raise UntrustedContentError("a linear schedule whose start is not a number")
+        raise UntrustedContentError("a linear schedule that does not start at a number")
     return LinearSchedule(float(initial), 0.0, 1.0)

@@ -1,32 +1,44 @@
-"""Files that are either there in full or not at all, with checksums inside."""
+"""Zip files: written so that they appear in full or not at all, and checked before anything is read from them."""
 
 import contextlib
-import hashlib
+import io
 import json
+import os
+import stat
+import struct
 import zipfile
+import zlib
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, cast
 
 import numpy as np
 
 from ddpg_ext._version import __version__
+from ddpg_ext.common.errors import CheckpointError, CheckpointNotFoundError, DamagedCheckpointError
 from ddpg_ext.common.files import atomic_file
 
-#: the member that lists all others with their sizes and checksums
-MANIFEST = "ddpg_ext.json"
-FORMAT_VERSION = 1
+#: the member that names the kind of the file and the version of its format
+FORMAT = "ddpg_ext.json"
+FORMAT_VERSION = 2
+MAX_MEMBERS = 10_000
+#: a small file may have members of text or pickles up to this size; a larger file, up to its own size
+MIN_TEXT = 8 * 2**20
+#: a small file may unpack to this size; a larger file, to `MAX_RATIO` times its own size
+MIN_UNPACKED = 64 * 2**20
+MAX_RATIO = 20
 _CHUNK = 2**20
+_BROKEN = (
+    *(zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError),
+    *(RuntimeError, ValueError, OSError, OverflowError),
+)
 
 
-def views_of_bytes(data: Any) -> Iterator[memoryview]:
-    """
-    :param data: bytes, or an array whose last dimension lies in one piece
-    :yield: its memory in the order of its elements, in as many pieces as it lies in
-    """
+def _memory_of(data: Any) -> Iterator[memoryview]:
+    """Yield the bytes of an array in the order of its elements, in pieces that are contiguous in memory."""
     if isinstance(data, np.ndarray) and data.ndim > 1 and not data.flags.c_contiguous:
         for part in data:
-            yield from views_of_bytes(part)
+            yield from _memory_of(part)
         return
     view = memoryview(data)
     # An empty array cannot be cast, and has nothing to write
@@ -35,70 +47,279 @@ def views_of_bytes(data: Any) -> Iterator[memoryview]:
 
 class ZipWriter:
     """
-    Writes members into a zip file, and at the end the manifest.
+    Writes members into a zip file.
 
     :param file: the file to write to
-    :param kind: what the file is: "model", "replay buffer" or "snapshot"
     """
 
-    def __init__(self, file: BinaryIO, kind: str) -> None:
+    def __init__(self, file: BinaryIO) -> None:
         self._archive = zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True)
-        self._kind = kind
-        self._members: dict[str, dict[str, Any]] = {}
 
     def write(self, name: str, data: Any) -> None:
         """
         Write a member, without a second copy of it in memory.
 
         :param name: name of the member
-        :param data: bytes, or an array
+        :param data: bytes, or an array whose last dimension is contiguous
         """
-        digest, size = hashlib.sha256(), 0
         # The date is left at zip's zero: files with the same content are the same
         with self._archive.open(zipfile.ZipInfo(name), "w", force_zip64=True) as member:
-            for view in views_of_bytes(data):
-                size += len(view)
+            for view in _memory_of(data):
                 for start in range(0, len(view), _CHUNK):
-                    chunk = view[start : start + _CHUNK]
-                    digest.update(chunk)
-                    member.write(chunk)
-        self._members[name] = {"size": size, "sha256": digest.hexdigest()}
-
-    def write_json(self, name: str, value: Any) -> None:
-        """
-        :param name: name of the member
-        :param value: JSON
-        """
-        self.write(name, json.dumps(value, indent=1).encode())
+                    member.write(view[start : start + _CHUNK])
 
     def abandon(self) -> None:
-        """Leave the archive as it is: the file is closed, or full, when Python would end it."""
+        """Keep Python from ending the archive when the file is closed, or the disk full."""
         self._archive.fp = None
 
     def close(self) -> None:
-        """Write the manifest, and end the archive."""
-        manifest = {
-            "format": FORMAT_VERSION,
-            "kind": self._kind,
-            "ddpg_ext": __version__,
-            "members": self._members,
-        }
-        self._archive.writestr(zipfile.ZipInfo(MANIFEST), json.dumps(manifest, indent=1))
+        """End the archive."""
         self._archive.close()
 
 
 @contextlib.contextmanager
 def write_zip(path: Any, kind: str) -> Iterator[ZipWriter]:
     """
-    :param path: where the file goes, or an open binary file (which is not atomic, then)
-    :param kind: what the file is
-    :yield: the writer; an error inside leaves what was at ``path``
+    Write a zip file. An error inside the block leaves the file that was there.
+
+    :param path: path of the file; or an open binary file, which is not written atomically
+    :param kind: kind of the file: "model", "replay buffer" or "snapshot"
+    :yield: the writer
     """
     with contextlib.nullcontext(path) if hasattr(path, "write") else atomic_file(Path(path)) as file:
-        writer = ZipWriter(cast(BinaryIO, file), kind)
+        writer = ZipWriter(cast(BinaryIO, file))
         try:
+            writer.write(FORMAT, json.dumps({"kind": kind, "format": FORMAT_VERSION, "ddpg_ext": __version__}).encode())
             yield writer
             writer.close()
         except BaseException:
             writer.abandon()
             raise
+
+
+def open_regular_file(path: str | os.PathLike[str]) -> BinaryIO:
+    """
+    Open a file for reading.
+
+    :param path: path of the file
+    :raises CheckpointNotFoundError: if there is no such file
+    :raises CheckpointError: if it is a folder, a pipe or a device (which could be read forever)
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0))
+    except FileNotFoundError:
+        raise CheckpointNotFoundError(f"there is no file {os.fspath(path)!r}") from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{os.fspath(path)!r} cannot be opened: {error}") from None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise CheckpointError(f"{os.fspath(path)!r} is not a regular file")
+    return os.fdopen(descriptor, "rb")
+
+
+class HostileArchiveError(DamagedCheckpointError):
+    """A zip file looks as if it was made to harm. It counts as damaged, because a flipped bit can do that, too."""
+
+
+class ZipReader:
+    """
+    Reads members of a zip file, which are never unpacked to the disk. The zip's CRC-32 are checked.
+
+    :param source: path of the file, or an open binary file
+    :raises CheckpointNotFoundError: if there is no such file
+    :raises DamagedCheckpointError: if it is not a zip file, or a broken one
+    :raises HostileArchiveError: if it is made to harm: names that lead out of it, links, duplicates, bombs
+    """
+
+    def __init__(self, source: str | os.PathLike[str] | BinaryIO | io.IOBase) -> None:
+        self.name = os.fspath(source) if isinstance(source, str | os.PathLike) else "the file"
+        self._owned = isinstance(source, str | os.PathLike)
+        self._file: Any = open_regular_file(source) if isinstance(source, str | os.PathLike) else source
+        try:
+            self.file_size = _check_directory_size(self._file)
+            self._archive = zipfile.ZipFile(self._file)
+            self._infos = _check_members(self._archive.infolist(), self.file_size)
+            self.kind = self._read_kind()
+        except _BROKEN as error:
+            self.close()
+            if isinstance(error, CheckpointError):
+                raise type(error)(f"{self.name}: {error}") from None
+            raise DamagedCheckpointError(f"{self.name}: not a whole zip file: {error}") from None
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> "ZipReader":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file, if it was opened here."""
+        if self._owned:
+            self._file.close()
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the members, without the one for the format."""
+        return [name for name in self._infos if name != FORMAT]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._infos
+
+    def _read_kind(self) -> str:
+        """Return the kind of the file, empty for a file of SB3's."""
+        if FORMAT not in self._infos:
+            return ""
+        description = parse_json(self._archive.read(FORMAT))
+        if not isinstance(description, dict) or not isinstance(description.get("kind"), str):
+            raise DamagedCheckpointError(f"its {FORMAT} does not name its kind")
+        if description.get("format") != FORMAT_VERSION:
+            version = str(description.get("format"))[:20]
+            raise CheckpointError(f"its format is {version}, this version of ddpg_ext reads {FORMAT_VERSION}")
+        return description["kind"]
+
+    def size(self, name: str) -> int:
+        """
+        Return the size of a member in bytes.
+
+        :raises DamagedCheckpointError: if there is no such member
+        """
+        if name not in self._infos:
+            raise DamagedCheckpointError(f"{self.name}: it has no member {name!r}")
+        return self._infos[name].file_size
+
+    def read(self, name: str) -> bytes:
+        """
+        Return the content of a member.
+
+        :raises DamagedCheckpointError: if there is no such member, or it is damaged
+        """
+        self.size(name)
+        try:
+            return self._archive.read(name)
+        except _BROKEN as error:
+            raise DamagedCheckpointError(f"{self.name}: {name} is damaged: {error}") from None
+
+    def read_text(self, name: str) -> bytes:
+        """
+        Return the content of a member of text, JSON or a pickle, whose values take more memory than its bytes.
+
+        :raises CheckpointError: if it is packed and much larger than the file
+        :raises DamagedCheckpointError: if there is no such member, or it is damaged
+        """
+        if self.size(name) > max(MIN_TEXT, self.file_size):
+            raise CheckpointError(f"{self.name}: {name} has {self.size(name):,} bytes, more than the whole file")
+        return self.read(name)
+
+    def read_into(self, name: str, target: Any) -> None:
+        """
+        Read a member into memory that exists.
+
+        :param name: name of the member
+        :param target: an array of exactly the member's size, whose last dimension is contiguous
+        :raises DamagedCheckpointError: if there is no such member, or it is damaged
+        """
+        size = self.size(name)
+        if target.nbytes != size:
+            raise DamagedCheckpointError(f"{self.name}: {name} has {size:,} bytes instead of {target.nbytes:,}")
+        try:
+            with cast(zipfile.ZipExtFile, self._archive.open(name)) as member:
+                for view in _memory_of(target):
+                    done = 0
+                    while done < len(view):
+                        n = member.readinto(view[done : done + _CHUNK])
+                        if not n:
+                            raise EOFError("it ends too early")
+                        done += n
+                if member.read(1):  # and the checksum, which is checked at the end
+                    raise EOFError("it is longer than it says")
+        except _BROKEN as error:
+            raise DamagedCheckpointError(f"{self.name}: {name} is damaged: {error}") from None
+
+    def read_json(self, name: str) -> Any:
+        """
+        Return the JSON in a member.
+
+        :raises DamagedCheckpointError: if it holds none
+        """
+        try:
+            return parse_json(self.read_text(name))
+        except DamagedCheckpointError as error:
+            raise DamagedCheckpointError(f"{self.name}: {name}: {error}") from None
+
+
+def parse_json(data: bytes) -> Any:
+    """
+    Return the value of JSON text in UTF-8.
+
+    :raises DamagedCheckpointError: if it is not JSON
+    """
+    try:
+        return json.loads(data.decode())
+    except (ValueError, RecursionError) as error:
+        raise DamagedCheckpointError(f"not JSON: {error}") from None
+
+
+def _check_directory_size(file: Any) -> int:
+    """Check the size of a zip file's directory, which ``zipfile`` reads into memory; return the size of the file."""
+    size = file.seek(0, os.SEEK_END)
+    tail_start = max(0, size - 2**16 - 22)
+    file.seek(tail_start)
+    tail = file.read(size - tail_start)
+    at = tail.rfind(b"PK\x05\x06")
+    if at < 0 or len(tail) < at + 22:
+        raise DamagedCheckpointError("not a zip file")
+    entries, directory_size = struct.unpack("<HL", tail[at + 10 : at + 16])
+    locator = tail[at - 20 : at] if at >= 20 else b""
+    if locator[:4] == b"PK\x06\x07":  # zip64: the true numbers are in another record
+        file.seek(struct.unpack("<Q", locator[8:16])[0])
+        record = file.read(56)
+        if record[:4] != b"PK\x06\x06" or len(record) < 56:
+            raise DamagedCheckpointError("not a whole zip file")
+        entries, directory_size = struct.unpack("<QQ", record[32:48])
+    if entries > MAX_MEMBERS or directory_size > 1000 * MAX_MEMBERS:
+        raise HostileArchiveError(f"it has {entries:,} members, more than any checkpoint needs")
+    file.seek(0)
+    return size
+
+
+def _check_members(infos: list[zipfile.ZipInfo], file_size: int) -> dict[str, zipfile.ZipInfo]:
+    members: dict[str, zipfile.ZipInfo] = {}
+    for info in infos:
+        name = info.filename
+        path = PurePosixPath(name)
+        if name in members:
+            raise HostileArchiveError(f"it has two members {name[:80]!r}")
+        if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name or not name or "\0" in name:
+            raise HostileArchiveError(f"the name of its member {name[:80]!r} leads out of it")
+        if stat.S_ISLNK(info.external_attr >> 16):
+            raise HostileArchiveError(f"its member {name[:80]!r} is a symbolic link")
+        if info.flag_bits & 0x1:
+            raise HostileArchiveError(f"its member {name[:80]!r} is encrypted")
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise HostileArchiveError(f"its member {name[:80]!r} is compressed in a way that checkpoints are not")
+        if info.compress_type == zipfile.ZIP_STORED and info.compress_size != info.file_size:
+            raise DamagedCheckpointError(f"its member {name[:80]!r} has two sizes")
+        members[name] = info
+    unpacked = sum(info.file_size for info in infos)
+    if unpacked > max(MIN_UNPACKED, MAX_RATIO * file_size):
+        raise HostileArchiveError(f"a zip bomb: {file_size:,} bytes that would unpack to {unpacked:,}")
+    if sum(info.compress_size for info in infos) > file_size:
+        raise HostileArchiveError("a zip bomb: its members overlap")
+    return members
+
+
+def resolve_suffix(path: Any, suffix: str) -> Any:
+    """
+    Return the path with a suffix that the caller left out, if only the file with the suffix exists.
+
+    :param path: a path, or an open file, which is returned as it is
+    :param suffix: such as ".zip"
+    """
+    if not isinstance(path, str | os.PathLike):
+        return path
+    path = Path(path)
+    with_suffix = path.with_name(path.name + suffix)
+    return with_suffix if not path.is_file() and with_suffix.is_file() else path

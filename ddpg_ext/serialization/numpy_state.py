@@ -1,7 +1,8 @@
-"""NumPy arrays, dtypes and generators from their parts, each part checked: no file says what memory is read."""
+"""NumPy arrays, dtypes and generators from their parts, each checked, so that no file chooses what memory is read."""
 
 import math
 import re
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,9 @@ _BIT_GENERATORS: dict[str, type[np.random.BitGenerator]] = {
 
 def make_dtype(code: Any) -> np.dtype:
     """
-    :param code: a dtype as text, such as "<f4"
-    :return: the dtype, of plain numbers or text
-    :raises UntrustedContentError: for another: structured, of objects, ...
+    Return the dtype of plain numbers or text with a code such as "<f4".
+
+    :raises UntrustedContentError: for any other dtype: structured, of objects, ...
     """
     if not (isinstance(code, str) and _PLAIN_DTYPE.fullmatch(code)):
         raise UntrustedContentError(f"an array of dtype {str(code)[:40]!r}, where plain numbers are expected")
@@ -30,11 +31,12 @@ def make_dtype(code: Any) -> np.dtype:
 
 def make_array(dtype: np.dtype, shape: Any, data: Any, order: str = "C") -> np.ndarray:
     """
+    Return an array with memory of its own.
+
     :param dtype: type of the elements
-    :param shape: the array's shape
+    :param shape: shape of the array
     :param data: its bytes
     :param order: "C" or "F"
-    :return: the array, with memory of its own
     :raises DamagedCheckpointError: if the bytes are more or fewer than shape and dtype ask for
     """
     shape = check_shape(shape)
@@ -52,22 +54,23 @@ def make_array(dtype: np.dtype, shape: Any, data: Any, order: str = "C") -> np.n
 
 def check_shape(shape: Any) -> tuple[int, ...]:
     """
-    :param shape: what a file calls a shape
-    :return: it, if it is one
-    :raises DamagedCheckpointError: if it is not
+    Return the shape that a file gives to an array, as a tuple.
+
+    :raises DamagedCheckpointError: if it is not a shape
     """
     shape = (shape,) if isinstance(shape, int) else shape
     if not (isinstance(shape, tuple | list) and len(shape) <= 32 and all(type(n) is int and n >= 0 for n in shape)):
-        raise DamagedCheckpointError("an array has something else than whole numbers as its shape")
+        raise DamagedCheckpointError(f"invalid shape {str(shape)[:80]} of an array")
     return tuple(shape)
 
 
 def make_generator(state: Any, seed_sequence: dict[str, Any] | None = None) -> np.random.Generator:
     """
+    Return a generator in a state.
+
     :param state: a bit generator's ``state``
     :param seed_sequence: attributes of the ``SeedSequence`` that it spawns from
-    :return: the generator in that state
-    :raises DamagedCheckpointError: if the state is not one
+    :raises DamagedCheckpointError: if the state is invalid
     """
     bit_generator = make_bit_generator(state)
     if seed_sequence is not None:
@@ -81,15 +84,16 @@ def make_generator(state: Any, seed_sequence: dict[str, Any] | None = None) -> n
             saved, bit_generator = bit_generator.state, type(bit_generator)(sequence)
             bit_generator.state = saved
         except (TypeError, ValueError, KeyError, OverflowError):
-            raise DamagedCheckpointError("the seed sequence of a random generator is not one") from None
+            raise DamagedCheckpointError("invalid seed sequence of a random generator") from None
     return np.random.Generator(bit_generator)
 
 
 def make_bit_generator(state: Any) -> np.random.BitGenerator:
     """
+    Return a bit generator in a state.
+
     :param state: a bit generator's ``state``
-    :return: the bit generator in that state
-    :raises DamagedCheckpointError: if the state is not one
+    :raises DamagedCheckpointError: if the state is invalid
     """
     try:
         bit_generator = _BIT_GENERATORS[state["bit_generator"]](0)
@@ -101,41 +105,32 @@ def make_bit_generator(state: Any) -> np.random.BitGenerator:
             raise ValueError("position")
         bit_generator.state = state
     except (TypeError, ValueError, KeyError, OverflowError, IndexError, AttributeError):
-        raise DamagedCheckpointError("the state of a random generator is not one") from None
+        raise DamagedCheckpointError("invalid state of a random generator") from None
     return bit_generator
 
 
 def make_random_state(state: Any) -> np.random.RandomState:
     """
-    :param state: what ``RandomState.get_state(legacy=False)`` gives
-    :return: the generator in that state
-    :raises DamagedCheckpointError: if the state is not one
+    Return a ``RandomState`` in a state.
+
+    :param state: the result of ``RandomState.get_state(legacy=False)``
+    :raises DamagedCheckpointError: if the state is invalid
     """
     bit_generator = make_bit_generator(state)
     random_state = np.random.RandomState(bit_generator)  # gym's spaces have these
     try:
         random_state.set_state(state)
     except (TypeError, ValueError, KeyError):
-        raise DamagedCheckpointError("the state of a random generator is not one") from None
+        raise DamagedCheckpointError("invalid state of a random generator") from None
     return random_state
 
 
-def generator_state(generator: np.random.Generator) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """
-    :param generator: a generator
-    :return: its state, and that of the seed sequence that it spawns from (None where it has none)
-    """
-    bit_generator = generator.bit_generator
-    sequence = bit_generator.seed_seq
-    if not isinstance(sequence, np.random.SeedSequence):
-        return dict(bit_generator.state), None
-    names = ("entropy", "spawn_key", "pool_size", "n_children_spawned")
-    return dict(bit_generator.state), {name: getattr(sequence, name) for name in names}
-
-
 def _natural_numbers(value: Any) -> Any:
-    if isinstance(value, list | tuple):
+    """Return numbers that may be NumPy's, in lists or arrays, as Python's."""
+    if isinstance(value, list | tuple | np.ndarray):
         return [_natural_numbers(item) for item in value]
-    if value is not None and (not isinstance(value, int) or value < 0):
+    if value is None:
+        return None
+    if not isinstance(value, Integral) or value < 0:
         raise ValueError("not a natural number")
-    return value
+    return int(value)

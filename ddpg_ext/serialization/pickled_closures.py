@@ -1,71 +1,85 @@
-"""Functions that cloudpickle stored by value, of which the few that are harmless and common are recognised."""
+"""Functions that cloudpickle stored by value: two harmless and common ones are recognised."""
 
 from typing import Any
 
 from ddpg_ext.common.errors import UntrustedContentError
-from ddpg_ext.serialization.allowlist import OBJECTS, linear_to_zero
-from ddpg_ext.serialization.safe_pickle import Call, Global, canonical
+from ddpg_ext.serialization.allowlist import ALLOWED_CLASSES, linear_to_zero
+from ddpg_ext.serialization.safe_pickle import Global, Recorded
 
-#: What functions of one float in a closure compile to, by CPython version (the same from 3.6 to 3.10, and in 3.11 and
-#: 3.12). They name no global and no attribute: the code alone says all that they do.
+#: functions of cloudpickle's that make a function
+CLOSURES = ("cloudpickle.cloudpickle._make_function", "cloudpickle.cloudpickle._make_skel_func")
+#: all functions of cloudpickle's that a stored function needs
+FUNCTION_PARTS = {
+    *CLOSURES,
+    *(
+        f"cloudpickle.cloudpickle.{name}"
+        for name in (
+            *("_fill_function", "_function_setstate", "_builtin_type"),
+            *("_make_cell", "_make_empty_cell", "_get_cell_contents"),
+        )
+    ),
+}
+
+#: Byte code of functions of one float in a closure, by CPython version (the same from 3.6 to 3.10, and in 3.11 and
+#: 3.12). It names no global and no attribute, so it says all that the function does.
 _RETURN_CELL = (b"\x88\x00S\x00", b"\x95\x01\x97\x00\x89\x01S\x00")
 _RETURN_CELL_TIMES_ARGUMENT = (b"|\x00\x88\x00\x14\x00S\x00", b"\x95\x01\x97\x00|\x00\x89\x01z\x05\x00\x00S\x00")
 
 
-def known_function(call: Call) -> Any:
+def schedule_from_closure(call: Recorded) -> Any:
     """
-    A function that cloudpickle stored by value is never made. Two that SB3 and the Zoo wrote into every checkpoint are
-    recognised by their code and replaced by what they compute: a constant, and a linear decay.
+    Return the schedule that a function stored by value computes: a constant, or a linear decay to 0.
+
+    The function itself is never made. SB3 and the Zoo wrote these two into every checkpoint.
+
+    :param call: the call of cloudpickle's that would make the function
+    :raises UntrustedContentError: for any other function
     """
-    code, value = _code_of(call), _closure_of(call)
+    code, value = _byte_code(call), _closed_over_number(call)
     if value is not None and code in _RETURN_CELL:
-        return OBJECTS["stable_baselines3.common.utils.ConstantSchedule"].make({"val": value})
+        return ALLOWED_CLASSES["stable_baselines3.common.utils.ConstantSchedule"].make({"val": value})
     if value is not None and code in _RETURN_CELL_TIMES_ARGUMENT:
         return linear_to_zero(value)
     raise UntrustedContentError("a function, stored as code")
 
 
 def is_lambda_type(func: Any) -> bool:
-    """How older versions of cloudpickle name the type of functions."""
+    """Return whether this is the type of functions, as older versions of cloudpickle name it."""
     return (
-        isinstance(func, Call)
+        isinstance(func, Recorded)
         and isinstance(func.func, Global)
-        and canonical(func.func) == "cloudpickle._builtin_type"
+        and func.func.path == "cloudpickle.cloudpickle._builtin_type"
         and func.args == ("LambdaType",)
     )
 
 
 def is_function(node: Any) -> bool:
-    """
-    :param node: what the pickle machine made
-    :return: whether it is a function, stored by value
-    """
-    if not isinstance(node, Call):
+    """Return whether a recorded value is a function, stored by value."""
+    if not isinstance(node, Recorded):
         return False
-    made = ("cloudpickle._make_function", "cloudpickle._make_skel_func")
-    return is_lambda_type(node.func) or (isinstance(node.func, Global) and canonical(node.func) in made)
+    return is_lambda_type(node.func) or (isinstance(node.func, Global) and node.func.path in CLOSURES)
 
 
-def _code_of(call: Call) -> bytes | None:
-    """The byte code of a function of one argument and one closure cell, without default arguments."""
-    code = call.args[0] if isinstance(call.args, tuple) and call.args else None
-    if not isinstance(code, Call) or not isinstance(code.args, tuple):
+def _byte_code(call: Recorded) -> bytes | None:
+    """Return the byte code of a function of one argument and one closure cell, without default arguments."""
+    code = call.args[0] if call.args else None
+    if not isinstance(code, Recorded):
         return None
     # Argument counts come first; the byte code is the first bytes object
-    code_bytes = next((arg for arg in code.args if isinstance(arg, bytes)), None)
+    byte_code = next((arg for arg in code.args if isinstance(arg, bytes)), None)
     has_defaults = len(call.args) > 3 and call.args[3] is not None
-    return code_bytes if code.args[:1] == (1,) and not has_defaults else None
+    return byte_code if code.args[:1] == (1,) and not has_defaults else None
 
 
-def _closure_of(call: Call) -> float | None:
-    """The number in a function's only closure cell."""
+def _closed_over_number(call: Recorded) -> float | None:
+    """Return the number in a function's only closure cell."""
     state = call.state
     slots = state[1] if isinstance(state, tuple) and len(state) == 2 and isinstance(state[1], dict) else {}
     cells = slots.get("__closure__") or slots.get("closure")
-    if cells is None and isinstance(call.args, tuple) and isinstance(call.args[-1], tuple):
+    if cells is None and call.args and isinstance(call.args[-1], tuple):
         cells = call.args[-1]
-    if not (isinstance(cells, tuple) and len(cells) == 1 and isinstance(cells[0], Call)):
+    if not (isinstance(cells, tuple) and len(cells) == 1 and isinstance(cells[0], Recorded)):
         return None
     args = cells[0].args
-    value = args[0] if isinstance(args, tuple) and len(args) == 1 else None
+    value = args[0] if len(args) == 1 else None
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None

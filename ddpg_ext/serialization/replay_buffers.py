@@ -1,28 +1,139 @@
-"""Replay buffers as files: a zip of one raw member per array and one JSON, written without a second copy in memory."""
+"""
+Replay buffers as files: a zip of one raw member per array, and a pickle of the plain values.
+
+For SB3's buffers, and others that keep their state in attributes, these functions find arrays and values by themselves.
+A buffer of the user's own can have two methods instead. ``snapshot_state()`` returns ``(values, arrays)``: a dict of
+plain values and a dict of NumPy arrays. ``load_snapshot_state(values, arrays)`` takes them back; each of the arrays has
+``shape``, ``dtype`` and ``read_into(target)``, and is not in memory yet.
+"""
 
 import io
 import os
+import pickle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch as th
+from gymnasium import spaces
 from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
+from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.her.goal_selection_strategy import GoalSelectionStrategy
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from ddpg_ext.common.errors import CheckpointError, DamagedCheckpointError, UntrustedContentError
-from ddpg_ext.serialization import buffer_state, codec
 from ddpg_ext.serialization.allowlist import Allowed, class_path
-from ddpg_ext.serialization.archive import ZipWriter, write_zip
+from ddpg_ext.serialization.archive import ZipReader, ZipWriter, open_regular_file, resolve_suffix, write_zip
 from ddpg_ext.serialization.numpy_state import check_shape, make_dtype
-from ddpg_ext.serialization.reconstruct import Rebuilder, refusal
-from ddpg_ext.serialization.safe_pickle import Budget, Call, Global, parse
-from ddpg_ext.serialization.zip_reader import ZipReader, open_regular_file, resolve_suffix
+from ddpg_ext.serialization.reconstruct import Reconstructor, load_pickle, refusal
+from ddpg_ext.serialization.safe_pickle import Budget, Global, Recorded, record
+from ddpg_ext.serialization.writing import dump_plain
 
 FOLDER = "replay_buffer/"
-LAYOUT = f"{FOLDER}layout.json"
-#: a buffer of HER has two for each of its transitions
-MAX_OPCODES = 6_000_000
+LAYOUT = f"{FOLDER}layout.pkl"
+
+#: attributes that come from the model that the buffer belongs to
+_NOT_STATE = ("env", "device", "observation_space", "action_space", "obs_shape", "action_dim")
+
+
+# ------------------------------------------------------------- a buffer's state
+
+
+def get_state(buffer: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """
+    Return the plain values of a replay buffer by name, and its arrays by name.
+
+    The arrays are views of the rows that hold transitions.
+    """
+    if hasattr(buffer, "snapshot_state"):
+        return buffer.snapshot_state()
+    values: dict[str, Any] = {}
+    arrays: dict[str, np.ndarray] = {}
+    for name, value in vars(buffer).items():
+        if name in _NOT_STATE or isinstance(value, spaces.Space | VecEnv):
+            continue
+        parts = {f"{name}/{key}": part for key, part in _arrays_in(value).items()}
+        for key, part in (parts or {name: value}).items():
+            array = _as_array(part)
+            if array is None:
+                values[key] = part.tolist() if isinstance(part, np.ndarray) else part
+            else:
+                arrays[key] = array[: _n_rows(buffer, array)]
+    if isinstance(values.get("infos"), list) and not getattr(buffer, "copy_info_dict", False):
+        del values["infos"]  # HER's, which are empty unless it copies them
+    return values, arrays
+
+
+def set_state(buffer: Any, values: dict[str, Any], arrays: dict[str, Any]) -> None:
+    """
+    Fill a buffer that was made with the same arguments.
+
+    :param buffer: the buffer
+    :param values: plain values by name
+    :param arrays: arrays by name, not read yet: :class:`StoredArray`
+    :raises DamagedCheckpointError: if they do not belong to such a buffer
+    """
+    if hasattr(buffer, "load_snapshot_state"):
+        buffer.load_snapshot_state(values, arrays)
+        return
+    present_values, present_arrays = get_state(buffer)
+    if set(arrays) != set(present_arrays) or set(values) - {"infos"} != set(present_values) - {"infos"}:
+        raise DamagedCheckpointError(f"its parts are not those of a {type(buffer).__name__}")
+    for name in ("buffer_size", "n_envs"):
+        if name in values and values[name] != getattr(buffer, name):
+            raise CheckpointError(
+                f"it was made with {name}={values[name]!r}, the model has {getattr(buffer, name)!r}: they must be equal"
+            )
+    for name, stored in arrays.items():
+        owner, _, key = name.partition("/")
+        target = getattr(buffer, owner)
+        array = _as_array(_arrays_in(target)[key] if key else target)
+        assert array is not None  # since it is in present_arrays
+        if stored.dtype != array.dtype or stored.shape[1:] != array.shape[1:] or stored.shape[0] > array.shape[0]:
+            raise DamagedCheckpointError(
+                f"its {name} has shape {stored.shape} and dtype {stored.dtype}, "
+                f"where the model's buffer has {array.shape} and {array.dtype}"
+            )
+        stored.read_into(array[: stored.shape[0]])
+    for name, value in values.items():
+        if name == "infos":
+            value = _object_array(value, buffer.infos.shape)
+        elif type(value) is not type(present_values[name]) and not isinstance(value, int | float | str | None):
+            raise DamagedCheckpointError(f"its {name} is a {type(value).__name__}")
+        setattr(buffer, name, value)
+    if not 0 <= buffer.pos <= buffer.buffer_size:
+        raise DamagedCheckpointError(f"its position is {buffer.pos}")
+
+
+def _arrays_in(value: Any) -> dict[str, np.ndarray]:
+    """Return the arrays of a dict or tuple of arrays by key or number; empty for anything else."""
+    parts = dict(enumerate(value)) if isinstance(value, tuple) else value
+    if not isinstance(parts, dict) or not all(_as_array(part) is not None for part in parts.values()):
+        return {}
+    return {str(key): part for key, part in parts.items()}
+
+
+def _as_array(value: Any) -> np.ndarray | None:
+    if isinstance(value, th.Tensor) and value.device.type == "cpu":
+        return value.numpy()
+    return value if isinstance(value, np.ndarray) and value.dtype != object else None
+
+
+def _n_rows(buffer: Any, array: np.ndarray) -> int | None:
+    """Return the number of rows to keep, since a buffer is filled from the front; None: all."""
+    has_a_row_per_transition = array.ndim > 0 and array.shape[0] == buffer.buffer_size
+    # With `optimize_memory_usage`, the next observation of the last transition is one row further
+    return min(buffer.pos + 1, buffer.buffer_size) if has_a_row_per_transition and not buffer.full else None
+
+
+def _object_array(rows: Any, shape: tuple[int, ...]) -> np.ndarray:
+    array = np.empty(shape, dtype=object)
+    for index in np.ndindex(shape):
+        array[index] = rows[index[0]][index[1]]
+    return array
+
+
+# ------------------------------------------------------------------------ files
 
 
 class StoredArray:
@@ -30,20 +141,22 @@ class StoredArray:
     An array in a zip file, not read yet.
 
     :param archive: the file
-    :param name: its member
-    :param shape: its shape
-    :param dtype: its dtype
+    :param name: name of the member
+    :param shape: shape of the array
+    :param dtype: code of its dtype
     """
 
     def __init__(self, archive: ZipReader, name: str, shape: Any, dtype: Any) -> None:
         self._archive, self._name = archive, name
         self.shape, self.dtype = check_shape(shape), make_dtype(dtype)
         if archive.size(name) != int(np.prod(self.shape, dtype=object)) * self.dtype.itemsize:
-            raise DamagedCheckpointError(f"{name} has another size than its shape {self.shape} asks for")
+            raise DamagedCheckpointError(f"the size of {name} does not fit its shape {self.shape}")
 
     def read_into(self, target: np.ndarray) -> None:
         """
-        :param target: of this shape and dtype; its last dimension in one piece
+        Read the array into one of the same shape and dtype.
+
+        :param target: the other array, whose last dimension is contiguous
         """
         if target.shape != self.shape or target.dtype != self.dtype:
             raise DamagedCheckpointError(
@@ -54,65 +167,60 @@ class StoredArray:
 
 def write_members(archive: ZipWriter, buffer: Any) -> None:
     """
-    :param archive: where to write
-    :param buffer: the replay buffer
-    :raises CheckpointError: if it holds what has no JSON
+    Write a replay buffer into a zip file.
+
+    :raises CheckpointError: if it holds anything that cannot be read back
     """
-    values, arrays = buffer_state.get_state(buffer)
-    layout = {}
+    values, arrays = get_state(buffer)
+    advice = f"give {type(buffer).__name__} the methods snapshot_state() and load_snapshot_state(values, arrays)"
+    layout = {
+        "class": class_path(type(buffer)),
+        "arrays": {name: (array.shape, array.dtype.str) for name, array in arrays.items()},
+        "values": dump_plain(values, "the replay buffer", advice),
+    }
+    archive.write(LAYOUT, pickle.dumps(layout, protocol=4))
     for name, array in arrays.items():
         archive.write(f"{FOLDER}{name}", array)
-        layout[name] = {"shape": list(array.shape), "dtype": array.dtype.str}
-    description = {"class": class_path(type(buffer)), "values": _encode(values, buffer), "arrays": layout}
-    archive.write_json(LAYOUT, description)
-
-
-def _encode(values: dict[str, Any], buffer: Any) -> Any:
-    for name, value in values.items():
-        try:
-            codec.encode(value)
-        except codec.NotEncodableError as error:
-            raise codec.NotEncodableError(
-                f"the replay buffer's attribute `{name}` is {error}, which has no JSON. Give {type(buffer).__name__} "
-                "the methods snapshot_state() and load_snapshot_state(values, arrays)"
-            ) from None
-    return codec.encode(values)
 
 
 def read_members(archive: ZipReader, buffer: Any, allowed: Allowed) -> None:
     """
+    Fill a replay buffer from a zip file.
+
     :param archive: the open file
-    :param buffer: a buffer of the class that was written, to be filled
-    :param allowed: classes of the caller's own
-    :raises CheckpointError: if the file is damaged, or is of another buffer
+    :param buffer: a buffer of the class that was written
+    :param allowed: classes and functions that the caller allows beyond the list
+    :raises CheckpointError: if the file is damaged, or holds another buffer
     """
-    description = archive.read_json(LAYOUT)
     try:
-        saved_class, layout = description["class"], dict(description["arrays"])
-        values = codec.decode(description["values"], allowed)
+        budget = Budget(archive.file_size)
+        layout = load_pickle(archive.read_text(LAYOUT), allowed, budget)
+        saved_class, values = layout["class"], load_pickle(layout["values"], allowed, budget)
         arrays = {
-            str(name): StoredArray(archive, f"{FOLDER}{name}", part["shape"], part["dtype"])
-            for name, part in layout.items()
+            str(name): StoredArray(archive, f"{FOLDER}{name}", *part) for name, part in dict(layout["arrays"]).items()
         }
     except (TypeError, KeyError, ValueError, AttributeError) as error:
         if isinstance(error, CheckpointError):
-            raise type(error)(f"{archive.name}: {error}") from None
-        raise DamagedCheckpointError(f"{archive.name}: its replay buffer is described wrongly: {error!r}") from None
+            raise type(error)(f"{archive.name}: its replay buffer: {error}") from None
+        raise DamagedCheckpointError(f"{archive.name}: invalid description of its replay buffer: {error!r}") from None
     if saved_class != class_path(type(buffer)) or not isinstance(values, dict):
         raise CheckpointError(
             f"{archive.name}: it holds a {str(saved_class)[:120]}, the model has a {class_path(type(buffer))}. "
             "Give the model the same `replay_buffer_class`"
         )
     try:
-        buffer_state.set_state(buffer, values, arrays)
+        set_state(buffer, values, arrays)
     except CheckpointError as error:
         raise type(error)(f"{archive.name}: its replay buffer: {error}") from None
 
 
 def save_buffer(path: Any, buffer: Any) -> None:
     """
-    :param path: where the file goes (".pkl", SB3's suffix, may be left out), or an open binary file
+    Write a replay buffer's file.
+
+    :param path: path of the file (".pkl", SB3's suffix, may be left out), or an open binary file
     :param buffer: the replay buffer
+    :raises CheckpointError: if it holds anything that cannot be read back
     """
     if isinstance(path, str | os.PathLike) and not Path(path).suffix:
         path = f"{os.fspath(path)}.pkl"
@@ -122,37 +230,38 @@ def save_buffer(path: Any, buffer: Any) -> None:
 
 def load_buffer(path: Any, buffer: Any, allowed: Allowed, trusted: bool = False) -> Any:
     """
+    Read a replay buffer's file.
+
     :param path: a file that :func:`save_buffer` or SB3 wrote
     :param buffer: a buffer made with the arguments of the saved one, to be filled
-    :param allowed: classes of the caller's own
-    :param trusted: whether what the allow-list reader refuses may be unpickled
-    :return: the buffer; for SB3's files one of SB3's classes, which may be another than ``buffer``
-    :raises CheckpointError: if there is no such file, if it is damaged, or asks for what it must not have
+    :param allowed: classes and functions that the caller allows beyond the list
+    :param trusted: whether a pickle that the allow-list reader refuses may be unpickled
+    :return: the buffer; for SB3's files one of SB3's classes, which may differ from that of ``buffer``
+    :raises CheckpointError: if there is no such file, or it is damaged or refused
     """
     path = resolve_suffix(path, ".pkl")
-    name = os.fspath(path) if isinstance(path, str | os.PathLike) else "the file"
-    file: Any = open_regular_file(path) if isinstance(path, str | os.PathLike) else path
+    is_path = isinstance(path, str | os.PathLike)
+    name = os.fspath(path) if is_path else "the file"
+    file: Any = open_regular_file(path) if is_path else path
     try:
         start = file.tell()
         magic = file.read(2)
         file.seek(start)
         if magic == b"PK":
-            with ZipReader(path if isinstance(path, str | os.PathLike) else io.BytesIO(file.read())) as archive:
+            with ZipReader(path if is_path else io.BytesIO(file.read())) as archive:
                 read_members(archive, buffer, allowed)
             return buffer
         try:
             return _from_pickle(file, allowed)
         except UntrustedContentError as error:
-            if trusted:
-                import pickle
-
-                file.seek(start)
-                return pickle.load(file)
-            raise refusal(name, error, "a replay buffer") from None
+            if not trusted:
+                raise refusal(name, error, "a replay buffer") from None
+            file.seek(start)
+            return pickle.load(file)
         except CheckpointError as error:
             raise type(error)(f"{name}: {error}") from None
     finally:
-        if isinstance(path, str | os.PathLike):
+        if is_path:
             file.close()
 
 
@@ -163,17 +272,17 @@ _PLAIN = (bool, int, float, type(None), GoalSelectionStrategy)
 
 
 def _from_pickle(file: Any, allowed: Allowed) -> ReplayBuffer:
-    """SB3's own file: one of its buffers, pickled."""
-    root = parse(file, Budget(MAX_OPCODES)).root
-    if not (isinstance(root, Call) and isinstance(root.func, Global) and str(root.func) in _BUFFERS):
-        found = root.func if isinstance(root, Call) and isinstance(root.func, Global) else type(root).__name__
-        raise UntrustedContentError(f"{found} instead of a replay buffer")
+    """Return the replay buffer in a file of SB3's, which pickles it."""
+    recorded = record(file)
+    root = recorded.root
+    is_call = isinstance(root, Recorded) and isinstance(root.func, Global)
+    if not is_call or root.func.path not in _BUFFERS:
+        raise UntrustedContentError(f"{root.func if is_call else type(root).__name__} instead of a replay buffer")
     if not isinstance(root.state, dict):
         raise DamagedCheckpointError("its replay buffer has no attributes")
-    state = dict(root.state)
-    state.pop("device", None)
-    cls = _BUFFERS[str(root.func)]
-    attributes = Rebuilder(allowed).build(state)
+    state = {name: value for name, value in root.state.items() if name != "device"}
+    cls = _BUFFERS[root.func.path]
+    attributes = Reconstructor(allowed, recorded.limit).build(state)
     buffer: Any = object.__new__(cls)
     if issubclass(cls, HerReplayBuffer):
         buffer.env = None

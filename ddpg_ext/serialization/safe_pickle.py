@@ -1,126 +1,156 @@
 """
-Reads the *syntax* of a pickle. Nothing is imported and nothing is called: what a pickle asks to import becomes a
-:class:`Global`, what it asks to call becomes a :class:`Call`, and :mod:`ddpg_ext.serialization.reconstruct` decides later
-which of them it knows how to honour.
+Reads a pickle without executing anything in it.
+
+A first pass over the instructions bounds their cost. Then the standard library's ``Unpickler`` runs them with a
+``find_class`` that imports nothing: imports and calls in the pickle are recorded, never executed.
+:mod:`ddpg_ext.serialization.reconstruct` turns the record into objects of the allow-list.
 """
 
 import io
+import os
 import pickle
 import pickletools
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any, BinaryIO, NamedTuple
 
 from ddpg_ext.common.errors import CheckpointError, DamagedCheckpointError, UntrustedContentError
 
-#: opcodes that one file may spend; each costs a microsecond and at most about 100 bytes
-MAX_OPCODES = 300_000
-#: SB3's generators store integers of 128 bits; nothing needs more than this
+#: instructions that every file may spend; a larger file may spend one for each of its bytes
+MIN_INSTRUCTIONS = 300_000
+#: different names that one pickle may import
+MAX_GLOBALS = 1_000
+#: SB3's generators store integers of 128 bits
 MAX_INTEGER_BITS = 1024
-#: keys beyond this hash like smaller ones, by which a file could make a dict slow
+#: larger integers have the hashes of smaller ones, so many of them as keys would make a dict slow
 MAX_KEY = 2**60
 
-#: functions that set the state of an object that was made before: ``setter(object, state)``
-STATE_SETTERS = {
-    ("cloudpickle.cloudpickle", "_function_setstate"),
-    ("cloudpickle.cloudpickle_fast", "_function_setstate"),
+#: sets the state of an existing object: ``setter(object, state)``
+STATE_SETTER = "cloudpickle.cloudpickle._function_setstate"
+#: module prefixes that have changed: gym is now gymnasium; NumPy 2 and Python 3 have renamed modules
+_MOVED_MODULES = {
+    "numpy.core.": "numpy._core.",
+    "__builtin__.": "builtins.",
+    "copy_reg.": "copyreg.",
+    "gym.spaces.": "gymnasium.spaces.",
+    "gym.utils.seeding.": "gymnasium.utils.seeding.",
+    "cloudpickle.cloudpickle_fast.": "cloudpickle.cloudpickle.",
+    "pathlib._local.": "pathlib.",
 }
 
 
-class Global(NamedTuple):
-    """A name that a pickle asks to import, which is not done."""
+def canonical(path: str) -> str:
+    """Return the name that the allow-list has for a global."""
+    for old, new in _MOVED_MODULES.items():
+        if path.startswith(old):
+            return new + path.removeprefix(old)
+    return path
+
+
+class Global(type):
+    """A name that a pickle imports. It is a class because ``Unpickler`` accepts nothing else; calling it records."""
 
     module: str
     name: str
+    #: the name on the allow-list
+    path: str
 
-    def __str__(self) -> str:
-        return f"{self.module}.{self.name}"
+    def __str__(cls) -> str:
+        return f"{cls.module[:80]}.{cls.name[:80]}"
 
 
-@dataclass(eq=False, repr=False)
-class Call:
-    """A call that a pickle asks for, with what it would do to the result; none of it is done."""
+class Recorded(metaclass=Global):
+    """A call that a pickle makes, and the changes that it makes to the result."""
 
+    __slots__ = ("args", "func", "items", "pairs", "state")
+    __hash__ = None  # type: ignore[assignment]
+    module = name = path = ""
     func: Any
     args: Any
-    state: Any = None
-    #: appended or added to the result
-    items: list[Any] = field(default_factory=list)
-    #: set on the result by key
-    pairs: list[tuple[Any, Any]] = field(default_factory=list)
+    state: Any
+    items: list[Any]
+    pairs: list[tuple[Any, Any]]
 
-    def __repr__(self) -> str:  # not its contents, which can be deeply nested
-        return f"<call of {self.func if isinstance(self.func, Global) else type(self.func).__name__}>"
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        if kwargs:
+            raise UntrustedContentError(f"the pickle calls {cls} with keyword arguments, which no checkpoint needs")
+        if cls.path == STATE_SETTER and len(args) == 2 and isinstance(args[0], Recorded):
+            args[0].__setstate__(args[1])
+            return None
+        return record_call(cls, args)
+
+    def __call__(self, *args: Any) -> Any:
+        return record_call(self, args)
+
+    def __setstate__(self, state: Any) -> None:
+        if self.state is not None:
+            raise UntrustedContentError("the pickle sets the state of an object twice")
+        self.state = state
+
+    def append(self, item: Any) -> None:
+        self.items.append(item)
+
+    def extend(self, items: Any) -> None:
+        self.items.extend(items)
+
+    add = append
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self.pairs.append((key, value))
 
 
-class PersistentId(NamedTuple):
-    """A reference to something outside the pickle: torch's storages."""
-
-    value: Any
+def record_call(func: Any, args: Any, like: Recorded | None = None) -> Recorded:
+    """Return the record of ``func(*args)``, with the changes that were made to the result of another call."""
+    call: Recorded = object.__new__(Recorded)
+    call.func, call.args = func, args
+    call.state, call.items, call.pairs = (like.state, like.items, like.pairs) if like else (None, [], [])
+    return call
 
 
 class Pickle(NamedTuple):
-    """What :func:`parse` found."""
+    """
+    A recorded pickle.
+
+    :param root: plain values, containers of them, :class:`Global` classes and :class:`Recorded` calls
+    :param globals: all names that the pickle imports
+    :param limit: number of instructions that its file may have in all
+    """
 
     root: Any
-    globals: set[Global]
+    globals: list[Global]
+    limit: int
 
 
 class Budget:
     """
-    What is left of the opcodes that a file may spend.
+    The instructions that the pickles of one file may still spend.
 
-    :param opcodes: how many
+    :param file_size: size of the file in bytes
     """
 
-    def __init__(self, opcodes: int = MAX_OPCODES) -> None:
-        self.opcodes = opcodes
-
-    def spend(self) -> None:
-        self.opcodes -= 1
-        if self.opcodes < 0:
-            raise CheckpointError("the pickles of this file have more instructions than any checkpoint needs")
+    def __init__(self, file_size: int = 0) -> None:
+        self.left = self.total = max(MIN_INSTRUCTIONS, file_size)
 
 
-_MARK = object()
-#: opcodes that push their argument
-_PUSH_ARG = {
-    *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
-    *("STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"),
-    *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"),
-}
-_CONSTANTS: dict[str, Callable[[], Any]] = {
-    "NONE": lambda: None,
-    "NEWTRUE": lambda: True,
-    "NEWFALSE": lambda: False,
-    "EMPTY_TUPLE": tuple,
-    "EMPTY_LIST": list,
-    "EMPTY_DICT": dict,
-    "EMPTY_SET": set,
-}
-_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
-
-
-def parse(data: bytes | BinaryIO, budget: Budget | None = None, persistent_ids: bool = False) -> "Pickle":
+def record(data: bytes | BinaryIO, budget: Budget | None = None, persistent_ids: bool = False) -> Pickle:
     """
-    Read one pickle.
+    Read one pickle without executing it.
 
-    :param data: the pickle, or a binary file at its start
-    :param budget: what the pickle may spend
-    :param persistent_ids: whether references out of the pickle are understood (torch's are)
-    :return: its result, made of plain values, containers of them, and :class:`Global`, :class:`Call` and
-        :class:`PersistentId`; and all the names that it asks to import
+    :param data: the pickle, or a seekable binary file at its start
+    :param budget: the instructions that it may spend; None: as many as its size allows
+    :param persistent_ids: whether it may refer to objects outside of it, as torch's pickles do
+    :return: its record
     :raises DamagedCheckpointError: if it is not a whole pickle
     :raises UntrustedContentError: for an instruction that no checkpoint needs
     """
-    stream = io.BytesIO(data) if isinstance(data, bytes | bytearray) else data
-    machine = _Machine(budget or Budget(), persistent_ids)
+    stream: Any = io.BytesIO(data) if isinstance(data, bytes | bytearray) else data
     try:
-        for opcode, arg, _ in pickletools.genops(stream):
-            machine.step(opcode.name, arg)
-        if stream.read(1):
-            raise DamagedCheckpointError("there is more after the end of the pickle")
-        return Pickle(machine.result(), machine.globals)
+        start = stream.tell()
+        size = stream.seek(0, os.SEEK_END) - start
+        stream.seek(start)
+        budget = budget or Budget(size)
+        _Bounds(budget, persistent_ids).check(stream)
+        stream.seek(start)
+        recorder = _Recorder(stream)
+        return Pickle(recorder.load(), list(recorder.globals.values()), budget.total)
     except CheckpointError:
         raise
     except (MemoryError, RecursionError):
@@ -129,230 +159,149 @@ def parse(data: bytes | BinaryIO, budget: Budget | None = None, persistent_ids: 
         raise DamagedCheckpointError(f"not a whole pickle: {error}") from None
 
 
-class _Machine:
-    """The pickle machine's stack and memo."""
+class _Recorder(pickle.Unpickler):
+    """The standard library's unpickler, which here imports nothing."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        super().__init__(stream, encoding="latin-1")  # Python 2's text
+        self.globals: dict[tuple[str, str], Global] = {}
+
+    def find_class(self, module: str, name: str) -> Any:
+        key = module, name
+        if key not in self.globals:
+            if len(self.globals) >= MAX_GLOBALS:
+                raise CheckpointError("the pickle imports more names than any checkpoint needs")
+            attributes = {"__slots__": (), "module": module, "name": name, "path": canonical(f"{module}.{name}")}
+            self.globals[key] = Global("Recorded", (Recorded,), attributes)
+        return self.globals[key]
+
+    def persistent_load(self, pid: Any) -> None:
+        return None
+
+
+#: instructions that no checkpoint needs: the extension registry, buffers outside the pickle, text as persistent id
+_REFUSED = {"EXT1", "EXT2", "EXT4", "NEXT_BUFFER", "READONLY_BUFFER", "PERSID"}
+#: instructions whose result may be a key: text, bytes, whole numbers, None, True and False
+_KEYS = {
+    *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "NONE", "NEWTRUE", "NEWFALSE"),
+    *("STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"),
+    *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8"),
+}
+_PUTS = {"PUT", "BINPUT", "LONG_BINPUT"}
+_GETS = {"GET", "BINGET", "LONG_BINGET"}
+
+
+class _Bounds:
+    """
+    The first pass: runs the instructions on a stack that holds, for each object, only whether it may be a key.
+
+    Keys are hashed while ``Unpickler`` runs, so unsuitable ones must be found before.
+    """
 
     def __init__(self, budget: Budget, persistent_ids: bool) -> None:
         self.budget = budget
-        self.persistent_ids = persistent_ids
-        self.stack: list[Any] = []
+        self.refused = _REFUSED if persistent_ids else {*_REFUSED, "BINPERSID"}
+        self.stack: list[bool] = []
         self.marks: list[int] = []
-        self.memo: dict[int, Any] = {}
-        self.globals: set[Global] = set()
+        self.memo: dict[int, bool] = {}
+        self.n_done = 0
+        self.frame_end: int | None = None
 
-    def result(self) -> Any:
-        if len(self.stack) != 1 or self.marks:
-            raise DamagedCheckpointError("the pickle leaves more than its result")
-        return self.stack[0]
-
-    def pop(self) -> Any:
-        if self.marks and self.marks[-1] >= len(self.stack):
-            raise DamagedCheckpointError("the pickle takes more than it put there")
-        return self.stack.pop()
-
-    def pop_mark(self) -> list[Any]:
-        start = self.marks.pop()
-        items = self.stack[start:]
-        del self.stack[start:]
-        return items
-
-    def step(self, name: str, arg: Any) -> None:
-        """One instruction."""
-        self.budget.spend()
-        if name in _PUSH_ARG:
+    def check(self, stream: Any) -> None:
+        """Run all instructions up to the end of the file."""
+        for opcode, arg, position in pickletools.genops(stream):
+            self.n_done += 1
+            if self.n_done > self.budget.left:
+                raise CheckpointError("the pickles of this file have more instructions than its size allows")
+            name = opcode.name
+            if name in self.refused:
+                raise UntrustedContentError(f"the pickle has the instruction {name}, which no checkpoint needs")
+            self._check_frame(name, arg, position or 0)
             if isinstance(arg, int) and arg.bit_length() > MAX_INTEGER_BITS:
                 raise CheckpointError("the pickle has an integer larger than any checkpoint needs")
-            self.stack.append(arg)
-        elif name in _CONSTANTS:
-            self.stack.append(_CONSTANTS[name]())
-        elif name in _TUPLES:
-            items = [self.pop() for _ in range(_TUPLES[name])]
-            self.stack.append(tuple(reversed(items)))
-        elif name == "PROTO" and arg > pickle.HIGHEST_PROTOCOL:
-            raise DamagedCheckpointError(f"there is no pickle protocol {arg}")
-        elif name not in ("PROTO", "FRAME", "STOP"):
-            method = getattr(self, f"op_{name.lower()}", None)
-            if method is None:  # EXT1, EXT2, EXT4, NEXT_BUFFER, READONLY_BUFFER
-                raise UntrustedContentError(f"the pickle has the instruction {name}, which no checkpoint needs")
-            method(arg)
+            self._run(opcode, arg)
+        self.budget.left -= self.n_done
+        if stream.read(1) or self.frame_end is not None:
+            raise DamagedCheckpointError("there is more after the end of the pickle")
+        if self.stack or self.marks:
+            raise DamagedCheckpointError("the pickle leaves more than its result")
 
-    # Stack and memo
+    def _check_frame(self, name: str, arg: Any, position: int) -> None:
+        """Check that a frame ends between two instructions, because ``Unpickler`` would drop the rest of a frame."""
+        if self.frame_end is not None and position >= self.frame_end:
+            if position > self.frame_end:
+                raise DamagedCheckpointError("an instruction of the pickle crosses the end of its frame")
+            self.frame_end = None
+        if name == "FRAME":
+            if self.frame_end is not None:
+                raise DamagedCheckpointError("the pickle has a frame in a frame")
+            self.frame_end = position + 9 + arg
+        elif name == "STOP" and self.frame_end == position + 1:
+            self.frame_end = None
 
-    def op_mark(self, arg: Any) -> None:
-        self.marks.append(len(self.stack))
-
-    def op_pop(self, arg: Any) -> None:
-        if self.marks and self.marks[-1] == len(self.stack):
+    def _run(self, opcode: Any, arg: Any) -> None:
+        name, stack = opcode.name, self.stack
+        if name in _PUTS:
+            if not 0 <= arg <= self.n_done:
+                raise CheckpointError(f"the pickle stores an object at place {arg:,}, more than any checkpoint needs")
+            self.memo[arg] = self._top()
+        elif name == "MEMOIZE":
+            self.memo[len(self.memo)] = self._top()
+        elif name in _GETS:
+            stack.append(self.memo[arg])
+        elif name == "DUP":
+            stack.append(self._top())
+        elif name == "MARK":
+            self.marks.append(len(stack))
+        elif name == "POP" and self.marks and self.marks[-1] == len(stack):
             self.marks.pop()
         else:
-            self.pop()
+            self._check_keys(name, self._take(opcode.stack_before))
+            is_key = name in _KEYS and not (isinstance(arg, int) and abs(arg) > MAX_KEY)
+            stack.extend([is_key] * len(opcode.stack_after))
 
-    def op_pop_mark(self, arg: Any) -> None:
-        self.pop_mark()
+    def _top(self) -> bool:
+        if len(self.stack) <= (self.marks[-1] if self.marks else 0):
+            raise DamagedCheckpointError("the pickle takes more than it put there")
+        return self.stack[-1]
 
-    def op_dup(self, arg: Any) -> None:
-        self.stack.append(self.stack[-1])
+    def _take(self, before: list[Any]) -> list[bool]:
+        """Take the operands of an instruction from the stack, and return the last of them."""
+        n, operands = len(before), []
+        if pickletools.markobject in before:
+            start = self.marks.pop()
+            operands = self.stack[start:]
+            del self.stack[start:]
+            n = before.index(pickletools.markobject)
+        if n:
+            start = len(self.stack) - n
+            if start < (self.marks[-1] if self.marks else 0):
+                raise DamagedCheckpointError("the pickle takes more than it put there")
+            operands = operands if n < len(before) else self.stack[start:]
+            del self.stack[start:]
+        return operands
 
-    def op_memoize(self, arg: Any) -> None:
-        self.memo[len(self.memo)] = self.stack[-1]
-
-    def op_put(self, arg: Any) -> None:
-        self.memo[int(arg)] = self.stack[-1]
-
-    op_binput = op_long_binput = op_put
-
-    def op_get(self, arg: Any) -> None:
-        self.stack.append(self.memo[int(arg)])
-
-    op_binget = op_long_binget = op_get
-
-    # Containers
-
-    def op_tuple(self, arg: Any) -> None:
-        self.stack.append(tuple(self.pop_mark()))
-
-    def op_list(self, arg: Any) -> None:
-        self.stack.append(self.pop_mark())
-
-    def op_dict(self, arg: Any) -> None:
-        items = self.pop_mark()
-        target: dict[Any, Any] = {}
-        _set_items(target, items)
-        self.stack.append(target)
-
-    def op_frozenset(self, arg: Any) -> None:
-        self.stack.append(frozenset(check_key(item) for item in self.pop_mark()))
-
-    def op_append(self, arg: Any) -> None:
-        item = self.pop()
-        _append(self.stack[-1], [item])
-
-    def op_appends(self, arg: Any) -> None:
-        items = self.pop_mark()
-        _append(self.stack[-1], items)
-
-    def op_additems(self, arg: Any) -> None:
-        items = self.pop_mark()
-        target = self.stack[-1]
-        if isinstance(target, set):
-            target.update(check_key(item) for item in items)
-        else:
-            _append(target, items)
-
-    def op_setitem(self, arg: Any) -> None:
-        value, key = self.pop(), self.pop()
-        _set_items(self.stack[-1], [key, value])
-
-    def op_setitems(self, arg: Any) -> None:
-        items = self.pop_mark()
-        _set_items(self.stack[-1], items)
-
-    # What a pickle would import and call
-
-    def make_global(self, module: str, name: str) -> Global:
-        found = Global(module, name)
-        self.globals.add(found)
-        return found
-
-    def op_global(self, arg: Any) -> None:
-        self.stack.append(self.make_global(*str(arg).split(" ", 1)))
-
-    def op_stack_global(self, arg: Any) -> None:
-        name, module = self.pop(), self.pop()
-        if not (isinstance(name, str) and isinstance(module, str)):
-            raise DamagedCheckpointError("the pickle names a global by something that is not text")
-        self.stack.append(self.make_global(module, name))
-
-    def op_reduce(self, arg: Any) -> None:
-        args, func = self.pop(), self.pop()
-        is_setter = isinstance(func, Global) and func in STATE_SETTERS
-        if is_setter and isinstance(args, tuple) and len(args) == 2 and isinstance(args[0], Call):
-            args[0].state = args[1]
-            self.stack.append(None)
-        else:
-            self.stack.append(Call(func, args))
-
-    def op_newobj(self, arg: Any) -> None:
-        args, cls = self.pop(), self.pop()
-        self.stack.append(Call(cls, args))
-
-    def op_newobj_ex(self, arg: Any) -> None:
-        kwargs, args, cls = self.pop(), self.pop(), self.pop()
-        if kwargs:
-            raise UntrustedContentError(f"the pickle makes {cls} with keyword arguments, which no checkpoint needs")
-        self.stack.append(Call(cls, args))
-
-    def op_inst(self, arg: Any) -> None:
-        args = tuple(self.pop_mark())
-        self.stack.append(Call(self.make_global(*str(arg).split(" ", 1)), args))
-
-    def op_obj(self, arg: Any) -> None:
-        items = self.pop_mark()
-        self.stack.append(Call(items[0], tuple(items[1:])))
-
-    def op_build(self, arg: Any) -> None:
-        state = self.pop()
-        target = self.stack[-1]
-        if not isinstance(target, Call) or target.state is not None:
-            raise UntrustedContentError("the pickle sets the state of something that has none, or has one already")
-        target.state = state
-
-    def op_binpersid(self, arg: Any) -> None:
-        if not self.persistent_ids:
-            raise UntrustedContentError("the pickle refers to something outside itself (a persistent id)")
-        self.stack.append(PersistentId(self.pop()))
-
-    def op_persid(self, arg: Any) -> None:
-        raise UntrustedContentError("the pickle refers to something outside itself (a persistent id)")
-
-
-def canonical(name: Global) -> str:
-    """The name under which the list knows a global: modules have moved over the years."""
-    module = name.module
-    if module.startswith("numpy.core."):
-        module = "numpy._core." + module.removeprefix("numpy.core.")
-    if module == "__builtin__":
-        module = "builtins"
-    if module.startswith("cloudpickle."):
-        module = "cloudpickle"
-    if module.startswith(("gym.spaces", "gymnasium.spaces")):
-        module = module.removeprefix("gymnasium.").removeprefix("gym.")
-    return f"{module}.{name.name}"
-
-
-def _append(target: Any, items: list[Any]) -> None:
-    if isinstance(target, list):
-        target.extend(items)
-    elif isinstance(target, Call):
-        target.items.extend(items)
-    else:
-        raise DamagedCheckpointError("the pickle appends to something that is not a list")
-
-
-def _set_items(target: Any, items: list[Any]) -> None:
-    if len(items) % 2:
-        raise DamagedCheckpointError("the pickle sets a key without a value")
-    pairs = [(check_key(key), value) for key, value in zip(items[::2], items[1::2], strict=True)]
-    if isinstance(target, dict):
-        target.update(pairs)
-    elif isinstance(target, Call):
-        target.pairs.extend(pairs)
-    else:
-        raise DamagedCheckpointError("the pickle sets items of something that is not a dict")
+    def _check_keys(self, name: str, operands: list[bool]) -> None:
+        if name in ("SETITEMS", "DICT"):
+            if len(operands) % 2:
+                raise DamagedCheckpointError("the pickle sets a key without a value")
+            operands = operands[::2]
+        elif name == "SETITEM":
+            operands = operands[1:2]
+        elif name not in ("ADDITEMS", "FROZENSET"):
+            return
+        if not all(operands):
+            raise UntrustedContentError("the pickle has a key that is no text, bytes or whole number up to 2**60")
 
 
 def check_key(key: Any) -> Any:
     """
-    Keys are hashed, which a file must not be able to make slow or deep: plain ones only, and flat tuples of them.
+    Check a key that the reconstruction itself puts into a dict or set.
 
-    :param key: a key of a dict, or a member of a set
+    :param key: the key
     :return: the key
-    :raises UntrustedContentError: if it is another
+    :raises UntrustedContentError: if it is not text, bytes, a whole number up to 2**60 or None
     """
-    parts = key if type(key) is tuple else (key,)
-    for part in parts:
-        if not (part is None or isinstance(part, str | bytes | bool | int)):
-            raise UntrustedContentError(f"the pickle uses a {type(part).__name__} as a key")
-        if isinstance(part, int) and abs(part) > MAX_KEY:
-            raise UntrustedContentError(f"the pickle uses the key {part}, beyond the range that checkpoints need")
+    if not (key is None or isinstance(key, str | bytes | int)) or (isinstance(key, int) and abs(key) > MAX_KEY):
+        raise UntrustedContentError(f"the pickle has a key that is a {type(key).__name__}")
     return key

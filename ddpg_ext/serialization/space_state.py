@@ -1,4 +1,4 @@
-"""Gymnasium spaces from the attributes of ``gym``'s or ``gymnasium``'s, of any version."""
+"""Spaces of the installed Gymnasium from the attributes of ``gym``'s or ``gymnasium``'s spaces, of any version."""
 
 from typing import Any
 
@@ -10,11 +10,12 @@ from ddpg_ext.common.errors import CheckpointError, DamagedCheckpointError, Untr
 
 def make_space(kind: str, state: dict[str, Any]) -> spaces.Space:
     """
+    Return a space of the installed Gymnasium, made by its constructor, which checks it.
+
     :param kind: name of the class: "Box", "Discrete", "MultiDiscrete", "MultiBinary", "Dict" or "Tuple"
-    :param state: its attributes
-    :return: the same space of the installed gymnasium, made by its constructor, which checks it
+    :param state: attributes of the space
     :raises UntrustedContentError: for another kind of space
-    :raises DamagedCheckpointError: for attributes that make no such space
+    :raises DamagedCheckpointError: for invalid attributes
     """
     if kind not in _MAKERS:
         raise UntrustedContentError(f"a space of the class {kind}")
@@ -23,7 +24,7 @@ def make_space(kind: str, state: dict[str, Any]) -> spaces.Space:
     except CheckpointError:
         raise
     except Exception as error:
-        raise DamagedCheckpointError(f"a {kind} space with attributes that make none: {error}") from None
+        raise DamagedCheckpointError(f"a {kind} space with invalid attributes: {error}") from None
     # The generators of old gym's spaces (RandomState) have no counterpart
     rng = state.get("_np_random")
     if isinstance(rng, np.random.Generator):
@@ -31,21 +32,10 @@ def make_space(kind: str, state: dict[str, Any]) -> spaces.Space:
     return space
 
 
-def space_state(space: spaces.Space) -> dict[str, Any] | None:
-    """
-    :param space: a space
-    :return: the attributes that :func:`make_space` needs, or None for a space that it does not make
-    """
-    kind = type(space).__name__
-    if type(space) is not getattr(spaces, kind, None) or kind not in _STATES:
-        return None
-    return {name: getattr(space, name) for name in _STATES[kind]}
-
-
 def _box(state: dict[str, Any]) -> spaces.Space:
     low, high, dtype = state["low"], state["high"], state["dtype"]
     if not (isinstance(low, np.ndarray) and isinstance(high, np.ndarray) and low.shape == high.shape):
-        raise DamagedCheckpointError("a Box whose bounds are not two arrays of one shape")
+        raise DamagedCheckpointError("a Box without two arrays of one shape as its bounds")
     dtype = np.dtype(dtype)
     if dtype.kind not in "biuf":
         raise DamagedCheckpointError(f"a Box of dtype {dtype}")
@@ -66,14 +56,14 @@ def _multi_binary(state: dict[str, Any]) -> spaces.Space:
     n = state["n"]
     sizes = [int(size) for size in (n if isinstance(n, tuple | list | np.ndarray) else [n])]
     if not 0 < np.prod(sizes, dtype=object) < 1e8:
-        raise DamagedCheckpointError("a MultiBinary space of no or too great size")
+        raise DamagedCheckpointError(f"invalid size {sizes} of a MultiBinary space")
     return spaces.MultiBinary(sizes if isinstance(n, tuple | list | np.ndarray) else sizes[0])
 
 
 def _dict(state: dict[str, Any]) -> spaces.Space:
     parts = state["spaces"]
     if not isinstance(parts, dict) or not all(isinstance(key, str) for key in parts):
-        raise DamagedCheckpointError("a Dict space whose parts have no names")
+        raise DamagedCheckpointError("a Dict space without names for its parts")
     return spaces.Dict({key: _space(part) for key, part in parts.items()})
 
 
@@ -83,13 +73,13 @@ def _tuple(state: dict[str, Any]) -> spaces.Space:
 
 def _space(value: Any) -> spaces.Space:
     if not isinstance(value, spaces.Space):
-        raise DamagedCheckpointError(f"a space that is made of a {type(value).__name__}")
+        raise DamagedCheckpointError(f"a space with a part that is a {type(value).__name__}")
     return value
 
 
 def _numbers(value: Any) -> np.ndarray:
     if not isinstance(value, np.ndarray) or value.dtype.kind not in "iu":
-        raise DamagedCheckpointError("a space whose sizes are not an array of whole numbers")
+        raise DamagedCheckpointError("a space without an array of whole numbers as its sizes")
     return value
 
 
@@ -100,12 +90,4 @@ _MAKERS = {
     "MultiBinary": _multi_binary,
     "Dict": _dict,
     "Tuple": _tuple,
-}
-_STATES = {
-    "Box": ("low", "high", "dtype"),
-    "Discrete": ("n", "start"),
-    "MultiDiscrete": ("nvec", "start"),
-    "MultiBinary": ("n",),
-    "Dict": ("spaces",),
-    "Tuple": ("spaces",),
 }

@@ -1,5 +1,6 @@
 """Arguments of ``DDPGPaper`` from the RL Zoo's YAML files. Works without rl_zoo3."""
 
+import importlib
 import inspect
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,6 @@ from gymnasium import spaces
 from stable_baselines3.common.noise import ActionNoise, NormalActionNoise
 from stable_baselines3.common.utils import LinearSchedule
 
-import ddpg_ext
 from ddpg_ext import buffers
 from ddpg_ext.common.errors import InvalidArgumentError, InvalidArgumentTypeError, suggestion
 from ddpg_ext.common.noise import LinearDecay, OrnsteinUhlenbeckNoise, ScheduledActionNoise
@@ -208,8 +208,9 @@ def _decay(schedule: Any) -> LinearDecay:
 
 
 def _evaluate(key: str, text: str, names: dict[str, Any]) -> Any:
-    own: dict[str, Any] = {"ddpg_ext": ddpg_ext, "sb3": stable_baselines3, "stable_baselines3": stable_baselines3}
-    own |= {name: getattr(module, name) for module in (ddpg_ext, buffers) for name in module.__all__}
+    package = importlib.import_module("ddpg_ext")  # for the user's expression; this module does not depend on it
+    own: dict[str, Any] = {"ddpg_ext": package, "sb3": stable_baselines3, "stable_baselines3": stable_baselines3}
+    own |= {name: getattr(module, name) for module in (package, buffers) for name in module.__all__}
     own |= {"th": th, "torch": th, "nn": th.nn, "HerReplayBuffer": stable_baselines3.HerReplayBuffer}
     try:
         return eval(text, {**names, **own})

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ddpg_ext.common.errors import CheckpointError, DamagedCheckpointError, UntrustedContentError
-from ddpg_ext.serialization.zip_reader import open_regular_file
+from ddpg_ext.serialization.archive import open_regular_file
 
 MAX_YAML = 2**18
 MAX_DEPTH = 20

@@ -49,6 +49,9 @@ _WRAPPERS = {
 }
 #: Old paths of wrappers
 _MOVED = {
+    # Renamed in rl_zoo3 2.0
+    "rl_zoo3.wrappers.DoneOnSuccessWrapper": "rl_zoo3.wrappers.TruncatedOnSuccessWrapper",
+    "utils.wrappers.DoneOnSuccessWrapper": "rl_zoo3.wrappers.TruncatedOnSuccessWrapper",
     "gym.wrappers": "gymnasium.wrappers",
     "utils.wrappers.TimeFeatureWrapper": "sb3_contrib.common.wrappers.TimeFeatureWrapper",
     "rl_zoo3.wrappers.TimeFeatureWrapper": "sb3_contrib.common.wrappers.TimeFeatureWrapper",

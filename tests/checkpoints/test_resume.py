@@ -2,6 +2,7 @@
 
 import json
 import re
+import struct
 import zipfile
 from itertools import pairwise
 
@@ -88,20 +89,22 @@ def assert_goes_on_exactly(tmp_path, make_env, make_model=make, every=30, steps=
 # ---------------------------------------------------------------------------- exactness
 
 
-@pytest.mark.parametrize("n_envs", [1, 3])
 @pytest.mark.parametrize(
-    "kwargs",
+    ("n_envs", "kwargs"),
     [
-        {},
-        {"train_freq": 4, "gradient_steps": -1},
-        {"uniform_warmup": True, "learning_starts": 100},
-        {"n_steps": 3},
-        {"action_noise": NormalActionNoise(np.zeros(1), np.ones(1))},
-        {"action_noise": OrnsteinUhlenbeckActionNoise(np.zeros(1), np.ones(1))},
-        {"action_noise": ScheduledActionNoise(OrnsteinUhlenbeckNoise(np.zeros(1)), LinearDecay(100))},
-        {"learning_rate": LinearSchedule(1e-3, 0.0, 1.0), "qf_learning_rate": LinearSchedule(1e-2, 1e-3, 0.5)},
-        {"replay_buffer_kwargs": {"handle_timeout_termination": False}, "optimize_memory_usage": True},
-        {"seed": None},
+        (1, {}),
+        (3, {}),
+        (1, {"train_freq": 4, "gradient_steps": -1}),
+        (3, {"uniform_warmup": True, "learning_starts": 100}),
+        (1, {"n_steps": 3}),
+        (3, {"n_steps": 3}),
+        (1, {"action_noise": NormalActionNoise(np.zeros(1), np.ones(1))}),
+        (3, {"action_noise": OrnsteinUhlenbeckActionNoise(np.zeros(1), np.ones(1))}),
+        (3, {"action_noise": ScheduledActionNoise(OrnsteinUhlenbeckNoise(np.zeros(1)), LinearDecay(100))}),
+        (1, {"learning_rate": LinearSchedule(1e-3, 0.0, 1.0), "qf_learning_rate": LinearSchedule(1e-2, 1e-3, 0.5)}),
+        (1, {"replay_buffer_kwargs": {"handle_timeout_termination": False}, "optimize_memory_usage": True}),
+        (1, {"seed": None}),
+        (3, {"seed": None}),
     ],
     ids=str,
 )
@@ -373,15 +376,20 @@ def test_a_snapshot_is_a_model_file(run):
     assert np.array_equal(model.predict(observations)[0], resumed.predict(observations)[0])
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "flip", "flip in the buffer", "garbage"])
+@pytest.mark.parametrize("damage", ["cut", "empty", "flip", "flip in the buffer", "garbage", "encrypted", "packed"])
 def test_the_one_before_a_damaged_snapshot_is_used(run, damage):
     newest, before = snapshots(run)[:2]
     content = bytearray(newest.read_bytes())
+    if damage in ("encrypted", "packed"):  # one bit makes it look like a zip that is made to harm
+        offset, bit = {"encrypted": (8, 1), "packed": (10, 2)}[damage]
+        directory = struct.unpack("<L", content[content.rfind(b"PK\x05\x06") + 16 :][:4])[0]
+        content[directory + offset] ^= bit
     if damage.startswith("flip"):
-        at = content.find(b"replay_buffer/observations") + 60 if "buffer" in damage else len(content) // 2
-        content[at] ^= 0x10
+        with zipfile.ZipFile(newest) as archive:
+            member = archive.getinfo("replay_buffer/rows" if "buffer" in damage else "policy.pth")
+        content[member.header_offset + 300] ^= 0x10
     newest.write_bytes({"cut": content[:-500], "empty": b"", "garbage": b"x" * 1000}.get(damage, content))
-    with pytest.warns(UserWarning, match=f"{newest.name}.*Going on from {before.name}"):
+    with pytest.warns(UserWarning, match=f"{newest.name}.*Continuing from {before.name}"):
         model = DDPGPaper.resume(run, vec_env())
     assert f"{model.num_timesteps:012d}" in before.name
 
@@ -391,11 +399,11 @@ def test_a_snapshot_of_a_newer_version_is_not_passed_over(run):
     newest = snapshots(run)[0]
     with zipfile.ZipFile(newest) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
-    members["ddpg_ext.json"] = json.dumps({**json.loads(members["ddpg_ext.json"]), "format": 2}).encode()
+    members["ddpg_ext.json"] = json.dumps({**json.loads(members["ddpg_ext.json"]), "format": 3}).encode()
     with zipfile.ZipFile(newest, "w") as archive:
         for name, content in members.items():
             archive.writestr(name, content)
-    with pytest.raises(CheckpointError, match=f"{newest.name}.*its format is 2, this version of ddpg_ext reads 1"):
+    with pytest.raises(CheckpointError, match=f"{newest.name}.*its format is 3, this version of ddpg_ext reads 2"):
         DDPGPaper.resume(run, vec_env())
 
 

@@ -272,6 +272,15 @@ def vectors(canary: str) -> dict[str, bytes]:
         "huge promise": b"\x8e" + struct.pack("<Q", 2**62) + b"x",
         "huge bytearray": call("builtins:bytearray", number(2**31 - 1)),
         "many instructions": b"]" * 310_000,
+        "many names": b"".join(name(f"m{i}:n") + b"0" for i in range(2_000)) + b"N",
+        "key that is a tuple": b"}" + tuple_of(number(1), number(2)) + b"Ns",
+        "key that is a number with a point": b"}G" + struct.pack(">d", 0.5) + b"Ns",
+        "member that is a frozenset": b"\x8f((K\x01\x91\x90",
+        "key from the memo": b"\x8a\x09" + (2**64 + 1).to_bytes(9, "little") + b"\x94}h\x00Ns",
+        "place far away in the memo": b"]r" + struct.pack("<I", 2**32 - 1),
+        "frame in a frame": b"\x95" + struct.pack("<Q", 12) + b"\x95" + struct.pack("<Q", 1) + b"N",
+        "frame that ends within an instruction": b"\x95" + struct.pack("<Q", 3) + text("abc"),
+        "frame beyond the end": b"\x95" + struct.pack("<Q", 2**40) + b"N",
         # broken
         "empty stack": b"0",
         "unhashable key": b"}](" + number(1) + b"e" + number(1) + b"s",
@@ -301,11 +310,11 @@ def broken_pickles(good: bytes) -> dict[str, bytes]:
 
 
 def edit_zip(good: bytes, replace: dict[str, bytes | None], compression: int = zipfile.ZIP_STORED) -> bytes:
-    """A zip with some members replaced (None: left out) or added, and no manifest."""
+    """A zip with some members replaced (None: left out) or added."""
     out = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(good)) as source, zipfile.ZipFile(out, "w", compression) as target:
         for member in source.namelist():
-            if member != "ddpg_ext.json" and member not in replace:
+            if member not in replace:
                 target.writestr(member, source.read(member))
         for member, content in replace.items():
             if content is not None:

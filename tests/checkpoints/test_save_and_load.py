@@ -1,25 +1,30 @@
-"""Saving and loading: whole models, parameters, replay buffers, and going on with training afterwards."""
+"""Saving and loading models: all of their parts, changed arguments, and training afterwards."""
 
 import io
 import json
-import pickle
 import zipfile
 from copy import deepcopy
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
+from stable_baselines3.common.noise import NormalActionNoise
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, LinearSchedule
 from stable_baselines3.common.vec_env import DummyVecEnv
-from toys import CountingEnv, PointEnv, counting_envs, drawn, first, recorded, same, small_model, weights
+from toys import CountingEnv, PointEnv, counting_envs, recorded, same, small_model, weights
 
 from ddpg_ext import (
     CheckpointError,
     DDPGPaper,
     InvalidArgumentError,
     InvalidArgumentTypeError,
+    LinearDecay,
     OrnsteinUhlenbeckNoise,
+    ScheduledActionNoise,
     UntrustedContentError,
 )
 from ddpg_ext.buffers import PackedReplayBuffer
@@ -52,7 +57,7 @@ def trained() -> DDPGPaper:
 # ------------------------------------------------------------------- save, load
 
 
-@pytest.mark.parametrize("kind", [str, Path, "buffer"])
+@pytest.mark.parametrize("kind", [Path, "buffer"])
 def test_a_loaded_model_is_the_saved_one(trained, tmp_path, kind):
     """Networks, targets, both optimisers, counters, settings: all come back."""
     if kind == "buffer":
@@ -76,6 +81,44 @@ def test_a_loaded_model_is_the_saved_one(trained, tmp_path, kind):
     assert loaded.actor is loaded.policy.actor
     assert loaded.critic_target is loaded.policy.critic_target
     assert not any(param.requires_grad for param in loaded.critic_target.parameters())
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {"policy_kwargs": {"batch_norm": False, "action_layer": 1}},
+        {"learning_rate": LinearSchedule(1e-3, 1e-4, 1.0), "qf_learning_rate": 2e-3},
+        {"action_noise": None, "train_freq": (1, "episode"), "gradient_steps": -1},
+        {"action_noise": NormalActionNoise(np.zeros(1), np.ones(1))},
+        {"action_noise": ScheduledActionNoise(OrnsteinUhlenbeckNoise(np.zeros(1)), LinearDecay(50))},
+        {"n_steps": 3},
+        {"policy_kwargs": {"activation_fn": th.nn.Tanh, "optimizer_kwargs": {"eps": 1e-7}}},
+    ],
+    ids=str,
+)
+def test_what_is_saved_comes_back(tmp_path, kwargs):
+    model = small_model("Pendulum-v1", **{"learning_starts": 180, **kwargs}).learn(210)
+    model.save(tmp_path / "model")
+    loaded = DDPGPaper.load(tmp_path / "model")
+    assert same(weights(model.policy), weights(loaded.policy))
+    for name in ("num_timesteps", "_n_updates", "_episode_num", "gamma", "tau", "batch_size", "train_freq", "seed"):
+        assert getattr(model, name) == getattr(loaded, name)
+    assert [info["r"] for info in model.ep_info_buffer] == [info["r"] for info in loaded.ep_info_buffer]
+    assert loaded.lr_schedule(0.5) == model.lr_schedule(0.5)
+    if kwargs.get("action_noise", 1) is not None and not isinstance(model.action_noise, NormalActionNoise):
+        assert np.array_equal(model.action_noise(), loaded.action_noise())
+    loaded = DDPGPaper.load(tmp_path / "model.zip", env=gym.make("Pendulum-v1"))
+    loaded.learn(20, reset_num_timesteps=False)
+    assert loaded.num_timesteps > model.num_timesteps
+
+
+def test_sb3_opens_own_files(tmp_path):
+    """SB3's own ``load``, with its unpickler, makes the same model of the file."""
+    model = small_model().learn(20)
+    model.save(tmp_path / "model.zip")
+    loaded = OffPolicyAlgorithm.load.__func__(DDPGPaper, tmp_path / "model.zip")
+    assert same(weights(model.policy), weights(loaded.policy))
+    assert same_optimizer(model.critic.optimizer, loaded.critic.optimizer)
 
 
 def test_training_goes_on_where_it_was(trained, tmp_path):
@@ -146,6 +189,8 @@ def test_arguments_can_be_changed_on_loading(trained, tmp_path):
     assert loaded._n_updates == trained._n_updates + 2 * 3
     assert loaded.ep_info_buffer.maxlen == 5
     assert same(weights(loaded.actor), weights(loaded.policy.actor))
+    one, other = (DDPGPaper.load(tmp_path / "model", seed=9).action_noise() for _ in range(2))
+    assert np.array_equal(one, other)
 
 
 def test_set_parameters_keeps_the_models_own_weight_decay(trained):
@@ -195,15 +240,6 @@ def test_a_compiled_policy_can_be_saved(trained, tmp_path):
     assert same(weights(DDPGPaper.load(tmp_path / "model", device="cpu").policy), before)
 
 
-def test_including_the_buffer(tmp_path):
-    """``include`` can put the replay buffer into the zip."""
-    model = small_model().learn(20)
-    model.save(tmp_path / "model", include=["replay_buffer"])
-    loaded = DDPGPaper.load(tmp_path / "model", device="cpu")
-    ours, theirs = first(model.replay_buffer, 20), first(loaded.replay_buffer, 20)
-    assert all(th.equal(a, b) for a, b in zip(ours, theirs, strict=True) if a is not None)
-
-
 def test_custom_objects(trained, tmp_path, capsys):
     """They take the place of saved attributes, and add none."""
     trained.save(tmp_path / "model")
@@ -243,10 +279,28 @@ def test_functions_survive_with_permission(tmp_path):
     assert (named.learning_rate, named.qf_learning_rate) == (halved, sine)
     model = small_model(learning_rate=lambda p: halved(p), qf_learning_rate=lambda p: sine(p))
     model.save(tmp_path / "model")
-    with pytest.raises(UntrustedContentError, match="learning_rate"):
+    with pytest.raises(UntrustedContentError, match=r"learning_rate.*custom_objects"):
         DDPGPaper.load(tmp_path / "model", device="cpu")
+    replaced = DDPGPaper.load(tmp_path / "model", custom_objects={"learning_rate": 0.5, "qf_learning_rate": 0.25})
+    assert (replaced.lr_schedule(1), replaced.qf_lr_schedule(1)) == (0.5, 0.25)
     for loaded in (named, DDPGPaper.load(tmp_path / "model", device="cpu", trusted=True)):
         assert_halved_and_sine(loaded)
+
+
+class OwnExtractor(FlattenExtractor):
+    """A features extractor that a user wrote."""
+
+
+def test_own_classes_and_functions_take_permission(tmp_path):
+    model = small_model(policy_kwargs={"features_extractor_class": OwnExtractor}, learning_rate=halved)
+    model.save(tmp_path / "model")
+    for allow in ((), (OwnExtractor,), (halved,)):
+        with pytest.raises(UntrustedContentError, match="allow="):
+            DDPGPaper.load(tmp_path / "model", allow=allow)
+    loaded = DDPGPaper.load(tmp_path / "model", allow=[OwnExtractor, halved])
+    assert isinstance(loaded.actor.features_extractor, OwnExtractor)
+    with pytest.raises(InvalidArgumentTypeError, match="allow"):
+        DDPGPaper.load(tmp_path / "model", allow=["OwnExtractor"])
 
 
 def assert_halved_and_sine(loaded):
@@ -416,38 +470,3 @@ def test_loading_for_another_number_of_environments(tmp_path, before, after):
         assert isinstance(noise, OrnsteinUhlenbeckNoise)
     else:
         assert len({float(values) for values in noise()[:, 0]}) == after
-
-
-# ------------------------------------------------------------ the replay buffer
-
-
-@pytest.mark.parametrize("device", ["cpu", CUDA])
-def test_the_replay_buffer(tmp_path, device):
-    model = small_model(counting_envs(2)).learn(60)
-    saved = deepcopy(model.replay_buffer)
-    model.save_replay_buffer(tmp_path / "buffer.pkl")
-    model.replay_buffer = None
-    model.device = th.device(device)
-    model.load_replay_buffer(tmp_path / "buffer.pkl")
-    loaded = model.replay_buffer
-    assert loaded.device.type == device
-    assert (loaded.pos, loaded.full, loaded.n_envs) == (30, False, 2)
-    # The draws go on where they were, with the same transitions
-    for _ in range(3):
-        ours, theirs = saved.sample(50), loaded.sample(50)
-        assert all(th.equal(a, b.cpu()) for a, b in zip(ours, theirs, strict=True) if a is not None)
-    assert drawn(loaded) == drawn(saved)
-    assert set(drawn(loaded)) == {(env, step // 10, step % 10) for env in range(2) for step in range(30)}
-
-
-def test_the_replay_buffer_of_something_else_is_refused(tmp_path):
-    model = small_model().learn(10)
-    with (tmp_path / "buffer.pkl").open("wb") as file:
-        pickle.dump("no buffer", file)
-    with pytest.raises(UntrustedContentError, match="instead of a replay buffer"):
-        model.load_replay_buffer(tmp_path / "buffer")
-    with pytest.raises(InvalidArgumentTypeError, match="not a replay buffer"):
-        model.load_replay_buffer(tmp_path / "buffer", trusted=True)
-    model.replay_buffer = "no buffer"
-    with pytest.raises(InvalidArgumentTypeError, match="no replay buffer"):
-        model.save_replay_buffer(tmp_path / "buffer")

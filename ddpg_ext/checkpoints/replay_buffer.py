@@ -1,0 +1,54 @@
+"""The replay buffer of a model, to and from a file of its own."""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
+
+from ddpg_ext.common.errors import InvalidArgumentTypeError
+from ddpg_ext.ddpg_paper.validation import env_of_her, make_replay_buffer
+from ddpg_ext.serialization.allowlist import Allowed
+from ddpg_ext.serialization.replay_buffers import load_buffer, save_buffer
+
+if TYPE_CHECKING:
+    from ddpg_ext.ddpg_paper.ddpg_paper import DDPGPaper
+
+
+def save_replay_buffer(model: "DDPGPaper", path: Any) -> None:
+    """
+    Save the replay buffer of a model.
+
+    :param model: the model
+    :param path: path of the file (".pkl" may be left out), or an open binary file
+    :raises InvalidArgumentTypeError: if the model has no replay buffer
+    """
+    if not isinstance(model.replay_buffer, ReplayBuffer):
+        raise InvalidArgumentTypeError(f"there is no replay buffer to save: it is {model.replay_buffer!r:.80}")
+    save_buffer(path, model.replay_buffer)
+
+
+def load_replay_buffer(
+    model: "DDPGPaper", path: Any, truncate_last_traj: bool = True, trusted: bool = False, allow: Iterable[Any] = ()
+) -> None:
+    """
+    Load the replay buffer of a model.
+
+    :param model: the model
+    :param path: the file
+    :param truncate_last_traj: for ``HerReplayBuffer``: end the episode that was under way
+    :param trusted: whether a pickle that the allow-list reader refuses may be unpickled
+    :param allow: classes and functions of the caller's own that the file may use
+    :raises CheckpointError: if the file is missing, damaged or refused
+    """
+    present = make_replay_buffer(model) if model.replay_buffer is None else model.replay_buffer
+    buffer = load_buffer(path, present, Allowed(allow), trusted)
+    if not isinstance(buffer, ReplayBuffer):
+        raise InvalidArgumentTypeError(f"{path} holds a {type(buffer).__name__}, not a replay buffer")
+    if isinstance(buffer, HerReplayBuffer):
+        if buffer is not present:
+            buffer.set_env(env_of_her(model))
+        if truncate_last_traj:
+            buffer.truncate_last_trajectory()
+    buffer.device = model.device
+    model.replay_buffer = buffer

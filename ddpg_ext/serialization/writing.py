@@ -1,0 +1,67 @@
+"""Pickles to be written, checked by the reader, so that nothing is written that cannot be read."""
+
+import contextlib
+import pickle
+import sys
+from typing import Any
+
+from ddpg_ext.common.errors import CheckpointError, UntrustedContentError
+from ddpg_ext.serialization.allowlist import Allowed
+from ddpg_ext.serialization.reconstruct import Reconstructor, is_listed, load_pickle
+from ddpg_ext.serialization.safe_pickle import Global, record
+
+#: packages whose objects hold more than their attributes, so that a user cannot allow them
+_NOT_THE_CALLERS = {*sys.stdlib_module_names, "numpy", "torch"} - {"__main__"}
+
+
+def check_readable(pickled: bytes) -> None:
+    """
+    Check that a pickle can be read back, if need be with ``allow``, ``custom_objects`` or ``trusted``.
+
+    :raises CheckpointError: if it is beyond the reader's limits
+    """
+    with contextlib.suppress(UntrustedContentError):  # the caller can replace it, or allow it, or trust the file
+        load_pickle(pickled)
+
+
+def dump_plain(values: dict[str, Any], owner: str, advice: str) -> bytes:
+    """
+    Pickle plain values, which may hold instances of the caller's own classes.
+
+    :param values: the values by name
+    :param owner: what they belong to, for the error
+    :param advice: what to do about a value that cannot be stored, for the error
+    :return: a pickle that the reader reads, if the caller allows these classes
+    :raises CheckpointError: for a value that cannot be stored, or not be read back
+    """
+    try:
+        return _dump(values)
+    except CheckpointError:
+        for name, value in values.items():
+            try:
+                _dump(value)
+            except CheckpointError as error:
+                kind = type(value).__name__
+                raise CheckpointError(
+                    f"{owner} cannot be stored: `{name}` is a {kind}, which cannot be read back ({error}); {advice}"
+                ) from None
+        raise
+
+
+def _dump(value: Any) -> bytes:
+    try:
+        pickled = pickle.dumps(value, protocol=4)
+    except Exception as error:
+        raise CheckpointError(f"it cannot be pickled: {str(error)[:200]}") from None
+    recorded = record(pickled)
+    try:
+        Reconstructor(Allowed(), recorded.limit).build(recorded.root)
+    except UntrustedContentError:
+        unknown = [name for name in recorded.globals if not is_listed(name)]
+        if not unknown or not all(map(_is_the_callers, unknown)):
+            raise
+    return pickled
+
+
+def _is_the_callers(name: Global) -> bool:
+    return name.module.partition(".")[0] not in _NOT_THE_CALLERS

@@ -1,0 +1,276 @@
+"""Replay buffers: as files of their own and in a model's file, those of SB3 and of the user's own."""
+
+import io
+import pickle
+import tracemalloc
+from copy import deepcopy
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from stable_baselines3 import DDPG
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.envs import BitFlippingEnv
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
+from toys import counting_envs, drawn, small_model
+
+from ddpg_ext import (
+    CheckpointError,
+    CheckpointNotFoundError,
+    DamagedCheckpointError,
+    DDPGPaper,
+    InvalidArgumentTypeError,
+    LinearDecay,
+    UntrustedContentError,
+)
+from ddpg_ext.buffers import PackedReplayBuffer, PrioritizedReplayBuffer, ReplayBufferAdapter, Transitions
+from ddpg_ext.serialization.allowlist import Allowed
+from ddpg_ext.serialization.replay_buffers import get_state, load_buffer, save_buffer
+
+CUDA = pytest.param("cuda", marks=pytest.mark.skipif(not th.cuda.is_available(), reason="no CUDA device"))
+
+
+def make(**kwargs):
+    return small_model("Pendulum-v1", **{"buffer_size": 300, "batch_size": 4, **kwargs})
+
+
+def buffer_arrays(buffer):
+    arrays = {}
+    for name, value in vars(buffer).items():
+        for key, part in value.items() if isinstance(value, dict) else [("", value)]:
+            if isinstance(part, np.ndarray) and part.dtype != object:
+                arrays[name + key] = part
+    return arrays
+
+
+@pytest.mark.parametrize(("steps", "suffix"), [(1, ""), (299, ".pkl"), (450, "")])
+def test_replay_buffers_come_back(tmp_path, steps, suffix):
+    model = make(learning_starts=10_000).learn(steps)
+    model.save_replay_buffer(tmp_path / f"buffer{suffix}")
+    other = make()
+    other.load_replay_buffer(tmp_path / "buffer")
+    assert (other.replay_buffer.pos, other.replay_buffer.full) == (steps % 300, steps >= 300)
+    np.random.seed(0)
+    batch = model.replay_buffer.sample(20)
+    np.random.seed(0)
+    for mine, its in zip(other.replay_buffer.sample(20), batch, strict=True):
+        assert mine is its is None or th.equal(mine, its)
+    other.learn(5, reset_num_timesteps=False)
+
+
+def test_sb3s_replay_buffers_come_back(tmp_path):
+    original = DDPG("MlpPolicy", "Pendulum-v1", buffer_size=300, policy_kwargs={"net_arch": [4]}).learn(90)
+    original.save_replay_buffer(tmp_path / "buffer")
+    model = make()
+    model.load_replay_buffer(tmp_path / "buffer")
+    arrays = buffer_arrays(original.replay_buffer)
+    assert arrays.keys() == buffer_arrays(model.replay_buffer).keys()
+    for name, array in arrays.items():
+        assert np.array_equal(array, buffer_arrays(model.replay_buffer)[name])
+    model.learn(5, reset_num_timesteps=False)
+
+
+@pytest.mark.parametrize("by_sb3", [True, False])
+def test_hindsight_buffers_come_back(tmp_path, by_sb3):
+    def make_her():
+        env = BitFlippingEnv(n_bits=3, continuous=True)
+        return DDPGPaper(
+            "MultiInputPolicy",
+            env,
+            replay_buffer_class=HerReplayBuffer,
+            learning_starts=20,
+            buffer_size=60,
+            batch_size=4,
+            policy_kwargs={"net_arch": [4] * 2},
+        )
+
+    model = make_her().learn(50)
+    if by_sb3:
+        with open(tmp_path / "buffer.pkl", "wb") as file:
+            pickle.dump(model.replay_buffer, file)
+    else:
+        model.save_replay_buffer(tmp_path / "buffer")
+    other = make_her()
+    other.load_replay_buffer(tmp_path / "buffer.pkl", truncate_last_traj=False)
+    for name, array in buffer_arrays(model.replay_buffer).items():
+        assert np.array_equal(array, buffer_arrays(other.replay_buffer)[name]), name
+    other.learn(30)
+
+
+def test_a_buffer_of_another_size_is_refused(tmp_path):
+    make().save_replay_buffer(tmp_path / "buffer")
+    with pytest.raises(CheckpointError, match="buffer_size=300"):
+        make(buffer_size=100).load_replay_buffer(tmp_path / "buffer")
+    with pytest.raises(CheckpointNotFoundError, match="nothing"):
+        make().load_replay_buffer(tmp_path / "nothing")
+
+
+class OwnBuffer(ReplayBufferAdapter):
+    """A store of one's own: arrays in a tuple, which is all that there is to know."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        n = self.buffer_size * self.n_envs
+        self.store = tuple(np.zeros((n, width), np.float32) for width in (3, 1, 3, 1, 1))
+
+    def _write(self, indices, transitions, episode_ends):
+        for target, values in zip(self.store, transitions, strict=True):
+            target[indices] = values
+
+    def _read(self, indices):
+        return Transitions._make(values[indices] for values in self.store)
+
+
+def test_a_buffer_of_ones_own_comes_back(tmp_path):
+    model = make(replay_buffer_class=OwnBuffer).learn(50)
+    model.save_replay_buffer(tmp_path / "buffer")
+    model.save(tmp_path / "model", include=["replay_buffer"])
+    other = make(replay_buffer_class=OwnBuffer)
+    other.load_replay_buffer(tmp_path / "buffer")
+    loaded = DDPGPaper.load(tmp_path / "model", allow=[OwnBuffer])
+    expected = model.replay_buffer.sample(30)
+    for found in (other, loaded):
+        for mine, its in zip(found.replay_buffer.sample(30), expected, strict=True):
+            assert mine is its is None or th.equal(mine, its)
+    model.replay_buffer.open_file = io.BytesIO()
+    with pytest.raises(CheckpointError, match=r"`open_file` is a BytesIO.*snapshot_state"):
+        model.save_replay_buffer(tmp_path / "buffer")
+
+
+@pytest.mark.parametrize(
+    ("buffer_class", "kwargs"),
+    [
+        (None, {}),
+        (None, {"n_steps": 3}),
+        (ReplayBuffer, {}),
+        (PackedReplayBuffer, {"replay_buffer_kwargs": {"seed": 4}}),
+        (
+            PrioritizedReplayBuffer,
+            {"replay_buffer_kwargs": {"alpha": 0.3, "beta": LinearDecay(50, start=0.4, end=1.0)}},
+        ),
+    ],
+)
+def test_the_buffer_can_be_part_of_the_models_file(tmp_path, buffer_class, kwargs):
+    model = make(replay_buffer_class=buffer_class, **kwargs).learn(350)
+    model.save(tmp_path / "model", include=["replay_buffer"])
+    loaded = DDPGPaper.load(tmp_path / "model")
+    assert loaded.replay_buffer_class is buffer_class
+    assert type(loaded.replay_buffer) is type(model.replay_buffer)
+    for _ in range(2):
+        np.random.seed(0)  # SB3's buffers draw from it
+        batch = model.replay_buffer.sample(20)
+        np.random.seed(0)
+        for mine, its in zip(loaded.replay_buffer.sample(20), batch, strict=True):
+            assert mine is its is None or np.array_equal(mine, its)
+    without = DDPGPaper.load(tmp_path / "model", custom_objects={"replay_buffer": None})
+    assert without.replay_buffer.size() == 0
+    with pytest.raises(CheckpointError, match="buffer_size=300"):
+        DDPGPaper.load(tmp_path / "model", buffer_size=20)
+    model.learn(10, reset_num_timesteps=False)
+    OffPolicyAlgorithm.load.__func__(DDPGPaper, tmp_path / "model")  # SB3 leaves it
+
+
+@pytest.mark.parametrize("what", ["values", "arrays"])
+def test_impossible_packed_buffers_are_refused(tmp_path, what):
+    """With the checksums made right: counts, places, priorities and generators that no buffer has."""
+    model = make(replay_buffer_class=PrioritizedReplayBuffer).learn(350)
+    values, arrays = model.replay_buffer.snapshot_state()
+
+    class Array:
+        def __init__(self, array):
+            self.array, self.shape, self.dtype = array, array.shape, array.dtype
+
+        def read_into(self, target):
+            if target.shape != self.shape or target.dtype != self.dtype:
+                raise DamagedCheckpointError("shape")
+            target[...] = self.array
+
+    stored = {name: Array(array.copy()) for name, array in arrays.items()}
+    changes = {
+        "values": [
+            *({"counts": counts} for counts in ([301, 0, 400], [5, -1, 5], [5, 301, 5], [5, 5, 2], [1, 2], "x", None)),
+            *({"generator": generator} for generator in (5, np.random.Generator(np.random.MT19937(0)))),
+            *({"seed": "x"}, {"n_envs": 2}, {"max_priority": np.nan}, {"max_priority": -1.0}, {"n_unreturned": "x"}),
+            *({"alpha": 0.1}, {"more": 1}),
+        ],
+        "arrays": [
+            *({"end_ids": Array(np.full_like(arrays["end_ids"], number))} for number in (-1, 1, 10**6)),
+            *({"priorities": Array(np.full_like(arrays["priorities"], number))} for number in (np.nan, -1.0, np.inf)),
+            *(
+                {"priorities": Array(np.ones(7))},
+                {"rows": Array(np.zeros((1, 2, 3), np.float32))},
+                {"more": stored["rows"]},
+            ),
+            {"ends": Array(np.zeros((0, 3), np.float32))},
+        ],
+    }
+    for change in changes[what]:
+        with pytest.raises(CheckpointError):
+            model.replay_buffer.load_snapshot_state(
+                {**values, **change} if what == "values" else values, {**stored, **(change if what == "arrays" else {})}
+            )
+        model.replay_buffer.load_snapshot_state(values, stored)
+        assert model.replay_buffer.size() == 300
+
+
+@pytest.mark.parametrize(
+    ("buffer_class", "n_envs", "full"),
+    [
+        (ReplayBuffer, 1, True),
+        (PackedReplayBuffer, 1, True),
+        (PackedReplayBuffer, 3, False),
+        (PrioritizedReplayBuffer, 3, True),
+    ],
+)
+def test_a_buffer_is_written_and_read_without_a_second_copy(tmp_path, buffer_class, n_envs, full):
+    space, actions = gym.spaces.Box(-1, 1, (200,), np.float32), gym.spaces.Box(-1, 1, (2,), np.float32)
+    buffer, other = (buffer_class(9_000, space, actions, "cpu", n_envs) for _ in range(2))
+    rng, next_obs = np.random.default_rng(0), np.zeros((n_envs, 200), np.float32)
+    for _ in range(buffer.buffer_size + 5 if full else buffer.buffer_size - 500):
+        obs, next_obs = next_obs, rng.uniform(-1, 1, (n_envs, 200)).astype(np.float32)
+        buffer.add(obs, next_obs, np.zeros((n_envs, 2)), np.zeros(n_envs), np.zeros(n_envs), [{}] * n_envs)
+    size = sum(array.nbytes for array in get_state(buffer)[1].values())
+    path = tmp_path / "buffer.pkl"
+    for act in (lambda: save_buffer(path, buffer), lambda: load_buffer(path, other, Allowed())):
+        tracemalloc.start()
+        act()
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 3 * 2**20 < 0.6 * size
+    assert path.stat().st_size < 1.02 * size
+    for name, array in get_state(buffer)[1].items():
+        assert np.array_equal(array, get_state(other)[1][name]), name
+
+
+@pytest.mark.parametrize("device", ["cpu", CUDA])
+def test_the_replay_buffer(tmp_path, device):
+    model = small_model(counting_envs(2)).learn(60)
+    saved = deepcopy(model.replay_buffer)
+    model.save_replay_buffer(tmp_path / "buffer.pkl")
+    model.replay_buffer = None
+    model.device = th.device(device)
+    model.load_replay_buffer(tmp_path / "buffer.pkl")
+    loaded = model.replay_buffer
+    assert loaded.device.type == device
+    assert (loaded.pos, loaded.full, loaded.n_envs) == (30, False, 2)
+    # The draws go on where they were, with the same transitions
+    for _ in range(3):
+        ours, theirs = saved.sample(50), loaded.sample(50)
+        assert all(th.equal(a, b.cpu()) for a, b in zip(ours, theirs, strict=True) if a is not None)
+    assert drawn(loaded) == drawn(saved)
+    assert set(drawn(loaded)) == {(env, step // 10, step % 10) for env in range(2) for step in range(30)}
+
+
+def test_the_replay_buffer_of_something_else_is_refused(tmp_path):
+    model = small_model().learn(10)
+    with (tmp_path / "buffer.pkl").open("wb") as file:
+        pickle.dump("no buffer", file)
+    with pytest.raises(UntrustedContentError, match="instead of a replay buffer"):
+        model.load_replay_buffer(tmp_path / "buffer")
+    with pytest.raises(InvalidArgumentTypeError, match="not a replay buffer"):
+        model.load_replay_buffer(tmp_path / "buffer", trusted=True)
+    model.replay_buffer = "no buffer"
+    with pytest.raises(InvalidArgumentTypeError, match="no replay buffer"):
+        model.save_replay_buffer(tmp_path / "buffer")
