@@ -3,13 +3,13 @@
 import argparse
 import copy
 import importlib
-import json
 import logging
 import os
 import signal
 import socket
 import sys
 import tempfile
+import threading
 import time
 from contextlib import redirect_stdout, suppress
 from pathlib import Path
@@ -17,16 +17,11 @@ from typing import Any
 
 from ddpg_ext.common.environments import check_environment
 from ddpg_ext.common.errors import DDPGPaperError, InvalidArgumentError, nearest
-from ddpg_ext.common.files import check_can_write
 from ddpg_ext.common.optional_imports import import_extra
+from ddpg_ext.zoo.sweep_options import VARIANT_KEYS, one_line, parse
 
-#: settings of the folder: what a run depends on, but for the runs' own
-SETTINGS = "sweep.json"
 #: times that a run is started again after its process or its node died
 MAX_FAILURES = 10
-#: keys of a variant that are no hyperparameters
-VARIANT_KEYS = ("algo", "base", "study", "study_name")
-BUILT_IN = {"paper": {"base": "paper"}, "tuned": {"base": "tuned"}}
 #: folder of Ray Tune's own files, while it runs
 RAY_STATE = ".ray"
 #: seconds between two tables
@@ -48,136 +43,6 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(f"sweep: error: {error}")
     if failed:
         sys.exit(f"sweep: {len(failed)} runs failed, see their result.json; the same command tries again: {failed}")
-
-
-# -------------------------------------------------------------------- options
-
-
-def parse(argv: list[str]) -> argparse.Namespace:
-    """
-    Read the options, and the YAML file of settings, whose keys are the options' long names.
-
-    :param argv: the options
-    :return: their values; ``seed`` are numbers, ``variant`` are dicts by name
-    :raises InvalidArgumentError: for an unknown key, or a value that cannot be read
-    """
-    parser = argparse.ArgumentParser(prog="ddpg_ext sweep", description=__doc__)
-    add = parser.add_argument
-    add("settings", nargs="?", help="YAML file of settings: the long names of these options, with their values")
-    add("--algo", nargs="+", default=["ddpg_paper"], help="any algorithms of the Zoo")
-    add("--env", nargs="+", default=[], help="environment ids")
-    add("--seed", nargs="+", default=["0"], help="numbers and ranges: 0-4 7")
-    add("-n", "--n-timesteps", type=int, default=-1, help="steps of each run; default: by the file of hyperparameters")
-    add("-f", "--folder", default="sweeps/sweep", help="where runs go: a folder, or a URI such as s3://bucket/sweep")
-    add("-params", "--hyperparams", nargs="+", default=[], help="of all runs: key:value, as in the Zoo")
-    add("-conf", "--conf-file", help="YAML file of hyperparameters; default: that of each algorithm")
-    add("--eval-freq", type=int, default=25000, help="steps between two evaluations; -1: none")
-    add("--eval-episodes", type=int, default=5, help="episodes of each evaluation")
-    add("--final-episodes", type=int, default=100, help="episodes of the last and of the best agent at the end")
-    add("--env-kwargs", nargs="+", default=[], help="arguments of the environments: key:value")
-    add("--gym-packages", nargs="+", default=[], help="modules that register environments")
-    add("--vec-env", choices=["dummy", "subproc"], default="dummy")
-    add("--variant", nargs="+", default=[], help="paper, tuned, name:key=value,... or name:study=STORAGE")
-    add("--snapshot-freq", type=int, default=50000, help="steps between two snapshots, from which a run continues")
-    add("--jobs", type=int, help="runs at a time; default: as many as there are cores")
-    add("--address", help="a Ray cluster: auto or HOST:PORT")
-    add("--dry-run", action="store_true", help="list the runs, their steps, and an estimate of the time")
-    given = parser.parse_args(argv)
-    if given.settings is not None:
-        known = {action.dest for action in parser._actions} - {"help", "settings"}
-        parser.set_defaults(**_read_settings(given.settings, known))
-        given = parser.parse_args(argv)
-    given.algo, given.env, given.seed = (_as_list(value) for value in (given.algo, given.env, given.seed))
-    given.seed = [seed for text in given.seed for seed in _seeds(str(text))]
-    given.hyperparams = _pairs("--hyperparams", given.hyperparams, ":")
-    given.env_kwargs = _pairs("--env-kwargs", given.env_kwargs, ":")
-    given.variant = _variants(given.variant)
-    for name, minimum in (("eval_episodes", 1), ("final_episodes", 1), ("snapshot_freq", 1), ("jobs", 1)):
-        value = getattr(given, name)
-        if value is not None and (not isinstance(value, int) or value < minimum):
-            raise InvalidArgumentError(f"--{name.replace('_', '-')} must be a whole number above 0, got {value!r}")
-    if not given.env:
-        raise InvalidArgumentError("--env is missing; pass environment ids, such as --env Hopper-v5 HalfCheetah-v5")
-    return given
-
-
-def _read_settings(file: str, known: set[str]) -> dict[str, Any]:
-    yaml = import_extra("yaml", "ddpg_ext[extra]", "reading settings")
-    try:
-        settings = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise InvalidArgumentError(f"the settings {file!r} cannot be read: {_one_line(error)}") from error
-    if not isinstance(settings, dict):
-        raise InvalidArgumentError(f"the settings {file!r} must be names and values, got {type(settings).__name__}")
-    for key in settings:
-        if key not in known:
-            raise InvalidArgumentError(f"{file}: the key `{key}` is unknown; {nearest(str(key), known)}")
-    return settings
-
-
-def _as_list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
-
-
-def _seeds(text: str) -> list[int]:
-    first, _, last = text.partition("-")
-    if not first.isdigit() or (last and not last.isdigit()) or text.endswith("-") or int(last or first) < int(first):
-        raise InvalidArgumentError(f"--seed takes numbers and ranges such as 0-4, got {text!r}")
-    return list(range(int(first), int(last or first) + 1))
-
-
-def _pairs(option: str, pairs: list[str] | dict[str, Any], separator: str) -> dict[str, Any]:
-    """Evaluate values as the Zoo does; those of a YAML file are values already."""
-    if isinstance(pairs, dict):
-        return pairs
-    values: dict[str, Any] = {}
-    names = vars(importlib.import_module("rl_zoo3.utils")) if pairs else {}
-    for pair in pairs:
-        key, _, value = pair.partition(separator)
-        if not (key and value):
-            raise InvalidArgumentError(f"{option} {pair!r}: pass key{separator}value")
-        try:
-            values[key] = value if key in VARIANT_KEYS else eval(value, dict(names))
-        except Exception as error:
-            raise InvalidArgumentError(
-                f"{option} {pair!r}: the value is not a Python expression ({_one_line(error)}); text needs quotes of "
-                f"its own: \"{key}{separator}'{value}'\""
-            ) from error
-    return values
-
-
-def _variants(variants: list[str] | dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return the keys of each variant by its name."""
-    if isinstance(variants, dict):
-        parsed = {str(name): values or BUILT_IN.get(name, {}) for name, values in variants.items()}
-    else:
-        parsed = {}
-        for text in variants:
-            name, colon, rest = text.partition(":")
-            if not colon and name not in BUILT_IN:
-                raise InvalidArgumentError(f"--variant {text!r} is unknown; pass paper, tuned or name:key=value,...")
-            parsed[name] = _pairs("--variant", _split(rest), "=") if colon else BUILT_IN[name]
-    for name, values in parsed.items():
-        if not isinstance(values, dict) or values.get("base", "tuned") not in BUILT_IN:
-            raise InvalidArgumentError(f"--variant {name}: its base must be paper or tuned, and it must be keys")
-        if not name or not all(character.isalnum() or character in "-_.+=" for character in name):
-            raise InvalidArgumentError(f"--variant {name!r}: a name is letters, digits and -_.+=, since it is a folder")
-    return parsed
-
-
-def _split(text: str) -> list[str]:
-    """Split at the commas that are not within brackets or quotes."""
-    parts, depth, quote = [""], 0, ""
-    for character in text:
-        if quote or character in "'\"":
-            quote = "" if character == quote else quote or character
-        else:
-            depth += (character in "([{") - (character in ")]}")
-        if character == "," and not depth and not quote:
-            parts.append("")
-        else:
-            parts[-1] += character
-    return parts
 
 
 # ----------------------------------------------------------------------- plan
@@ -261,56 +126,8 @@ def _resolve(
                 if made is not None:
                     made.close()
         except Exception as error:  # of the Zoo, of the algorithm, of the environment, of Optuna
-            raise InvalidArgumentError(f"{where}: {_one_line(error)}") from error
+            raise InvalidArgumentError(f"{where}: {one_line(error)}") from error
     return dict(entry), n_timesteps
-
-
-def check_folder(options: argparse.Namespace, runs: list[Any]) -> Any:
-    """
-    Claim the folder for these settings.
-
-    :param options: of :func:`parse`
-    :param runs: the runs
-    :return: the storage
-    :raises InvalidArgumentError: if it cannot be written to, or has runs of other settings
-    """
-    from ddpg_ext.zoo.sweep_run import Storage
-
-    folder = options.folder if "://" in options.folder else os.path.abspath(options.folder)
-    try:
-        storage = Storage(folder)
-        if storage.is_local:
-            check_can_write(Path(storage.path))
-        settings = storage.read_json(SETTINGS) or {}
-        claimed = {**settings}
-        for run in runs:
-            mine = {key: value for key, value in run._asdict().items() if key not in ("seed", "variant")}
-            mine = json.loads(json.dumps(mine, default=str))
-            theirs = claimed.setdefault(f"{run.variant}/{run.env}", mine)
-            for key in mine.keys() | theirs.keys():
-                if mine.get(key) != theirs.get(key):
-                    raise InvalidArgumentError(
-                        f"--folder {options.folder!r} is of another sweep: {run.variant} on {run.env} has "
-                        f"{_difference(key, theirs.get(key), mine.get(key))}; choose another folder"
-                    )
-        if not options.dry_run and claimed != settings:
-            storage.filesystem.create_dir(storage.path)
-            storage.write_json(SETTINGS, claimed)
-    except (OSError, ValueError) as error:
-        if isinstance(error, DDPGPaperError):
-            raise
-        raise InvalidArgumentError(
-            f"--folder {options.folder!r} cannot be written to ({_one_line(error)}); choose another folder"
-        ) from error
-    return storage
-
-
-def _difference(key: str, theirs: Any, mine: Any) -> str:
-    """Say which part of a setting is another."""
-    if isinstance(theirs, dict) and isinstance(mine, dict):
-        key = next(name for name in {**theirs, **mine} if theirs.get(name) != mine.get(name))
-        theirs, mine = theirs.get(key), mine.get(key)
-    return f"`{key}` {theirs!r} there, got {mine!r}"
 
 
 # ------------------------------------------------------------------------ run
@@ -323,33 +140,40 @@ def sweep(options: argparse.Namespace) -> list[str]:
     :param options: of :func:`parse`
     :return: names of the runs that failed
     """
-    from ddpg_ext.zoo.sweep_run import RESULT
-
     runs = plan(options)
-    storage = check_folder(options, runs)
+    from ddpg_ext.zoo.sweep_folder import RESULT, SETTINGS, merge_settings, open_folder
+    from ddpg_ext.zoo.sweep_run import describe
+
+    folder = options.folder if "://" in options.folder else os.path.abspath(options.folder)
+    storage = open_folder(folder)
+    own = {f"{run.variant}/{run.env}": run._replace(seed=None)._asdict() for run in runs}
+    settings = merge_settings(storage, own)
     results = {run.name: storage.read_json(f"{run.name}/{RESULT}") for run in runs}
     missing = {run.name: run for run in runs if results[run.name] is None or "error" in results[run.name]}
-    print(f"{len(runs)} runs, {len(runs) - len(missing)} of them finished; folder {options.folder}", flush=True)
+    print(f"{len(runs)} runs, {len(runs) - len(missing)} of them finished; folder {folder}", flush=True)
     if options.dry_run:
-        _print_plan(runs, missing, results, options.jobs or _n_cores())
-    elif missing:
-        _tune(options, storage, missing)
-        results = {name: storage.read_json(f"{name}/{RESULT}") for name in missing}
-        for name, result in results.items():
-            if result is None:
-                from ddpg_ext.zoo.sweep_run import describe
-
-                error = "the process ended without a message, several times"
-                storage.write_json(f"{name}/{RESULT}", {**describe(missing[name]), "error": error})
-        return [name for name, result in results.items() if result is None or "error" in result]
-    return []
+        _print_plan(runs, missing, options.jobs or _n_cores())
+    if options.dry_run or not missing:
+        return []
+    _connect(options)
+    storage.filesystem.create_dir(storage.path)
+    storage.write_json(SETTINGS, settings)
+    _tune(options, storage, folder, missing)
+    failed = []
+    for name, run in missing.items():
+        result = storage.read_json(f"{name}/{RESULT}")
+        if result is None:
+            result = {**describe(run), "error": "the process of the run died, several times"}
+            storage.write_json(f"{name}/{RESULT}", result)
+        failed += [name] if "error" in result else []
+    return failed
 
 
 def _n_cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def _print_plan(runs: list[Any], missing: dict[str, Any], results: dict[str, Any], jobs: int) -> None:
+def _print_plan(runs: list[Any], missing: dict[str, Any], jobs: int) -> None:
     from ddpg_ext.zoo.sweep_run import seconds_per_step
 
     speeds: dict[tuple[str, str], float] = {}
@@ -370,18 +194,12 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min"
 
 
-def _tune(options: argparse.Namespace, storage: Any, runs: dict[str, Any]) -> None:
+def _tune(options: argparse.Namespace, storage: Any, folder: str, runs: dict[str, Any]) -> None:
     """Let Ray Tune schedule, spread, retry and report the runs."""
-    # One line per run needs Tune's reporter; the runs write TensorBoard's files themselves
-    os.environ.update(RAY_AIR_NEW_OUTPUT="0", TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1", RAY_USAGE_STATS_ENABLED="0")
-    os.environ.update(TUNE_DISABLE_SIGINT_HANDLER="1", RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS="0")
     import ray
     from ray import tune
 
-    logging.getLogger("ray").setLevel(logging.ERROR)
-    _connect(options)
     names = list(runs)
-    folder = options.folder if "://" in options.folder else storage.path
     trainable = tune.with_parameters(_train_trial, runs=list(runs.values()), folder=folder)
     try:
         tune.Tuner(
@@ -415,8 +233,12 @@ def _tune(options: argparse.Namespace, storage: Any, runs: dict[str, Any]) -> No
 
 def _connect(options: argparse.Namespace) -> None:
     """Start Ray on this machine, or join a cluster."""
+    # One line per run needs Tune's old reporter; the runs write TensorBoard's files themselves
+    os.environ.update(RAY_AIR_NEW_OUTPUT="0", TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1", RAY_USAGE_STATS_ENABLED="0")
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Ctrl-C ends the command: the run folders have all
     import ray
 
+    logging.getLogger("ray").setLevel(logging.ERROR)
     quiet: Any = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if options.address is None:
@@ -428,10 +250,10 @@ def _connect(options: argparse.Namespace) -> None:
             ray.init(options.address, **quiet)
     except (OSError, ValueError, RuntimeError, OverflowError) as error:
         raise InvalidArgumentError(
-            f"--address {options.address!r} cannot be reached ({_one_line(error)}); start a cluster with "
+            f"--address {options.address!r} cannot be reached ({one_line(error)}); start a cluster with "
             "`ray start --head`, and pass auto or its HOST:PORT"
         ) from error
-    if options.address is None:
+    if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, lambda *_: sys.exit("sweep: terminated; the same command continues"))
 
 
@@ -442,8 +264,3 @@ def _train_trial(config: dict[str, Any], runs: list[Any], folder: str) -> None:
     from ddpg_ext.zoo.sweep_run import train
 
     train(runs[config["run"]], folder, tune.report)
-
-
-def _one_line(error: BaseException) -> str:
-    """Return the first line of a message that is not empty."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -2,7 +2,6 @@
 
 import argparse
 import copy
-import fcntl
 import gc
 import hashlib
 import importlib
@@ -10,14 +9,15 @@ import inspect
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Callable
+from contextlib import redirect_stdout
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,7 +25,6 @@ from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
-import pyarrow.fs  # type: ignore[import-untyped]
 import rl_zoo3
 import stable_baselines3
 import torch as th
@@ -40,19 +39,16 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize, sync_envs_nor
 import ddpg_ext
 from ddpg_ext.checkpoints.snapshots import SnapshotCallback
 from ddpg_ext.common.environments import register
-from ddpg_ext.common.errors import DDPGPaperError, InvalidArgumentTypeError, nearest
-from ddpg_ext.common.files import atomic_file
+from ddpg_ext.common.errors import InvalidArgumentTypeError, nearest
 from ddpg_ext.ddpg_paper import DDPGPaper
 from ddpg_ext.zoo.experiment import ExperimentManager
-from ddpg_ext.zoo.hyperparameters import NOISE_KEYS, ZOO_KEYS
+from ddpg_ext.zoo.hyperparameters import ALGORITHM, NOISE_KEYS, ZOO_KEYS
 from ddpg_ext.zoo.register import register_zoo
+from ddpg_ext.zoo.sweep_folder import RESULT, SNAPSHOTS, Storage
 
-RESULT = "result.json"
-#: folder of the snapshots within a run folder, as long as the run is not finished
-SNAPSHOTS = "snapshots"
-#: seconds between two reports, and to wait for another process to leave a run folder
+Report = Callable[[dict[str, Any]], None]
+#: seconds between two reports
 REPORT_EVERY = 5
-LOCK_TIMEOUT = 60
 #: environments of the evaluation of the finished run
 MAX_FINAL_ENVS = 10
 
@@ -80,120 +76,19 @@ class Run(NamedTuple):
         return f"{self.variant}/{EnvironmentName(self.env)}_seed{self.seed}"
 
 
-# -------------------------------------------------------------------- storage
-
-
-class Storage:
-    """
-    The folder of a sweep: local, shared, or a URI that pyarrow and Ray know.
-
-    :param folder: an absolute path or a URI
-    :raises ValueError: for a URI that pyarrow does not know
-    :raises OSError: if the storage cannot be reached
-    """
-
-    def __init__(self, folder: str) -> None:
-        self.filesystem, self.path = pyarrow.fs.FileSystem.from_uri(folder)
-        self.is_local = isinstance(self.filesystem, pyarrow.fs.LocalFileSystem)
-
-    def read_json(self, name: str) -> Any:
-        """Return the content of a JSON file, or None if there is no such file."""
-        try:
-            with self.filesystem.open_input_stream(f"{self.path}/{name}") as file:
-                return json.loads(file.read())
-        except FileNotFoundError:
-            return None
-
-    def write_json(self, name: str, content: Any) -> None:
-        """Write a JSON file; objects without JSON become text."""
-        encoded = json.dumps(content, indent=1, default=str).encode() + b"\n"
-        if self.is_local:
-            with atomic_file(Path(self.path, name)) as file:
-                file.write(encoded)
-        else:  # object stores show a file when all of it is there
-            with self.filesystem.open_output_stream(f"{self.path}/{name}") as stream:
-                stream.write(encoded)
-
-    @contextmanager
-    def open_run(self, name: str) -> Iterator[tuple[Path, Callable[[], None]]]:
-        """Yield a local folder for a run, which no other process writes to, and a function that uploads it."""
-        remote = f"{self.path}/{name}"
-        with tempfile.TemporaryDirectory() as scratch:
-            folder = Path(remote if self.is_local else scratch)
-            folder.mkdir(parents=True, exist_ok=True)
-            if not self.is_local:
-                self.filesystem.create_dir(remote)
-                pyarrow.fs.copy_files(remote, scratch, source_filesystem=self.filesystem)
-
-            def upload() -> None:
-                if self.is_local:
-                    return
-                pyarrow.fs.copy_files(scratch, remote, destination_filesystem=self.filesystem)
-                kept = {path.name for path in (folder / SNAPSHOTS).glob("*")}
-                there = pyarrow.fs.FileSelector(f"{remote}/{SNAPSHOTS}", allow_not_found=True)
-                for info in self.filesystem.get_file_info(there):
-                    if info.base_name not in kept:
-                        delete = self.filesystem.delete_file if info.is_file else self.filesystem.delete_dir
-                        delete(info.path)
-
-            lock = os.open(folder, os.O_RDONLY)
-            try:
-                _acquire(lock, name)
-                yield folder, upload
-            finally:
-                os.close(lock)
-
-
-def _acquire(lock: int, name: str) -> None:
-    """Wait until a process that was left behind by a killed driver has ended, too."""
-    deadline = time.monotonic() + LOCK_TIMEOUT
-    while True:
-        try:
-            return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                raise DDPGPaperError(f"another process trains in the run folder {name}; wait until it ends") from None
-            time.sleep(0.2)
-
-
-# ------------------------------------------------------------------- training
-
-
 class SweepExperiment(ExperimentManager):
-    """
-    The Zoo's experiment in a given run folder, which continues from the snapshot there.
-
-    :param run: what to train
-    :param folder: the run folder
-    """
+    """The Zoo's experiment in a run folder of a sweep, which continues from the snapshot there."""
 
     def __init__(self, run: Run, folder: Path) -> None:
         self.run = run
-        snapshots = sorted((folder / SNAPSHOTS).glob("*.zip")) + sorted((folder / SNAPSHOTS).glob("*/model.zip"))
-        args = argparse.Namespace(
-            **{name: value for name, value in run._asdict().items() if name not in ("env_kwargs", "gym_packages")},
-            env_kwargs=run.env_kwargs or None,
-            eval_env_kwargs=None,
-            gym_packages=list(run.gym_packages),
-        )
-        super().__init__(
-            args,
-            run.algo,
-            run.env,
-            str(folder.parent),
-            "",
-            run.n_timesteps,
-            run.eval_freq,
-            run.eval_episodes,
-            env_kwargs=copy.deepcopy(run.env_kwargs),
-            trained_agent=str(snapshots[-1]) if snapshots else "",
-            truncate_last_trajectory=True,
-            seed=run.seed,
-            log_interval=-1,
-            verbose=0,
-            vec_env_type=run.vec_env,
-            config=f"{__name__}_entry",
-        )
+        snapshots = [*(folder / SNAPSHOTS).glob("*.zip"), *(folder / SNAPSHOTS).glob("*/model.zip")]
+        positional = (run.algo, run.env, str(folder.parent), "", run.n_timesteps, run.eval_freq, run.eval_episodes)
+        keywords: dict[str, Any] = {"seed": run.seed, "vec_env_type": run.vec_env, "verbose": 0, "log_interval": -1}
+        keywords |= {"env_kwargs": copy.deepcopy(run.env_kwargs), "truncate_last_trajectory": True}
+        keywords |= {"config": f"{__name__}_entry", "trained_agent": str(max(snapshots, default=""))}
+        # As the Zoo's options, which other programs read beside the agent
+        args = {**run._asdict(), "env_kwargs": run.env_kwargs or None, "gym_packages": list(run.gym_packages)}
+        super().__init__(argparse.Namespace(**args, eval_env_kwargs=None), *positional, **keywords)
         self.save_path, self.params_path = str(folder), str(folder / str(self.env_name))
         self.tensorboard_log = str(folder / "tensorboard") if find_spec("tensorboard") else None
 
@@ -225,22 +120,26 @@ class SweepExperiment(ExperimentManager):
                 callback.__class__ = SeededEvalCallback
                 callback.log_path = os.path.join(self.save_path, ".evaluations")
         folder, every = os.path.join(self.save_path, SNAPSHOTS), self.run.snapshot_freq
-        if self.algo == "ddpg_paper":
+        if self.algo == ALGORITHM:
             self.callbacks.append(SnapshotCallback(folder, every))
         else:
             self.callbacks.append(CheckpointCallback(Path(folder), every))
 
     def _load_pretrained_agent(self, hyperparams: dict[str, Any], env: VecEnv) -> BaseAlgorithm:
         snapshot = Path(self.trained_agent)
-        if self.algo == "ddpg_paper":
+        if self.algo == ALGORITHM:
             model: BaseAlgorithm = DDPGPaper.resume(snapshot.parent, env, self.device)
             model.tensorboard_log = self.tensorboard_log
-            episodes = env.env_method("get_episode_rewards") if self.run.vec_env == "dummy" else []
-            for i, returns in enumerate(episodes):  # later ones are repeated
-                _keep_lines(Path(self.save_path, f"{i}.monitor.csv"), 2 + len(returns))
+            if self.run.vec_env == "dummy":  # later episodes are repeated
+                for i, returns in enumerate(env.env_method("get_episode_rewards")):
+                    _keep_lines(Path(self.save_path, f"{i}.monitor.csv"), 2 + len(returns))
         else:
             model = super()._load_pretrained_agent(hyperparams, env)
             model.set_random_seed(_fresh_seed(self.seed, model.num_timesteps))  # not what was drawn at the start
+        for i in range(env.num_envs):  # times are since the first start
+            with open(Path(self.save_path, f"{i}.monitor.csv")) as file:
+                start = json.loads(file.readline().removeprefix("#"))["t_start"]
+            env.env_method("set_wrapper_attr", "t_start", start, indices=i)
         for callback in self.callbacks:
             if isinstance(callback, SeededEvalCallback):
                 callback.restore(model.num_timesteps, env.num_envs)
@@ -255,24 +154,18 @@ class SweepExperiment(ExperimentManager):
         assert model.env is not None
         model.env.close()
 
-    def evaluate(self, model: BaseAlgorithm, normalized: Any) -> dict[str, float]:
-        """
-        Return mean and standard deviation of the returns on fresh seeds.
-
-        :param model: the agent
-        :param normalized: a ``VecEnv`` that has the agent's ``VecNormalize`` statistics, or their file
-        """
+    def evaluate(self, model: BaseAlgorithm, source: VecEnv | Path) -> dict[str, float]:
+        """Return the returns on fresh seeds; ``source`` has the agent's ``VecNormalize`` statistics, if there are."""
         episodes = self.run.final_episodes
         env = self.create_envs(min(MAX_FINAL_ENVS, episodes), eval_env=True)
-        statistics = unwrap_vec_normalize(env)
-        if statistics is not None and isinstance(normalized, Path):
-            normalized = VecNormalize.load(str(normalized), statistics.venv)
-        if statistics is not None:
-            sync_envs_normalization(normalized, env)
+        normalize = unwrap_vec_normalize(env)
+        if normalize is not None:
+            sync_envs_normalization(
+                VecNormalize.load(str(source), normalize.venv) if isinstance(source, Path) else source, env
+            )
         env.seed(_fresh_seed(self.seed, -1))
-        returns, _ = evaluate_policy(
-            model, env, episodes, deterministic=self.deterministic_eval, return_episode_rewards=True
-        )
+        kwargs: Any = {"deterministic": self.deterministic_eval, "return_episode_rewards": True}
+        returns, _ = evaluate_policy(model, env, episodes, **kwargs)
         env.close()
         return {"mean": float(np.mean(returns)), "std": float(np.std(returns)), "episodes": episodes}
 
@@ -313,18 +206,11 @@ class SeededEvalCallback(EvalCallback):
 
 
 class CheckpointCallback(BaseCallback):
-    """
-    Keep the last checkpoint of any algorithm: agent, replay buffer, and the files of the run folder at that moment.
-
-    :param path: its folder
-    :param every: environment steps between two checkpoints
-    """
+    """Keep the last checkpoint of any algorithm: agent, replay buffer, and the run folder's files at that moment."""
 
     def __init__(self, path: Path, every: int) -> None:
         super().__init__()
-        self.path = path
-        self.every = every
-        self._last_steps = 0
+        self.path, self.every = path, every
 
     def _on_training_start(self) -> None:
         self._last_steps = self.num_timesteps
@@ -358,31 +244,22 @@ class CheckpointCallback(BaseCallback):
 
 
 class ReportCallback(BaseCallback):
-    """
-    Report steps, speed, the last return and the time left; upload new snapshots.
+    """Report steps, speed, the last return and the time left; upload new snapshots."""
 
-    :param experiment: the experiment, whose evaluations are reported
-    :param report: called with these numbers
-    :param upload: called after a snapshot
-    """
-
-    def __init__(self, experiment: SweepExperiment, report: Callable[[dict[str, Any]], None], upload: Any) -> None:
+    def __init__(self, experiment: SweepExperiment, report: Report, upload: Callable[[], None]) -> None:
         super().__init__()
-        self.evaluation = next((c for c in experiment.callbacks if isinstance(c, EvalCallback)), None)
-        self.snapshots = Path(experiment.save_path, SNAPSHOTS)
-        self.report, self.upload = report, upload
-        self.total = experiment.n_timesteps
-        self._reported = self._start = time.monotonic()
+        self.experiment, self.report, self.upload = experiment, report, upload
         self._uploaded: set[str] = set()
 
     def _on_training_start(self) -> None:
-        self._start, self._first_step = time.monotonic(), self.num_timesteps
+        self._reported = self._start = time.monotonic()
+        self._first_step = self.num_timesteps
 
     def _on_step(self) -> bool:
         if time.monotonic() - self._reported > REPORT_EVERY:
             self._reported = time.monotonic()
             self.report(self.numbers())
-            snapshots = {path.name for path in self.snapshots.glob("[!.]*")}
+            snapshots = {path.name for path in Path(self.experiment.save_path, SNAPSHOTS).glob("[!.]*")}
             if snapshots != self._uploaded:
                 self.upload()
                 self._uploaded = snapshots
@@ -391,20 +268,17 @@ class ReportCallback(BaseCallback):
     def numbers(self) -> dict[str, Any]:
         """Return what is reported."""
         speed = (self.num_timesteps - self._first_step) / max(time.monotonic() - self._start, 1e-9)
-        if self.evaluation is not None and self.evaluation.evaluations_results:
-            last_return = self.evaluation.last_mean_reward
+        left = max(self.experiment.n_timesteps - self.num_timesteps, 0) / max(speed, 1e-9) / 60
+        evaluations = [callback for callback in self.experiment.callbacks if isinstance(callback, EvalCallback)]
+        if any(callback.evaluations_results for callback in evaluations):
+            last = float(evaluations[0].last_mean_reward)
         else:
-            last_return = float(np.mean([info["r"] for info in self.model.ep_info_buffer or []] or [np.nan]))
-        left = max(self.total - self.num_timesteps, 0) / max(speed, 1e-9) / 60
-        return {
-            "steps": self.num_timesteps,
-            "steps_per_second": round(speed, 1),
-            "return": round(float(last_return), 2),
-            "minutes_left": round(left, 1),
-        }
+            last = float(np.mean([info["r"] for info in self.model.ep_info_buffer or []] or [np.nan]))
+        numbers = {"steps_per_second": speed, "return": last, "minutes_left": left}
+        return {"steps": self.num_timesteps, **{name: round(value, 1) for name, value in numbers.items()}}
 
 
-def train(run: Run, folder: str, report: Callable[[dict[str, Any]], None]) -> None:
+def train(run: Run, folder: str, report: Report) -> None:
     """
     Train and evaluate, and leave the run folder with its ``result.json``.
 
@@ -418,15 +292,13 @@ def train(run: Run, folder: str, report: Callable[[dict[str, Any]], None]) -> No
         finished = storage.read_json(f"{run.name}/{RESULT}")
         if finished is not None and "error" not in finished:
             return  # by a process that died right after
+        (run_folder / "error.txt").unlink(missing_ok=True)
         try:
             result = _train(run, run_folder, report, upload)
+            shutil.rmtree(run_folder / SNAPSHOTS, ignore_errors=True)
         except Exception as error:
-            traceback.print_exc()
             (run_folder / "error.txt").write_text(traceback.format_exc())
             result = {"error": " ".join(f"{type(error).__name__}: {error}".split())}
-        else:
-            (run_folder / "error.txt").unlink(missing_ok=True)
-            shutil.rmtree(run_folder / SNAPSHOTS, ignore_errors=True)
         upload()
         storage.write_json(f"{run.name}/{RESULT}", {**describe(run), **result})
     gc.collect()  # models have cycles, and the process does the next run
@@ -450,11 +322,10 @@ def prepare(run: Run, folder: Path) -> tuple[SweepExperiment, BaseAlgorithm, dic
     return experiment, setup[0], setup[1]
 
 
-def _train(run: Run, folder: Path, report: Callable[[dict[str, Any]], None], upload: Any) -> dict[str, Any]:
-    start = time.monotonic()
-    spent = folder / ".seconds"
+def _train(run: Run, folder: Path, report: Report, upload: Callable[[], None]) -> dict[str, Any]:
+    start, spent, best = time.monotonic(), folder / ".seconds", folder / "best_model.zip"
     before = float(spent.read_text()) if spent.is_file() else 0.0
-    for checkpoint in sorted((folder / SNAPSHOTS).glob("checkpoint_*/files")):
+    for checkpoint in (folder / SNAPSHOTS).glob("checkpoint_*/files"):
         shutil.copytree(checkpoint, folder, dirs_exist_ok=True)
     experiment, model, _ = prepare(run, folder)
 
@@ -466,21 +337,20 @@ def _train(run: Run, folder: Path, report: Callable[[dict[str, Any]], None], upl
     experiment.callbacks.append(reporter)
     experiment.learn(model)
     seconds = before + time.monotonic() - start
-    # Before the Zoo replaces the statistics of the best agent by the last
-    best = folder / "best_model.zip"
     best_return = None
-    if best.is_file():
+    if best.is_file():  # before the Zoo replaces the best agent's statistics by the last
         agent = type(model).load(best, device=model.device)
         best_return = experiment.evaluate(agent, Path(experiment.params_path, "vecnormalize.pkl"))
     experiment.save_trained_model(model)
-    evaluations: dict[str, Any] = {"timesteps": np.array([]), "results": np.array([])}
+    assert model.env is not None
+    final_return = experiment.evaluate(model, model.env)
+    evaluations = {"timesteps": np.array([]), "results": np.array([])}
     if (folder / "evaluations.npz").is_file():
         with np.load(folder / "evaluations.npz") as saved:
             evaluations = dict(saved)
-    final_return = experiment.evaluate(model, model.env)
-    report({**reporter.numbers(), "minutes_left": 0.0})
+    report(reporter.numbers())
     spent.unlink(missing_ok=True)
-    resumed = "bit for bit" if run.algo == "ddpg_paper" else "from a checkpoint"
+    resumed = "bit for bit" if run.algo == ALGORITHM else "from a checkpoint"
     return {
         "evaluation_steps": evaluations["timesteps"].tolist(),
         "evaluation_returns": evaluations["results"].tolist(),
@@ -510,11 +380,9 @@ def versions() -> dict[str, str]:
 
 
 def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+    info = Path("/proc/cpuinfo")
+    names = re.findall(r"model name\s*: (.+)", info.read_text()) if info.exists() else []
+    return names[0] if names else platform.machine()
 
 
 def _commit() -> str | None:
