@@ -38,7 +38,8 @@ def main(argv: list[str] | None = None) -> None:
     try:
         failed = sweep(parse(sys.argv[1:] if argv is None else argv))
     except KeyboardInterrupt:
-        sys.exit("\nsweep: interrupted; the same command continues")
+        print("\nsweep: interrupted; the same command continues", file=sys.stderr)
+        sys.exit(130)
     except DDPGPaperError as error:
         sys.exit(f"sweep: error: {error}")
     if failed:
@@ -254,7 +255,7 @@ def _connect(options: argparse.Namespace) -> None:
             "`ray start --head`, and pass auto or its HOST:PORT"
         ) from error
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit("sweep: terminated; the same command continues"))
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
 
 
 def _train_trial(config: dict[str, Any], runs: list[Any], folder: str) -> None:

@@ -58,7 +58,12 @@ def timeless(result):
 def test_what_a_run_leaves_behind(undisturbed):
     result, folder = undisturbed
     assert set(result) == KEYS
-    assert (result["algo"], result["variant"], result["seed"], result["resumed"]) == ("ddpg_paper", "ddpg_paper", 0, False)
+    assert (result["algo"], result["variant"], result["seed"], result["resumed"]) == (
+        "ddpg_paper",
+        "ddpg_paper",
+        0,
+        False,
+    )
     assert result["evaluation_steps"] == [300, 600, 900]
     assert np.shape(result["evaluation_returns"]) == (3, 2)
     assert result["hyperparameters"]["batch_size"] == 8
@@ -175,7 +180,9 @@ def test_the_list_of_runs():
 
 
 def test_variants():
-    runs = plan("--variant", "paper", "tuned", "no-decay:base=paper,qf_weight_decay=0.0,policy_kwargs=dict(net_arch=[4,4])")
+    runs = plan(
+        "--variant", "paper", "tuned", "no-decay:base=paper,qf_weight_decay=0.0,policy_kwargs=dict(net_arch=[4,4])"
+    )
     by_name = {run.variant: run.hyperparameters for run in runs}
     assert list(by_name) == ["paper", "tuned", "no-decay"]
     assert "tau" not in by_name["paper"]
