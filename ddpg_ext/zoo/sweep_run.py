@@ -344,6 +344,7 @@ def _train(run: Run, folder: Path, report: Report, upload: Callable[[], None]) -
     experiment.save_trained_model(model)
     assert model.env is not None
     final_return = experiment.evaluate(model, model.env)
+    best_return = best_return or final_return  # of a run without evaluations
     evaluations = {"timesteps": np.array([]), "results": np.array([])}
     if (folder / "evaluations.npz").is_file():
         with np.load(folder / "evaluations.npz") as saved:

@@ -77,6 +77,16 @@ def test_what_a_run_leaves_behind(undisturbed):
     assert list(folder.glob("tensorboard/*/events*"))
 
 
+def test_enjoy_takes_a_run_folder(undisturbed):
+    from rl_zoo3 import utils
+
+    folder = undisturbed[1]
+    name, model, run = utils.get_model_path(0, str(folder), "ddpg_paper", "Pendulum-v1", True)
+    assert (model, run) == (f"{folder}/best_model.zip", str(folder))
+    assert "Pendulum-v1_seed0" in name
+    assert utils.get_saved_hyperparams(f"{folder}/Pendulum-v1")[0]["batch_size"] == 8
+
+
 def test_the_weights_are_those_of_the_zoos_training(undisturbed, monkeypatch, tmp_path):
     result, folder = undisturbed
     config = yaml.load((folder / "Pendulum-v1" / "config.yml").read_text(), yaml.UnsafeLoader)
