@@ -16,13 +16,13 @@ import threading
 import time
 from pathlib import Path
 
-PROGRAM = "import sys; from ddpg_ext.zoo.sweep import main; main(sys.argv[1:])"
+PROGRAM = ["-m", "ddpg_ext", "sweep"]
 TRAIN = [sys.executable, "-m", "rl_zoo3.train", "--algo", "td3", "--env", "Pendulum-v1", "--eval-freq", "-1"]
 
 
 def start_sweep(folder: str, *options: str) -> subprocess.Popen:
     """Start a sweep with two runs at a time."""
-    command = [sys.executable, "-c", PROGRAM, "--env", "Pendulum-v1", "--eval-freq", "-1", "--final-episodes", "1"]
+    command = [sys.executable, *PROGRAM, "--env", "Pendulum-v1", "--eval-freq", "-1", "--final-episodes", "1"]
     return subprocess.Popen([*command, "-f", folder, "--jobs", "2", *options], stdout=subprocess.DEVNULL)
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ddpg_ext.common.environments import check_environment
-from ddpg_ext.common.errors import DDPGPaperError, InvalidArgumentError, nearest
+from ddpg_ext.common.errors import DDPGPaperError, InvalidArgumentError, suggestion
 from ddpg_ext.common.optional_imports import import_extra
 from ddpg_ext.zoo.sweep_options import VARIANT_KEYS, one_line, parse
 
@@ -79,7 +79,7 @@ def plan(options: argparse.Namespace) -> list[Any]:
                 continue  # a variant with an algorithm of its own is one variant
             chosen = values.get("algo", algo)
             if chosen not in ALGOS:
-                raise InvalidArgumentError(f"the algorithm {chosen!r} is unknown; {nearest(chosen, ALGOS)}")
+                raise InvalidArgumentError(f"the algorithm {chosen!r} is unknown; {suggestion(chosen, ALGOS)}")
             is_only = len(options.algo) == 1 or "algo" in values
             folder = chosen if not variant else variant if is_only else f"{algo}-{variant}"
             settings += [(folder, chosen, env, values) for env in options.env]

@@ -5,7 +5,7 @@ import importlib
 from pathlib import Path
 from typing import Any
 
-from ddpg_ext.common.errors import InvalidArgumentError, nearest
+from ddpg_ext.common.errors import InvalidArgumentError, suggestion
 from ddpg_ext.common.optional_imports import import_extra
 
 #: keys of a variant that are no hyperparameters
@@ -71,7 +71,7 @@ def _read_settings(file: str, known: set[str]) -> dict[str, Any]:
         raise InvalidArgumentError(f"the settings {file!r} must be names and values, got {type(settings).__name__}")
     for key in settings:
         if key not in known:
-            raise InvalidArgumentError(f"{file}: the key `{key}` is unknown; {nearest(str(key), known)}")
+            raise InvalidArgumentError(f"{file}: the key `{key}` is unknown; {suggestion(str(key), known)}")
     return settings
 
 

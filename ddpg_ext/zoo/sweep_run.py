@@ -39,7 +39,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize, sync_envs_nor
 import ddpg_ext
 from ddpg_ext.checkpoints.snapshots import SnapshotCallback
 from ddpg_ext.common.environments import register
-from ddpg_ext.common.errors import InvalidArgumentTypeError, nearest
+from ddpg_ext.common.errors import InvalidArgumentTypeError, suggestion
 from ddpg_ext.ddpg_paper import DDPGPaper
 from ddpg_ext.zoo.experiment import ExperimentManager
 from ddpg_ext.zoo.hyperparameters import ALGORITHM, NOISE_KEYS, ZOO_KEYS
@@ -410,7 +410,7 @@ def check_keys(algorithm: type[BaseAlgorithm], hyperparameters: dict[str, Any], 
     known = {*inspect.signature(algorithm).parameters, *ZOO_KEYS, *NOISE_KEYS} - {"env", "_init_setup_model"}
     for key in hyperparameters:
         if key not in known:
-            raise InvalidArgumentTypeError(f"{where}: the hyperparameter `{key}` is unknown; {nearest(key, known)}")
+            raise InvalidArgumentTypeError(f"{where}: the hyperparameter `{key}` is unknown; {suggestion(key, known)}")
 
 
 def seconds_per_step(run: Run, n_steps: int = 600, warm_up: int = 300) -> float:

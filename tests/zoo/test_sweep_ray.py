@@ -24,12 +24,12 @@ OPTIONS += [
     "batch_size:8",
     "policy_kwargs:dict(net_arch=[8,8])",
 ]
-PROGRAM = "import sys; from ddpg_ext.zoo.sweep import main; main(sys.argv[1:])"
+PROGRAM = ["-m", "ddpg_ext", "sweep"]
 
 
 def start(folder, *options):
     """Start the command as a user does."""
-    command = [sys.executable, "-c", PROGRAM, *OPTIONS, "-f", str(folder), *options]
+    command = [sys.executable, *PROGRAM, *OPTIONS, "-f", str(folder), *options]
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )
