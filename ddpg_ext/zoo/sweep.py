@@ -115,7 +115,7 @@ def _resolve(
             )
             entry = {} if values.get("base") == "paper" else experiment.read_hyperparameters()[0]
             if "study" in values:
-                entry |= experiment.load_trial(values["study"], values.get("study_name"))  # type: ignore[arg-type] # None: the only one
+                entry |= experiment.load_trial(values["study"], values.get("study_name"))  # type: ignore[arg-type]
             entry |= custom
             n_timesteps = n_timesteps if n_timesteps > 0 else int(entry.get("n_timesteps", -1))
             if n_timesteps < 1:
