@@ -92,12 +92,12 @@ def test_no_targets_is_dpg_without_target_networks(model_of, executor):
         # After an update, a target is its network: parameters and running averages, to the last bit
         for target, online in zip(*policy.target_pairs(), strict=True):
             assert th.equal(target, online)
-        # ... so that the next update's y is that of the networks, with the minibatch's statistics
+        # ... so that the next update's y is that of the networks, with the minibatch's statistics (of s and s')
         batch = model.replay_buffer.sample(64)
         policy.set_training_mode(True)
         averages = [buffer.clone() for buffer in policy.buffers()]
         with th.no_grad():
-            next_q = policy.critic(batch.next_observations, policy.actor(batch.next_observations))
+            next_q = policy.critic(batch.next_observations, policy.actor(batch.next_observations), batch.observations)
             expected = batch.rewards + model.gamma * (1 - batch.dones) * next_q
         for buffer, before in zip(policy.buffers(), averages, strict=True):
             buffer.copy_(before)
