@@ -34,7 +34,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/.tests: $(VENV)/.installed
 	@echo "Installing what the tests need besides"
-	@$(INSTALL) -e ".[extra,box2d,mujoco,dmc,zoo,plots,onnx,wandb,notebook,tests]"
+	@$(INSTALL) -e ".[extra,box2d,mujoco,dmc,zoo,sweep,plots,onnx,wandb,notebook,tests]"
 	@touch $@
 
 $(VENV)/.docs: $(VENV)/.tests

@@ -14,6 +14,7 @@ step, and CarRacing-v3 end to end, against SB3's DDPG.
 import argparse
 import json
 import os
+import platform
 import statistics
 import time
 from pathlib import Path
@@ -26,9 +27,9 @@ os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 import gymnasium as gym
 import matplotlib
 import numpy as np
+import stable_baselines3
 import torch as th
 from gymnasium import spaces
-from learning import versions
 from stable_baselines3 import DDPG
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.evaluation import evaluate_policy
@@ -36,6 +37,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.noise import OrnsteinUhlenbeckActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
+import ddpg_ext
 from ddpg_ext import DDPGPaper
 from ddpg_ext.common.cnn import PaperCNN
 from ddpg_ext.common.files import atomic_file
@@ -327,6 +329,12 @@ def speed(args: argparse.Namespace) -> None:
     for name in models:
         print(f"| {name} | {spread(rates[name])} |")
     print(", ".join(f"{name} {version}" for name, version in versions().items()))
+
+
+def versions() -> dict[str, str]:
+    """What the numbers depend on."""
+    modules = (ddpg_ext, stable_baselines3, gym, th, np)
+    return {"python": platform.python_version(), **{module.__name__: str(module.__version__) for module in modules}}
 
 
 def spread(values: list[float]) -> str:

@@ -19,6 +19,7 @@ COMMANDS: dict[str, tuple[str, Callable[[list[str]], None]]] = {
     "record_video": ("record a video of an agent", _call(*_ZOO, "record_video")),
     "record_training": ("record one video of all checkpoints of a run", _call(*_ZOO, "record_training")),
     "plot": ("draw learning curves of run folders to a file", _call("ddpg_ext.plot.learning_curves", "main")),
+    "sweep": ("train many seeds, tasks and algorithms; continue them", _call("ddpg_ext.zoo.sweep", "main")),
     "report": ("make tables of many runs, with confidence intervals", _call("ddpg_ext.plot.report", "main")),
     "plot_train": ("draw the returns of training (the Zoo's plot)", _call(*_ZOO, "plot_train")),
     "all_plots": ("collect and draw the evaluations of several runs (the Zoo's plot)", _call(*_ZOO, "all_plots")),

@@ -1,6 +1,9 @@
 """Register ``ddpg_paper`` as an algorithm of the RL Zoo."""
 
+import functools
 import sys
+from pathlib import Path
+from typing import Any
 
 from ddpg_ext.common.errors import MissingExtraError
 from ddpg_ext.ddpg_paper import DDPGPaper
@@ -37,3 +40,20 @@ def register_zoo() -> None:
                 getattr(module, table)[ALGORITHM] = entry
         if getattr(module, "ExperimentManager", None) is original:
             setattr(module, "ExperimentManager", ExperimentManager)  # noqa: B010
+    _accept_run_folders(sys.modules["rl_zoo3.utils"])
+
+
+def _accept_run_folders(utils: Any) -> None:
+    """Let ``enjoy`` and ``record_video`` take a run folder, such as one of a sweep, as their ``--folder``."""
+    original = utils.get_model_path
+    if hasattr(original, "__wrapped__"):
+        return
+
+    @functools.wraps(original)
+    def get_model_path(exp_id: int, folder: str, algo: str, *args: Any, **kwargs: Any) -> tuple[str, str, str]:
+        run = Path(folder).resolve()
+        if any(run.glob("*/config.yml")):
+            exp_id, folder, algo = -1, str(run.parent), run.name
+        return original(exp_id, folder, algo, *args, **kwargs)
+
+    utils.get_model_path = get_model_path

@@ -1,0 +1,130 @@
+"""The folder of a sweep: local, shared, or any storage that Ray knows."""
+
+import fcntl
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow.fs  # type: ignore[import-untyped]
+
+from ddpg_ext.common.errors import DDPGPaperError, InvalidArgumentError
+from ddpg_ext.common.files import atomic_file, check_can_write
+from ddpg_ext.zoo.sweep_options import one_line
+
+RESULT = "result.json"
+#: settings that the runs of the folder have
+SETTINGS = "sweep.json"
+#: folder of the snapshots within a run folder, as long as the run is not finished
+SNAPSHOTS = "snapshots"
+#: seconds to wait for another process to leave a run folder
+LOCK_TIMEOUT = 60
+
+
+def open_folder(folder: str) -> "Storage":
+    """Return the storage of a sweep; an ``InvalidArgumentError`` says that nothing can be written there."""
+    try:
+        storage = Storage(folder)
+        if storage.is_local:
+            check_can_write(Path(storage.path))
+        else:
+            storage.filesystem.create_dir(storage.path)
+        return storage
+    except (OSError, ValueError) as error:
+        raise InvalidArgumentError(
+            f"--folder {folder!r} cannot be written to ({one_line(error)}); choose another folder"
+        ) from error
+
+
+def merge_settings(storage: "Storage", settings: dict[str, Any]) -> dict[str, Any]:
+    """
+    Return the settings of the folder with those of this sweep.
+
+    :param storage: the folder
+    :param settings: by variant and environment
+    :raises InvalidArgumentError: if the folder has others for the same variant and environment
+    """
+    known = storage.read_json(SETTINGS) or {}
+    settings = json.loads(json.dumps(settings, default=str))
+    for name in settings.keys() & known.keys():
+        for key in settings[name]:
+            if settings[name][key] != known[name].get(key):
+                raise InvalidArgumentError(
+                    f"--folder {storage.path!r} is of another sweep: {name} has "
+                    f"{_difference(key, known[name].get(key), settings[name][key])}; choose another folder"
+                )
+    return {**known, **settings}
+
+
+def _difference(key: str, theirs: Any, mine: Any) -> str:
+    """Say which part of a setting is another."""
+    if isinstance(theirs, dict) and isinstance(mine, dict):
+        key = next(name for name in {**theirs, **mine} if theirs.get(name) != mine.get(name))
+        theirs, mine = theirs.get(key), mine.get(key)
+    return f"`{key}` {theirs!r} there, got {mine!r}"
+
+
+class Storage:
+    """The folder of a sweep: an absolute path, or a URI that pyarrow and so Ray know."""
+
+    def __init__(self, folder: str) -> None:
+        self.filesystem, self.path = pyarrow.fs.FileSystem.from_uri(folder)
+        self.is_local = isinstance(self.filesystem, pyarrow.fs.LocalFileSystem)
+
+    def read_json(self, name: str) -> Any:
+        """Return the content of a JSON file, or None if there is no such file."""
+        try:
+            with self.filesystem.open_input_stream(f"{self.path}/{name}") as file:
+                return json.loads(file.read())
+        except FileNotFoundError:
+            return None
+
+    def write_json(self, name: str, content: Any) -> None:
+        """Write a JSON file; objects without JSON become text."""
+        encoded = json.dumps(content, indent=1, default=str).encode() + b"\n"
+        path = f"{self.path}/{name}"
+        # Object stores show a file only when all of it is there
+        with atomic_file(Path(path)) if self.is_local else self.filesystem.open_output_stream(path) as file:
+            file.write(encoded)
+
+    @contextmanager
+    def open_run(self, name: str) -> Iterator[tuple[Path, Callable[[], None]]]:
+        """Yield a local folder for a run, which no other process writes to, and a function that uploads it."""
+        remote = f"{self.path}/{name}"
+        if self.is_local:
+            os.makedirs(remote, exist_ok=True)
+            lock = os.open(remote, os.O_RDONLY)
+            try:
+                _acquire(lock, name)
+                yield Path(remote), lambda: None
+            finally:
+                os.close(lock)
+            return
+        with tempfile.TemporaryDirectory() as scratch:
+            self.filesystem.create_dir(remote)
+            pyarrow.fs.copy_files(remote, scratch, source_filesystem=self.filesystem)
+            yield Path(scratch), lambda: self._upload(scratch, remote)
+
+    def _upload(self, scratch: str, remote: str) -> None:
+        """Copy a run folder, and then delete the snapshots that it no longer has."""
+        pyarrow.fs.copy_files(scratch, remote, destination_filesystem=self.filesystem)
+        selector = pyarrow.fs.FileSelector(f"{remote}/{SNAPSHOTS}", allow_not_found=True)
+        for info in self.filesystem.get_file_info(selector):
+            if not Path(scratch, SNAPSHOTS, info.base_name).exists():
+                (self.filesystem.delete_file if info.is_file else self.filesystem.delete_dir)(info.path)
+
+
+def _acquire(lock: int, name: str) -> None:
+    """Wait until a process that was left behind by a killed driver has ended, too."""
+    deadline = time.monotonic() + LOCK_TIMEOUT
+    while True:
+        try:
+            return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise DDPGPaperError(f"another process trains in the run folder {name}; wait until it ends") from None
+            time.sleep(0.2)

@@ -1,0 +1,433 @@
+"""One run of a sweep: the Zoo's training with snapshots, from which it continues, and its ``result.json``."""
+
+import argparse
+import copy
+import gc
+import hashlib
+import importlib
+import inspect
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from importlib.util import find_spec
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import gymnasium as gym
+import numpy as np
+import rl_zoo3
+import stable_baselines3
+import torch as th
+from gymnasium import spaces
+from huggingface_sb3 import EnvironmentName  # type: ignore[import-untyped]
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.utils import set_random_seed
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize, sync_envs_normalization, unwrap_vec_normalize
+
+import ddpg_ext
+from ddpg_ext.checkpoints.snapshots import SnapshotCallback
+from ddpg_ext.common.environments import register
+from ddpg_ext.common.errors import InvalidArgumentTypeError, suggestion
+from ddpg_ext.ddpg_paper import DDPGPaper
+from ddpg_ext.zoo.experiment import ExperimentManager
+from ddpg_ext.zoo.hyperparameters import ALGORITHM, NOISE_KEYS, ZOO_KEYS
+from ddpg_ext.zoo.register import register_zoo
+from ddpg_ext.zoo.sweep_folder import RESULT, SNAPSHOTS, Storage
+
+Report = Callable[[dict[str, Any]], None]
+#: seconds between two reports
+REPORT_EVERY = 5
+#: environments of the evaluation of the finished run
+MAX_FINAL_ENVS = 10
+
+
+class Run(NamedTuple):
+    """All that a run depends on. ``hyperparameters`` is an entry of the Zoo's YAML files."""
+
+    variant: str
+    algo: str
+    env: str
+    seed: int
+    hyperparameters: dict[str, Any]
+    n_timesteps: int
+    eval_freq: int
+    eval_episodes: int
+    final_episodes: int
+    snapshot_freq: int
+    env_kwargs: dict[str, Any]
+    gym_packages: tuple[str, ...]
+    vec_env: str
+
+    @property
+    def name(self) -> str:
+        """The run folder within the sweep's, with the Zoo's spelling of the environment."""
+        return f"{self.variant}/{EnvironmentName(self.env)}_seed{self.seed}"
+
+
+class SweepExperiment(ExperimentManager):
+    """The Zoo's experiment in a run folder of a sweep, which continues from the snapshot there."""
+
+    def __init__(self, run: Run, folder: Path) -> None:
+        self.run = run
+        snapshots = [*(folder / SNAPSHOTS).glob("*.zip"), *(folder / SNAPSHOTS).glob("*/model.zip")]
+        positional = (run.algo, run.env, str(folder.parent), "", run.n_timesteps, run.eval_freq, run.eval_episodes)
+        keywords: dict[str, Any] = {"seed": run.seed, "vec_env_type": run.vec_env, "verbose": 0, "log_interval": -1}
+        keywords |= {"env_kwargs": copy.deepcopy(run.env_kwargs), "truncate_last_trajectory": True}
+        keywords |= {"config": f"{__name__}_entry", "trained_agent": str(max(snapshots, default=""))}
+        # As the Zoo's options, which other programs read beside the agent
+        args = {**run._asdict(), "env_kwargs": run.env_kwargs or None, "gym_packages": list(run.gym_packages)}
+        super().__init__(argparse.Namespace(**args, eval_env_kwargs=None), *positional, **keywords)
+        self.save_path, self.params_path = str(folder), str(folder / str(self.env_name))
+        self.tensorboard_log = str(folder / "tensorboard") if find_spec("tensorboard") else None
+
+    def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Take the run's own entry, in the place of a module of hyperparameters."""
+        entry: Any = SimpleNamespace(hyperparams={self.run.env: copy.deepcopy(self.run.hyperparameters)})
+        sys.modules[self.config] = entry
+        return super().read_hyperparameters()
+
+    def _preprocess_action_noise(
+        self, hyperparams: dict[str, Any], saved_hyperparams: dict[str, Any], env: VecEnv
+    ) -> dict[str, Any]:
+        if "policy" not in hyperparams:
+            policy = "MultiInputPolicy" if isinstance(env.observation_space, spaces.Dict) else "MlpPolicy"
+            hyperparams["policy"] = saved_hyperparams["policy"] = policy
+        return super()._preprocess_action_noise(hyperparams, saved_hyperparams, env)
+
+    def create_envs(self, n_envs: int, eval_env: bool = False, no_log: bool = False) -> VecEnv:
+        """Create the Zoo's environments; a run that continues adds to its monitor files."""
+        if self.continue_training and not eval_env:
+            self.monitor_kwargs = {**self.monitor_kwargs, "override_existing": False}
+        return super().create_envs(n_envs, eval_env, no_log)
+
+    def create_callbacks(self) -> None:
+        """Create the Zoo's callbacks, with evaluations that do not depend on earlier ones, and with snapshots."""
+        super().create_callbacks()
+        for callback in self.callbacks:
+            if isinstance(callback, EvalCallback):
+                callback.__class__ = SeededEvalCallback
+                callback.log_path = os.path.join(self.save_path, ".evaluations")
+        folder, every = os.path.join(self.save_path, SNAPSHOTS), self.run.snapshot_freq
+        if self.algo == ALGORITHM:
+            self.callbacks.append(SnapshotCallback(folder, every))
+        else:
+            self.callbacks.append(CheckpointCallback(Path(folder), every))
+
+    def _load_pretrained_agent(self, hyperparams: dict[str, Any], env: VecEnv) -> BaseAlgorithm:
+        snapshot = Path(self.trained_agent)
+        if self.algo == ALGORITHM:
+            model: BaseAlgorithm = DDPGPaper.resume(snapshot.parent, env, self.device)
+            model.tensorboard_log = self.tensorboard_log
+            if self.run.vec_env == "dummy":  # later episodes are repeated
+                for i, returns in enumerate(env.env_method("get_episode_rewards")):
+                    _keep_lines(Path(self.save_path, f"{i}.monitor.csv"), 2 + len(returns))
+        else:
+            model = super()._load_pretrained_agent(hyperparams, env)
+            model.set_random_seed(_fresh_seed(self.seed, model.num_timesteps))  # not what was drawn at the start
+        for i in range(env.num_envs):  # times are since the first start
+            with open(Path(self.save_path, f"{i}.monitor.csv")) as file:
+                start = json.loads(file.readline().removeprefix("#"))["t_start"]
+            env.env_method("set_wrapper_attr", "t_start", start, indices=i)
+        for callback in self.callbacks:
+            if isinstance(callback, SeededEvalCallback):
+                callback.restore(model.num_timesteps, env.num_envs)
+        return model
+
+    def learn(self, model: BaseAlgorithm) -> None:
+        """Train as the Zoo does, or continue."""
+        if not self.continue_training:
+            return super().learn(model)
+        remaining = self.n_timesteps - model.num_timesteps
+        model.learn(remaining, callback=self.callbacks, reset_num_timesteps=False)
+        assert model.env is not None
+        model.env.close()
+
+    def evaluate(self, model: BaseAlgorithm, source: VecEnv | Path) -> dict[str, float]:
+        """Return the returns on fresh seeds; ``source`` has the agent's ``VecNormalize`` statistics, if there are."""
+        episodes = self.run.final_episodes
+        env = self.create_envs(min(MAX_FINAL_ENVS, episodes), eval_env=True)
+        normalize = unwrap_vec_normalize(env)
+        if normalize is not None:
+            sync_envs_normalization(
+                VecNormalize.load(str(source), normalize.venv) if isinstance(source, Path) else source, env
+            )
+        env.seed(_fresh_seed(self.seed, -1))
+        kwargs: Any = {"deterministic": self.deterministic_eval, "return_episode_rewards": True}
+        returns, _ = evaluate_policy(model, env, episodes, **kwargs)
+        env.close()
+        return {"mean": float(np.mean(returns)), "std": float(np.std(returns)), "episodes": episodes}
+
+
+class SeededEvalCallback(EvalCallback):
+    """SB3's, but what an evaluation draws follows from the run's seed and the step, so that it can be repeated."""
+
+    def _on_step(self) -> bool:
+        is_due = self.eval_freq > 0 and self.n_calls % self.eval_freq == 0
+        if is_due:
+            self.eval_env.seed(_fresh_seed(self.model.seed or 0, self.num_timesteps))
+        goes_on = super()._on_step()
+        if is_due and self.log_path is not None:
+            os.replace(f"{self.log_path}.npz", self.file)
+        return goes_on
+
+    @property
+    def file(self) -> Path:
+        """The evaluations, whole at each moment."""
+        assert self.log_path is not None
+        return Path(self.log_path).with_name("evaluations.npz")
+
+    def restore(self, steps: int, n_envs: int) -> None:
+        """Continue after a number of steps; later evaluations are repeated."""
+        self.n_calls = steps // n_envs
+        if not self.file.is_file():
+            return
+        with np.load(self.file) as saved:
+            n_kept = int((saved["timesteps"] <= steps).sum())
+            self.evaluations_timesteps = saved["timesteps"][:n_kept].tolist()
+            self.evaluations_results = list(saved["results"][:n_kept])
+            self.evaluations_length = list(saved["ep_lengths"][:n_kept])
+            if "successes" in saved:
+                self.evaluations_successes = list(saved["successes"][:n_kept])
+        means = [float(np.mean(returns)) for returns in self.evaluations_results]
+        self.best_mean_reward = max(means, default=-np.inf)
+        self.last_mean_reward = means[-1] if means else -np.inf
+
+
+class CheckpointCallback(BaseCallback):
+    """Keep the last checkpoint of any algorithm: agent, replay buffer, and the run folder's files at that moment."""
+
+    def __init__(self, path: Path, every: int) -> None:
+        super().__init__()
+        self.path, self.every = path, every
+
+    def _on_training_start(self) -> None:
+        self._last_steps = self.num_timesteps
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_start(self) -> None:
+        if self.num_timesteps - self._last_steps < self.every:
+            return
+        self._last_steps = self.num_timesteps
+        new, older = self.path / ".new", list(self.path.glob("checkpoint_*"))
+        shutil.rmtree(new, ignore_errors=True)
+        (new / "files").mkdir(parents=True)
+        for file in self.path.parent.iterdir():
+            if file.is_file() and not file.name.startswith("."):
+                shutil.copy2(file, new / "files")
+            elif (file / "vecnormalize.pkl").is_file():  # of the best agent
+                shutil.copytree(file, new / "files" / file.name)
+        self.model.save(new / "model.zip")
+        if hasattr(self.model, "save_replay_buffer"):
+            self.model.save_replay_buffer(new / "replay_buffer.pkl")
+        normalize = self.model.get_vec_normalize_env()
+        if normalize is not None:  # where the Zoo looks for it
+            name = next(file.parent.name for file in self.path.parent.glob("*/config.yml"))
+            (new / name).mkdir()
+            normalize.save(str(new / name / "vecnormalize.pkl"))
+        new.rename(self.path / f"checkpoint_{self.num_timesteps:012d}")
+        for checkpoint in older:
+            shutil.rmtree(checkpoint)
+
+
+class ReportCallback(BaseCallback):
+    """Report steps, speed, the last return and the time left; upload new snapshots."""
+
+    def __init__(self, experiment: SweepExperiment, report: Report, upload: Callable[[], None]) -> None:
+        super().__init__()
+        self.experiment, self.report, self.upload = experiment, report, upload
+        self._uploaded: set[str] = set()
+
+    def _on_training_start(self) -> None:
+        self._reported = self._start = time.monotonic()
+        self._first_step = self.num_timesteps
+
+    def _on_step(self) -> bool:
+        if time.monotonic() - self._reported > REPORT_EVERY:
+            self._reported = time.monotonic()
+            self.report(self.numbers())
+            snapshots = {path.name for path in Path(self.experiment.save_path, SNAPSHOTS).glob("[!.]*")}
+            if snapshots != self._uploaded:
+                self.upload()
+                self._uploaded = snapshots
+        return True
+
+    def numbers(self) -> dict[str, Any]:
+        """Return what is reported."""
+        speed = (self.num_timesteps - self._first_step) / max(time.monotonic() - self._start, 1e-9)
+        left = max(self.experiment.n_timesteps - self.num_timesteps, 0) / max(speed, 1e-9) / 60
+        evaluations = [callback for callback in self.experiment.callbacks if isinstance(callback, EvalCallback)]
+        if any(callback.evaluations_results for callback in evaluations):
+            last = float(evaluations[0].last_mean_reward)
+        else:
+            last = float(np.mean([info["r"] for info in self.model.ep_info_buffer or []] or [np.nan]))
+        numbers = {"steps_per_second": speed, "return": last, "minutes_left": left}
+        return {"steps": self.num_timesteps, **{name: round(value, 1) for name, value in numbers.items()}}
+
+
+def train(run: Run, folder: str, report: Report) -> None:
+    """
+    Train and evaluate, and leave the run folder with its ``result.json``.
+
+    :param run: what to train
+    :param folder: of the sweep, an absolute path or a URI
+    :param report: called with numbers for the table of the sweep, every few seconds
+    """
+    th.set_num_threads(1)
+    storage = Storage(folder)
+    with storage.open_run(run.name) as (run_folder, upload):
+        finished = storage.read_json(f"{run.name}/{RESULT}")
+        if finished is not None and "error" not in finished:
+            return  # by a process that died right after
+        (run_folder / "error.txt").unlink(missing_ok=True)
+        try:
+            result = _train(run, run_folder, report, upload)
+            shutil.rmtree(run_folder / SNAPSHOTS, ignore_errors=True)
+        except Exception as error:
+            (run_folder / "error.txt").write_text(traceback.format_exc())
+            result = {"error": " ".join(f"{type(error).__name__}: {error}".split())}
+        upload()
+        storage.write_json(f"{run.name}/{RESULT}", {**describe(run), **result})
+    gc.collect()  # models have cycles, and the process does the next run
+
+
+def describe(run: Run) -> dict[str, Any]:
+    """Return the part of ``result.json`` that is known before the run."""
+    return {name: getattr(run, name) for name in ("env", "algo", "variant", "seed", "hyperparameters", "n_timesteps")}
+
+
+def prepare(run: Run, folder: Path) -> tuple[SweepExperiment, BaseAlgorithm, dict[str, Any]]:
+    """Return the experiment, its model before training, and its hyperparameters as the Zoo saves them."""
+    for package in run.gym_packages:
+        importlib.import_module(package)
+    register(run.env)
+    register_zoo()
+    set_random_seed(run.seed)
+    experiment = SweepExperiment(run, folder)
+    setup = experiment.setup_experiment()
+    assert setup is not None  # no optimisation
+    return experiment, setup[0], setup[1]
+
+
+def _train(run: Run, folder: Path, report: Report, upload: Callable[[], None]) -> dict[str, Any]:
+    start, spent, best = time.monotonic(), folder / ".seconds", folder / "best_model.zip"
+    before = float(spent.read_text()) if spent.is_file() else 0.0
+    for checkpoint in (folder / SNAPSHOTS).glob("checkpoint_*/files"):
+        shutil.copytree(checkpoint, folder, dirs_exist_ok=True)
+    experiment, model, _ = prepare(run, folder)
+
+    def report_and_count(numbers: dict[str, Any]) -> None:
+        spent.write_text(str(before + time.monotonic() - start))
+        report(numbers)
+
+    reporter = ReportCallback(experiment, report_and_count, upload)
+    experiment.callbacks.append(reporter)
+    experiment.learn(model)
+    seconds = before + time.monotonic() - start
+    best_return = None
+    if best.is_file():  # before the Zoo replaces the best agent's statistics by the last
+        agent = type(model).load(best, device=model.device)
+        best_return = experiment.evaluate(agent, Path(experiment.params_path, "vecnormalize.pkl"))
+    experiment.save_trained_model(model)
+    assert model.env is not None
+    final_return = experiment.evaluate(model, model.env)
+    best_return = best_return or final_return  # of a run without evaluations
+    evaluations = {"timesteps": np.array([]), "results": np.array([])}
+    if (folder / "evaluations.npz").is_file():
+        with np.load(folder / "evaluations.npz") as saved:
+            evaluations = dict(saved)
+    report(reporter.numbers())
+    spent.unlink(missing_ok=True)
+    resumed = "bit for bit" if run.algo == ALGORITHM else "from a checkpoint"
+    return {
+        "evaluation_steps": evaluations["timesteps"].tolist(),
+        "evaluation_returns": evaluations["results"].tolist(),
+        "final_return": final_return,
+        "best_return": best_return,
+        "weights_sha256": weights_sha256(model),
+        "seconds": round(seconds, 1),
+        "resumed": resumed if experiment.continue_training else False,
+        "versions": versions(),
+        "processor": _processor(),
+        "commit": _commit(),
+    }
+
+
+def weights_sha256(model: BaseAlgorithm) -> str:
+    """Return the SHA-256 of all parameters and running averages of the policy, with its target networks."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.policy.state_dict().items()):
+        digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that the numbers depend on."""
+    modules: Any = (ddpg_ext, stable_baselines3, rl_zoo3, gym, th, np)
+    return {"python": platform.python_version(), **{module.__name__: str(module.__version__) for module in modules}}
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    names = re.findall(r"model name\s*: (.+)", info.read_text()) if info.exists() else []
+    return names[0] if names else platform.machine()
+
+
+def _commit() -> str | None:
+    """Return the commit of this package, where it runs from a clone."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _fresh_seed(seed: int, what: int) -> int:
+    """Return a seed that no environment of the training has; ``what``: the step, or -1 for the finished run."""
+    return int(np.random.SeedSequence([seed, what + 2]).generate_state(1)[0] >> 1)
+
+
+def _keep_lines(file: Path, n_lines: int) -> None:
+    lines = file.read_bytes().splitlines(keepends=True)
+    os.truncate(file, sum(map(len, lines[:n_lines])))
+
+
+def check_keys(algorithm: type[BaseAlgorithm], hyperparameters: dict[str, Any], where: str) -> None:
+    """Refuse keys that neither the algorithm nor the Zoo takes."""
+    known = {*inspect.signature(algorithm).parameters, *ZOO_KEYS, *NOISE_KEYS} - {"env", "_init_setup_model"}
+    for key in hyperparameters:
+        if key not in known:
+            raise InvalidArgumentTypeError(f"{where}: the hyperparameter `{key}` is unknown; {suggestion(key, known)}")
+
+
+def seconds_per_step(run: Run, n_steps: int = 600, warm_up: int = 300) -> float:
+    """Measure the training of a setting, after a warm-up, without evaluations."""
+    entry = copy.deepcopy(run.hyperparameters)
+    if "learning_starts" in inspect.signature(rl_zoo3.ALGOS[run.algo]).parameters:
+        entry["learning_starts"] = warm_up // 2
+    short = run._replace(hyperparameters=entry, n_timesteps=n_steps, eval_freq=-1)
+    before = th.get_num_threads()
+    th.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as silence, redirect_stdout(silence):
+        _, model, _ = prepare(short, Path(folder))
+        model.learn(warm_up)
+        start, first = time.monotonic(), model.num_timesteps
+        model.learn(n_steps - warm_up, reset_num_timesteps=False)
+        seconds = time.monotonic() - start
+        assert model.env is not None
+        model.env.close()
+    th.set_num_threads(before)
+    return seconds / (model.num_timesteps - first)

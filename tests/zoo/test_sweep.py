@@ -1,0 +1,294 @@
+"""Sweeps: what is planned, what a run leaves behind, and that a run continues; without Ray."""
+
+import json
+import shutil
+
+import numpy as np
+import pyarrow.fs
+import pytest
+import yaml
+from rl_zoo3 import ALGOS
+from stable_baselines3.common.monitor import load_results
+
+from ddpg_ext import load_zoo_run
+from ddpg_ext.common.errors import DDPGPaperError
+from ddpg_ext.zoo import sweep, sweep_folder, sweep_run
+from ddpg_ext.zoo.sweep_options import parse
+
+pytest.importorskip("ray.tune")
+
+SMALL = ["buffer_size:2000", "batch_size:8", "learning_starts:100", "policy_kwargs:dict(net_arch=[8,8])"]
+KEYS = {"env", "algo", "variant", "seed", "hyperparameters", "n_timesteps", "evaluation_steps", "evaluation_returns"}
+KEYS |= {"final_return", "best_return", "weights_sha256", "seconds", "resumed", "versions", "processor", "commit"}
+SHORT = ["--env", "Pendulum-v1", "-n", "900", "--eval-freq", "300", "--eval-episodes", "2", "--final-episodes", "4"]
+SHORT += ["--snapshot-freq", "200", "-params", *SMALL]
+
+
+def plan(*options):
+    return sweep.plan(parse([*SHORT, *options]))
+
+
+def train(run, folder, stop_at=None):
+    """Train without Ray; an error at a step leaves what a kill leaves, and the error's result."""
+
+    def report(numbers):
+        if stop_at is not None and numbers["steps"] >= stop_at:
+            raise RuntimeError("the node\nburns")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sweep_run, "REPORT_EVERY", 5 if stop_at is None else -1)
+        sweep_run.train(run, str(folder), report)
+    return json.loads((folder / run.name / "result.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    (run,) = plan()
+    return train(run, folder), folder / run.name
+
+
+def timeless(result):
+    return {key: value for key, value in result.items() if key not in ("seconds", "resumed")}
+
+
+# ------------------------------------------------------------------------- runs
+
+
+def test_what_a_run_leaves_behind(undisturbed):
+    result, folder = undisturbed
+    assert set(result) == KEYS
+    assert (result["algo"], result["variant"], result["seed"], result["resumed"]) == (
+        "ddpg_paper",
+        "ddpg_paper",
+        0,
+        False,
+    )
+    assert result["evaluation_steps"] == [300, 600, 900]
+    assert np.shape(result["evaluation_returns"]) == (3, 2)
+    assert result["hyperparameters"]["batch_size"] == 8
+    assert result["hyperparameters"]["tau"] == 0.005  # of the Zoo's entry
+    for checkpoint, key in (("last", "final_return"), ("best", "best_return")):
+        model, _ = load_zoo_run(folder, checkpoint=checkpoint)
+        assert result[key]["episodes"] == 4
+        assert (sweep_run.weights_sha256(model) == result["weights_sha256"]) or checkpoint == "best"
+    assert not (folder / "snapshots").exists()
+    assert [path.name for path in folder.glob(".*")] == []
+    assert list(folder.glob("tensorboard/*/events*"))
+
+
+def test_enjoy_takes_a_run_folder(undisturbed):
+    from rl_zoo3 import utils
+
+    folder = undisturbed[1]
+    name, model, run = utils.get_model_path(0, str(folder), "ddpg_paper", "Pendulum-v1", True)
+    assert (model, run) == (f"{folder}/best_model.zip", str(folder))
+    assert "Pendulum-v1_seed0" in name
+    assert utils.get_saved_hyperparams(f"{folder}/Pendulum-v1")[0]["batch_size"] == 8
+
+
+def test_the_weights_are_those_of_the_zoos_training(undisturbed, monkeypatch, tmp_path):
+    result, folder = undisturbed
+    config = yaml.load((folder / "Pendulum-v1" / "config.yml").read_text(), yaml.UnsafeLoader)
+    from rl_zoo3 import train as zoo_train
+
+    options = ["--algo", "ddpg_paper", *SHORT[:8], "--seed", "0", "-f", str(tmp_path), "-params", *SMALL]
+    monkeypatch.setattr("sys.argv", ["train", *options])
+    zoo_train.train()
+    model, _ = load_zoo_run(tmp_path / "ddpg_paper" / "Pendulum-v1_1", checkpoint="last")
+    assert sweep_run.weights_sha256(model) == result["weights_sha256"]
+    assert config["n_timesteps"] == 900
+
+
+def test_ddpg_paper_continues_bit_for_bit(undisturbed, tmp_path):
+    (run,) = plan()
+    failed = train(run, tmp_path, stop_at=750)
+    assert failed["error"] == "RuntimeError: the node burns"
+    assert "Traceback" in (tmp_path / run.name / "error.txt").read_text()
+    result = train(run, tmp_path)
+    assert result["resumed"] == "bit for bit"
+    expected, folder = undisturbed
+    assert timeless(result) == timeless(expected)
+    for name in ("r", "l"):
+        assert load_results(str(tmp_path / run.name))[name].tolist() == load_results(str(folder))[name].tolist()
+
+
+def test_a_finished_run_is_kept(undisturbed, tmp_path):
+    expected, folder = undisturbed
+    (run,) = plan()
+    shutil.copytree(folder, tmp_path / run.name)
+    assert train(run, tmp_path, stop_at=0) == expected
+
+
+@pytest.mark.parametrize("algo", ["td3", "ppo", "crossq"])
+def test_others_continue_from_a_checkpoint(tmp_path, algo):
+    params = ["-params", "normalize:True", "policy_kwargs:dict(net_arch=[8,8])"]
+    params += ["n_steps:128", "n_envs:1"] if algo == "ppo" else SMALL[:3]
+    (run,) = plan("--algo", algo, *params)
+    assert "error" in train(run, tmp_path, stop_at=750)
+    (checkpoint,) = (tmp_path / run.name / "snapshots").iterdir()
+    steps = int(checkpoint.name.rpartition("_")[2])
+    result = train(run, tmp_path)
+    assert result["resumed"] == "from a checkpoint"
+    assert result["evaluation_steps"][:3] == [300, 600, 900]
+    model = ALGOS[algo].load(tmp_path / run.name / "Pendulum-v1.zip")
+    assert model.num_timesteps == (1024 if algo == "ppo" else 900)
+    lengths = load_results(str(tmp_path / run.name))["l"]
+    assert 600 <= sum(lengths) <= model.num_timesteps
+    assert 200 <= steps <= 750
+
+
+def test_another_storage(undisturbed, tmp_path, monkeypatch):
+    """Run folders are copied there at snapshots, and from there to continue."""
+    filesystem = pyarrow.fs.SubTreeFileSystem(str(tmp_path), pyarrow.fs.LocalFileSystem())
+
+    class Bucket(sweep_folder.Storage):
+        def __init__(self, folder):
+            self.filesystem, self.path, self.is_local = filesystem, "sweep", False
+
+    monkeypatch.setattr(sweep_run, "Storage", Bucket)
+    (run,) = plan()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sweep_run.SweepExperiment, "save_trained_model", lambda *_: None)
+        patch.setattr(sweep_run, "REPORT_EVERY", -1)
+        sweep_run.train(run, "s3://sweep", Stop(750))
+    assert list((tmp_path / "sweep" / run.name / "snapshots").glob("*.zip"))
+    sweep_run.train(run, "s3://sweep", lambda numbers: None)
+    result = json.loads((tmp_path / "sweep" / run.name / "result.json").read_text())
+    assert timeless(result) == timeless(undisturbed[0])
+    assert result["resumed"] == "bit for bit"
+    assert list((tmp_path / "sweep" / run.name / "snapshots").glob("*")) == []
+    load_zoo_run(tmp_path / "sweep" / run.name)
+
+
+class Stop:
+    def __init__(self, step):
+        self.step = step
+
+    def __call__(self, numbers):
+        if numbers["steps"] >= self.step:
+            raise RuntimeError
+
+
+def test_two_processes_do_not_write_to_one_run_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(sweep_folder, "LOCK_TIMEOUT", 0)
+    storage = sweep_folder.Storage(str(tmp_path))
+    with storage.open_run("a/b"), pytest.raises(DDPGPaperError, match="another process"), storage.open_run("a/b"):
+        pass
+    with storage.open_run("a/b"):
+        pass
+
+
+# ------------------------------------------------------------------------- plan
+
+
+def test_the_list_of_runs():
+    runs = plan("--algo", "ddpg_paper", "td3", "--env", "Pendulum-v1", "MountainCarContinuous-v0", "--seed", "0-1", "7")
+    assert len({run.name for run in runs}) == 12
+    assert runs[0].name == "ddpg_paper/Pendulum-v1_seed0"
+    assert {run.seed for run in runs} == {0, 1, 7}
+
+
+def test_variants():
+    runs = plan(
+        "--variant", "paper", "tuned", "no-decay:base=paper,qf_weight_decay=0.0,policy_kwargs=dict(net_arch=[4,4])"
+    )
+    by_name = {run.variant: run.hyperparameters for run in runs}
+    assert list(by_name) == ["paper", "tuned", "no-decay"]
+    assert "tau" not in by_name["paper"]
+    assert by_name["paper"]["policy"] == "MlpPolicy"
+    assert by_name["tuned"]["tau"] == 0.005
+    assert by_name["no-decay"]["qf_weight_decay"] == 0.0
+    assert by_name["no-decay"]["policy_kwargs"] == {"net_arch": [4, 4]}
+    assert [run.variant for run in plan("--algo", "td3", "ddpg", "--variant", "paper")] == ["td3-paper", "ddpg-paper"]
+
+
+def test_settings_from_a_file(tmp_path):
+    settings = {"env": "Pendulum-v1", "seed": "0-2", "n_timesteps": 500, "hyperparams": {"buffer_size": 900}}
+    settings["variant"] = {"paper": None, "sb3": {"algo": "ddpg", "base": "paper", "n_timesteps": 400}}
+    (tmp_path / "s.yml").write_text(yaml.dump(settings))
+    runs = sweep.plan(parse([str(tmp_path / "s.yml"), "--seed", "4"]))  # the command line counts
+    assert [(run.variant, run.algo, run.seed, run.n_timesteps) for run in runs] == [
+        ("paper", "ddpg_paper", 4, 500),
+        ("sb3", "ddpg", 4, 400),
+    ]
+
+
+def test_the_best_trial_of_a_study(tmp_path):
+    import optuna
+
+    url = f"sqlite:///{tmp_path / 'study.db'}"
+    study = optuna.create_study(storage=url, study_name="pendulum")
+    params = {"learning_rate": 0.002, "qf_learning_rate": 0.003, "tau": 0.01, "batch_size_pow": 4, "n_steps": 2}
+    params |= {"one_minus_gamma": 0.05, "net_arch": "small", "batch_norm": "none", "qf_weight_decay": 0.0}
+    params |= {"noise_type": "normal", "noise_std": 0.3, "noise_dt": 1.0}
+    from ddpg_ext.zoo import search_space
+
+    params["net_arch"] = next(iter(search_space.NET_ARCHS))
+    params["batch_norm"] = next(iter(search_space.BATCH_NORMS))
+    distributions = {name: optuna.distributions.CategoricalDistribution([value]) for name, value in params.items()}
+    study.add_trial(optuna.trial.create_trial(params=params, distributions=distributions, value=1.0))
+    (run,) = sweep.plan(parse(["--env", "Pendulum-v1", "-n", "500", "--variant", f"best:study={url}"]))
+    assert (run.variant, run.hyperparameters["learning_rate"]) == ("best", 0.002)
+    assert (run.hyperparameters["batch_size"], run.hyperparameters["gamma"]) == (16, 0.95)
+
+
+def test_a_folder_is_of_one_set_of_settings(tmp_path):
+    storage = sweep_folder.open_folder(str(tmp_path))
+    storage.write_json(sweep_folder.SETTINGS, sweep_folder.merge_settings(storage, {"a/E": {"tau": 1, "x": {"y": 2}}}))
+    merged = sweep_folder.merge_settings(storage, {"a/E": {"tau": 1, "x": {"y": 2}}, "b/E": {"tau": 2}})
+    assert set(merged) == {"a/E", "b/E"}
+    with pytest.raises(DDPGPaperError, match=r"of another sweep: a/E has `y` 2 there, got 3; choose another folder"):
+        sweep_folder.merge_settings(storage, {"a/E": {"tau": 1, "x": {"y": 3}}})
+
+
+def test_dry_run(capsys, tmp_path):
+    sweep.main([*SHORT, "--seed", "0-1", "--dry-run", "-f", str(tmp_path / "none")])
+    out = capsys.readouterr().out
+    assert "ddpg_paper/Pendulum-v1_seed1: 900 steps, about" in out
+    assert "min with" in out.splitlines()[-1]
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "part"),
+    [
+        (["--env", "Pendulm-v1"], "did you mean 'Pendulum-v1'"),
+        (["--algo", "tdd"], "the algorithm 'tdd' is unknown; did you mean 'td3'"),
+        (["-params", "lerning_rate:1"], "`lerning_rate` is unknown; did you mean 'learning_rate'"),
+        (["--algo", "td3", "-params", "lerning_rate:1"], "`lerning_rate` is unknown; did you mean 'learning_rate'"),
+        (["-params", "tau"], "pass key:value"),
+        (["-params", "policy:Mlp"], "is not a Python expression"),
+        (["--variant", "papr"], "pass paper, tuned or name:key=value"),
+        (["--variant", "a:tau=-1"], "`tau` must be a number in (0, 1], got -1"),
+        (["--variant", "a/b:tau=1"], "a name is letters"),
+        (["--variant", "b:study=sqlite:///none.db"], "does not contain exactly 1 study"),
+        (["--seed", "3-1"], "--seed takes numbers and ranges such as 0-4, got '3-1'"),
+        (["--seed", "1", "1"], "two runs have the same folder"),
+        (["--jobs", "0"], "--jobs must be a whole number above 0"),
+        (["--env-kwargs", "gg:1"], "unexpected keyword argument 'gg'"),
+        (["--gym-packages", "not_there"], "--gym-packages not_there cannot be imported"),
+        (["-f", "/proc/x"], "--folder '/proc/x' cannot be written to"),
+        (["-f", "s3x://a/b"], "--folder 's3x://a/b' cannot be written to"),
+        (["-f", "folder", "--address", "127.0.0.1:1"], "--address '127.0.0.1:1' cannot be reached"),
+        (["-conf", "gone.yml"], "gone.yml"),
+        (["--algo", "td3", "--env", "CartPole-v1"], "CartPole-v1"),
+    ],
+)
+def test_bad_input_ends_with_one_line(options, part, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        sweep.main([*SHORT, "-f", "folder", *options])
+    message = ended.value.code
+    assert message.startswith("sweep: error: ")
+    assert part in message
+    assert "\n" not in message
+    assert not (tmp_path / "folder").exists()
+
+
+def test_bad_settings(tmp_path):
+    (tmp_path / "s.yml").write_text("envs: [Pendulum-v1]\n")
+    with pytest.raises(SystemExit, match="the key `envs` is unknown; did you mean 'env'"):
+        sweep.main([str(tmp_path / "s.yml")])
+    with pytest.raises(SystemExit, match="cannot be read"):
+        sweep.main([str(tmp_path / "gone.yml")])

@@ -1,0 +1,141 @@
+"""Sweeps on Ray: what is killed continues, and nothing that is finished is lost."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from ddpg_ext.zoo import sweep, sweep_run
+from ddpg_ext.zoo.sweep_options import parse
+
+pytest.importorskip("ray.tune")
+pytestmark = pytest.mark.slow
+
+OPTIONS = ["--env", "Pendulum-v1", "-n", "2400", "--eval-freq", "600", "--eval-episodes", "1", "--final-episodes", "2"]
+OPTIONS += [
+    "--snapshot-freq",
+    "200",
+    "-params",
+    "buffer_size:3000",
+    "batch_size:8",
+    "policy_kwargs:dict(net_arch=[8,8])",
+]
+PROGRAM = ["-m", "ddpg_ext", "sweep"]
+
+
+def start(folder, *options):
+    """Start the command as a user does."""
+    command = [sys.executable, *PROGRAM, *OPTIONS, "-f", str(folder), *options]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+
+
+def wait_for(condition, process):
+    while not condition():
+        assert process.poll() is None, process.stdout.read()
+        time.sleep(0.1)
+
+
+def results(folder):
+    return {path.parent.name: json.loads(path.read_text()) for path in folder.glob("*/*/result.json")}
+
+
+def snapshots(folder):
+    return list(folder.glob("*/*/snapshots/snapshot_*.zip"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """Weights of the runs without Ray and without a kill."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    for run in sweep.plan(parse([*OPTIONS, "--seed", "0-2"])):
+        sweep_run.train(run, str(folder), lambda numbers: None)
+    return {name: result["weights_sha256"] for name, result in results(folder).items()}
+
+
+def test_the_driver_is_killed(tmp_path, undisturbed):
+    """SIGKILL; the same command continues. A run that raises does not end the others, and is tried again."""
+    options = ["--seed", "0-1", "--jobs", "2"]
+    process = start(tmp_path, *options)
+    wait_for(lambda: len({path.parent for path in snapshots(tmp_path)}) == 2, process)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not results(tmp_path)
+    process = start(tmp_path, *options)
+    wait_for(lambda: results(tmp_path), process)
+    os.kill(process.pid, signal.SIGTERM)  # with a run that is finished
+    output = process.communicate()[0]
+    assert (process.returncode, "the same command continues" in output) == (130, True) or len(results(tmp_path)) == 2
+    before = results(tmp_path)
+    process = start(tmp_path, *options)
+    output = process.communicate()[0]
+    assert process.returncode == 0, output
+    after = results(tmp_path)
+    assert {name: after[name] for name in before} == before
+    assert {name: result["weights_sha256"] for name, result in after.items()} == {
+        name: undisturbed[name] for name in ("Pendulum-v1_seed0", "Pendulum-v1_seed1")
+    }
+    assert "bit for bit" in {result["resumed"] for result in after.values()}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ddpg_paper", "sweep.json"]
+
+
+def test_a_node_dies(tmp_path, undisturbed):
+    """Its runs continue on another node."""
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    try:
+        node = cluster.add_node(num_cpus=1)
+        process = start(tmp_path, "--seed", "0-2", "--address", cluster.address)
+        wait_for(lambda: len({path.parent for path in snapshots(tmp_path)}) == 2, process)
+        cluster.remove_node(node, allow_graceful=False)
+        output = process.communicate()[0]
+        assert process.returncode == 0, output
+    finally:
+        cluster.shutdown()
+    found = results(tmp_path)
+    assert {name: result["weights_sha256"] for name, result in found.items()} == undisturbed
+    assert "bit for bit" in {result["resumed"] for result in found.values()}
+
+
+def test_a_run_that_raises_does_not_end_the_others(tmp_path):
+    (tmp_path / "failing_envs.py").write_text(
+        "import gymnasium as gym\nfrom gymnasium.envs.classic_control import PendulumEnv\n"
+        "class Failing(PendulumEnv):\n"
+        "    def reset(self, **kwargs):\n"
+        "        self.fails = getattr(self, 'fails', False) or kwargs.get('seed') == 1\n"
+        "        return super().reset(**kwargs)\n"
+        "    def step(self, action):\n"
+        "        if self.fails:\n            raise RuntimeError('the robot fell')\n"
+        "        return super().step(action)\n"
+        "gym.register('Failing-v0', Failing, max_episode_steps=50)\n"
+    )
+    options = [
+        "--env",
+        "Failing-v0",
+        "--gym-packages",
+        "failing_envs",
+        "-n",
+        "50",
+        "--seed",
+        "0-2",
+        "--eval-freq",
+        "-1",
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+        process = start(tmp_path / "sweep", *options, "--jobs", "1")
+        output = process.communicate()[0]
+    assert process.returncode == 1
+    assert "1 runs failed" in output.splitlines()[-1]
+    found = results(tmp_path / "sweep")
+    assert found["Failing-v0_seed1"]["error"] == "RuntimeError: the robot fell"
+    assert {name for name, result in found.items() if "weights_sha256" in result} == {
+        "Failing-v0_seed0",
+        "Failing-v0_seed2",
+    }
