@@ -45,7 +45,7 @@ train: $(VENV)/.installed
 	$(BIN)/python examples/train.py $(ENV)
 
 test: $(VENV)/.tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: $(VENV)/.tests
 	$(BIN)/ruff check $(SOURCES)
