@@ -163,21 +163,20 @@ class FastCPUExecutor:
 
         # NumPy computes with vectors of one number per transition: its calls take a third of the time of torch's
 
-        # With joint statistics both critics get the rows of s and s', and use one half for their statistics alone
-        critic_obs, critic_next_obs, rows, next_rows = obs, next_obs, slice(None), slice(None)
+        # Batch normalisation: both critics take the statistics of s and s' together, if they get more rows than actions
+        critic_obs, critic_next_obs = obs, next_obs
         if self.policy.joint_statistics:
-            critic_obs = critic_next_obs = th.cat([obs, next_obs])
-            rows, next_rows = slice(self.batch_size), slice(self.batch_size, None)
+            critic_obs, critic_next_obs = th.cat([obs, next_obs]), th.cat([next_obs, obs])
 
         # Set y_i = r_i + gamma Q'(s_{i+1}, mu'(s_{i+1}))
         discounts = gamma if batch.discounts is None else batch.discounts.numpy()
         next_actions = self.actor_target.forward(next_obs)
-        next_q = self.critic_target.forward(critic_next_obs, next_actions, next_rows, update_running=False)
+        next_q = self.critic_target.forward(critic_next_obs, next_actions, update_running=False)
         bootstrapped = (1 - batch.dones.numpy()) * discounts * next_q.numpy()
         targets = np.add(bootstrapped, batch.rewards.numpy(), dtype=np.float32)
 
         # Update the critic by minimising the loss L = 1/N sum_i (y_i - Q(s_i, a_i))^2
-        q_values = self.critic.forward(critic_obs, batch.actions, rows, update_running=True).numpy()
+        q_values = self.critic.forward(critic_obs, batch.actions, update_running=True).numpy()
         q_mean = _mean(q_values)
         td_errors = targets - q_values
         weights = getattr(batch, "weights", None)
@@ -189,7 +188,7 @@ class FastCPUExecutor:
         # Update the actor policy using the sampled policy gradient: ascend Q(s, mu(s)) of the critic as just updated
         actions = self.actor.forward(obs)
         saturation = np.count_nonzero(np.abs(actions.numpy()) > SATURATION_THRESHOLD) / actions.numel()
-        q_of_actor = self.critic.forward(critic_obs, actions, rows, update_running=False).numpy()
+        q_of_actor = self.critic.forward(critic_obs, actions, update_running=False).numpy()
         actor_loss = check_finite(-_mean(q_of_actor), "actor loss")
         self.actor.backward(self.critic.action_gradient(self.actor_grad.fill_(-1 / self.batch_size)))
         self.actor_adam.step()

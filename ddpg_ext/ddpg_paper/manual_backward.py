@@ -232,22 +232,22 @@ class ManualCritic:
         self.norms = [layer for layer in self.state_net.layers if isinstance(layer, _BatchNorm)]
 
     def resize(self, batch_size: int, n_rows: int) -> None:
-        """Allocate memory for so many actions, and so many rows of features."""
+        """Allocate memory for ``batch_size`` actions and ``n_rows`` rows of features."""
         self.state_net.resize(n_rows)
         self.action_input.resize(batch_size)
         self.q_net.resize(batch_size)
         # Rows that are only part of the statistics have no gradient of their own
         self.state_grad = th.zeros(n_rows, self.action_input.weight.shape[1]) if n_rows > batch_size else None
 
-    def forward(self, features: th.Tensor, actions: th.Tensor, rows: slice, update_running: bool) -> th.Tensor:
-        """Return Q of some rows of the features; the others are only part of batch norm's statistics."""
+    def forward(self, features: th.Tensor, actions: th.Tensor, update_running: bool) -> th.Tensor:
+        """Return Q; rows of the features beyond those of the actions are only part of batch norm's statistics."""
         for norm in self.norms:
             norm.update_running = update_running
         self.action_input.actions = actions
-        return self.q_net.forward(self.action_input.forward(self.state_net.forward(features)[rows]))
+        return self.q_net.forward(self.action_input.forward(self.state_net.forward(features)[: len(actions)]))
 
     def backward(self, grad: th.Tensor) -> None:
-        """Fill the gradients of the parameters, for the first rows of the features."""
+        """Fill the gradients of the parameters."""
         grad = self.q_net.backward(grad, inputs=True)
         grad = self.action_input.backward(grad, params=True, inputs=bool(self.state_net.layers))
         if self.state_grad is not None:
