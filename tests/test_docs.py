@@ -176,10 +176,10 @@ def cells_of(page: str, start: str) -> list[str]:
     return [cell.strip() for cell in row.split("|")[1:-1]]
 
 
-def test_the_figures_of_the_readme_are_those_of_the_pages():
+def test_the_figures_of_the_comparison_are_those_of_the_pages():
     performance = "docs/guide/performance.md"
     speed = dict(zip(cells_of(performance, "| batch |"), cells_of(performance, "| 64 | 1 |"), strict=True))
-    _, ours, theirs, _ = cells_of("README.md", "| steps per second")
+    _, ours, theirs, _ = cells_of("docs/guide/comparison.md", "| steps per second")
     assert ours == f"{speed['paper']}; {speed['plain']} without batch normalisation and weight decay"
     assert theirs == speed["SB3"]
 
@@ -187,10 +187,10 @@ def test_the_figures_of_the_readme_are_those_of_the_pages():
     variants = ("paper", "no weight decay", "SB3 DDPG, matched")
     # Of three seeds, the interquartile mean is the mean
     paper, no_decay, sb3 = (f"{float(cells_of(results, f'| {name} |')[-1]):.0f}" for name in variants)
-    _, ours, theirs, _ = cells_of("README.md", "| Pendulum-v1 after 20,000 steps")
+    _, ours, theirs, _ = cells_of("docs/guide/comparison.md", "| Pendulum-v1 after 20,000 steps")
     assert ours == f"{paper}; {no_decay} without weight decay"
     assert theirs == f"{sb3} with the paper's minibatch, tau and noise"
 
     _, sb3, packed = cells_of("docs/guide/buffers.md", "| HalfCheetah-v5")
-    _, ours, theirs, _ = cells_of("README.md", "| memory of 1,000,000 HalfCheetah")
+    _, ours, theirs, _ = cells_of("docs/guide/comparison.md", "| memory of 1,000,000 HalfCheetah")
     assert (ours.strip("[").partition("]")[0], theirs) == (packed, sb3)
