@@ -45,6 +45,13 @@ def test_an_operator_that_fails_its_self_test_is_not_used(operator, monkeypatch)
 
 
 @has_onednn
+@pytest.mark.parametrize("vendor", ["GenuineIntel", ""])
+def test_mkl_computes_on_processors_where_it_is_faster_or_unmeasured(vendor, monkeypatch):
+    monkeypatch.setattr(matmul_kernels, "_vendor", lambda: vendor)
+    assert matmul_kernels._find_onednn() is None
+
+
+@has_onednn
 def test_large_products_are_large():
     assert matmul_kernels.is_large(64, th.empty(300, 400))
     assert not matmul_kernels.is_large(1, th.empty(300, 400))
