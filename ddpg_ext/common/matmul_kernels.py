@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch as th
 
-#: Vendors of processors on which oneDNN computes large float32 products faster than MKL, torch's usual kernel (both come
-#: with torch). Microseconds for 64 x 400 x 300, forward / weight gradient / input gradient, one thread, torch 2.13:
+#: Vendors of processors on which oneDNN computes large float32 products faster than MKL, torch's usual kernel (both
+#: come with torch). Microseconds for 64 x 400 x 300, forward / weight gradient / input gradient, one thread:
 #: - AuthenticAMD: MKL 171 / 159 / 161, oneDNN 169 / 175 / 152 on Zen 4 (about equal); on Zen 5 oneDNN is faster
 #: - GenuineIntel (AVX-512, AMX): MKL 131 / 110 / 103, oneDNN 157 / 159 / 142, so it is not in the table
 _ONEDNN_VENDORS = {"AuthenticAMD"}
