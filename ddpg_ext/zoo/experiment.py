@@ -37,8 +37,7 @@ class ExperimentManager(exp_manager.ExperimentManager):
         self._is_ours = self.algo == hp.ALGORITHM
         self._made_folder = False
         self._stop = StopOnCtrlC()
-        self._of_thread = threading.local()  # trials may run in several threads
-        self._of_thread.envs = []
+        self._of_thread = _ThreadEnvironments()
         self._has_dict_observations = False
         self._reason: BaseException | None = None  # why a trial was pruned
         arguments = inspect.signature(super().__init__).bind(*args, **kwargs).arguments
@@ -252,6 +251,13 @@ class ExperimentManager(exp_manager.ExperimentManager):
                 raise
             reason = f"; a trial was pruned because: {self._reason}" if self._reason else ""
             raise DDPGPaperError(f"no trial was completed, so there is nothing to report{reason}") from error
+
+
+class _ThreadEnvironments(threading.local):
+    """Environments that a thread made, for its trial or for training."""
+
+    def __init__(self) -> None:
+        self.envs: list[VecEnv] = []
 
 
 class _TrialId(int):

@@ -65,7 +65,10 @@ def _of_kind(kind: _Kind, *names: str) -> dict[str, _Kind]:
 _FLAG = _Kind("true or false", lambda value: isinstance(value, int) and value in (0, 1))
 _PIXELS = _integer(1, 2048)
 _CAMERA = _integer(-1, 1000)
-_RENDER = {"render_kwargs": _mapping(width=_PIXELS, height=_PIXELS, camera_id=_CAMERA)}
+_RENDER_FLAGS = _mapping(**_of_kind(_FLAG, "shadow", "reflection", "wireframe", "skybox", "fog", "haze"))
+_RENDER = {
+    "render_kwargs": _mapping(width=_PIXELS, height=_PIXELS, camera_id=_CAMERA, render_flag_overrides=_RENDER_FLAGS)
+}
 #: Arguments of ``gym.make`` itself
 _OF_MAKE = {"max_episode_steps": _integer(-1, 10**9), "disable_env_checker": _FLAG}
 #: Arguments that a file may choose, by the beginning of the environment's entry point. None is text, a path, a class

@@ -33,7 +33,8 @@ def worker_error(vec_envs: Iterable[VecEnv], error: Exception) -> WorkerError | 
         # The pipe may close shortly before the process has ended
         multiprocessing.connection.wait([process.sentinel for process in processes], timeout=5)
         for number, process in enumerate(processes):
-            if process.exitcode:
+            # Status 0 is that of a process that was closed
+            if process.exitcode or (process.exitcode == 0 and not vec_env.unwrapped.closed):
                 return WorkerError(
                     f"process {number} of {len(processes)} environments {_how_it_ended(process.exitcode)}"
                 )
@@ -50,10 +51,10 @@ def startup_error(error: Exception) -> WorkerError:
 
 
 def _how_it_ended(exitcode: int) -> str:
-    if exitcode > 0:
+    if exitcode >= 0:
         return (
-            f"ended with status {exitcode}; its error is above. Mend the environment, or use --vec-env dummy to debug "
-            "it in one process"
+            f"ended with status {exitcode}; its error, if it had one, is above. Mend the environment, or use "
+            "--vec-env dummy to debug it in one process"
         )
     if exitcode == -signal.SIGKILL:
         return (

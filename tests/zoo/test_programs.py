@@ -3,6 +3,7 @@
 import csv
 import pickle
 import re
+import signal
 import sys
 import zipfile
 from importlib.metadata import requires
@@ -22,6 +23,7 @@ from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.vec_env import VecNormalize
 
 from ddpg_ext import DDPGPaper, load_zoo_run
+from ddpg_ext.zoo import workers
 from ddpg_ext.zoo.programs import DEFAULTS, run, with_defaults
 
 OBSERVATIONS = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
@@ -229,7 +231,7 @@ def test_no_trial_samples_n_steps_that_dict_observations_do_not_have(zoo, tmp_pa
     ("end", "options", "parts"),
     [
         ("os.kill(os.getpid(), 9)", [], ["process 0 of 2 environments was killed by SIGKILL", "memory", "n_envs:1"]),
-        ("os.kill(os.getpid(), 11)", [], ["process 0 of 2 environments was ended by SIGSEGV", "--vec-env dummy"]),
+        ("sys.exit(0)", [], ["process 0 of 2 environments ended with status 0"]),
         ("1 / 0", [], ["process 0 of 2 environments ended with status 1", "--vec-env dummy"]),
         ("os.kill(os.getpid(), 9)", ["-optimize", "--n-trials", "2"], ["process 0 of 2", "killed by SIGKILL"]),
     ],
@@ -255,6 +257,10 @@ def test_a_process_that_ends(zoo, tmp_path, end, options, parts):
     if not options:
         model = DDPGPaper.load(tmp_path / "logs" / "ddpg_paper" / "Deadly-v0_1" / "Deadly-v0", device="cpu")
         assert model.num_timesteps == 38
+
+
+def test_a_process_that_crashes():
+    assert "was ended by SIGSEGV" in workers._how_it_ended(-signal.SIGSEGV)
 
 
 def test_a_process_that_ends_before_it_has_an_environment(zoo, tmp_path):

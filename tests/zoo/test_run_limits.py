@@ -17,6 +17,7 @@ from gymnasium.envs.mujoco import MujocoEnv
 
 from ddpg_ext import CheckpointError, DDPGPaper, EnvironmentNotFoundError, InvalidArgumentError, UntrustedContentError
 from ddpg_ext import load_zoo_run as load
+from ddpg_ext.common.environments import register
 from ddpg_ext.zoo import run_folder, run_limits
 from ddpg_ext.zoo.run_limits import check_env_kwargs, check_wrapped_size, check_wrapper
 
@@ -40,6 +41,7 @@ HOSTILE = {
     "NaN": math.nan,
     "an infinite number": math.inf,
 }
+SETTINGS = Path(__file__).parents[2] / "benchmarks" / "settings"
 #: Numbers among the defaults of Gymnasium's constructors that a file may not choose: the size of a renderer's memory
 REFUSED_NUMBERS = {"max_geom"}
 
@@ -109,6 +111,33 @@ def test_arguments_belong_to_their_environments():
     assert is_refused("Hopper-v5", "g", 5.0)
     assert is_refused("Hopper-v5", "frame_skip", 10**9)
     assert is_refused("Hopper-v5", "frame_skip", 2.0)
+
+
+def test_arguments_of_dm_control():
+    pytest.importorskip("dm_control")
+    gym.register_envs(pytest.importorskip("shimmy"))
+    render = {"height": 64, "width": 64, "camera_id": 0, "render_flag_overrides": {"shadow": False}}
+    for env_id in ("cartpole-swingup", "RodentRunGaps", "reach_site_features"):
+        check_env_kwargs(f"dm_control/{env_id}-v0", {"render_kwargs": render}, "args.yml")
+        for wrong in ({"height": 10**6}, {"camera_id": "/etc"}, {"render_flag_overrides": {"shadow": "x"}}, {"x": 1}):
+            assert is_refused(f"dm_control/{env_id}-v0", "render_kwargs", {**render, **wrong})
+    task = {"time_limit": 10.0, "random": 3}
+    kwargs = {"task_kwargs": task, "environment_kwargs": {"flat_observation": True, "n_sub_steps": 2}}
+    check_env_kwargs("dm_control/cartpole-swingup-v0", kwargs, "args.yml")
+    for name, wrong in (("task_kwargs", {"n_poles": 10**6}), ("environment_kwargs", {"n_sub_steps": 10**9})):
+        assert is_refused("dm_control/cartpole-swingup-v0", name, wrong)
+    assert is_refused("dm_control/cartpole-swingup-v0", "domain_name", "humanoid")
+    assert is_refused("dm_control/RodentRunGaps-v0", "task_kwargs", task)
+
+
+@pytest.mark.skipif(not SETTINGS.is_dir(), reason="only in the repository")
+def test_the_benchmarks_runs_open():
+    for file in SETTINGS.glob("*.yml"):
+        settings = yaml.safe_load(file.read_text())
+        kwargs = {key: value for key, value in (settings.get("env_kwargs") or {}).items() if key != "render_mode"}
+        if kwargs:
+            register(settings["env"])
+            check_env_kwargs(settings["env"], kwargs, file.name)
 
 
 # ------------------------------------------------------------------------- through load_zoo_run
