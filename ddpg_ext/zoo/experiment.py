@@ -3,11 +3,14 @@
 import inspect
 import os
 import shutil
+import threading
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from typing import Any
 
+import optuna
 import yaml
+from gymnasium import spaces
 from rl_zoo3 import exp_manager
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
@@ -17,6 +20,8 @@ from ddpg_ext.common.errors import DDPGPaperError, InvalidArgumentError
 from ddpg_ext.ddpg_paper.validation import check_spaces
 from ddpg_ext.zoo import hyperparameters as hp
 from ddpg_ext.zoo.interrupts import StopOnCtrlC, ignored_interrupts
+from ddpg_ext.zoo.search_space import MAX_N_STEPS
+from ddpg_ext.zoo.workers import PIPE_ERRORS, WorkerError, startup_error, worker_error
 
 
 class ExperimentManager(exp_manager.ExperimentManager):
@@ -32,6 +37,9 @@ class ExperimentManager(exp_manager.ExperimentManager):
         self._is_ours = self.algo == hp.ALGORITHM
         self._made_folder = False
         self._stop = StopOnCtrlC()
+        self._of_thread = _ThreadEnvironments()
+        self._has_dict_observations = False
+        self._reason: BaseException | None = None  # why a trial was pruned
         arguments = inspect.signature(super().__init__).bind(*args, **kwargs).arguments
         if self._is_ours and not arguments.get("config"):
             self.config = str(hp.FILE)
@@ -83,6 +91,7 @@ class ExperimentManager(exp_manager.ExperimentManager):
                 hyperparams["policy"] = saved_hyperparams["policy"] = hp.default_policy(env.observation_space)
             # Here, because an optimisation would continue after each failing trial
             check_spaces(env.observation_space, env.action_space, hyperparams["policy"])
+            self._has_dict_observations = isinstance(env.observation_space, spaces.Dict)
             assert env.action_space.shape is not None  # for mypy
             hyperparams = hp.make_noise(hyperparams, env.action_space.shape)
             if self.verbose > 0:
@@ -128,7 +137,14 @@ class ExperimentManager(exp_manager.ExperimentManager):
         """Create environments whose processes ignore Ctrl-C, which a terminal sends to all processes."""
         in_processes = self._is_ours and issubclass(self.vec_env_class, SubprocVecEnv)
         with ignored_interrupts() if in_processes else nullcontext():
-            return super().create_envs(n_envs, eval_env, no_log)
+            try:
+                env = super().create_envs(n_envs, eval_env, no_log)
+            except PIPE_ERRORS as error:
+                if not in_processes:
+                    raise
+                raise startup_error(error) from error
+        self._of_thread.envs.append(env)
+        return env
 
     def learn(self, model: BaseAlgorithm) -> None:
         """
@@ -138,6 +154,7 @@ class ExperimentManager(exp_manager.ExperimentManager):
         afterwards, which Ctrl-C does not interrupt. If training fails, the model is saved here.
 
         :param model: the model to train
+        :raises WorkerError: if a process of an environment ends
         """
         if not self._is_ours:
             return super().learn(model)
@@ -145,9 +162,12 @@ class ExperimentManager(exp_manager.ExperimentManager):
         try:
             super().learn(model)
         except Exception as error:
-            print(f"Training stopped: {type(error).__name__}")
+            reason = worker_error(self._of_thread.envs, error)
+            print(f"Training stopped: {reason or type(error).__name__}")
             self._stop.end_training()
             self.save_trained_model(model)
+            if reason:
+                raise reason from error
             raise
 
     def save_trained_model(self, model: BaseAlgorithm) -> None:
@@ -161,6 +181,62 @@ class ExperimentManager(exp_manager.ExperimentManager):
         finally:
             self._stop.end()
 
+    def load_trial(
+        self, storage: str, study_name: str, trial_id: int | None = None, convert: bool = True
+    ) -> dict[str, Any]:
+        """
+        Load the hyperparameters of a trial, also of one that was pruned.
+
+        :param storage: storage of the study
+        :param study_name: name of the study
+        :param trial_id: number of the trial; None: the best
+        :param convert: convert Optuna's parameters to hyperparameters
+        :return: the hyperparameters
+        :raises InvalidArgumentError: if there is no such study or trial, or the trial ended before it was sampled
+        """
+        try:
+            return super().load_trial(storage, study_name, trial_id, convert)
+        except (KeyError, IndexError) as error:
+            if not self._is_ours:
+                raise
+            raise InvalidArgumentError(
+                f"--trial-id {trial_id}: the study {study_name!r} in {storage!r} has no such trial with all "
+                f"hyperparameters of {self.algo} ({type(error).__name__}: {error})"
+            ) from error
+
+    def objective(self, trial: optuna.Trial) -> float:
+        """
+        Train and evaluate with the hyperparameters of a trial.
+
+        :param trial: Optuna's trial
+        :return: the mean return of the last evaluation
+        :raises optuna.TrialPruned: if the trial is stopped, or its hyperparameters are invalid
+        :raises WorkerError: if a process of an environment ends
+        """
+        if not self._is_ours:
+            return super().objective(trial)
+        self._of_thread.envs = []
+        if self._has_dict_observations:
+            trial.set_user_attr(MAX_N_STEPS, 1)
+        try:
+            return super().objective(trial)
+        except optuna.TrialPruned as pruned:
+            self._reason = pruned.__cause__ or self._reason
+            raise
+        except PIPE_ERRORS as error:
+            reason = worker_error(self._of_thread.envs, error)
+            if reason:
+                raise reason from error
+            raise
+        except DDPGPaperError as error:
+            for env in self._of_thread.envs:  # without a model, the Zoo does not close them
+                with suppress(Exception):
+                    env.close()
+            if isinstance(error, WorkerError):
+                raise
+            self._reason = error
+            raise optuna.TrialPruned(str(error)) from error
+
     def hyperparameters_optimization(self) -> None:
         """
         Optimise the hyperparameters as the Zoo does.
@@ -170,9 +246,18 @@ class ExperimentManager(exp_manager.ExperimentManager):
         try:
             super().hyperparameters_optimization()
         except ValueError as error:
-            if not self._is_ours or "completed" not in str(error):
+            # Optuna's errors for no best trial, in memory and in a database
+            if not self._is_ours or not ("completed" in str(error) or "Record does not exist" in str(error)):
                 raise
-            raise DDPGPaperError("no trial was completed, so there is nothing to report") from error
+            reason = f"; a trial was pruned because: {self._reason}" if self._reason else ""
+            raise DDPGPaperError(f"no trial was completed, so there is nothing to report{reason}") from error
+
+
+class _ThreadEnvironments(threading.local):
+    """Environments that a thread made, for its trial or for training."""
+
+    def __init__(self) -> None:
+        self.envs: list[VecEnv] = []
 
 
 class _TrialId(int):

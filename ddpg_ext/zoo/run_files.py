@@ -42,6 +42,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
             if depth > MAX_DEPTH:
                 raise CheckpointError(f"{path} has lists or names nested more than {MAX_DEPTH} deep")
         content = yaml.load(text, _loader(yaml))  # a SafeLoader with three more tags
+    except CheckpointError:
+        raise
     except yaml.constructor.ConstructorError as error:
         raise UntrustedContentError(
             f"{path} has an object that settings do not need; nothing was executed: {error.problem}"

@@ -28,9 +28,7 @@ from ddpg_ext.common.errors import (
 )
 from ddpg_ext.ddpg_paper.ddpg_paper import DDPGPaper
 from ddpg_ext.zoo.run_files import literal, ordered, read_yaml
-
-#: Largest number that a file may pass to a wrapper
-MAX_WRAPPER_NUMBER = 10_000
+from ddpg_ext.zoo.run_limits import check_env_id, check_env_kwargs, check_wrapped_size, check_wrapper
 
 _STEPS = re.compile(r"rl_model_(\d+)_steps\.zip")
 #: Wrappers that a file may name, with literal arguments. They write no files and call none of their arguments
@@ -64,6 +62,7 @@ def load_zoo_run(
     *,
     checkpoint: str | int | None = None,
     env: GymEnv | str | None = None,
+    env_kwargs: dict[str, Any] | None = None,
     device: th.device | str = "auto",
     trusted: bool = False,
     allow: Iterable[Any] = (),
@@ -83,6 +82,8 @@ def load_zoo_run(
         ``rl_model_<steps>_steps.zip``; None: the best if there is one, else the last
     :param env: environment to use instead of the run's: an id, an environment or a ``VecEnv``. Only an id gets the
         run's wrappers
+    :param env_kwargs: arguments of the environment, which replace all of the run's. The files of a run may choose only
+        harmless arguments, numbers and flags of known environments
     :param device: "auto", "cpu", "cuda", ...
     :param trusted: allow the files to run code; see :meth:`DDPGPaper.load`
     :param allow: classes of your own that the files may use
@@ -94,13 +95,17 @@ def load_zoo_run(
         pass, and the error's ``model`` is the model without environment
     :raises CheckpointError: if a file is damaged or asks for something that is not allowed
     """
+    if env_kwargs is not None and not (env is None or isinstance(env, str)):
+        raise InvalidArgumentError(
+            "`env_kwargs` is for an environment that load_zoo_run builds; leave it out, or pass env= with an id"
+        )
     file = _model_file(Path(path), checkpoint)
     settings = _Settings(file)
     trust = Trust(trusted, allow, custom_objects)
     vec_env: VecEnv
     if env is None or isinstance(env, str):
         try:
-            vec_env = settings.make_env(env, seed, trust)
+            vec_env = settings.make_env(env, env_kwargs, seed, trust)
         except EnvironmentNotFoundError as error:
             error.model = load_model(DDPGPaper, file, device=device, trust=trust)
             raise
@@ -187,48 +192,68 @@ class _Settings:
             guesses = [self.run.name.rpartition("_")[0], *sorted(file.stem for file in self.run.glob("*.zip"))]
         return next((guess for guess in guesses if re.fullmatch(r".+-v\d+", guess)), None)
 
-    def make_env(self, env_id: str | None, seed: int | None, trust: Trust) -> VecEnv:
-        """Make the environment by its id, with the run's wrappers."""
-        env_id = env_id or self.env_id
+    def make_env(
+        self, chosen_id: str | None, chosen_kwargs: dict[str, Any] | None, seed: int | None, trust: Trust
+    ) -> VecEnv:
+        """Make the environment by its id, with the run's wrappers; the caller's choices come before the run's."""
+        env_id = chosen_id or self.env_id
         if env_id is None:
             raise EnvironmentNotFoundError(f"{self.file}: no file beside it names its environment; pass env=")
-        packages = self.args.get("gym_packages") or []
-        missing = [str(name) for name in packages if str(name) not in sys.modules]
-        if missing and not trust.trusted and env_id not in gym.registry:
-            raise EnvironmentNotFoundError(
-                f"{self.folder / 'args.yml'} asks to import {', '.join(missing)}. Import the packages that you trust "
-                "and try again, or pass env="
-            )
-        if trust.trusted:
-            for name in missing:
-                importlib.import_module(name)
-        # Like the Zoo: the options of the command line replace the hyperparameters
-        kwargs = literal(self.args.get("env_kwargs") or self.config.get("env_kwargs"), "env_kwargs") or {}
-        if not isinstance(kwargs, dict) or not all(isinstance(key, str) for key in kwargs):
-            raise CheckpointError(f"{self.folder / 'args.yml'}: `env_kwargs` must be names and values")
-        kwargs = {key: value for key, value in kwargs.items() if key != "render_mode"}  # a file must not open windows
+        self._import_packages(env_id, trust)
+        env_id = _registered_id(env_id, trusted=trust.trusted or chosen_id is not None)
+        kwargs = self._env_kwargs(env_id, trust) if chosen_kwargs is None else chosen_kwargs
         wrappers = [_wrapper(name, arguments, trust) for name, arguments in ordered(self.config.get("env_wrapper"))]
+        n_stack = self.config.get("frame_stack")
+        n_stack = n_stack if isinstance(n_stack, int) and n_stack > 1 else 1
+        if not trust.trusted:
+            check_wrapper("VecFrameStack", n_stack)
 
         def wrap(wrapped: gym.Env) -> gym.Env:
+            if not trust.trusted:
+                sizes = [arguments for cls, arguments in wrappers if cls not in trust.allowed.extra.values()]
+                check_wrapped_size(wrapped.observation_space, [*sizes, {"n_stack": n_stack}])
             for cls, arguments in wrappers:
                 wrapped = cls(wrapped, **arguments)
             return wrapped
 
-        _check_registered(env_id)
         try:
             # One environment, without vec_env_wrapper, is enough to watch an agent or to continue training
             vec_env = make_vec_env(env_id, 1, seed, wrapper_class=wrap, env_kwargs=kwargs)
         except (GymError, ImportError, TypeError) as error:
             raise EnvironmentNotFoundError(_environment_help(env_id, error)) from None
+        except CheckpointError:
+            raise
         except Exception as error:  # environments and wrappers raise any error for wrong arguments
             raise CheckpointError(
                 f"{self.file}: its environment cannot be built with the run's settings ({error}); pass env="
             ) from error
-        n_stack = self.config.get("frame_stack")
-        if isinstance(n_stack, int) and n_stack > 1:
-            _check_small("VecFrameStack", n_stack)
-            vec_env = VecFrameStack(vec_env, n_stack)
-        return vec_env
+        return VecFrameStack(vec_env, n_stack) if n_stack > 1 else vec_env
+
+    def _import_packages(self, env_id: str, trust: Trust) -> None:
+        """Import the packages that the run asks for, if the caller trusts its files."""
+        packages = self.args.get("gym_packages") or []
+        if not isinstance(packages, list | tuple) or not all(isinstance(name, str) for name in packages):
+            raise CheckpointError(f"{self.folder / 'args.yml'}: `gym_packages` must be names of packages")
+        missing = [name for name in packages if name not in sys.modules]
+        if trust.trusted:
+            for name in missing:
+                importlib.import_module(name)
+        elif missing and env_id not in gym.registry:
+            raise EnvironmentNotFoundError(
+                f"{self.folder / 'args.yml'} asks to import {', '.join(missing)[:200]}. Import the packages that you "
+                "trust and try again, or pass env="
+            )
+
+    def _env_kwargs(self, env_id: str, trust: Trust) -> dict[str, Any]:
+        """Return the run's arguments of the environment: as in the Zoo, options replace the hyperparameters."""
+        source = self.folder / ("args.yml" if self.args.get("env_kwargs") else "config.yml")
+        kwargs = literal(self.args.get("env_kwargs") or self.config.get("env_kwargs"), "env_kwargs") or {}
+        if not isinstance(kwargs, dict) or not all(isinstance(key, str) for key in kwargs):
+            raise CheckpointError(f"{source}: `env_kwargs` must be names and values")
+        kwargs = {key: value for key, value in kwargs.items() if key != "render_mode"}  # a file must not open windows
+        if not trust.trusted:
+            check_env_kwargs(env_id, kwargs, str(source))
+        return kwargs
 
     def normalize(self, vec_env: VecEnv, trust: Trust) -> VecEnv:
         """Wrap the environment with the run's normalisation, if it has one."""
@@ -260,7 +285,7 @@ def _wrapper(name: str, arguments: dict[str, Any], trust: Trust) -> tuple[Any, d
     if name in trust.allowed.extra:
         return trust.allowed.extra[name], arguments
     if not trust.trusted and not name.endswith(".TimeLimit"):
-        _check_small(name, arguments)
+        check_wrapper(name, arguments)
     module, _, cls = name.rpartition(".")
     base = next((known for known in _WRAPPERS if module == known or module.startswith(f"{known}.")), None)
     if (base is None or cls not in _WRAPPERS[base]) and not trust.trusted:
@@ -275,28 +300,23 @@ def _wrapper(name: str, arguments: dict[str, Any], trust: Trust) -> tuple[Any, d
         raise EnvironmentNotFoundError(f"the run's wrapper {name} cannot be imported ({error}): {hint}") from None
 
 
-def _check_small(name: str, value: Any) -> None:
-    """Limit the numbers of a wrapper, which decide how much memory it takes."""
-    if isinstance(value, dict | list | tuple):
-        for item in value.values() if isinstance(value, dict) else value:
-            _check_small(name, item)
-    elif isinstance(value, int | float) and abs(value) > MAX_WRAPPER_NUMBER:
-        raise UntrustedContentError(
-            f"the run's config.yml gives the wrapper {name[:120]!r} the number {value:g}, more than "
-            f"{MAX_WRAPPER_NUMBER:,}; pass env= with the wrapped environment"
-        )
-
-
-def _check_registered(env_id: str) -> None:
-    """Register the environment without importing a module that the file names before a colon."""
-    if ":" in env_id or not re.fullmatch(r"[\w./-]+", env_id):
-        raise UntrustedContentError(f"the environment id {env_id[:80]!r} names a module to import; pass env=")
+def _registered_id(env_id: str, trusted: bool) -> str:
+    """Register the environment and return its id; only a trusted id may name a module to import before a colon."""
+    if not trusted:
+        check_env_id(env_id)
+    module, _, env_id = env_id.rpartition(":")
+    if module:
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise EnvironmentNotFoundError(f"the module {module!r} of env= cannot be imported ({error})") from None
     register(env_id)  # imports only packages on a list of this package
     if env_id not in gym.registry:
         try:
             gym.spec(env_id)
         except GymError as error:
             raise EnvironmentNotFoundError(_environment_help(env_id, error)) from None
+    return env_id
 
 
 def _environment_help(env_id: str, error: Exception) -> str:

@@ -23,7 +23,7 @@ from ddpg_ext.serialization.archive import ZipReader
 from ddpg_ext.serialization.reconstruct import Reconstructor, load_pickle
 from ddpg_ext.serialization.safe_pickle import record
 from ddpg_ext.zoo.run_files import ordered, read_yaml
-from ddpg_ext.zoo.run_folder import _check_small
+from ddpg_ext.zoo.run_limits import check_wrapper
 
 #: where the command of a hostile pickle would leave its mark; the files are made once, for all tests
 CANARY = f"/tmp/ddpg_ext_canary_{os.getpid()}"
@@ -465,4 +465,4 @@ def test_wrapper_arguments_that_are_none(arguments):
 @pytest.mark.parametrize("arguments", [{"stack_size": 10**9}, {"shape": [84, 10**7]}, {"low": -1e30}])
 def test_a_file_does_not_choose_how_much_memory_a_wrapper_takes(arguments):
     with pytest.raises(UntrustedContentError, match="more than 10,000"):
-        _check_small("gymnasium.wrappers.FrameStackObservation", arguments)
+        check_wrapper("gymnasium.wrappers.FrameStackObservation", arguments)

@@ -3,6 +3,7 @@
 import csv
 import pickle
 import re
+import signal
 import sys
 import zipfile
 from importlib.metadata import requires
@@ -11,6 +12,7 @@ from pathlib import Path
 import huggingface_hub
 import huggingface_sb3
 import numpy as np
+import optuna
 import pytest
 import torch as th
 import yaml
@@ -21,6 +23,7 @@ from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.vec_env import VecNormalize
 
 from ddpg_ext import DDPGPaper, load_zoo_run
+from ddpg_ext.zoo import workers
 from ddpg_ext.zoo.programs import DEFAULTS, run, with_defaults
 
 OBSERVATIONS = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
@@ -163,6 +166,115 @@ def test_optimisation_without_a_finished_trial(zoo, tmp_path):
     assert result.status == 1
     assert "no trial was completed" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_trials_that_cannot_be_built_are_pruned(zoo, tmp_path):
+    """And not the end of the study; a pruned trial can be trained with other settings."""
+    storage = f"sqlite:///{tmp_path / 'zoo.db'}"
+    study = optuna.create_study(storage=storage, study_name="study", direction="maximize")
+    for n_steps in (3, 1):
+        study.enqueue_trial({"n_steps": n_steps})
+    options = ["--env", "Pendulum-v1", "--storage", storage, "--study-name", "study", "--seed", "1", "--device", "cpu"]
+    search = [*options, "-n", "150", "-optimize", "--n-trials", "2", "--eval-episodes", "1", "--no-optim-plots"]
+    buffer = "replay_buffer_class:'stable_baselines3.common.buffers.ReplayBuffer'"
+    result = zoo("train", *search, "-params", "buffer_size:200", buffer)
+    assert result.status == 0, result.stderr
+    assert "Trial 0 pruned. `n_steps` must be 1 with the `replay_buffer_class` ReplayBuffer, got 3" in result.stderr
+    study = optuna.load_study(storage=storage, study_name="study")
+    assert [trial.state.name for trial in study.trials] == ["PRUNED", "COMPLETE"]
+
+    few = [*options, "-n", "60", "--eval-freq", "-1", "-params", "buffer_size:200"]
+    result = zoo("train", *few, "--trial-id", "0")
+    assert result.status == 0, result.stderr
+    assert load_zoo_run(tmp_path / "logs" / "ddpg_paper" / "Pendulum-v1_1")[0].n_steps == 3
+    result = zoo("train", *few, buffer, "--trial-id", "0")
+    assert (result.status, "`n_steps` must be 1" in result.stderr) == (1, True)
+    for options, part in ((["--trial-id", "2"], "--trial-id 2"), (["--trial-id", "0", "--study-name", "no"], "'no'")):
+        result = zoo("train", *few[:-2], *options)
+        assert result.status == 1
+        assert part in result.stderr.splitlines()[-1]
+        assert "Traceback" not in result.stderr
+
+
+def test_a_study_of_which_no_trial_can_be_built(zoo, tmp_path):
+    """Says why; the database of Optuna reports a missing best trial in other words than its memory."""
+    search = ["-n", "100", "-optimize", "--n-trials", "2", "--storage", "sqlite:///zoo.db", "--study-name", "study"]
+    result = zoo("train", "--env", "Pendulum-v1", *search, "-params", "buffer_size:-5")
+    assert result.status == 1
+    assert "no trial was completed" in result.stderr.splitlines()[-1]
+    assert "`buffer_size`" in result.stderr.splitlines()[-1]
+    assert "Traceback" not in result.stderr
+
+
+def test_no_trial_samples_n_steps_that_dict_observations_do_not_have(zoo, tmp_path):
+    (tmp_path / "dict_env.py").write_text(
+        "import gymnasium as gym\nfrom gymnasium.envs.classic_control import PendulumEnv\n"
+        "def make(**kwargs):\n    env = PendulumEnv(**kwargs)\n"
+        "    space = gym.spaces.Dict({'state': env.observation_space})\n"
+        "    return gym.wrappers.TransformObservation(env, lambda state: {'state': state}, space)\n"
+        "gym.register('Dict-v0', make, max_episode_steps=50)\n"
+    )
+    search = ["-n", "100", "-optimize", "--n-trials", "3", "--eval-episodes", "1", "--no-optim-plots"]
+    options = ["--env", "Dict-v0", "--gym-packages", "dict_env", "--seed", "1", "--device", "cpu"]
+    result = zoo("train", *options, *search, "-params", "buffer_size:200")
+    assert result.status == 0, result.stderr
+    with open(next((tmp_path / "logs" / "ddpg_paper").glob("*.csv"))) as file:
+        rows = list(csv.DictReader(file))
+    assert {row["params_n_steps"] for row in rows} == {"1"}
+    assert {row["state"] for row in rows} <= {"COMPLETE", "PRUNED"}
+
+
+# ------------------------------------------------------------------------ processes that end
+
+
+@pytest.mark.parametrize(
+    ("end", "options", "parts"),
+    [
+        ("os.kill(os.getpid(), 9)", [], ["process 0 of 2 environments was killed by SIGKILL", "memory", "n_envs:1"]),
+        ("sys.exit(0)", [], ["process 0 of 2 environments ended with status 0"]),
+        ("1 / 0", [], ["process 0 of 2 environments ended with status 1", "--vec-env dummy"]),
+        ("os.kill(os.getpid(), 9)", ["-optimize", "--n-trials", "2"], ["process 0 of 2", "killed by SIGKILL"]),
+    ],
+)
+def test_a_process_that_ends(zoo, tmp_path, end, options, parts):
+    """The error says how it ended and what to do, and the agent is saved."""
+    (tmp_path / "deadly_env.py").write_text(
+        "import os, sys\nimport gymnasium as gym\nfrom gymnasium.envs.classic_control import PendulumEnv\n"
+        "sys.path.insert(0, os.getcwd())\n"  # the processes inherit it
+        "class Deadly(PendulumEnv):\n    steps = 0\n"
+        "    def step(self, action):\n        self.steps += 1\n"
+        f"        if self.steps == 20:\n            {end}\n"
+        "        return super().step(action)\n"
+        "gym.register('Deadly-v0', Deadly, max_episode_steps=200)\n"
+    )
+    command = ["--env", "Deadly-v0", "--gym-packages", "deadly_env", "-n", "200", "--eval-freq", "-1"]
+    command += ["--vec-env", "subproc", "--device", "cpu", *options]
+    result = zoo("train", *command, "-params", "buffer_size:500", "n_envs:2")
+    assert result.status == 1
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith("ddpg_ext train: error: process ")
+    assert [part for part in parts if part not in last.replace("process 1", "process 0")] == []
+    if not options:
+        model = DDPGPaper.load(tmp_path / "logs" / "ddpg_paper" / "Deadly-v0_1" / "Deadly-v0", device="cpu")
+        assert model.num_timesteps == 38
+
+
+def test_a_process_that_crashes():
+    assert "was ended by SIGSEGV" in workers._how_it_ended(-signal.SIGSEGV)
+
+
+def test_a_process_that_ends_before_it_has_an_environment(zoo, tmp_path):
+    (tmp_path / "dead_env.py").write_text(
+        "import os, sys\nimport gymnasium as gym\nsys.path.insert(0, os.getcwd())\n"
+        "def make(**kwargs):\n    os.kill(os.getpid(), 9)\n"
+        "gym.register('Dead-v0', make)\n"
+    )
+    command = ["--env", "Dead-v0", "--gym-packages", "dead_env", "-n", "200", "--vec-env", "subproc"]
+    result = zoo("train", *command)
+    assert result.status == 1
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith("ddpg_ext train: error: a process of an environment ended before")
+    assert "--vec-env dummy" in last
 
 
 # -------------------------------------------------------------------------- videos, plots

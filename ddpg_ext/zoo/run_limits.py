@@ -1,0 +1,232 @@
+"""Limits of what the files of a run may ask from an environment and its wrappers."""
+
+import math
+import re
+import reprlib
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import gymnasium as gym
+from gymnasium.envs.registration import EnvSpec
+
+from ddpg_ext.common.errors import UntrustedContentError
+
+#: Largest number that a file may pass to a wrapper
+MAX_WRAPPER_NUMBER = 10_000
+#: Largest product of an observation's size and all numbers of the wrappers that multiply memory or steps
+MAX_WRAPPED_SIZE = 2**24
+
+
+class _Kind(NamedTuple):
+    """Accepted values of an argument."""
+
+    text: str
+    accepts: Callable[[Any], bool]
+
+
+def _number(low: float = -1e6, high: float = 1e6) -> _Kind:
+    return _Kind(
+        f"a number from {low:g} to {high:g}",
+        lambda value: isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high,
+    )
+
+
+def _integer(low: int, high: int) -> _Kind:
+    accepts = _number(low, high).accepts
+    return _Kind(f"an integer from {low} to {high}", lambda value: isinstance(value, int) and accepts(value))
+
+
+def _numbers(count: int) -> _Kind:
+    accepts = _number().accepts
+    infinities = (math.inf, -math.inf)
+    return _Kind(
+        f"{count} numbers from -1e+06 to 1e+06, or infinite",
+        lambda value: (
+            isinstance(value, list | tuple)
+            and len(value) == count
+            and all(accepts(item) or (isinstance(item, float) and item in infinities) for item in value)
+        ),
+    )
+
+
+def _mapping(**kinds: _Kind) -> _Kind:
+    return _Kind(
+        f"a dict of {', '.join(f'{name} ({kind.text})' for name, kind in kinds.items())}",
+        lambda value: (
+            isinstance(value, dict) and all(key in kinds and kinds[key].accepts(item) for key, item in value.items())
+        ),
+    )
+
+
+def _of_kind(kind: _Kind, *names: str) -> dict[str, _Kind]:
+    return dict.fromkeys(names, kind)
+
+
+_FLAG = _Kind("true or false", lambda value: isinstance(value, int) and value in (0, 1))
+_PIXELS = _integer(1, 2048)
+_CAMERA = _integer(-1, 1000)
+_RENDER_FLAGS = _mapping(**_of_kind(_FLAG, "shadow", "reflection", "wireframe", "skybox", "fog", "haze"))
+_RENDER = {
+    "render_kwargs": _mapping(width=_PIXELS, height=_PIXELS, camera_id=_CAMERA, render_flag_overrides=_RENDER_FLAGS)
+}
+#: Arguments of ``gym.make`` itself
+_OF_MAKE = {"max_episode_steps": _integer(-1, 10**9), "disable_env_checker": _FLAG}
+#: Arguments that a file may choose, by the beginning of the environment's entry point. None is text, a path, a class
+#: or a function. Of all other environments, a file may choose only the arguments of ``gym.make``
+_ARGUMENTS: dict[str, dict[str, _Kind]] = {
+    "gymnasium.envs.classic_control.": {
+        **_of_kind(_number(), "g", "goal_velocity"),
+        "sutton_barto_reward": _FLAG,
+    },
+    "gymnasium.envs.box2d.": {
+        **_of_kind(_FLAG, "continuous", "hardcore", "domain_randomize", "enable_wind", "verbose"),
+        **_of_kind(_number(), "gravity", "wind_power", "turbulence_power", "lap_complete_percent"),
+    },
+    "gymnasium.envs.toy_text.": {
+        **_of_kind(_FLAG, "natural", "sab", "is_slippery", "is_rainy", "fickle_passenger"),
+        **_of_kind(_number(0, 1), "success_rate", "rainy_probability", "fickle_probability"),
+        "reward_schedule": _numbers(3),
+    },
+    "gymnasium.envs.mujoco.": {
+        **_of_kind(_number(), "forward_reward_weight", "healthy_reward", "ctrl_cost_weight", "contact_cost_weight"),
+        **_of_kind(_number(), "uph_cost_weight", "impact_cost_weight", "reward_near_weight", "reward_dist_weight"),
+        "reward_control_weight": _number(),
+        "reset_noise_scale": _number(0, 100),
+        **_of_kind(_numbers(2), "healthy_z_range", "healthy_state_range", "healthy_angle_range"),
+        **_of_kind(_numbers(2), "contact_force_range", "contact_cost_range", "impact_cost_range"),
+        **_of_kind(_FLAG, "terminate_when_unhealthy", "use_contact_forces"),
+        **_of_kind(_FLAG, "exclude_current_positions_from_observation", "include_cfrc_ext_in_observation"),
+        **_of_kind(_FLAG, "include_cinert_in_observation", "include_cvel_in_observation"),
+        "include_qfrc_actuator_in_observation": _FLAG,
+        "frame_skip": _integer(1, 100),
+        "main_body": _integer(0, 1000),
+        **_of_kind(_PIXELS, "width", "height"),
+        "camera_id": _CAMERA,
+    },
+    "shimmy.registration:_make_dm_control_suite_env": {
+        "task_kwargs": _mapping(time_limit=_number(0), random=_integer(0, 2**32 - 1)),
+        "environment_kwargs": _mapping(
+            flat_observation=_FLAG, control_timestep=_number(1e-4, 1), n_sub_steps=_integer(1, 100)
+        ),
+        "visualize_reward": _FLAG,
+        **_RENDER,
+    },
+    "shimmy.registration:_make_dm_control_example_locomotion_env": _RENDER,
+    "shimmy.registration:_make_dm_control_manipulation_env": _RENDER,
+}
+#: Entry points that build another environment, which an argument chooses
+_BUILDERS = (
+    "shimmy.openai_gym_compatibility:",
+    *(f"shimmy.registration:_make_{name}" for name in ("dm_control_generic_env", "bsuite_generic_env", "dm_lab_env")),
+)
+#: Arguments of wrappers that multiply the memory of an observation or the steps of the environment
+_COUNTS = ("stack_size", "n_stack", "horizon", "delay", "skip", "repeat", "repeat_action_duration")
+#: Arguments of wrappers that set the shape of an observation
+_SHAPES = ("shape", "size")
+_REPR = reprlib.Repr()
+_REPR.maxstring = 80
+
+
+def check_env_id(env_id: str) -> None:
+    """
+    Refuse an id with which a file would choose a module to import.
+
+    :param env_id: the environment id in a file
+    :raises UntrustedContentError: for such an id
+    """
+    if not re.fullmatch(r"[\w./-]{1,200}", env_id):
+        raise UntrustedContentError(f"the environment id {env_id[:80]!r} names a module to import; pass env=")
+
+
+def check_env_kwargs(env_id: str, env_kwargs: dict[str, Any], source: str) -> None:
+    """
+    Refuse arguments of an environment that are not known to be harmless.
+
+    :param env_id: a registered environment
+    :param env_kwargs: arguments from a file
+    :param source: the file, for the message
+    :raises UntrustedContentError: for an argument or a value that a file may not choose, and for an environment that
+        builds another one
+    """
+    entry_point = _entry_point(gym.registry[env_id])
+    if entry_point.startswith(_BUILDERS):
+        raise UntrustedContentError(
+            f"{source}: the environment {env_id} builds another environment, which its arguments "
+            f"{_shown(env_kwargs)} choose; pass env= with the environment"
+        )
+    accepted = dict(_OF_MAKE)
+    for beginning, arguments in _ARGUMENTS.items():
+        if entry_point.startswith(beginning):
+            accepted.update(arguments)
+    for name, value in env_kwargs.items():
+        kind = accepted.get(name)
+        if kind is None or not kind.accepts(value):
+            raise UntrustedContentError(
+                f"{source}: `env_kwargs` gives {env_id} the argument `{name[:80]}` with the value {_shown(value)}; "
+                f"a file may choose {f'only {kind.text}' if kind else 'other arguments only: ' + ', '.join(accepted)}. "
+                "If you know what it does, pass load_zoo_run(..., env_kwargs={...}), which replaces those of the file, "
+                "or trusted=True if you trust all files of the run"
+            )
+
+
+def check_wrapper(name: str, value: Any) -> None:
+    """
+    Limit the numbers of a wrapper, which decide how much memory it takes.
+
+    :param name: the wrapper
+    :param value: its arguments
+    :raises UntrustedContentError: for a number that is too large, or NaN
+    """
+    if isinstance(value, dict | list | tuple):
+        for item in value.values() if isinstance(value, dict) else value:
+            check_wrapper(name, item)
+    elif isinstance(value, int | float) and not abs(value) <= MAX_WRAPPER_NUMBER:
+        raise UntrustedContentError(
+            f"the run's config.yml gives the wrapper {name[:120]!r} the number {_shown(value)}; NaN and "
+            f"more than {MAX_WRAPPER_NUMBER:,} are refused; pass env= with the wrapped environment"
+        )
+
+
+def check_wrapped_size(space: gym.Space, arguments: Iterable[dict[str, Any]]) -> None:
+    """
+    Limit the product of all sizes that wrappers multiply.
+
+    :param space: observation space below the wrappers
+    :param arguments: arguments of each wrapper
+    :raises UntrustedContentError: if an observation, times the repeated steps, is larger than ``MAX_WRAPPED_SIZE``
+    """
+    count, shape = 1.0, 1.0
+    for wrapper in arguments:
+        for name, value in wrapper.items():
+            sizes = [float(size) for size in (value if isinstance(value, list | tuple) else [value]) if _is_size(size)]
+            if name in _COUNTS:
+                count *= max(sizes, default=1.0)
+            elif name in _SHAPES:
+                shape *= math.prod(sizes) ** (2 if name == "size" else 1)
+    # A resized image keeps its channels, at most 4
+    size = max(gym.spaces.flatdim(space), 4 * shape) * count
+    if not size <= MAX_WRAPPED_SIZE:
+        raise UntrustedContentError(
+            f"the run's config.yml asks for wrappers whose sizes multiply to {size:.3g} numbers or steps, more than "
+            f"{MAX_WRAPPED_SIZE:,}; pass env= with the wrapped environment"
+        )
+
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, int | float) and value > 1
+
+
+def _entry_point(spec: EnvSpec) -> str:
+    """Return "module:name" of what builds the environment."""
+    entry_point: Any = spec.entry_point
+    if isinstance(entry_point, str):
+        return entry_point
+    function = getattr(entry_point, "func", entry_point)  # of a functools.partial
+    return f"{getattr(function, '__module__', '')}:{getattr(function, '__qualname__', '').rpartition('.')[2]}"
+
+
+def _shown(value: Any) -> str:
+    try:
+        return _REPR.repr(value)
+    except ValueError:  # an integer with thousands of digits
+        return "with thousands of digits"
