@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from toy_envs import ToyEnv
 
@@ -34,8 +34,7 @@ def make_model(env, **kwargs):
     is_dict = isinstance(env.observation_space, spaces.Dict)
     policy = "MultiInputPolicy" if is_dict else "MlpPolicy"
     defaults = {"buffer_size": 1000, "batch_size": 4, "seed": 0, "policy_kwargs": {"net_arch": [8, 8]}}
-    if not is_dict:
-        defaults["replay_buffer_class"] = ReplayBuffer  # these tests look into its arrays
+    defaults["replay_buffer_class"] = DictReplayBuffer if is_dict else ReplayBuffer  # these tests look into its arrays
     return DDPGPaper(policy, env, device="cpu", **(defaults | kwargs))
 
 
