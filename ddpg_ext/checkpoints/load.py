@@ -108,7 +108,7 @@ def _attributes_to_change(cls: type["DDPGPaper"], kwargs: Mapping[str, Any]) -> 
     for name in kwargs:
         if name not in known:
             raise InvalidArgumentTypeError(f"load() got the keyword {name!r}; {suggestion(name, known)}")
-    changes = {_ATTRIBUTES.get(name, name): value for name, value in kwargs.items()}
+    changes = {_ATTRIBUTES.get(name, name): plain(value) for name, value in kwargs.items()}
     if "stats_window_size" in kwargs:
         changes["ep_info_buffer"] = None  # which is then made with the new size
     if "action_noise" in kwargs:
@@ -136,7 +136,7 @@ def build_model(
     :return: the model
     :raises CheckpointError: if the content is invalid, or does not fit ``env``
     """
-    changes = plain(dict(changes or {}))
+    changes = dict(changes or {})
     original = file if sb3_compat.is_sb3(file.data) else None
     try:
         if original is not None:
