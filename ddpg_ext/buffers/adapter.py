@@ -80,9 +80,8 @@ class ReplayBufferAdapter(ReplayBuffer):
         *,
         seed: int | None = None,
     ) -> None:
-        check_number("buffer_size", buffer_size, lambda n: n > 0, "a whole number above 0", integer=True)
-        check_number("n_envs", n_envs, lambda n: n > 0, "a whole number above 0", integer=True)
-        check_flag("handle_timeout_termination", handle_timeout_termination)
+        buffer_size = check_number("buffer_size", buffer_size, lambda n: n > 0, "a whole number above 0", integer=True)
+        n_envs = check_number("n_envs", n_envs, lambda n: n > 0, "a whole number above 0", integer=True)
         _check_spaces(observation_space, action_space)
         if optimize_memory_usage:
             raise InvalidArgumentError(
@@ -92,7 +91,7 @@ class ReplayBufferAdapter(ReplayBuffer):
         # Not ReplayBuffer's constructor: it would set up SB3's arrays
         BaseBuffer.__init__(self, max(buffer_size // n_envs, 1), observation_space, action_space, device, n_envs)
         self.optimize_memory_usage = False
-        self.handle_timeout_termination = handle_timeout_termination
+        self.handle_timeout_termination = check_flag("handle_timeout_termination", handle_timeout_termination)
         #: observations are stored in the space's type, except that float64 becomes float32, as the networks make it; of
         #: Dict observations, the types by key
         self.obs_dtype: Any
@@ -111,8 +110,8 @@ class ReplayBufferAdapter(ReplayBuffer):
         :raises InvalidArgumentTypeError: if it is not a whole number
         """
         if seed is not None:
-            check_number("seed", seed, lambda n: 0 <= n < 2**63, "a whole number from 0 to 2**63 - 1", integer=True)
-            seed = int(seed)
+            accepted = "a whole number from 0 to 2**63 - 1"
+            seed = check_number("seed", seed, lambda n: 0 <= n < 2**63, accepted, integer=True)
         self.seed = seed
         self._rng = np.random.default_rng(seed)
 

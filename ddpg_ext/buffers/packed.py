@@ -103,8 +103,8 @@ class PackedReplayBuffer(ReplayBufferAdapter):
         directory: str | os.PathLike[str] | None = None,
         seed: int | None = None,
     ) -> None:
-        check_number("n_steps", n_steps, lambda n: n > 0, "a whole number above 0", integer=True)
-        check_number("gamma", gamma, lambda x: 0 <= x <= 1, "a number in [0, 1]")
+        n_steps = check_number("n_steps", n_steps, lambda n: n > 0, "a whole number above 0", integer=True)
+        gamma = check_number("gamma", gamma, lambda x: 0 <= x <= 1, "a number in [0, 1]")
         if storage not in STORAGES:
             raise InvalidArgumentError(f"`storage` must be one of {', '.join(map(repr, STORAGES))}, got {storage!r}")
         if (directory is not None) != (storage == "memmap"):

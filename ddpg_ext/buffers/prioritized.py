@@ -98,11 +98,11 @@ class PrioritizedReplayBuffer(PackedReplayBuffer):
         eps: float = 1e-6,
         seed: int | None = None,
     ) -> None:
-        check_number("alpha", alpha, lambda x: 0 <= x < np.inf, "a number >= 0")
+        self.alpha = check_number("alpha", alpha, lambda x: 0 <= x < np.inf, "a number >= 0")
         if not callable(beta):
-            check_number("beta", beta, lambda x: 0 <= x <= 1, "a number in [0, 1] or a function of the step")
-        check_number("eps", eps, lambda x: 0 < x < np.inf, "a number above 0")
-        self.alpha, self.beta, self.eps = alpha, beta, eps
+            beta = check_number("beta", beta, lambda x: 0 <= x <= 1, "a number in [0, 1] or a function of the step")
+        self.beta = beta
+        self.eps = check_number("eps", eps, lambda x: 0 < x < np.inf, "a number above 0")
         #: the largest ``|TD error| + eps`` so far, 1 at the beginning
         self.max_priority = 1.0
         super().__init__(
@@ -170,7 +170,7 @@ class PrioritizedReplayBuffer(PackedReplayBuffer):
         if callable(beta):
             n_added = self._ring.n_added * self.n_envs
             beta = beta(n_added)
-            check_number(f"beta({n_added})", beta, lambda x: 0 <= x <= 1, "a number in [0, 1]")
+            beta = check_number(f"beta({n_added})", beta, lambda x: 0 <= x <= 1, "a number in [0, 1]")
         rows = self._draw(batch_size)
         leaves = self._tree.leaves[rows]
         # The largest weight is that of the smallest probability; N and the sum of all leaves cancel out

@@ -51,15 +51,13 @@ class EpisodeVideoCallback(PeriodicCallback):
         verbose: int = 0,
     ) -> None:
         super().__init__(every, verbose)
-        check_number("max_steps", max_steps, lambda n: n > 0, "a whole number above 0", integer=True)
-        check_flag("log", log)
+        self.max_steps = check_number("max_steps", max_steps, lambda n: n > 0, "a whole number above 0", integer=True)
         check_video_format(f".{file_format}")
         self.env = env
         self.path = Path(path)
         self.file_format = file_format
-        self.max_steps = max_steps
         self.seed = seed
-        self.log = log
+        self.log = check_flag("log", log)
         self._failed = False
         self._last_recorded = -1
 

@@ -52,11 +52,10 @@ class LivePlotCallback(PeriodicCallback):
         self, path: str | os.PathLike[str] | None = None, every: int = 2_000, window: int = 10, verbose: int = 0
     ) -> None:
         super().__init__(every, verbose)
-        check_number("window", window, lambda n: n > 0, "a whole number above 0", integer=True)
+        self.window = check_number("window", window, lambda n: n > 0, "a whole number above 0", integer=True)
         if path is None and not _in_notebook():
             raise InvalidArgumentError("`path` must be the name of a file outside of a notebook, got None")
         self.path = None if path is None else Path(path)
-        self.window = window
         #: lists of (environment steps, value): ``return``, ``length``, ``train/actor_loss``, ``train/critic_loss``
         self.curves: dict[str, list[tuple[int, float]]] = {name: [] for name in _PANELS}
         self._figure = import_extra("matplotlib.figure", "ddpg_ext[extra]", "LivePlotCallback").Figure(figsize=(10, 6))

@@ -23,8 +23,7 @@ class PeriodicCallback(BaseCallback):
 
     def __init__(self, every: int, verbose: int = 0) -> None:
         super().__init__(verbose)
-        check_number("every", every, lambda n: n > 0, "a whole number above 0", integer=True)
-        self.every = every
+        self.every = check_number("every", every, lambda n: n > 0, "a whole number above 0", integer=True)
         self._last = 0
 
     def _on_training_start(self) -> None:

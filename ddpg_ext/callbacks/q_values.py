@@ -80,7 +80,9 @@ class QValueBiasCallback(PeriodicCallback):
         verbose: int = 0,
     ) -> None:
         super().__init__(every, verbose)
-        check_number("n_eval_episodes", n_eval_episodes, lambda n: n > 0, "a whole number above 0", integer=True)
+        n_eval_episodes = check_number(
+            "n_eval_episodes", n_eval_episodes, lambda n: n > 0, "a whole number above 0", integer=True
+        )
         if truncated not in ("bootstrap", "drop"):
             raise InvalidArgumentError(
                 f"`truncated` {truncated!r} is unknown; {suggestion(truncated, ['bootstrap', 'drop'])}"

@@ -39,11 +39,11 @@ class SaturationMonitor(PeriodicCallback):
         self, every: int = 1_000, window: int = 256, limit: float = 0.95, patience: int = 5, verbose: int = 0
     ) -> None:
         super().__init__(every, verbose)
-        for name, value in (("window", window), ("patience", patience)):
+        window, self.patience = (
             check_number(name, value, lambda n: n > 0, "a whole number above 0", integer=True)
-        check_number("limit", limit, lambda x: 0 < x <= 1, "a number in (0, 1]")
-        self.limit = limit
-        self.patience = patience
+            for name, value in (("window", window), ("patience", patience))
+        )
+        self.limit = check_number("limit", limit, lambda x: 0 < x <= 1, "a number in (0, 1]")
         #: whether the warning has been shown
         self.warned = False
         self._observations: deque[Any] = deque(maxlen=window)

@@ -16,6 +16,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from ddpg_ext.checkpoints import sb3_compat
 from ddpg_ext.checkpoints.model_zip import ModelFile, Trust, read_model_members
+from ddpg_ext.common.checks import plain
 from ddpg_ext.common.errors import (
     CheckpointError,
     DamagedCheckpointError,
@@ -46,7 +47,6 @@ _LIMITS = {
     "_stats_window_size": 10**6,
 }
 _WHOLE_NUMBERS = ("verbose", "n_envs", "num_timesteps", "_total_timesteps", "_episode_num", "_n_updates", "n_steps")
-_NUMBERS = (int, float, np.integer, np.floating)
 #: arguments of the constructor that have another name as attributes
 _ATTRIBUTES = {"stats_window_size": "_stats_window_size", "executor": "_executor_choice"}
 
@@ -97,11 +97,18 @@ def load_model(
 
 
 def _attributes_to_change(cls: type["DDPGPaper"], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    known = set(inspect.signature(cls).parameters) - {"policy", "env", "device", "_init_setup_model"}
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    known: set[str] = set()
+    for owner in cls.__mro__:  # up to the first that does not pass keywords on
+        parameters = inspect.signature(owner).parameters.values()
+        known.update(parameter.name for parameter in parameters if parameter.kind in kinds)
+        if all(parameter.kind is not inspect.Parameter.VAR_KEYWORD for parameter in parameters):
+            break
+    known -= {"policy", "env", "device", "_init_setup_model"}
     for name in kwargs:
         if name not in known:
             raise InvalidArgumentTypeError(f"load() got the keyword {name!r}; {suggestion(name, known)}")
-    changes = {_ATTRIBUTES.get(name, name): value for name, value in kwargs.items()}
+    changes = {_ATTRIBUTES.get(name, name): plain(value) for name, value in kwargs.items()}
     if "stats_window_size" in kwargs:
         changes["ep_info_buffer"] = None  # which is then made with the new size
     if "action_noise" in kwargs:
@@ -149,9 +156,10 @@ def build_model(
     except DDPGPaperError as error:
         if changes:  # the caller's, most likely
             raise
-        is_invalid = isinstance(error, InvalidArgumentError | InvalidArgumentTypeError) and not file.replaced
-        kind = DamagedCheckpointError if is_invalid else CheckpointError
-        raise kind(f"{file.name}: no model can be made of it: {error}") from error
+        is_invalid = isinstance(error, InvalidArgumentError | InvalidArgumentTypeError)
+        kind = DamagedCheckpointError if is_invalid and not file.replaced else CheckpointError
+        cure = "; replace the value with custom_objects={'its name': ...}" if is_invalid else ""
+        raise kind(f"{file.name}: no model can be made of it: {error}{cure}") from error
     except Exception as error:
         text = str(error)[:2000] or repr(error)
         raise CheckpointError(f"{file.name}: no model can be made of it: {text}") from error
@@ -176,7 +184,7 @@ def _check_values(file: ModelFile, changes: dict[str, Any]) -> None:
             "its replay buffer lies in a folder that the file names; pass "
             "custom_objects={'replay_buffer_kwargs': {...}} with that folder, or trusted=True"
         )
-    buffer_size = changes.get("buffer_size", data.get("buffer_size", 0))
+    buffer_size = plain(changes.get("buffer_size", data.get("buffer_size", 0)))
     if not isinstance(buffer_size, int) or buffer_size > MAX_BUFFER_SIZE or data.get("n_envs", 1) > 10**5:
         raise CheckpointError(f"it asks for a replay buffer of {buffer_size!r} transitions; pass buffer_size=")
     if not file.trusted:
@@ -191,8 +199,8 @@ def _check_values(file: ModelFile, changes: dict[str, Any]) -> None:
 
 def _check_kinds(data: dict[str, Any], replaced: set[str]) -> None:
     for key in _WHOLE_NUMBERS:
-        value: Any = data.get(key, 0)
-        if not (isinstance(value, _NUMBERS) and -1 <= value < 2**62 and value == int(value)):
+        value: Any = plain(data.get(key, 0))
+        if not (isinstance(value, int | float) and -1 <= value < 2**62 and value == int(value)):
             raise DamagedCheckpointError(f"its field `{key}` is {str(value)[:60]!r}, not a whole number")
         if key in data:
             data[key] = int(value)  # SB3 stores what it was given: 1e5, True, or one of NumPy's numbers
@@ -213,8 +221,9 @@ def _check_limits(data: dict[str, Any], replaced: set[str]) -> None:
     places = [(name, data.get(name), limit) for name, limit in _LIMITS.items()]
     places.append(("replay_buffer_kwargs", buffer_kwargs.get("n_steps"), _LIMITS["n_steps"]))
     for name, value, limit in places:
-        number: Any = value[0] if isinstance(value, tuple | list) and value else value  # `train_freq` may have a unit
-        if name not in replaced and isinstance(number, _NUMBERS) and number > limit:
+        # `train_freq` may have a unit
+        number: Any = plain(value[0] if isinstance(value, tuple | list) and value else value)
+        if name not in replaced and isinstance(number, int | float) and number > limit:
             raise UntrustedContentError(
                 f"its `{name}` is {str(value)[:60]}, more than {limit:,}, with which training would take for ever, or "
                 f"all memory; pass custom_objects={{{name!r}: ...}}, or trusted=True if that is meant"
@@ -228,7 +237,7 @@ def _check_architecture(data: dict[str, Any], state: Any) -> None:
     kwargs = data.get("policy_kwargs", {})
     net_arch = kwargs.get("net_arch") or []
     archs = list(net_arch.values()) if isinstance(net_arch, dict) else [net_arch, net_arch]
-    extractor = kwargs.get("features_extractor_class", FlattenExtractor)
+    extractor = kwargs.get("features_extractor_class") or data["policy_class"].default_features_extractor_class
     first = _flat_size(data["observation_space"]) if extractor in (FlattenExtractor, CombinedExtractor) else 1
     needed = 0
     for arch in archs:

@@ -71,7 +71,7 @@ class Trust:
     custom_objects: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        self.allowed = Allowed(self.allow)
+        self.allowed = Allowed(self.allow, self.trusted)
         self.custom = dict(self.custom_objects or {})
 
 
@@ -225,14 +225,9 @@ def _read_field(name: str, item: Any, trust: Trust, budget: Budget) -> Any:
         pickled = base64.b64decode(item[PICKLED], validate=True)
     except (binascii.Error, TypeError, ValueError):
         raise DamagedCheckpointError("not base64") from None
-    try:
-        value = load_pickle(pickled, trust.allowed, budget)
-    except UntrustedContentError:
-        if name in DERIVED and _is_only_a_function(pickled, budget):
-            return None
-        if trust.trusted:
-            return cloudpickle.loads(pickled)
-        raise
+    if name in DERIVED and _is_only_a_function(pickled, budget):
+        return None
+    value = load_pickle(pickled, trust.allowed, budget)
     return value.item() if isinstance(value, np.generic) else value
 
 

@@ -42,7 +42,7 @@ def load_replay_buffer(
     :raises CheckpointError: if the file is missing, damaged or refused
     """
     present = make_replay_buffer(model) if model.replay_buffer is None else model.replay_buffer
-    buffer = load_buffer(path, present, Allowed(allow), trusted)
+    buffer = load_buffer(path, present, Allowed(allow, trusted), trusted)
     if not isinstance(buffer, ReplayBuffer):
         raise InvalidArgumentTypeError(f"{path} holds a {type(buffer).__name__}, not a replay buffer")
     if isinstance(buffer, HerReplayBuffer):

@@ -25,6 +25,7 @@ from stable_baselines3.td3 import TD3
 from stable_baselines3.td3 import policies as td3_policies
 
 from ddpg_ext.checkpoints.model_zip import ModelFile
+from ddpg_ext.common.checks import plain
 from ddpg_ext.common.errors import CheckpointError, DamagedCheckpointError, InvalidArgumentError
 from ddpg_ext.ddpg_paper.policies import CnnPolicy, DDPGPaperPolicy, MlpPolicy, MultiInputPolicy
 
@@ -38,6 +39,8 @@ _SHARED = (
     *("ep_success_buffer", "_n_updates", "buffer_size", "batch_size", "learning_starts", "tau", "gamma"),
     *("gradient_steps", "optimize_memory_usage", "replay_buffer_kwargs", "train_freq", "n_steps"),
 )
+#: whole numbers for which SB3 also takes floats
+_STEPS = ("verbose", "_total_timesteps", "buffer_size", "batch_size", "learning_starts", "gradient_steps", "n_steps")
 _POLICY_KWARGS = (
     *("activation_fn", "features_extractor_class", "features_extractor_kwargs", "normalize_images"),
     *("optimizer_class", "optimizer_kwargs", "share_features_extractor"),
@@ -242,7 +245,7 @@ def convert(file: ModelFile) -> ModelFile:
     action_space = data.get("action_space")
     if not isinstance(action_space, spaces.Box):
         raise DamagedCheckpointError(f"{file.name}: its action space is not a Box")
-    converted = {key: data[key] for key in _SHARED if key in data}
+    converted = {key: _number_of_steps(data[key]) if key in _STEPS else data[key] for key in _SHARED if key in data}
     converted.update(
         policy_class=_policy_class(data),
         policy_kwargs=_policy_kwargs(data, state),
@@ -258,6 +261,11 @@ def convert(file: ModelFile) -> ModelFile:
     converted["qf_weight_decay"] = weight_decay
     params = {"policy": policy_from_sb3(state, get_action_dim(action_space))}
     return ModelFile(converted, params, file.version, file.system_info, file.name, file.trusted, file.replaced)
+
+
+def _number_of_steps(value: Any) -> Any:
+    value = plain(value)
+    return math.floor(value) if isinstance(value, float) and math.isfinite(value) else value
 
 
 def _policy_class(data: dict[str, Any]) -> type[DDPGPaperPolicy]:
@@ -348,7 +356,7 @@ def live_model_file(model: Any) -> ModelFile:
     """
     if not isinstance(model, TD3):
         raise InvalidArgumentError(f"`model` must be an SB3 DDPG or TD3, got {type(model).__name__}")
-    data = dict(vars(model))
+    data = plain(dict(vars(model)))
     for key in ("action_noise", "ep_info_buffer", "ep_success_buffer", "replay_buffer_kwargs"):
         data[key] = copy.deepcopy(data.get(key))
     return ModelFile(data, copy.deepcopy(model.get_parameters()), name="the model")

@@ -30,17 +30,20 @@ from ddpg_ext.buffers import end_episodes
 from ddpg_ext.checkpoints import training_state, vec_normalize
 from ddpg_ext.checkpoints.load import build_model
 from ddpg_ext.checkpoints.model_zip import Trust, read_model_members, write_model_members
+from ddpg_ext.common.checks import plain
 from ddpg_ext.common.errors import (
     CheckpointError,
     CheckpointNotFoundError,
     DamagedCheckpointError,
     InvalidArgumentError,
     InvalidArgumentTypeError,
+    UntrustedContentError,
 )
+from ddpg_ext.common.files import remove_abandoned
 from ddpg_ext.ddpg_paper.policies import DDPGPaperPolicy
 from ddpg_ext.serialization import replay_buffers
 from ddpg_ext.serialization.archive import ZipReader, write_zip
-from ddpg_ext.serialization.reconstruct import load_pickle
+from ddpg_ext.serialization.reconstruct import load_pickle, refusal
 from ddpg_ext.serialization.safe_pickle import Budget
 from ddpg_ext.serialization.writing import dump_plain
 
@@ -62,10 +65,12 @@ class _Run:
 
     :param entropy: the seeds of resets follow from it
     :param log: values that the log had collected when the run was resumed
+    :param damaged: names of the damaged snapshots that ``resume`` passed over
     """
 
     entropy: int
     log: dict[str, Any] | None = None
+    damaged: frozenset[str] = frozenset()
 
 
 #: from `resume` to the callback that continues the run, and from one callback to the next
@@ -76,7 +81,8 @@ class SnapshotCallback(BaseCallback):
     """
     Keep snapshots of a training run, for :meth:`DDPGPaper.resume`.
 
-    :param path: folder for the snapshots; one folder per run
+    :param path: folder for the snapshots, one folder per run. A run that begins with a lower step than the last
+        snapshot in the folder is refused
     :param every: environment steps between two snapshots, at least: a snapshot waits for the start of an episode (and,
         with a ``train_freq`` of several steps, for the end of a rollout)
     :param keep: number of snapshots to keep, at least 1; with 2 there is one to fall back on if the disk damages one
@@ -96,17 +102,18 @@ class SnapshotCallback(BaseCallback):
         verbose: int = 0,
     ) -> None:
         super().__init__(verbose)
-        for name, value in (("every", every), ("keep", keep)):
+        self.path = Path(path)
+        self.every, self.keep = plain(every), plain(keep)
+        for name, value in (("every", self.every), ("keep", self.keep)):
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise InvalidArgumentError(f"`{name}` must be a whole number above 0, got {value!r}")
-        self.path = Path(path)
-        self.every = every
-        self.keep = keep
         self.reset = reset
         self._run = _Run(0)
         self._recorder: training_state.ResetRecorder | None = None
         self._last_steps = 0
         self._last_dones: np.ndarray | None = None
+        #: names of the snapshots of this run
+        self._own: set[str] = set()
 
     def _init_callback(self) -> None:
         if not issubclass(self.model.policy_class, DDPGPaperPolicy):
@@ -125,11 +132,17 @@ class SnapshotCallback(BaseCallback):
         if model not in _RUNS:
             _RUNS[model] = _Run(secrets.randbits(32) if model.seed is None else int(model.seed))
         self._run = _RUNS[model]
+        self._own = {file.name for file in snapshots(self.path)}
+        later = [name for name in self._own - self._run.damaged if name > _file_name(model.num_timesteps)]
+        if later:
+            raise CheckpointError(
+                f"the folder {self.path} has {max(later)} of a longer run, and this run begins with step "
+                f"{model.num_timesteps}. Continue the other run by DDPGPaper.resume({str(self.path)!r}, env) and "
+                "learn(..., reset_num_timesteps=False), or give SnapshotCallback another folder"
+            )
         _restore_log(model.logger, self._run.log)
         self._run.log = None
-        # Left by a process that was killed while it wrote
-        for temporary in self.path.glob(".snapshot_*.tmp"):
-            temporary.unlink(missing_ok=True)
+        remove_abandoned(self.path, ".snapshot_*.tmp")
 
     @property
     def _paper_model(self) -> "DDPGPaper":
@@ -156,10 +169,19 @@ class SnapshotCallback(BaseCallback):
         else:
             return
         self._last_steps = steps
-        file = self.path / f"snapshot_{steps:012d}.zip"
+        others = [other.name for other in snapshots(self.path) if other.name not in self._own]
+        if others:
+            raise CheckpointError(
+                f"another run has written {others[0]} to the folder {self.path} since this run began; give the "
+                "SnapshotCallback of each run a folder of its own"
+            )
+        file = self.path / _file_name(steps)
         write_snapshot(file, self._paper_model, reset, self._run.entropy)
-        for old in snapshots(self.path)[self.keep :]:
-            old.unlink(missing_ok=True)
+        # Those after this step were damaged
+        kept = sorted({name for name in self._own if name < file.name} | {file.name})[-self.keep :]
+        for name in self._own.difference(kept):
+            (self.path / name).unlink(missing_ok=True)
+        self._own = set(kept)
         if self.verbose >= 1:
             print(f"Snapshot after {steps:,} steps: {file}")
 
@@ -210,6 +232,10 @@ def write_snapshot(path: Path, model: "DDPGPaper", reset: dict[str, Any], entrop
         archive.write(STATE, pickled)
 
 
+def _file_name(steps: int) -> str:
+    return f"snapshot_{steps:012d}.zip"
+
+
 def snapshots(path: Path) -> list[Path]:
     """Return the snapshots in a folder, the newest first."""
     files = [file for file in path.glob("snapshot_*.zip") if _NAME.fullmatch(file.name)] if path.is_dir() else []
@@ -246,6 +272,7 @@ def resume_model(
             errors.append(str(error))
             continue
         if errors:
+            _RUNS[model].damaged = frozenset(file.name for file in candidates[: len(errors)])
             warnings.warn(f"{'; '.join(errors)}. Continuing from {candidate.name}, the snapshot before")
         return model
     raise DamagedCheckpointError("; ".join(errors))
@@ -308,6 +335,8 @@ def _naming(path: Path) -> Iterator[None]:
     """Name the file in errors, and report unexpected ones as damage."""
     try:
         yield
+    except UntrustedContentError as error:
+        raise refusal(str(path), error, "a snapshot") from None
     except CheckpointError as error:
         raise type(error)(f"{path}: {error}") from None
     except (TypeError, KeyError, ValueError, AttributeError, IndexError) as error:

@@ -7,6 +7,7 @@ import numpy as np
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_normalize
 
+from ddpg_ext.common.checks import plain
 from ddpg_ext.common.errors import CheckpointError, DamagedCheckpointError, UntrustedContentError
 from ddpg_ext.serialization.allowlist import Allowed
 from ddpg_ext.serialization.archive import open_regular_file
@@ -20,7 +21,7 @@ _NORMALIZE_KEYS = {
     "clip_reward": (int, float),
     "gamma": (int, float),
     "epsilon": (int, float),
-    "norm_obs_keys": (list, type(None)),
+    "norm_obs_keys": (list, tuple, type(None)),
 }
 
 
@@ -73,7 +74,7 @@ def make_vec_normalize(venv: VecEnv, state: dict[str, Any]) -> VecNormalize:
     :raises DamagedCheckpointError: if the settings are invalid
     :raises CheckpointError: if they belong to other environments
     """
-    settings = {key: state[key] for key in _NORMALIZE_KEYS if key in state}
+    settings = {key: plain(state[key]) for key in _NORMALIZE_KEYS if key in state}
     for key, value in settings.items():
         if not isinstance(value, _NORMALIZE_KEYS[key]):  # type: ignore[arg-type]
             raise DamagedCheckpointError(f"its `{key}` is a {type(value).__name__}")

@@ -5,33 +5,55 @@ from collections.abc import Callable, Collection
 from numbers import Integral, Real
 from typing import Any
 
-import numpy as np
-
 from ddpg_ext.common.errors import InvalidArgumentError, InvalidArgumentTypeError, suggestion
 
 
-def check_number(name: str, value: Any, in_range: Callable[[Any], bool], accepted: str, integer: bool = False) -> None:
+def plain(value: Any) -> Any:
     """
-    Check the type and the range of a number.
+    Return Python's number for one of NumPy's or torch's, because files hold plain numbers.
+
+    :param value: a number, also as an array or tensor without dimensions; or a dict, list or tuple, which is copied
+        with its numbers. Anything else is returned as it is
+    :return: the plain value
+    """
+    if type(value) is dict:
+        return {key: plain(item) for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(plain(item) for item in value)
+    is_scalar = not isinstance(value, type) and getattr(value, "ndim", None) == 0 and hasattr(value, "item")
+    if not is_scalar or getattr(value, "requires_grad", False):
+        return value
+    item = value.item()
+    return float(item) if isinstance(item, Real) and not isinstance(item, int) else item
+
+
+def check_number(name: str, value: Any, in_range: Callable[[Any], bool], accepted: str, integer: bool = False) -> Any:
+    """
+    Check the type and the range of a number, and return it as a plain ``int`` or ``float``.
 
     :param name: name of the argument
     :param value: its value
     :param in_range: returns whether a value is accepted (NaN fails every comparison)
     :param accepted: the accepted values in words
     :param integer: whether only whole numbers are accepted
+    :return: the number
     :raises InvalidArgumentTypeError: if the value is not a number
     :raises InvalidArgumentError: if it is out of range
     """
+    value = plain(value)
     if isinstance(value, bool) or not isinstance(value, Integral if integer else Real):
         raise InvalidArgumentTypeError(f"`{name}` must be {accepted}, got {value!r}")
     if not in_range(value):
         raise InvalidArgumentError(f"`{name}` must be {accepted}, got {value!r}")
+    return int(value) if isinstance(value, Integral) else float(value)
 
 
-def check_flag(name: str, value: Any) -> None:
-    """Raise an ``InvalidArgumentTypeError`` unless a value is True or False."""
-    if not isinstance(value, bool | np.bool_):
+def check_flag(name: str, value: Any) -> bool:
+    """Return a flag as a plain ``bool``; raise an ``InvalidArgumentTypeError`` unless it is True or False."""
+    value = plain(value)
+    if not isinstance(value, bool):
         raise InvalidArgumentTypeError(f"`{name}` must be True or False, got {value!r}")
+    return value
 
 
 def check_class(name: str, value: Any, base: type) -> None:

@@ -48,11 +48,11 @@ class PaperCNN(BaseFeaturesExtractor):
         paddings: Sequence[int] = (0, 1, 2),
         normalized_image: bool = False,
     ) -> None:
-        check_flag("normalized_image", normalized_image)
-        check_number("n_filters", n_filters, lambda n: n > 0, "a whole number above 0", integer=True)
-        _check_sizes("kernel_sizes", kernel_sizes, 1)
-        _check_sizes("strides", strides, 1)
-        _check_sizes("paddings", paddings, 0)
+        normalized_image = check_flag("normalized_image", normalized_image)
+        n_filters = check_number("n_filters", n_filters, lambda n: n > 0, "a whole number above 0", integer=True)
+        kernel_sizes = _check_sizes("kernel_sizes", kernel_sizes, 1)
+        strides = _check_sizes("strides", strides, 1)
+        paddings = _check_sizes("paddings", paddings, 0)
         if not len(kernel_sizes) == len(strides) == len(paddings):
             raise InvalidArgumentError(
                 "`kernel_sizes`, `strides` and `paddings` must have a number for each convolution, got "
@@ -158,11 +158,10 @@ def _check_images(space: spaces.Space, normalized_image: bool) -> None:
         )
 
 
-def _check_sizes(name: str, values: Any, least: int) -> None:
+def _check_sizes(name: str, values: Any, least: int) -> list[int]:
     what = f"a list of whole numbers of at least {least}, one for each convolution"
     if not isinstance(values, list | tuple):
         raise InvalidArgumentTypeError(f"`{name}` must be {what}, got {values!r}")
     if not values:
         raise InvalidArgumentError(f"`{name}` must be {what}, got {values!r}")
-    for value in values:
-        check_number(name, value, lambda n: n >= least, what, integer=True)
+    return [check_number(name, value, lambda n: n >= least, what, integer=True) for value in values]

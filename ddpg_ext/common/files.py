@@ -2,10 +2,16 @@
 
 import contextlib
 import os
+import secrets
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
+
+try:
+    import fcntl
+except ImportError:  # Windows, where an open file cannot be deleted
+    fcntl = None  # type: ignore[assignment]
 
 
 @contextlib.contextmanager
@@ -21,9 +27,12 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """
     path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Several processes and threads may write the same file: the last to end wins
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         with open(temporary, "wb") as file:
+            with contextlib.suppress(OSError):  # a file system without locks
+                _lock(file)
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -33,6 +42,26 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
             temporary.unlink()
         raise
     _sync_folder(path.parent)
+
+
+def remove_abandoned(folder: Path, pattern: str) -> None:
+    """
+    Delete temporary files that a process left behind when it was killed, but none that is being written.
+
+    :param folder: the folder
+    :param pattern: pattern of the names
+    """
+    for temporary in folder.glob(pattern):
+        with contextlib.suppress(OSError):
+            with open(temporary, "rb") as file:
+                _lock(file)
+            temporary.unlink()
+
+
+def _lock(file: BinaryIO) -> None:
+    """Lock a file until it is closed or its process is killed, or raise an OSError."""
+    if fcntl is not None:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def check_can_write(folder: Path) -> None:

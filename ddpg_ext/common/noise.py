@@ -58,10 +58,8 @@ class OrnsteinUhlenbeckNoise(ActionNoise):
         self.mean = _numbers("mean", mean)
         self.noise_prev: np.ndarray
         self.sigma = _same_shape("sigma", sigma, self.mean)
-        check_number("theta", theta, lambda x: True, "a number")  # its range depends on dt
-        check_number("dt", dt, lambda x: 0 < x < np.inf, "a finite number above 0")
-        self.theta = float(theta)
-        self.dt = float(dt)
+        self.theta = float(check_number("theta", theta, lambda x: True, "a number"))  # its range depends on dt
+        self.dt = float(check_number("dt", dt, lambda x: 0 < x < np.inf, "a finite number above 0"))
         self.initial_noise = None if initial_noise is None else _same_shape("initial_noise", initial_noise, self.mean)
         self.dtype = _float_dtype(dtype)
         if not (self.sigma >= 0).all():
@@ -100,7 +98,7 @@ class OrnsteinUhlenbeckNoise(ActionNoise):
         :raises InvalidArgumentTypeError: if it is not a whole number
         """
         if seed is not None:
-            check_number("seed", seed, lambda n: n >= 0, "a whole number >= 0, or None", integer=True)
+            seed = check_number("seed", seed, lambda n: n >= 0, "a whole number >= 0, or None", integer=True)
         self.seed = seed
         self.restart_stream(seed)
 
@@ -150,9 +148,12 @@ class LinearDecay:
     end: float = 0.0
 
     def __post_init__(self) -> None:
-        check_number("n_steps", self.n_steps, lambda n: 0 < n < np.inf, "a finite number above 0")
-        for name in ("start", "end"):
+        n_steps = check_number("n_steps", self.n_steps, lambda n: 0 < n < np.inf, "a finite number above 0")
+        start, end = (
             check_number(name, getattr(self, name), lambda x: -np.inf < x < np.inf, "a finite number")
+            for name in ("start", "end")
+        )
+        self.__dict__.update(n_steps=n_steps, start=start, end=end)  # it is frozen
 
     def __call__(self, step: int) -> float:
         return self.start + (self.end - self.start) * min(step / self.n_steps, 1.0)

@@ -49,7 +49,7 @@ def record_episode(
     """
     file = Path(path)
     check_video_format(file.suffix)
-    check_number("max_steps", max_steps, lambda n: n > 0, "a whole number above 0", integer=True)
+    max_steps = check_number("max_steps", max_steps, lambda n: n > 0, "a whole number above 0", integer=True)
     vec_env = recording_env(model, env)
     frames, episode_return = record_frames(model, vec_env, max_steps, seed)
     write_video(frames, frames_per_second(vec_env), file)

@@ -25,7 +25,7 @@ from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ddpg_ext.buffers import end_episodes
-from ddpg_ext.common.checks import check_number
+from ddpg_ext.common.checks import check_number, plain
 from ddpg_ext.common.denormals import flush_denormals, matmul_precision
 from ddpg_ext.common.errors import InvalidArgumentError, InvalidArgumentTypeError, NonFiniteError, suggestion
 from ddpg_ext.common.noise import OrnsteinUhlenbeckNoise, noise_scale, seed_random_stream, vectorize
@@ -36,8 +36,8 @@ from ddpg_ext.ddpg_paper.update import StepMetrics
 from ddpg_ext.ddpg_paper.validation import (
     check_arguments,
     check_policy,
+    check_seed,
     check_spaces,
-    copy_containers,
     make_replay_buffer,
     scheduled_rate,
 )
@@ -168,10 +168,10 @@ class DDPGPaper(OffPolicyAlgorithm):
             gradient_steps,
             action_noise=action_noise,  # type: ignore[arg-type]
             replay_buffer_class=replay_buffer_class,
-            replay_buffer_kwargs=copy_containers(replay_buffer_kwargs),
+            replay_buffer_kwargs=plain(replay_buffer_kwargs),
             optimize_memory_usage=optimize_memory_usage,
             n_steps=n_steps,
-            policy_kwargs=copy_containers(policy_kwargs),
+            policy_kwargs=plain(policy_kwargs),
             stats_window_size=stats_window_size,
             tensorboard_log=tensorboard_log,
             verbose=verbose,
@@ -197,19 +197,19 @@ class DDPGPaper(OffPolicyAlgorithm):
     # ------------------------------------------------------------------ set-up
 
     def _setup_model(self) -> None:
+        # Files and `from_sb3` have set them after the constructor
+        self.policy_kwargs, self.replay_buffer_kwargs = plain(self.policy_kwargs), plain(self.replay_buffer_kwargs)
         check_policy(self.policy_class, self.policy_kwargs)
         # SB3's annotations know neither None nor a noise's name
         if self.batch_size is None:
             self.batch_size = self.policy_class.default_batch_size  # type: ignore[unreachable]
-        check_number("batch_size", self.batch_size, lambda n: n > 0, "a whole number above 0", integer=True)
+        self.batch_size = check_number(
+            "batch_size", self.batch_size, lambda n: n > 0, "a whole number above 0", integer=True
+        )
         if self.learning_starts is None:
             # SB3 trains when `num_timesteps > learning_starts`: on the step that completes the first minibatch
             self.learning_starts = self.batch_size - 1  # type: ignore[unreachable]
         check_arguments(self)
-        # SB3's schedules do not accept all of NumPy's numbers
-        self.learning_rate, self.qf_learning_rate = (
-            rate if callable(rate) else float(rate) for rate in (self.learning_rate, self.qf_learning_rate)
-        )
         self.qf_lr_schedule = FloatSchedule(self.qf_learning_rate)
         with self._default_replay_buffer():
             super()._setup_model()
@@ -294,9 +294,7 @@ class DDPGPaper(OffPolicyAlgorithm):
         :raises InvalidArgumentTypeError: if it is something else
         """
         if seed is not None:
-            accepted = "a whole number from 0 to 2**32 - 1, or None"
-            check_number("seed", seed, lambda n: 0 <= n < 2**32, accepted, integer=True)
-            seed = int(seed)  # Python's generator takes none of NumPy's numbers
+            seed = check_seed(seed)
         super().set_random_seed(seed)
         # During set-up noise and buffer seed themselves, and loaded ones continue their streams
         if seed is not None and hasattr(self, "policy"):
@@ -333,7 +331,10 @@ class DDPGPaper(OffPolicyAlgorithm):
         if self._import_note is not None:
             warnings.warn(self._import_note)
             self._import_note = None
-        check_number("total_timesteps", total_timesteps, lambda n: 0 <= n < math.inf, "a finite number >= 0")
+        accepted = "a finite number >= 0"
+        total_timesteps = math.ceil(
+            check_number("total_timesteps", total_timesteps, lambda n: 0 <= n < math.inf, accepted)
+        )
         with flush_denormals(), matmul_precision(self.matmul_precision):
             return super().learn(
                 total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar

@@ -4,6 +4,7 @@ import copy
 import inspect
 import math
 import os
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from ddpg_ext.buffers import PackedReplayBuffer
-from ddpg_ext.common.checks import check_flag, check_keywords, check_number
+from ddpg_ext.common.checks import check_flag, check_keywords, check_number, plain
 from ddpg_ext.common.errors import (
     InvalidArgumentError,
     InvalidArgumentTypeError,
@@ -139,43 +140,61 @@ def _check_noise(noise: Any, action_space: spaces.Space) -> None:
         )
 
 
+def check_seed(seed: Any) -> int:
+    """Return a seed as a plain number, or raise an error if it is not one that NumPy's global generator takes."""
+    accepted = "a whole number from 0 to 2**32 - 1, or None"
+    return check_number("seed", seed, lambda n: 0 <= n < 2**32, accepted, integer=True)
+
+
 def check_arguments(model: "DDPGPaper") -> None:
     """
-    Raise an error if an argument of a model's constructor is invalid.
+    Make the arguments of a model's constructor plain numbers, or raise an error if one is invalid.
 
     :param model: a model that is not set up yet
     :raises InvalidArgumentError: for a value out of range
     :raises InvalidArgumentTypeError: for a value of the wrong type
     """
+
+    def check(name: str, in_range: Callable[[Any], bool], accepted: str, integer: bool = False) -> None:
+        setattr(model, name, check_number(name.lstrip("_"), getattr(model, name), in_range, accepted, integer))
+
     for name in ("learning_rate", "qf_learning_rate"):
-        rate: Any = getattr(model, name)
-        if callable(rate):
-            scheduled_rate(name, rate, 1.0)
+        if callable(getattr(model, name)):
+            scheduled_rate(name, getattr(model, name), 1.0)
         else:
-            check_number(name, rate, lambda x: 0 < x < math.inf, "a number above 0 or a schedule")
-    check_number("qf_weight_decay", model.qf_weight_decay, lambda x: 0 <= x < math.inf, "a number >= 0")
-    check_number("tau", model.tau, lambda x: 0 < x <= 1, "a number in (0, 1]")
-    check_number("gamma", model.gamma, lambda x: 0 <= x <= 1, "a number in [0, 1]")
+            check(name, lambda x: 0 < x < math.inf, "a number above 0 or a schedule")
+    check("qf_weight_decay", lambda x: 0 <= x < math.inf, "a number >= 0")
+    check("tau", lambda x: 0 < x <= 1, "a number in (0, 1]")
+    check("gamma", lambda x: 0 <= x <= 1, "a number in [0, 1]")
     for name in ("buffer_size", "n_steps", "_stats_window_size"):
-        check_number(name.lstrip("_"), getattr(model, name), lambda n: n > 0, "a whole number above 0", integer=True)
-    check_number("learning_starts", model.learning_starts, lambda n: n >= 0, "a whole number >= 0", integer=True)
-    check_number("gradient_steps", model.gradient_steps, lambda n: n >= -1, "-1 or a whole number >= 0", integer=True)
+        check(name, lambda n: n > 0, "a whole number above 0", integer=True)
+    # SB3 also takes 1e4 and True for these
+    for name in ("learning_starts", "verbose"):
+        value = plain(getattr(model, name))
+        is_whole = isinstance(value, float) and value.is_integer()
+        setattr(model, name, int(value) if is_whole or (name, type(value)) == ("verbose", bool) else value)
+    check("verbose", lambda n: True, "0, 1 or 2", integer=True)
+    check("learning_starts", lambda n: n >= 0, "a whole number >= 0", integer=True)
+    check("gradient_steps", lambda n: n >= -1, "-1 or a whole number >= 0", integer=True)
+    model.seed = None if model.seed is None else check_seed(model.seed)
     train_freq: Any = model.train_freq
     freq, unit = train_freq if isinstance(train_freq, tuple) and len(train_freq) == 2 else (train_freq, "step")
     if not isinstance(train_freq, TrainFreq) and unit not in ("step", "episode"):
         raise InvalidArgumentError(f"the unit of `train_freq` must be 'step' or 'episode', got {unit!r}")
     accepted = "a whole number above 0, or such a number and a unit"
-    check_number("train_freq", freq, lambda n: n > 0, accepted, integer=True)
+    freq = check_number("train_freq", freq, lambda n: n > 0, accepted, integer=True)
+    model.train_freq = TrainFreq(freq, unit) if isinstance(train_freq, TrainFreq) else (freq, unit)
     if model.matmul_precision not in (None, "highest", "high", "medium"):
         raise InvalidArgumentError(
             f"`matmul_precision` must be 'highest', 'high', 'medium' or None, got {model.matmul_precision!r}"
         )
     check_executor(model._executor_choice)
     _check_noise(model.action_noise, model.action_space)
-    check_flag("uniform_warmup", model.uniform_warmup)
-    check_flag("optimize_memory_usage", model.optimize_memory_usage)
+    model.uniform_warmup = check_flag("uniform_warmup", model.uniform_warmup)
+    model.optimize_memory_usage = check_flag("optimize_memory_usage", model.optimize_memory_usage)
     if not isinstance(model.tensorboard_log, str | os.PathLike | None):
         raise InvalidArgumentTypeError(f"`tensorboard_log` must be a folder, or None, got {model.tensorboard_log!r}")
+    model.tensorboard_log = None if model.tensorboard_log is None else os.fspath(model.tensorboard_log)
     check_replay_buffer(model)
 
 
@@ -282,17 +301,3 @@ def _takes_n_steps(buffer_class: type[ReplayBuffer]) -> bool:
     parameters = inspect.signature(buffer_class).parameters
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     return issubclass(buffer_class, _N_STEP_BUFFERS) and (takes_any or {"n_steps", "gamma"} <= set(parameters))
-
-
-def copy_containers(value: Any) -> Any:
-    """
-    Copy nested dicts and lists, but not their leaves, so that the caller's containers are never changed.
-
-    :param value: any object
-    :return: the copy, or the object itself if it is neither dict nor list
-    """
-    if type(value) is dict:
-        return {key: copy_containers(item) for key, item in value.items()}
-    if type(value) is list:
-        return [copy_containers(item) for item in value]
-    return value

@@ -41,10 +41,10 @@ class PixelActionRepeat(gym.Wrapper, gym.utils.RecordConstructorArgs):
                 f"`env` must be a single Gymnasium environment, got {env!r}; wrap each environment of a VecEnv: "
                 "make_vec_env(..., wrapper_class=PixelActionRepeat)"
             )
-        check_number("repeat", repeat, lambda n: n > 0, "a whole number above 0", integer=True)
+        repeat = check_number("repeat", repeat, lambda n: n > 0, "a whole number above 0", integer=True)
         # SB3 assumes that the smallest dimension is the channels
         accepted = f"a whole number above 3 * repeat = {_RGB * repeat}"
-        check_number("size", size, lambda n: n > _RGB * repeat, accepted, integer=True)
+        size = check_number("size", size, lambda n: n > _RGB * repeat, accepted, integer=True)
         gym.utils.RecordConstructorArgs.__init__(self, repeat=repeat, size=size)
         gym.Wrapper.__init__(self, env)
         self.repeat = repeat

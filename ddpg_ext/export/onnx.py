@@ -71,7 +71,7 @@ def export_onnx(
         )
     lowest, highest = _OPSETS
     accepted = f"a whole number from {lowest} to {highest}"
-    check_number("opset", opset, lambda n: lowest <= n <= highest, accepted, integer=True)
+    opset = check_number("opset", opset, lambda n: lowest <= n <= highest, accepted, integer=True)
     for module in ("onnx", "onnxscript", "onnxruntime"):
         import_extra(module, "ddpg_ext[onnx]", "export_onnx")
     statistics = _statistics(model, vec_normalize)

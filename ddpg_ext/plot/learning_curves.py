@@ -52,7 +52,7 @@ def plot_runs(
     for name, value, accepted in (("x", x, X_AXES), ("metric", metric, METRICS)):
         if value is not None and value not in accepted:
             raise InvalidArgumentError(f"`{name}` {value!r} is unknown; {suggestion(str(value), accepted)}")
-    check_number("window", window, lambda n: n > 0, "a whole number above 0", integer=True)
+    window = check_number("window", window, lambda n: n > 0, "a whole number above 0", integer=True)
     if labels is not None and len(labels) != len(paths):
         raise InvalidArgumentError(f"`labels` must be one for each of the {len(paths)} paths, got {len(labels)}")
     folders: dict[Path, tuple[Path, str | None]] = {}

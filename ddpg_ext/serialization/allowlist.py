@@ -31,6 +31,7 @@ from stable_baselines3.her.goal_selection_strategy import GoalSelectionStrategy
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 from stable_baselines3.td3 import policies as td3_policies
 
+from ddpg_ext.common.checks import plain
 from ddpg_ext.common.errors import DamagedCheckpointError, InvalidArgumentTypeError, UntrustedContentError
 from ddpg_ext.common.noise import LinearDecay, OrnsteinUhlenbeckNoise, ScheduledActionNoise
 
@@ -72,10 +73,12 @@ class Allowed:
     Finds classes by the names in a file: those on the list, and those that the caller allows.
 
     :param extra: classes or functions; a file may make instances of the classes and call the functions
+    :param trusted: whether a pickle that asks for anything else may be unpickled, which can execute anything
     :raises InvalidArgumentTypeError: if one is neither
     """
 
-    def __init__(self, extra: Iterable[Any] = ()) -> None:
+    def __init__(self, extra: Iterable[Any] = (), trusted: bool = False) -> None:
+        self.trusted = trusted
         self.extra: dict[str, Any] = {}
         for item in extra:
             if not callable(item) or not hasattr(item, "__qualname__"):
@@ -106,6 +109,7 @@ def _subclass(candidate: Any, bases: Any, prefix: str) -> type | None:
 
 
 def _number(value: Any) -> bool:
+    value = plain(value)
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
@@ -114,6 +118,8 @@ def _integer(value: Any) -> bool:
 
 
 def _array(value: Any) -> bool:
+    if isinstance(value, list | tuple):  # SB3's noises keep what they are given
+        return all(map(_array, value))
     return _number(value) or (isinstance(value, np.ndarray) and value.dtype.kind in "biuf")
 
 
@@ -202,7 +208,7 @@ _ALLOWED_CLASSES = (
         },
     ),
     AllowedClass(ScheduledActionNoise, {"noise": _noise, "schedule": _schedule, "n_steps": _integer}),
-    AllowedClass(LinearDecay, {"n_steps": _integer, "start": _number, "end": _number}),
+    AllowedClass(LinearDecay, {"n_steps": _number, "start": _number, "end": _number}),
     AllowedClass(FloatSchedule, {"value_schedule": _schedule}),
     AllowedClass(ConstantSchedule, {"val": _number}),
     AllowedClass(LinearSchedule, {"start": _number, "end": _number, "end_fraction": _number}),

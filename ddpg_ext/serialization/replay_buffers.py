@@ -21,6 +21,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.her.goal_selection_strategy import GoalSelectionStrategy
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
+from ddpg_ext.common.checks import plain
 from ddpg_ext.common.errors import CheckpointError, DamagedCheckpointError, UntrustedContentError
 from ddpg_ext.serialization.allowlist import Allowed, class_path
 from ddpg_ext.serialization.archive import ZipReader, ZipWriter, open_regular_file, resolve_suffix, write_zip
@@ -56,7 +57,7 @@ def get_state(buffer: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         for key, part in (parts or {name: value}).items():
             array = _as_array(part)
             if array is None:
-                values[key] = part.tolist() if isinstance(part, np.ndarray) else part
+                values[key] = part.tolist() if isinstance(part, np.ndarray) else plain(part)
             else:
                 arrays[key] = array[: _n_rows(buffer, array)]
     if isinstance(values.get("infos"), list) and not getattr(buffer, "copy_info_dict", False):
@@ -199,6 +200,8 @@ def read_members(archive: ZipReader, buffer: Any, allowed: Allowed) -> None:
         arrays = {
             str(name): StoredArray(archive, f"{FOLDER}{name}", *part) for name, part in dict(layout["arrays"]).items()
         }
+    except UntrustedContentError as error:
+        raise refusal(archive.name, error, "a replay buffer") from None
     except (TypeError, KeyError, ValueError, AttributeError) as error:
         if isinstance(error, CheckpointError):
             raise type(error)(f"{archive.name}: its replay buffer: {error}") from None
@@ -282,7 +285,7 @@ def _from_pickle(file: Any, allowed: Allowed) -> ReplayBuffer:
         raise DamagedCheckpointError("its replay buffer has no attributes")
     state = {name: value for name, value in root.state.items() if name != "device"}
     cls = _BUFFERS[root.func.path]
-    attributes = Reconstructor(allowed, recorded.limit).build(state)
+    attributes = plain(Reconstructor(allowed, recorded.limit).build(state))
     buffer: Any = object.__new__(cls)
     if issubclass(cls, HerReplayBuffer):
         buffer.env = None

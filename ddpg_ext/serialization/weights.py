@@ -7,6 +7,7 @@ from typing import Any
 
 import torch as th
 
+from ddpg_ext.common.checks import plain
 from ddpg_ext.common.errors import CheckpointError, DamagedCheckpointError, UntrustedContentError
 from ddpg_ext.serialization.archive import ZipReader
 from ddpg_ext.serialization.safe_pickle import Budget, record
@@ -18,7 +19,14 @@ _ALLOWED_GLOBALS = re.compile(
 
 
 def save_tensors(state: Any) -> bytes:
-    """Return torch's file of a state dict."""
+    """
+    Return torch's file of a state dict.
+
+    :param state: the state dict, which may hold NumPy's numbers
+    :raises CheckpointError: if it holds anything but tensors and plain values, which could not be read back
+    """
+    state = plain(state)
+    _check_content(state)
     buffer = io.BytesIO()
     th.save(state, buffer)
     return buffer.getvalue()

@@ -1,0 +1,443 @@
+"""What goes in comes out: arguments of all numeric types are plain numbers in the model, and survive all files."""
+
+import inspect
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from stable_baselines3 import DDPG, HerReplayBuffer
+from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
+from stable_baselines3.common.callbacks import CheckpointCallback
+from stable_baselines3.common.noise import ActionNoise, NormalActionNoise, OrnsteinUhlenbeckActionNoise
+from stable_baselines3.common.torch_layers import FlattenExtractor
+from stable_baselines3.common.utils import LinearSchedule
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from torch import nn
+from toys import PointEnv
+
+from ddpg_ext import (
+    CheckpointError,
+    DDPGPaper,
+    LinearDecay,
+    OrnsteinUhlenbeckNoise,
+    ScheduledActionNoise,
+    SnapshotCallback,
+    UntrustedContentError,
+)
+from ddpg_ext.buffers import PrioritizedReplayBuffer
+from ddpg_ext.common.checks import plain
+from ddpg_ext.ddpg_paper import MlpPolicy
+
+SMALL = {"policy_kwargs": {"net_arch": [5, 5]}, "batch_size": 4, "buffer_size": 90, "seed": 0, "device": "cpu"}
+
+WHOLE = {
+    **{"int": int, "np.int64": np.int64, "np.int32": np.int32, "np.uint8": np.uint8},
+    **{"0-d array": np.array, "tensor": th.tensor},
+}
+REAL = {
+    **{"float": float, "np.float64": np.float64, "np.float32": np.float32, "np.float16": np.float16},
+    **{"np.longdouble": np.longdouble, "0-d array": np.array, "tensor": th.tensor},
+}
+#: values of all numeric arguments of the constructor
+WHOLE_ARGUMENTS = {
+    **{"buffer_size": 90, "learning_starts": 5, "batch_size": 4, "train_freq": 2, "gradient_steps": 2, "n_steps": 2},
+    **{"verbose": 0, "seed": 3, "stats_window_size": 7},
+}
+REAL_ARGUMENTS = {"learning_rate": 0.25, "tau": 0.5, "gamma": 0.75, "qf_learning_rate": 0.125, "qf_weight_decay": 0.5}
+FLAGS = {"optimize_memory_usage": False, "uniform_warmup": True}
+#: a whole number is also a number, and SB3 takes floats for these
+MIXED = [
+    {"gamma": np.int64(1), "tau": np.int32(1), "learning_rate": np.int64(1), "qf_weight_decay": np.array(0)},
+    {"learning_starts": 1e1, "verbose": False},
+    {"learning_starts": np.float32(10), "verbose": np.bool_(False)},
+    {"learning_starts": th.tensor(10.0), "verbose": 0.0},
+    {"train_freq": (np.int64(2), np.str_("step")), "executor": np.str_("eager")},
+    {"train_freq": (np.array(1), "episode"), "gradient_steps": np.int64(-1)},
+]
+ATTRIBUTES = {"stats_window_size": "_stats_window_size", "executor": "_executor_choice"}
+
+
+def run_through_all_files(folder, **kwargs):
+    """Train with an argument, and return the models of all kinds of files."""
+    model = DDPGPaper("MlpPolicy", PointEnv(), **{**SMALL, **kwargs})
+    checkpoints = CheckpointCallback(40, str(folder / "checkpoints"), save_replay_buffer=True)
+    model.learn(7e1, callback=[checkpoints, SnapshotCallback(folder / "snapshots", every=np.int64(20))])
+    model.save(folder / "model")
+    model.save_replay_buffer(folder / "buffer")
+    loaded = DDPGPaper.load(folder / "model", PointEnv())
+    loaded.load_replay_buffer(folder / "buffer")
+    of_checkpoint = DDPGPaper.load(folder / "checkpoints" / "rl_model_40_steps")
+    of_checkpoint.load_replay_buffer(folder / "checkpoints" / "rl_model_replay_buffer_40_steps")
+    resumed = DDPGPaper.resume(folder / "snapshots", PointEnv())
+    resumed.learn(np.int64(30), callback=SnapshotCallback(folder / "snapshots", every=20), reset_num_timesteps=False)
+    return [model, loaded, of_checkpoint, resumed, DDPGPaper.load(folder / "snapshots" / "snapshot_000000000100.zip")]
+
+
+def is_plain(value):
+    if isinstance(value, dict | list | tuple):
+        return all(map(is_plain, value.values() if isinstance(value, dict) else value))
+    return not isinstance(value, np.generic | np.ndarray | th.Tensor)
+
+
+def check_equal(models, names):
+    """The arguments are plain numbers of equal value in all models."""
+    for name in names:
+        first, *others = (getattr(model, ATTRIBUTES.get(name, name)) for model in models)
+        assert is_plain(first), (name, first)
+        for other in others:
+            assert (type(other), other) == (type(first), first), name
+
+
+def test_the_numeric_arguments_are_all_here():
+    parameters = inspect.signature(DDPGPaper).parameters
+    numeric = {
+        name
+        for name, parameter in parameters.items()
+        if any(kind in str(parameter.annotation) for kind in ("int", "float", "bool")) and not name.startswith("_")
+    }
+    assert numeric == {*WHOLE_ARGUMENTS, *REAL_ARGUMENTS, *FLAGS}
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        *({name: kind(value) for name, value in WHOLE_ARGUMENTS.items()} for kind in WHOLE.values()),
+        *({name: kind(value) for name, value in REAL_ARGUMENTS.items()} for kind in REAL.values()),
+        *({name: kind(value) for name, value in FLAGS.items()} for kind in (np.bool_, np.array, th.tensor)),
+        *MIXED,
+    ],
+    ids=[
+        *(f"whole {name}" for name in WHOLE),
+        *(f"real {name}" for name in REAL),
+        *("np.bool_", "0-d bool", "bool tensor"),
+        *(", ".join(kwargs) for kwargs in MIXED),
+    ],
+)
+def test_arguments_survive_all_files(tmp_path, kwargs):
+    models = run_through_all_files(tmp_path, **kwargs)
+    check_equal(models, kwargs)
+    changes = {name: value for name, value in kwargs.items() if name not in ("n_steps", "gamma")}
+    check_equal([DDPGPaper.load(tmp_path / "model", **changes), models[0]], changes)
+
+
+def test_keyword_arguments_of_parts_survive_all_files(tmp_path):
+    optimizer_kwargs = {"eps": np.float64(1e-7), "betas": (np.float32(0.5), np.array(0.75)), "amsgrad": np.bool_(True)}
+    policy_kwargs = {
+        **{"net_arch": {"pi": [np.int64(5), np.int32(4)], "qf": [np.array(5), th.tensor(4)]}},
+        **{"final_init": np.float32(0.5), "action_layer": np.int64(1), "share_features_extractor": np.bool_(False)},
+        **{"batch_norm": np.str_("critic"), "optimizer_kwargs": optimizer_kwargs},
+    }
+    buffer_kwargs = {
+        **{"alpha": np.float32(0.5), "beta": np.array(0.5), "eps": np.float64(1e-5), "seed": np.int64(3)},
+        **{"n_steps": np.int64(2), "handle_timeout_termination": np.bool_(True)},
+    }
+    kwargs = {"policy_kwargs": policy_kwargs, "replay_buffer_kwargs": buffer_kwargs}
+    models = run_through_all_files(tmp_path, replay_buffer_class=PrioritizedReplayBuffer, **kwargs)
+    check_equal(models, kwargs)
+    assert policy_kwargs["optimizer_kwargs"]["betas"][1].shape == ()  # the caller's is unchanged
+    for model in models:
+        assert is_plain(
+            [group[key] for group in model.critic.optimizer.param_groups for key in group if key != "params"]
+        )
+        assert is_plain([value for name, value in vars(model.replay_buffer).items() if name in buffer_kwargs])
+
+
+@pytest.mark.parametrize("buffer_class", [ReplayBuffer, NStepReplayBuffer, None])
+def test_sb3_buffers_survive_all_files(tmp_path, buffer_class):
+    kwargs = {"buffer_size": np.int64(60), "gamma": np.float32(0.75)}
+    if buffer_class is not ReplayBuffer:
+        kwargs["n_steps"] = np.int64(2)
+    run_through_all_files(tmp_path, replay_buffer_class=buffer_class, **kwargs)
+
+
+NOISES = [
+    lambda: OrnsteinUhlenbeckNoise(
+        np.zeros(2, np.float16), np.float32(0.1), np.float32(0.25), np.array(0.5), [np.int64(1)] * 2, np.int64(3)
+    ),
+    lambda: OrnsteinUhlenbeckNoise([th.tensor(0), 0], sigma=th.tensor(0.1), seed=th.tensor(3)),
+    lambda: ScheduledActionNoise(OrnsteinUhlenbeckNoise([0, 0], seed=np.uint32(3)), LinearDecay(1e3, np.array(0.5))),
+    lambda: ScheduledActionNoise(NormalActionNoise([0.0, 0], [0.1, 0.1]), LinearDecay(np.float64(10.5), np.int64(1))),
+    lambda: NormalActionNoise(np.zeros(2), np.float32(0.1)),
+    lambda: NormalActionNoise([0.0, 0.0], [np.float32(0.1), 0.1]),
+    lambda: OrnsteinUhlenbeckActionNoise(np.zeros(2), np.float32(0.1), np.array(0.25), np.float32(0.5)),
+    lambda: OrnsteinUhlenbeckActionNoise([0.0, 0.0], 0.1, initial_noise=[0.5, 0.5]),
+]
+
+
+@pytest.mark.parametrize("make_noise", NOISES, ids=map(str, range(len(NOISES))))
+def test_noises_survive_all_files(tmp_path, make_noise):
+    run_through_all_files(tmp_path, action_noise=make_noise())
+
+
+def test_schedules_survive_all_files(tmp_path):
+    schedule = LinearSchedule(np.float32(1e-3), np.array(0.0), np.float64(1))
+    run_through_all_files(tmp_path, learning_rate=schedule, qf_learning_rate=schedule)
+
+
+def test_optimiser_arguments_that_the_user_sets_later(tmp_path):
+    model = DDPGPaper("MlpPolicy", PointEnv(), **SMALL)
+    model.actor.optimizer.param_groups[0]["eps"] = np.float64(1e-6)
+    model.qf_weight_decay = np.array(0.5)
+    model.learn(20)
+    model.save(tmp_path / "model")
+    loaded = DDPGPaper.load(tmp_path / "model")
+    assert loaded.actor.optimizer.param_groups[0]["eps"] == 1e-6
+    assert type(loaded.qf_weight_decay) is float
+
+
+def test_vec_normalize_of_numpy_numbers(tmp_path):
+    def env():
+        numbers = {"clip_obs": np.int64(5), "clip_reward": np.float32(5), "gamma": np.array(0.5)}
+        return VecNormalize(DummyVecEnv([PointEnv]), norm_reward=np.bool_(True), epsilon=np.float32(1e-4), **numbers)
+
+    DDPGPaper("MlpPolicy", env(), **SMALL).learn(60, callback=SnapshotCallback(tmp_path, every=20))
+    assert DDPGPaper.resume(tmp_path, env()).env.clip_obs == 5
+    assert DDPGPaper.resume(tmp_path, DummyVecEnv([PointEnv])).env.gamma == 0.5
+
+
+@pytest.mark.parametrize("value", [1, 1.5, True, "text", None, np.ones(1), [np.ones(2)], nn.Parameter(th.tensor(1.0))])
+def test_other_values_are_left_as_they_are(value):
+    assert plain(value) is value or plain(value)[0] is value[0]
+
+
+# ---------------------------------------------------------------------- SB3
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {"learning_starts": 1e1, "verbose": False},
+        {"learning_starts": 10.5},
+        {"learning_starts": np.float32(10), "verbose": np.int64(0), "buffer_size": np.int64(60)},
+        {"batch_size": np.int64(8), "tau": np.float32(0.5), "gamma": np.array(0.5), "learning_rate": np.float64(1e-3)},
+        {"n_steps": np.int64(2), "gamma": np.float32(0.5), "gradient_steps": np.int64(2)},
+        {"policy_kwargs": {"net_arch": [np.int64(5)] * 2, "optimizer_kwargs": {"eps": np.float64(1e-5)}}},
+        {"action_noise": NormalActionNoise([0.0, 0.0], np.float32(0.1))},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("how", ["zip", "live"])
+def test_numbers_of_sb3_models(tmp_path, kwargs, how):
+    theirs = DDPG("MlpPolicy", PointEnv(), **{**SMALL, "learning_starts": 10, **kwargs})
+    theirs.learn(5e1 + 0.5)
+    theirs.save_replay_buffer(tmp_path / "buffer")
+    if how == "zip":
+        if "policy_kwargs" in kwargs:  # its optimiser has NumPy's number
+            return
+        theirs.save(tmp_path / "model")
+        ours = DDPGPaper.load(tmp_path / "model", PointEnv())
+    else:
+        ours = DDPGPaper.from_sb3(theirs)
+    ours.load_replay_buffer(tmp_path / "buffer")
+    check_equal([ours], [*WHOLE_ARGUMENTS, "tau", "gamma", "learning_rate"])
+    assert type(ours.learning_starts) is int
+    ours.learn(30, callback=SnapshotCallback(tmp_path, every=20), reset_num_timesteps=False)
+    ours.save(tmp_path / "ours")
+    DDPGPaper.load(tmp_path / "ours").load_replay_buffer(tmp_path / "buffer")
+    DDPGPaper.resume(tmp_path, PointEnv())
+
+
+def test_a_value_that_sb3_takes_is_named_with_the_cure(tmp_path):
+    DDPG("MlpPolicy", PointEnv(), tau=0, **SMALL).save(tmp_path / "model")
+    with pytest.raises(CheckpointError, match=r"`tau` must be a number in \(0, 1\], got 0; .*custom_objects"):
+        DDPGPaper.load(tmp_path / "model")
+    assert DDPGPaper.load(tmp_path / "model", custom_objects={"tau": 0.5}).tau == 0.5
+
+
+# ------------------------------------------------------------- environments
+
+
+SEQUENCES = [
+    lambda seed: np.random.default_rng(np.int64(seed)),
+    lambda seed: np.random.default_rng(np.array([seed, 2], np.uint8)),
+    lambda seed: np.random.default_rng([np.int32(seed), 2]),
+    lambda seed: np.random.default_rng(np.random.SeedSequence(np.uint64(seed), spawn_key=(np.int64(3),))),
+    lambda seed: np.random.default_rng(np.random.SeedSequence(seed).spawn(2)[1]).spawn(2)[1],
+    lambda seed: np.random.Generator(np.random.MT19937(np.int64(seed))),
+    lambda seed: np.random.Generator(np.random.Philox(key=np.int64(seed))),
+    lambda seed: np.random.Generator(np.random.SFC64(np.int64(seed))),
+    lambda seed: np.random.Generator(np.random.PCG64DXSM(np.int64(seed)).jumped(np.int64(2))),
+    lambda seed: np.random.RandomState(np.int64(seed)),
+]
+
+
+class Windy(PointEnv):
+    make_generator = staticmethod(SEQUENCES[0])
+
+    def reset(self, *, seed=None, options=None):
+        observation, info = super().reset(seed=seed, options=options)
+        self.wind = self.make_generator(self.np_random.integers(2**31, dtype=np.int64))
+        return observation, info
+
+    def step(self, action):
+        return super().step(action + np.float32(0.1) * self.wind.normal(size=2).astype(np.float32))
+
+
+@pytest.mark.parametrize("make_generator", SEQUENCES, ids=map(str, range(len(SEQUENCES))))
+def test_generators_of_environments(tmp_path, make_generator):
+    class Env(Windy):
+        pass
+
+    Env.make_generator = staticmethod(make_generator)
+    DDPGPaper("MlpPolicy", Env(), **SMALL).learn(60, callback=SnapshotCallback(tmp_path, every=20))
+    DDPGPaper.resume(tmp_path, Env()).learn(30, reset_num_timesteps=False)
+
+
+class Images(gym.Env):
+    observation_space = spaces.Box(0, 255, (480, 640, 3), np.uint8)
+    action_space = spaces.Box(-1, 1, (1,), np.float32)
+    episode_length = 2
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.count = 0
+        return self.observation(), {}
+
+    def step(self, action):
+        self.count += 1
+        return self.observation(), 0.0, False, self.count >= self.episode_length, {}
+
+    def observation(self):
+        return np.full((480, 640, 3), 100, np.uint8)
+
+
+def test_large_images(tmp_path):
+    kwargs = {**SMALL, "buffer_size": 4, "learning_starts": 1000, "policy_kwargs": {"net_arch": [5]}}
+    model = DDPGPaper("CnnPolicy", Images(), **kwargs)
+    model.learn(4, callback=SnapshotCallback(tmp_path, every=2, keep=1)).save(tmp_path / "model")
+    assert DDPGPaper.load(tmp_path / "model", Images()).num_timesteps == 4
+    assert DDPGPaper.resume(tmp_path, Images()).num_timesteps > 0
+
+
+class Goal(gym.Env):
+    def __init__(self):
+        box = spaces.Box(-1, 1, (2,), np.float32)
+        self.observation_space = spaces.Dict(dict.fromkeys(("observation", "achieved_goal", "desired_goal"), box))
+        self.action_space = spaces.Box(-1, 1, (2,), np.float32)
+
+    def observation(self):
+        return dict.fromkeys(self.observation_space, np.zeros(2, np.float32))
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.count = 0
+        return self.observation(), {}
+
+    def step(self, action):
+        self.count += 1
+        numbers = {"i": np.int64(3), "f": np.float32(0.5), "flag": np.bool_(True), "array": np.ones((100, 3))}
+        info = {"is_success": np.bool_(True), "nested": [numbers] * 20, "text": "x", "none": None}
+        return self.observation(), 0.0, False, self.count >= 5, info
+
+    def compute_reward(self, achieved, desired, info):
+        return np.array([float(one["nested"][0]["f"]) for one in info])
+
+
+def test_infos_of_her(tmp_path):
+    kwargs = {"replay_buffer_class": HerReplayBuffer, "replay_buffer_kwargs": {"copy_info_dict": True}}
+    kwargs["replay_buffer_kwargs"] |= {"n_sampled_goal": np.int64(2)}
+    model = DDPGPaper("MultiInputPolicy", Goal(), **{**SMALL, "buffer_size": 500, **kwargs})
+    model.learn(500, callback=SnapshotCallback(tmp_path, every=400))
+    model.save(tmp_path / "model")
+    model.save_replay_buffer(tmp_path / "buffer")
+    loaded = DDPGPaper.load(tmp_path / "model", Goal())
+    loaded.load_replay_buffer(tmp_path / "buffer")
+    resumed = DDPGPaper.resume(tmp_path, Goal())
+    for other in (loaded, resumed):
+        assert other.replay_buffer.infos[3, 0]["nested"][1]["i"] == 3
+        other.learn(10, reset_num_timesteps=False)
+
+
+# ----------------------------------------------------------- classes of one's own
+
+
+class OwnExtractor(FlattenExtractor):
+    pass
+
+
+class OwnActivation(nn.Tanh):
+    pass
+
+
+class OwnOptimizer(th.optim.Adam):
+    pass
+
+
+class OwnPolicy(MlpPolicy):
+    pass
+
+
+class OwnNoise(ActionNoise):
+    def __init__(self):
+        self.sigma = np.float32(0.1)
+
+    def __call__(self):
+        return np.full(2, self.sigma)
+
+
+class OwnSchedule:
+    def __call__(self, progress_remaining):
+        return np.float32(1e-3)
+
+
+class Label:
+    text = "a"
+
+
+class OwnBuffer(ReplayBuffer):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.label, self.count = Label(), np.int64(3)
+
+
+OWN = {
+    "extractor": {"policy_kwargs": {"net_arch": [5, 5], "features_extractor_class": OwnExtractor}},
+    "activation": {"policy_kwargs": {"net_arch": [5, 5], "activation_fn": OwnActivation}},
+    "optimizer": {"policy_kwargs": {"net_arch": [5, 5], "optimizer_class": OwnOptimizer}},
+    "policy": {"policy": OwnPolicy},
+    "noise": {"action_noise": OwnNoise()},
+    "schedule": {"learning_rate": OwnSchedule()},
+    "buffer": {"replay_buffer_class": OwnBuffer},
+}
+CLASSES = [OwnExtractor, OwnActivation, OwnOptimizer, OwnPolicy, OwnNoise, OwnSchedule, Label, OwnBuffer]
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_own_classes_open_with_trusted_and_with_allow(tmp_path, name):
+    model = DDPGPaper(**{"policy": "MlpPolicy", "env": PointEnv(), **SMALL, **OWN[name]})
+    model.learn(60, callback=SnapshotCallback(tmp_path / "snapshots", every=20))
+    model.save(tmp_path / "model")
+    model.save_replay_buffer(tmp_path / "buffer")
+    for way in ({"trusted": True}, {"allow": CLASSES}):
+        DDPGPaper.load(tmp_path / "model", **way).load_replay_buffer(tmp_path / "buffer", **way)
+        DDPGPaper.resume(tmp_path / "snapshots", PointEnv(), **way).learn(30, reset_num_timesteps=False)
+    for read in (
+        lambda: DDPGPaper.load(tmp_path / "model"),
+        lambda: DDPGPaper.resume(tmp_path / "snapshots", PointEnv()),
+    ):
+        with pytest.raises(UntrustedContentError, match=r"allow=\[.*trusted=True"):
+            read()
+
+
+class Mine(DDPGPaper):
+    def __init__(self, *args, extra=1, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.extra = extra
+
+
+class Yours(Mine):
+    def __init__(self, policy, env, **kwargs):
+        super().__init__(policy, env, **kwargs)
+
+
+@pytest.mark.parametrize("cls", [Mine, Yours])
+def test_subclasses_with_keyword_arguments_load_with_changes(tmp_path, cls):
+    cls("MlpPolicy", PointEnv(), extra=np.int64(5), **SMALL).save(tmp_path / "model")
+    model = cls.load(tmp_path / "model", verbose=np.int64(0), gamma=np.float32(0.5), stats_window_size=3)
+    assert (model.extra, model.gamma, model._stats_window_size) == (5, 0.5, 3)
+    assert cls.load(tmp_path / "model", extra=7).extra == 7
+    for wrong in ("kwargs", "args", "env_id", "policy"):
+        with pytest.raises(TypeError, match=f"keyword '{wrong}'"):
+            cls.load(tmp_path / "model", **{wrong: 3})
