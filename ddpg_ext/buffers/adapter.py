@@ -307,7 +307,7 @@ class ReplayBufferAdapter(ReplayBuffer):
         return array if array.shape == (self.n_envs,) else self._reshaped(name, array, ())
 
     def _reshaped(self, name: str, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-        """Add the dimensions that SB3 lets scalars of a Discrete space, rewards and a single environment come without."""
+        """Add the dimensions that scalars of a Discrete space, rewards and a single environment may lack, as in SB3."""
         full = (self.n_envs, *shape)
         squeezed = [full[:-1]] if shape in ((), (1,)) else []
         if self.n_envs == 1:

@@ -226,11 +226,7 @@ class PackedReplayBuffer(ReplayBufferAdapter):
     # --------------------------------------------------------------- save, load
 
     def snapshot_state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """
-        Return all that a file needs to hold for the buffer to continue exactly.
-
-        :return: plain values and the generator; and the arrays, as views
-        """
+        """Return all that a file needs for the buffer to continue exactly: plain values, and arrays as views."""
         values = {name: getattr(self, name) for name in ("buffer_size", "n_envs", "seed")}
         of_ring = {"layout": self._ring.layout, "counts": self._ring.counts}
         return {**values, **of_ring, "generator": self._rng}, self._ring.arrays()
@@ -241,9 +237,7 @@ class PackedReplayBuffer(ReplayBufferAdapter):
 
         :param values: those of :meth:`snapshot_state`
         :param arrays: by name; each with ``shape`` and ``read_into(target)``
-        :raises CheckpointError: if they are of a buffer of another size or other spaces
-        :raises DamagedCheckpointError: if they are not those of such a buffer
-        :raises ReplayBufferError: if the disk is full
+        :raises CheckpointError: if they are not those of a buffer of this size and these spaces
         """
         self._check_parts(values, arrays)
         check_equal_arguments(self, values, "buffer_size", "n_envs")

@@ -52,15 +52,8 @@ class Ring:
     next observation of the newest transition. Behind the last row there is room for one observation more, so that a row
     and the observation behind it are always one contiguous window of memory.
 
-    A row is known by its place among the rows of all environments, ``env * (capacity + 2) + place in its ring``.
-
-    :param n_envs: number of environments
-    :param capacity: transitions of each environment
-    :param obs_shape: shape of an observation; of a Dict observation, the shapes by key
-    :param obs_dtype: its type; of a Dict observation, the types by key
-    :param action_dim: length of an action
-    :param memory: where the arrays live
-    :raises ReplayBufferError: if there is not enough memory, or scratch files cannot be written
+    A row is known by its place among the rows of all environments, ``env * (capacity + 2) + place in its ring``. Of
+    Dict observations, ``obs_shape`` and ``obs_dtype`` are dicts.
     """
 
     def __init__(
@@ -209,10 +202,9 @@ class Ring:
         A keyboard interrupt on the way leaves every transition that counts whole: what is overwritten counts no more,
         and what is written does not count yet. If the disk is full, what is stored is unharmed.
 
-        :param episode_ends: whether the episodes end with it, shape ``(n_envs,)``; None: none does
-        :param goes_on: whether its observations are the newest next observations, and the head is not 0. They are in
-            their place then, and what is staged of them is not looked at
-        :param pending: its next observations as they were given
+        ``episode_ends`` is None if no episode ends. ``goes_on`` says that the observations are the newest next
+        observations, and the head is not 0: they are in their place, and what is staged of them is not looked at.
+        ``pending`` are the next observations as they were given.
         """
         head = self.head
         if len(self._free) < 2 * self.n_envs:
@@ -358,9 +350,8 @@ class Ring:
         """
         Replace all that is stored. If that fails on the way, :meth:`clear` has to follow.
 
-        :param counts: ``counts`` of the ring that ``arrays`` came from
-        :param n_ends: length of its ``ends``
-        :param read: called with a name of ``arrays``, and an array of that shape to fill
+        ``counts`` and the length of ``ends`` are those of the ring that ``arrays`` came from. ``read`` is called with a
+        name of ``arrays``, and an array of that shape to fill.
         """
         self.memory.check_process()
         self.clear()
