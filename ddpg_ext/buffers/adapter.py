@@ -1,6 +1,7 @@
 """Any replay store behind SB3's ``ReplayBuffer`` interface."""
 
 import inspect
+import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
@@ -57,9 +58,10 @@ class ReplayBufferAdapter(ReplayBuffer):
     """
     Puts any replay store behind the interface of SB3's ``ReplayBuffer``, for use as ``replay_buffer_class=``.
 
-    A subclass says where transitions go (:meth:`_write`) and how they come back (:meth:`_read`). The adapter does the
-    rest: it checks each transition before the store sees it, tells time limits from terminal states, counts, draws
-    uniformly with a generator of its own, applies ``VecNormalize``, and moves batches to the device.
+    A subclass says where transitions go, ``_write(indices, transitions, episode_ends)``, and how they come back,
+    ``_read(indices)``. ``episode_ends`` has for each environment whether its episode ended, terminal or not. The adapter
+    does the rest: it checks each transition before the store sees it, tells time limits from terminal states, counts,
+    draws uniformly with a generator of its own, applies ``VecNormalize``, and moves batches to the device.
 
     Transitions are numbered by ``index = slot * n_envs + environment``, with slots from 0 to ``buffer_size - 1``. When
     all slots are taken, the oldest one is overwritten.
@@ -315,6 +317,27 @@ class ReplayBufferAdapter(ReplayBuffer):
         if array.shape != full and array.shape not in squeezed:
             raise InvalidArgumentError(f"`{name}` must have the shape {full}, got {array.shape}")
         return array.reshape(full)
+
+
+def end_episodes(buffer: ReplayBuffer, envs: np.ndarray) -> None:
+    """
+    End the episodes of environments that are reset between two steps, in any replay buffer.
+
+    The transitions that were added last become the last ones of their episodes: truncated, not terminal, so that their
+    targets bootstrap. A buffer with a method ``end_episodes(envs)`` does this itself.
+
+    :param buffer: this package's, SB3's, or one of your own
+    :param envs: numbers of the environments
+    """
+    if hasattr(buffer, "end_episodes"):
+        buffer.end_episodes(envs)
+    elif hasattr(buffer, "truncate_last_trajectory"):  # HER's, which ends every episode that is under way
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it warns that it truncates
+            buffer.truncate_last_trajectory()
+    elif hasattr(buffer, "timeouts") and buffer.size() > 0 and not buffer.optimize_memory_usage:
+        last = buffer.pos - 1
+        buffer.timeouts[last, envs] = np.maximum(buffer.timeouts[last, envs], 1 - buffer.dones[last, envs])
 
 
 _FLOAT32 = np.dtype(np.float32)

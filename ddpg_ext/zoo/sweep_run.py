@@ -28,7 +28,6 @@ import numpy as np
 import rl_zoo3
 import stable_baselines3
 import torch as th
-from gymnasium import spaces
 from huggingface_sb3 import EnvironmentName  # type: ignore[import-untyped]
 from rl_zoo3 import ALGOS
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -43,7 +42,7 @@ from ddpg_ext.common.environments import register
 from ddpg_ext.common.errors import InvalidArgumentError, InvalidArgumentTypeError, suggestion
 from ddpg_ext.ddpg_paper import DDPGPaper
 from ddpg_ext.zoo.experiment import ExperimentManager
-from ddpg_ext.zoo.hyperparameters import ALGORITHM, NOISE_KEYS, ZOO_KEYS
+from ddpg_ext.zoo.hyperparameters import ALGORITHM, NOISE_KEYS, ZOO_KEYS, default_policy
 from ddpg_ext.zoo.register import register_zoo
 from ddpg_ext.zoo.sweep_folder import RESULT, SNAPSHOTS, Storage
 from ddpg_ext.zoo.sweep_options import VARIANT_KEYS, one_line
@@ -104,8 +103,7 @@ class SweepExperiment(ExperimentManager):
         self, hyperparams: dict[str, Any], saved_hyperparams: dict[str, Any], env: VecEnv
     ) -> dict[str, Any]:
         if "policy" not in hyperparams:
-            policy = "MultiInputPolicy" if isinstance(env.observation_space, spaces.Dict) else "MlpPolicy"
-            hyperparams["policy"] = saved_hyperparams["policy"] = policy
+            hyperparams["policy"] = saved_hyperparams["policy"] = default_policy(env.observation_space)
         return super()._preprocess_action_noise(hyperparams, saved_hyperparams, env)
 
     def create_envs(self, n_envs: int, eval_env: bool = False, no_log: bool = False) -> VecEnv:
