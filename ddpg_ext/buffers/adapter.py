@@ -59,9 +59,9 @@ class ReplayBufferAdapter(ReplayBuffer):
     Puts any replay store behind the interface of SB3's ``ReplayBuffer``, for use as ``replay_buffer_class=``.
 
     A subclass says where transitions go, ``_write(indices, transitions, episode_ends)``, and how they come back,
-    ``_read(indices)``. ``episode_ends`` has for each environment whether its episode ended, terminal or not. The adapter
-    does the rest: it checks each transition before the store sees it, tells time limits from terminal states, counts,
-    draws uniformly with a generator of its own, applies ``VecNormalize``, and moves batches to the device.
+    ``_read(indices)``. ``episode_ends`` has for each environment whether its episode ended, terminal or not. The
+    adapter does the rest: it checks each transition before the store sees it, tells time limits from terminal states,
+    counts, draws uniformly with a generator of its own, applies ``VecNormalize``, and moves batches to the device.
 
     Transitions are numbered by ``index = slot * n_envs + environment``, with slots from 0 to ``buffer_size - 1``. When
     all slots are taken, the oldest one is overwritten.
