@@ -95,8 +95,10 @@ def test_docstring_names_each_parameter(path):
     value = lookup(path)
     doc = inspect.getdoc(value)
     assert doc, "no docstring"
-    if other := re.search(r"parameters are those of :\w+:`~?([\w.]+)`", doc):
-        doc += inspect.getdoc(getattr(inspect.getmodule(value), other[1]))
+    last = doc
+    while other := re.search(r"parameters are those of :\w+:`~?([\w.]+)`", last):
+        last = inspect.getdoc(lookup(other[1] if "." in other[1] else f"{value.__module__}.{other[1]}"))
+        doc += last
     if inspect.isclass(value):  # a constructor that is inherited, from a class that the docstring names
         owner = next(cls for cls in value.__mro__ if "__init__" in vars(cls))
         if owner is not value and f":class:`{owner.__name__}`" in doc:

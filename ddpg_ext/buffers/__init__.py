@@ -1,7 +1,6 @@
 """Replay storage behind SB3's ``ReplayBuffer`` interface: the adapter, and what is built on it."""
 
-from ddpg_ext.buffers.adapter import ReplayBufferAdapter, Transitions
-from ddpg_ext.buffers.episodes import end_episodes
+from ddpg_ext.buffers.adapter import ReplayBufferAdapter, Transitions, end_episodes
 from ddpg_ext.buffers.packed import PackedReplayBuffer
 from ddpg_ext.buffers.prioritized import PrioritizedReplayBuffer, PrioritizedReplayBufferSamples
 

@@ -1,8 +1,10 @@
 """Any replay store behind SB3's ``ReplayBuffer`` interface."""
 
+import inspect
+import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch as th
@@ -19,6 +21,18 @@ from ddpg_ext.common.errors import (
     ReplayBufferError,
     UnsupportedSpaceError,
 )
+
+Class = TypeVar("Class", bound=type)
+
+
+def extends_constructor(cls: Class) -> Class:
+    """Complete the signature of a constructor that passes ``*args`` and ``**kwargs`` to its parent's."""
+    constructors = (cls.__base__.__init__, cls.__init__)  # type: ignore[misc]
+    parameters = {name: p for init in constructors for name, p in inspect.signature(init).parameters.items()}
+    named = [p for p in parameters.values() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    signature = inspect.Signature(sorted(named, key=lambda p: p.kind), return_annotation=None)
+    cls.__init__.__signature__ = signature  # type: ignore[misc]
+    return cls
 
 
 class Transitions(NamedTuple):
@@ -44,9 +58,10 @@ class ReplayBufferAdapter(ReplayBuffer):
     """
     Puts any replay store behind the interface of SB3's ``ReplayBuffer``, for use as ``replay_buffer_class=``.
 
-    A subclass says where transitions go (:meth:`_write`) and how they come back (:meth:`_read`). The adapter does the
-    rest: it checks each transition before the store sees it, tells time limits from terminal states, counts, draws
-    uniformly with a generator of its own, applies ``VecNormalize``, and moves batches to the device.
+    A subclass says where transitions go, ``_write(indices, transitions, episode_ends)``, and how they come back,
+    ``_read(indices)``. ``episode_ends`` has for each environment whether its episode ended, terminal or not. The
+    adapter does the rest: it checks each transition before the store sees it, tells time limits from terminal states,
+    counts, draws uniformly with a generator of its own, applies ``VecNormalize``, and moves batches to the device.
 
     Transitions are numbered by ``index = slot * n_envs + environment``, with slots from 0 to ``buffer_size - 1``. When
     all slots are taken, the oldest one is overwritten.
@@ -119,23 +134,11 @@ class ReplayBufferAdapter(ReplayBuffer):
 
     @abstractmethod
     def _write(self, indices: np.ndarray, transitions: Transitions, episode_ends: np.ndarray) -> None:
-        """
-        Store one step of all environments, which has passed the checks.
-
-        :param indices: numbers of the transitions: ``n_envs`` consecutive ones, the first a multiple of ``n_envs``
-        :param transitions: one transition for each environment; arrays that the caller may change later
-        :param episode_ends: shape ``(n_envs,)``, bool: whether the transition is the last one of its episode,
-            terminal or not
-        """
+        """Store the transitions of one step, ``n_envs`` consecutive ones, whose arrays the caller may change later."""
 
     @abstractmethod
     def _read(self, indices: np.ndarray) -> Transitions:
-        """
-        Return stored transitions.
-
-        :param indices: numbers of stored transitions, shape ``(n,)``
-        :return: the transitions, in that order, as arrays or tensors of the caller's own
-        """
+        """Return stored transitions by their numbers, shape ``(n,)``, as arrays or tensors of the caller's own."""
 
     # ----------------------------------------------------------- SB3's interface
 
@@ -208,9 +211,7 @@ class ReplayBufferAdapter(ReplayBuffer):
         :param envs: numbers of the environments whose episodes end with the step that was added last
         """
 
-    def sample(  # SB3's base class declares no type for its own
-        self, batch_size: int, env: VecNormalize | None = None
-    ) -> ReplayBufferSamples:
+    def sample(self, batch_size: int, env: VecNormalize | None = None) -> ReplayBufferSamples:
         """
         Draw transitions uniformly, with replacement.
 
@@ -223,11 +224,7 @@ class ReplayBufferAdapter(ReplayBuffer):
         return self._make_batch(self._draw(batch_size), env)
 
     def _draw(self, batch_size: int) -> np.ndarray:
-        """
-        Return the numbers of the transitions of a batch.
-
-        :param batch_size: how many, > 0
-        """
+        """Return the numbers of the transitions of a batch."""
         n_stored = self._check_draw(batch_size)
         # A third of the time of Generator.integers; below 2^53 the product never reaches n_stored
         return (self._rng.random(batch_size) * n_stored).astype(np.int64)
@@ -247,7 +244,7 @@ class ReplayBufferAdapter(ReplayBuffer):
         return self._make_batch(self._indices(slots, self._rng.integers(self.n_envs, size=len(slots))), env)
 
     def _indices(self, slots: np.ndarray, envs: np.ndarray) -> np.ndarray:
-        """Numbers of transitions, by slot and environment."""
+        """Return the numbers of transitions by slot and environment."""
         return slots * self.n_envs + envs
 
     def _make_batch(self, indices: np.ndarray, env: VecNormalize | None = None) -> Any:
@@ -258,10 +255,9 @@ class ReplayBufferAdapter(ReplayBuffer):
             rewards = env.normalize_reward(_to_numpy(rewards))
         return self._on_device(observations, actions, next_observations, dones, rewards)
 
-    def _samples(self, *parts: Any) -> Any:
-        """Return SB3's samples, which have these parts."""
-        is_dict = isinstance(self.obs_dtype, dict)
-        return DictReplayBufferSamples(*parts) if is_dict else ReplayBufferSamples(*parts)
+    def _samples(self, *tensors: Any) -> Any:
+        """Return SB3's samples."""
+        return (DictReplayBufferSamples if isinstance(self.obs_dtype, dict) else ReplayBufferSamples)(*tensors)
 
     def _on_device(self, *parts: Any) -> Any:
         """Return SB3's samples of arrays or tensors."""
@@ -312,7 +308,7 @@ class ReplayBufferAdapter(ReplayBuffer):
         return array if array.shape == (self.n_envs,) else self._reshaped(name, array, ())
 
     def _reshaped(self, name: str, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-        """As SB3: scalars of a Discrete space, rewards, and a single environment may come without their dimension."""
+        """Add the dimensions that scalars of a Discrete space, rewards and a single environment may lack, as in SB3."""
         full = (self.n_envs, *shape)
         squeezed = [full[:-1]] if shape in ((), (1,)) else []
         if self.n_envs == 1:
@@ -320,6 +316,27 @@ class ReplayBufferAdapter(ReplayBuffer):
         if array.shape != full and array.shape not in squeezed:
             raise InvalidArgumentError(f"`{name}` must have the shape {full}, got {array.shape}")
         return array.reshape(full)
+
+
+def end_episodes(buffer: ReplayBuffer, envs: np.ndarray) -> None:
+    """
+    End the episodes of environments that are reset between two steps, in any replay buffer.
+
+    The transitions that were added last become the last ones of their episodes: truncated, not terminal, so that their
+    targets bootstrap. A buffer with a method ``end_episodes(envs)`` does this itself.
+
+    :param buffer: this package's, SB3's, or one of your own
+    :param envs: numbers of the environments
+    """
+    if hasattr(buffer, "end_episodes"):
+        buffer.end_episodes(envs)
+    elif hasattr(buffer, "truncate_last_trajectory"):  # HER's, which ends every episode that is under way
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it warns that it truncates
+            buffer.truncate_last_trajectory()
+    elif hasattr(buffer, "timeouts") and buffer.size() > 0 and not buffer.optimize_memory_usage:
+        last = buffer.pos - 1
+        buffer.timeouts[last, envs] = np.maximum(buffer.timeouts[last, envs], 1 - buffer.dones[last, envs])
 
 
 _FLOAT32 = np.dtype(np.float32)
@@ -352,11 +369,7 @@ def _stored_dtype(space: spaces.Space) -> np.dtype:
 
 
 def _check_spaces(observation_space: spaces.Space, action_space: spaces.Space) -> None:
-    """
-    Check the spaces.
-
-    :raises UnsupportedSpaceError: for a space whose samples are not arrays, or actions that are not floats
-    """
+    """Raise an ``UnsupportedSpaceError`` for a space whose samples are not arrays, or actions that are not floats."""
     supported = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
     parts = {"observation_space": observation_space}
     if isinstance(observation_space, spaces.Dict) and len(observation_space.spaces) > 0:

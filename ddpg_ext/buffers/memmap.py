@@ -19,14 +19,7 @@ _ADVICE = (
 
 
 def check_directory(directory: Any) -> str:
-    """
-    Return the absolute path of a directory, which need not exist.
-
-    :param directory: a path as text, bytes or ``os.PathLike``
-    :return: the absolute path as text
-    :raises InvalidArgumentTypeError: if it is not a path
-    :raises InvalidArgumentError: if no file system can have such a path
-    """
+    """Return the absolute path of a directory, which need not exist but must be a path that a file system can have."""
     try:
         path = os.fsdecode(directory)
         is_possible = path != "" and b"\0" not in os.fsencode(path)
@@ -40,11 +33,7 @@ def check_directory(directory: Any) -> str:
 
 
 class Memory:
-    """
-    Arrays in the computer's memory or in a device's.
-
-    :param device: the device
-    """
+    """Arrays in the computer's memory or in a device's."""
 
     #: whether the arrays are in files, which need :meth:`reserve`, :meth:`account_io` and :meth:`check_process`
     is_scratch = False
@@ -54,14 +43,7 @@ class Memory:
         self._n_bytes: dict[str, int] = {}
 
     def tensor(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> th.Tensor:
-        """
-        Return a new tensor of zeros.
-
-        :param name: the name of the array; a later call with the same name replaces it by a larger one
-        :param shape: its shape
-        :param dtype: its type
-        :raises ReplayBufferError: if there is not enough memory, or a file cannot be written
-        """
+        """Return a new tensor of zeros; a later call with the same name replaces it by a larger one."""
         self._n_bytes[name] = n_bytes = math.prod(shape) * dtype.itemsize
         try:
             # NumPy's zeros take no memory until they are written to; torch's do
@@ -86,21 +68,13 @@ class Memory:
             )
 
     def reserve(self, name: str, start: int, stop: int) -> None:
-        """
-        Reserve room on the disk for the bytes from ``start`` to ``stop`` of an array.
-
-        :raises ReplayBufferError: if there is no room
-        """
+        """Reserve room on the disk for the bytes from ``start`` to ``stop`` of an array."""
 
     def account_io(self, n_bytes: int) -> None:
         """Count bytes that were read or written, and release mapped pages when they are many."""
 
     def check_process(self) -> None:
-        """
-        Check that the arrays belong to this process.
-
-        :raises ReplayBufferError: in a child process that was forked
-        """
+        """Raise a ``ReplayBufferError`` if the arrays belong to the process that this one was forked from."""
 
 
 class ScratchFiles(Memory):
@@ -109,8 +83,6 @@ class ScratchFiles(Memory):
 
     The files have no name, belong to this process alone, and are gone with it. They are sparse: they take as much of
     the disk as was written.
-
-    :param directory: where the files are made; the directory is made if it does not exist
     """
 
     is_scratch = True

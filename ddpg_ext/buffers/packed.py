@@ -2,15 +2,16 @@
 
 import copy
 import os
+from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch as th
-from gymnasium import spaces
 from stable_baselines3.common.utils import get_device
 from stable_baselines3.common.vec_env import VecNormalize
 
-from ddpg_ext.buffers.adapter import ReplayBufferAdapter, Transitions, _each, _normalized
+from ddpg_ext.buffers.adapter import ReplayBufferAdapter, Transitions, _each, _normalized, extends_constructor
 from ddpg_ext.buffers.memmap import Memory, ScratchFiles, check_directory
 from ddpg_ext.buffers.ring import Ring
 from ddpg_ext.common.checks import check_number
@@ -20,32 +21,10 @@ STORAGES = ("memory", "device", "memmap")
 _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 _BOOL = np.dtype(bool)
 _SEQUENCES = (list, tuple)
-#: what a snapshot holds, beside the layout of a row
-_VALUES = {"buffer_size", "n_envs", "layout", "counts", "seed", "generator"}
-_ARRAYS = {"rows", "end_ids", "ends"}
-#: attributes that :meth:`PackedReplayBuffer._allocate` makes, and those that a snapshot brings
-_NOT_PICKLED = ("_ring", "_staged_obs", "_staged_next_obs", "_rng", "seed")
-
-
-class _ArrayInMemory:
-    """An array as :meth:`PackedReplayBuffer.load_snapshot_state` takes it."""
-
-    def __init__(self, array: np.ndarray) -> None:
-        self._array, self.shape = array, array.shape
-
-    def read_into(self, target: np.ndarray) -> None:
-        np.copyto(target, self._array)
 
 
 def check_equal_arguments(buffer: Any, values: dict[str, Any], *names: str) -> None:
-    """
-    Check that a saved buffer was made with the arguments of this one.
-
-    :param buffer: a replay buffer
-    :param values: the values of the saved buffer
-    :param names: names of the arguments
-    :raises CheckpointError: if they differ
-    """
+    """Raise a ``CheckpointError`` unless a saved buffer was made with the arguments of this one."""
     for name in names:
         if values[name] != getattr(buffer, name):
             raise CheckpointError(
@@ -54,6 +33,7 @@ def check_equal_arguments(buffer: Any, values: dict[str, Any], *names: str) -> N
             )
 
 
+@extends_constructor
 class PackedReplayBuffer(ReplayBufferAdapter):
     """
     Replay buffer with one packed row for each transition, and no observation stored twice.
@@ -66,14 +46,8 @@ class PackedReplayBuffer(ReplayBufferAdapter):
     With large observations the memory is half of that of SB3's buffers (a third where the space is of float64, which is
     stored as float32); the guide has a table. Observations of other types, images for instance, keep theirs.
 
-    :param buffer_size: capacity in transitions, over all environments
-    :param observation_space: a Box, Discrete, MultiDiscrete or MultiBinary space, or a Dict of these
-    :param action_space: a Box of floats
-    :param device: where sampled tensors go
-    :param n_envs: number of parallel environments
-    :param optimize_memory_usage: must be False: this buffer always saves that memory
-    :param handle_timeout_termination: whether ``TimeLimit.truncated`` in ``infos`` means that the next observation is
-        not terminal
+    The other parameters are those of :class:`~ddpg_ext.buffers.ReplayBufferAdapter`.
+
     :param n_steps: above 1: return the sum of ``n_steps`` discounted rewards, the observation after the last of them,
         and its discount (as SB3's ``NStepReplayBuffer``); sums end with an episode and with the newest transition
     :param gamma: discount factor of these sums, in [0, 1]; without effect for ``n_steps=1``
@@ -81,27 +55,23 @@ class PackedReplayBuffer(ReplayBufferAdapter):
         is moved when a batch is drawn; "memmap": scratch files, which may be larger than the memory, and are private to
         the process and gone with it
     :param directory: where the scratch files are made; for "memmap" only
-    :param seed: of the generator that draws batches; None: ``DDPGPaper`` seeds it from its own seed
-    :raises UnsupportedSpaceError: for another space
     :raises InvalidArgumentError: for an argument out of range
     :raises ReplayBufferError: if there is not enough memory, or the directory cannot be written
     """
 
+    _SNAPSHOT_VALUES = frozenset({"buffer_size", "n_envs", "layout", "counts", "seed", "generator"})
+    _SNAPSHOT_ARRAYS = frozenset({"rows", "end_ids", "ends"})
+    #: attributes that :meth:`_allocate` makes, and those that a snapshot brings
+    _NOT_PICKLED: tuple[str, ...] = ("_ring", "_staged_obs", "_staged_next_obs", "_rng", "seed")
+
     def __init__(
         self,
-        buffer_size: int,
-        observation_space: spaces.Space,
-        action_space: spaces.Space,
-        device: th.device | str = "auto",
-        n_envs: int = 1,
-        optimize_memory_usage: bool = False,
-        handle_timeout_termination: bool = True,
-        *,
+        *args: Any,
         n_steps: int = 1,
         gamma: float = 0.99,
         storage: str = "memory",
         directory: str | os.PathLike[str] | None = None,
-        seed: int | None = None,
+        **kwargs: Any,
     ) -> None:
         n_steps = check_number("n_steps", n_steps, lambda n: n > 0, "a whole number above 0", integer=True)
         gamma = check_number("gamma", gamma, lambda x: 0 <= x <= 1, "a number in [0, 1]")
@@ -113,16 +83,7 @@ class PackedReplayBuffer(ReplayBufferAdapter):
             )
         self.storage = storage
         self.directory = None if directory is None else check_directory(directory)
-        super().__init__(
-            buffer_size,
-            observation_space,
-            action_space,
-            device,
-            n_envs,
-            optimize_memory_usage,
-            handle_timeout_termination,
-            seed=seed,
-        )
+        super().__init__(*args, **kwargs)
         self.n_steps = n_steps
         self.gamma = gamma
         # Of rewards, and of what follows sums of 1, 2, ... rewards
@@ -245,12 +206,7 @@ class PackedReplayBuffer(ReplayBufferAdapter):
         return self._samples(*self._read(indices))
 
     def _make_n_step_batch(self, indices: np.ndarray, env: VecNormalize | None) -> Any:
-        """
-        Return transitions with the sums of rewards that start there, and the observations that follow these.
-
-        :param indices: rows of the transitions
-        :param env: ``VecNormalize`` whose statistics normalise observations and each reward
-        """
+        """Return transitions with the sums of rewards that start there, and the observations that follow these."""
         followed, rewards, stops = self._ring.sequences(indices, self.n_steps)
         stops[:, -1] = True
         last = stops.argmax(axis=1)
@@ -270,20 +226,10 @@ class PackedReplayBuffer(ReplayBufferAdapter):
     # --------------------------------------------------------------- save, load
 
     def snapshot_state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """
-        Return all that a file needs to hold for the buffer to continue exactly.
-
-        :return: plain values and the generator; and the arrays, as views
-        """
-        values = {
-            "buffer_size": self.buffer_size,
-            "n_envs": self.n_envs,
-            "layout": self._ring.layout,
-            "counts": self._ring.counts,
-            "seed": self.seed,
-            "generator": self._rng,
-        }
-        return values, self._ring.arrays()
+        """Return all that a file needs for the buffer to continue exactly: plain values, and arrays as views."""
+        values = {name: getattr(self, name) for name in ("buffer_size", "n_envs", "seed")}
+        of_ring = {"layout": self._ring.layout, "counts": self._ring.counts}
+        return {**values, **of_ring, "generator": self._rng}, self._ring.arrays()
 
     def load_snapshot_state(self, values: dict[str, Any], arrays: dict[str, Any]) -> None:
         """
@@ -291,12 +237,9 @@ class PackedReplayBuffer(ReplayBufferAdapter):
 
         :param values: those of :meth:`snapshot_state`
         :param arrays: by name; each with ``shape`` and ``read_into(target)``
-        :raises CheckpointError: if they are of a buffer of another size or other spaces
-        :raises DamagedCheckpointError: if they are not those of such a buffer
-        :raises ReplayBufferError: if the disk is full
+        :raises CheckpointError: if they are not those of a buffer of this size and these spaces
         """
-        if set(values) != _VALUES or set(arrays) != _ARRAYS:
-            raise DamagedCheckpointError(f"its parts are not those of a {type(self).__name__}")
+        self._check_parts(values, arrays)
         check_equal_arguments(self, values, "buffer_size", "n_envs")
         if values["layout"] != self._ring.layout:
             raise CheckpointError(
@@ -304,12 +247,8 @@ class PackedReplayBuffer(ReplayBufferAdapter):
                 "the spaces must be equal"
             )
         counts, seed, generator = values["counts"], values["seed"], values["generator"]
-        is_generator = isinstance(generator, np.random.Generator)
-        if not (
-            is_generator
-            and isinstance(generator.bit_generator, np.random.PCG64)
-            and (seed is None or type(seed) is int)
-        ):
+        is_pcg64 = isinstance(getattr(generator, "bit_generator", None), np.random.PCG64)
+        if not (isinstance(generator, np.random.Generator) and is_pcg64 and type(seed) in (int, type(None))):
             raise DamagedCheckpointError("its random generator is invalid")
         if not (isinstance(counts, list) and len(counts) == 3 and all(type(count) is int for count in counts)):
             raise DamagedCheckpointError(f"its counts are {str(counts)[:60]}")
@@ -321,8 +260,12 @@ class PackedReplayBuffer(ReplayBufferAdapter):
         self.pos, self.full = self._ring.n_added % self.buffer_size, self._ring.n_stored == self.buffer_size
         self.seed, self._rng = seed, copy.deepcopy(generator)
 
+    def _check_parts(self, values: dict[str, Any], arrays: dict[str, Any]) -> None:
+        if set(values) != self._SNAPSHOT_VALUES or set(arrays) != self._SNAPSHOT_ARRAYS:
+            raise DamagedCheckpointError(f"its parts are not those of a {type(self).__name__}")
+
     def __getstate__(self) -> dict[str, Any]:
-        state = {name: value for name, value in self.__dict__.items() if name not in _NOT_PICKLED}
+        state = {name: value for name, value in self.__dict__.items() if name not in self._NOT_PICKLED}
         return {**state, "_snapshot": self.snapshot_state()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -330,7 +273,11 @@ class PackedReplayBuffer(ReplayBufferAdapter):
         self.__dict__.update(state)
         self._device: th.device = get_device(self._device)  # that of the file may not be here
         self._allocate()
-        self.load_snapshot_state(values, {name: _ArrayInMemory(array) for name, array in arrays.items()})
+        stored = {
+            name: SimpleNamespace(shape=array.shape, read_into=partial(np.copyto, src=array))
+            for name, array in arrays.items()
+        }
+        self.load_snapshot_state(values, stored)
 
     @property
     def device(self) -> th.device:

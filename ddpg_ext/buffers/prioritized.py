@@ -1,16 +1,15 @@
 """Prioritised experience replay (Schaul et al., ICLR 2016, https://arxiv.org/abs/1511.05952), proportional variant."""
 
-import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch as th
-from gymnasium import spaces
 from numpy.typing import ArrayLike
 from stable_baselines3.common.type_aliases import ReplayBufferSamples, TensorDict
 from stable_baselines3.common.vec_env import VecNormalize
 
+from ddpg_ext.buffers.adapter import extends_constructor
 from ddpg_ext.buffers.packed import PackedReplayBuffer, check_equal_arguments
 from ddpg_ext.buffers.sum_tree import SumTree
 from ddpg_ext.common.checks import check_number
@@ -26,8 +25,6 @@ from ddpg_ext.common.errors import (
 MAX_UNRETURNED = 10
 #: what is drawn by lies between these, so that neither it nor a sum of it becomes 0 or infinite
 _MIN_LEAF, _MAX_LEAF = 1e-200, 1e290
-#: what the values of a snapshot hold, beside those of :class:`PackedReplayBuffer`
-_VALUES = {"alpha", "max_priority", "n_unreturned"}
 
 
 class PrioritizedReplayBufferSamples(NamedTuple):
@@ -45,6 +42,7 @@ class PrioritizedReplayBufferSamples(NamedTuple):
     indices: np.ndarray
 
 
+@extends_constructor
 class PrioritizedReplayBuffer(PackedReplayBuffer):
     r"""
     Replay buffer that draws a transition in proportion to its priority :math:`p_i = (|\delta_i| + \epsilon)^\alpha`.
@@ -58,45 +56,27 @@ class PrioritizedReplayBuffer(PackedReplayBuffer):
     a plain mean over the states that are drawn. SB3's own algorithms return no priorities. With them, this buffer
     raises an error as soon as that shows: when a batch is drawn after transitions were added since the last one.
 
-    Storage, n-step sums, images and Dict observations are those of :class:`PackedReplayBuffer`.
+    The other parameters are those of :class:`~ddpg_ext.buffers.PackedReplayBuffer`, as are storage, n-step sums, images
+    and Dict observations. Priorities are always in the computer's memory.
 
-    :param buffer_size: see :class:`PackedReplayBuffer`, as for all others up to ``directory``
-    :param observation_space: see there
-    :param action_space: see there
-    :param device: see there
-    :param n_envs: see there
-    :param optimize_memory_usage: see there
-    :param handle_timeout_termination: see there
-    :param n_steps: see there
-    :param gamma: see there
-    :param storage: see there; priorities are always in the computer's memory
-    :param directory: see there
     :param alpha: how much priorities count, >= 0; 0 draws uniformly
     :param beta: how much the weights correct, in [0, 1]; or a function of the number of transitions added so far, such
         as ``LinearDecay(100_000, start=0.4, end=1.0)``
     :param eps: added to the absolute TD error, > 0
-    :param seed: of the generator that draws batches; None: ``DDPGPaper`` seeds it from its own seed
     :raises InvalidArgumentError: for an argument out of range
     """
 
+    _SNAPSHOT_VALUES = PackedReplayBuffer._SNAPSHOT_VALUES | {"alpha", "max_priority", "n_unreturned"}
+    _SNAPSHOT_ARRAYS = PackedReplayBuffer._SNAPSHOT_ARRAYS | {"priorities"}
+    _NOT_PICKLED = (*PackedReplayBuffer._NOT_PICKLED, "_tree")
+
     def __init__(
         self,
-        buffer_size: int,
-        observation_space: spaces.Space,
-        action_space: spaces.Space,
-        device: th.device | str = "auto",
-        n_envs: int = 1,
-        optimize_memory_usage: bool = False,
-        handle_timeout_termination: bool = True,
-        *,
-        n_steps: int = 1,
-        gamma: float = 0.99,
-        storage: str = "memory",
-        directory: str | os.PathLike[str] | None = None,
+        *args: Any,
         alpha: float = 0.6,
         beta: float | Callable[[int], float] = 0.4,
         eps: float = 1e-6,
-        seed: int | None = None,
+        **kwargs: Any,
     ) -> None:
         self.alpha = check_number("alpha", alpha, lambda x: 0 <= x < np.inf, "a number >= 0")
         if not callable(beta):
@@ -105,20 +85,7 @@ class PrioritizedReplayBuffer(PackedReplayBuffer):
         self.eps = check_number("eps", eps, lambda x: 0 < x < np.inf, "a number above 0")
         #: the largest ``|TD error| + eps`` so far, 1 at the beginning
         self.max_priority = 1.0
-        super().__init__(
-            buffer_size,
-            observation_space,
-            action_space,
-            device,
-            n_envs,
-            optimize_memory_usage,
-            handle_timeout_termination,
-            n_steps=n_steps,
-            gamma=gamma,
-            storage=storage,
-            directory=directory,
-            seed=seed,
-        )
+        super().__init__(*args, **kwargs)
 
     def _allocate(self) -> None:
         super()._allocate()
@@ -165,7 +132,7 @@ class PrioritizedReplayBuffer(PackedReplayBuffer):
         :raises ReplayBufferError: if the buffer is empty, or priorities never come back
         """
         self._check_draw(batch_size)
-        self._check_returned()
+        self._count_unreturned()
         beta = self.beta
         if callable(beta):
             n_added = self._ring.n_added * self.n_envs
@@ -190,7 +157,8 @@ class PrioritizedReplayBuffer(PackedReplayBuffer):
             rows[missed] = self._tree.find(self._rng.random(np.count_nonzero(missed)) * total)
         return rows
 
-    def _check_returned(self) -> None:
+    def _count_unreturned(self) -> None:
+        """Count batches until priorities come back, and raise a ``ReplayBufferError`` once that is overdue."""
         if self._n_unreturned is None:
             return
         n_added = self._ring.n_added
@@ -248,22 +216,17 @@ class PrioritizedReplayBuffer(PackedReplayBuffer):
         return self._ring.nth(np.arange(self._ring.n_stored * self.n_envs))
 
     def load_snapshot_state(self, values: dict[str, Any], arrays: dict[str, Any]) -> None:  # documented in the parent
-        if not set(values) >= _VALUES or "priorities" not in arrays:
-            raise DamagedCheckpointError(f"its parts are not those of a {type(self).__name__}")
+        self._check_parts(values, arrays)
         check_equal_arguments(self, values, "alpha")
         max_priority, n_unreturned = values["max_priority"], values["n_unreturned"]
-        if not (
-            isinstance(max_priority, float) and 0 < max_priority < np.inf and type(n_unreturned) in (int, type(None))
-        ):
+        is_priority = isinstance(max_priority, float) and 0 < max_priority < np.inf
+        if not (is_priority and type(n_unreturned) in (int, type(None))):
             raise DamagedCheckpointError(f"its largest priority is {str(max_priority)[:60]}")
         priorities = np.empty(arrays["priorities"].shape, np.float64)
         arrays["priorities"].read_into(priorities)
         if not (np.isfinite(priorities).all() and (priorities >= 0).all()):
             raise DamagedCheckpointError("its priorities are not finite and >= 0")
-        super().load_snapshot_state(
-            {name: value for name, value in values.items() if name not in _VALUES},
-            {name: array for name, array in arrays.items() if name != "priorities"},
-        )
+        super().load_snapshot_state(values, arrays)
         rows = self._stored_rows()
         if priorities.shape != rows.shape:
             self.reset()
@@ -274,11 +237,6 @@ class PrioritizedReplayBuffer(PackedReplayBuffer):
         leaves[rows] = np.clip(priorities, _MIN_LEAF, _MAX_LEAF)
         self._tree = SumTree(leaves)
         self._n_unreturned, self._n_added_at_draw = n_unreturned, self._ring.n_added
-
-    def __getstate__(self) -> dict[str, Any]:
-        state = super().__getstate__()
-        del state["_tree"]
-        return state
 
 
 def _as_indices(indices: ArrayLike) -> np.ndarray:

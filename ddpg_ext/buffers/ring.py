@@ -1,7 +1,6 @@
 """The ring of a :class:`~ddpg_ext.buffers.PackedReplayBuffer`: rows in the order of time, no observation twice."""
 
 import math
-from collections import deque
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -53,15 +52,8 @@ class Ring:
     next observation of the newest transition. Behind the last row there is room for one observation more, so that a row
     and the observation behind it are always one contiguous window of memory.
 
-    A row is known by its place among the rows of all environments, ``env * (capacity + 2) + place in its ring``.
-
-    :param n_envs: number of environments
-    :param capacity: transitions of each environment
-    :param obs_shape: shape of an observation; of a Dict observation, the shapes by key
-    :param obs_dtype: its type; of a Dict observation, the types by key
-    :param action_dim: length of an action
-    :param memory: where the arrays live
-    :raises ReplayBufferError: if there is not enough memory, or scratch files cannot be written
+    A row is known by its place among the rows of all environments, ``env * (capacity + 2) + place in its ring``. Of
+    Dict observations, ``obs_shape`` and ``obs_dtype`` are dicts.
     """
 
     def __init__(
@@ -74,10 +66,9 @@ class Ring:
         self._make_rows()
         self._make_staging()
         self.end_ids = np.zeros((n_envs, self._n_rows + 1), np.int32)
-        self._all_end_ids = self.end_ids.reshape(-1)
+        self._all_end_ids, self._end_ids_by_row = self.end_ids.reshape(-1), self.end_ids.T
         self._ends = self._rows.new_zeros((0, self._obs_width))
-        #: (row, environment, place) of what is in the table, the oldest row first; and the places that are free
-        self._kept: deque[tuple[int, int, int]] = deque()
+        #: places of the table that are free
         self._free: list[int] = []
         self._set_places(max(_MIN_PLACES, 4 * n_envs))
         #: rows of each environment for which there is room on the disk
@@ -165,16 +156,7 @@ class Ring:
         """Copy the next observation of a row, which is behind it now, to the table."""
         place = self._free.pop()
         self._ends_out[place] = self._windows_out[row, env, -self._obs_width :]
-        self._kept.append((row, env, place))
         self.end_ids[env, row] = place + 1
-
-    def _drop_ends(self, row: int) -> None:
-        """Give back the places of the oldest row."""
-        while self._kept and self._kept[0][0] == row:
-            _, env, place = self._kept[0]
-            self.end_ids[env, row] = 0
-            self._kept.popleft()
-            self._free.append(place)
 
     def _keep_pending(self) -> None:
         """Keep the newest next observations that differ from the staged observations, before these replace them."""
@@ -184,15 +166,6 @@ class Ring:
             if not self.end_ids[env, newest] and self.raw_staged_obs[env].tobytes() != pending[env].tobytes():
                 self._keep_end(newest, env)
 
-    def _restore_table(self) -> None:
-        """Find out from ``end_ids`` which places are taken."""
-        envs, rows = np.nonzero(self.end_ids)
-        ages = (self.head - 1 - rows) % self._n_rows
-        oldest_first = sorted(zip((-ages).tolist(), rows.tolist(), envs.tolist(), strict=True))
-        self._kept = deque((row, env, int(self.end_ids[env, row]) - 1) for _, row, env in oldest_first)
-        taken = {place for *_, place in self._kept}
-        self._free = [place for place in reversed(range(len(self._ends))) if place not in taken]
-
     # ------------------------------------------------------------------- write
 
     def clear(self) -> None:
@@ -201,18 +174,15 @@ class Ring:
         self._set_counts(0, 0, 0)
 
     def _set_counts(self, n_stored: int, head: int, n_added: int) -> None:
-        """
-        Set the counts, and what follows from them.
-
-        :param n_stored: transitions of each environment
-        :param head: the row that is written next, behind the newest transition
-        :param n_added: steps that were ever added
-        """
+        """Set the counts, and what follows from them and from ``end_ids``."""
+        #: transitions of each environment; the row that is written next, behind the newest transition; steps that were
+        #: ever added
         self.n_stored, self.head, self.n_added = n_stored, head, n_added
         #: the newest next observations as they were given, to compare with the observations that are added next; None:
         #: look into the rows
         self.pending: bytes | None = None
-        self._restore_table()
+        taken = set(self.end_ids[self.end_ids != 0].tolist())
+        self._free = [place for place in reversed(range(len(self._ends))) if place + 1 not in taken]
 
     def _newest(self) -> int:
         return (self.head - 1) % self._n_rows
@@ -230,13 +200,11 @@ class Ring:
         Write what is staged, one step of all environments, to the head.
 
         A keyboard interrupt on the way leaves every transition that counts whole: what is overwritten counts no more,
-        and what is written does not count yet.
+        and what is written does not count yet. If the disk is full, what is stored is unharmed.
 
-        :param episode_ends: whether the episodes end with it, shape ``(n_envs,)``; None: none does
-        :param goes_on: whether its observations are the newest next observations, and the head is not 0. They are in
-            their place then, and what is staged of them is not looked at
-        :param pending: its next observations as they were given
-        :raises ReplayBufferError: if the disk is full; what is stored is unharmed
+        ``episode_ends`` is None if no episode ends. ``goes_on`` says that the observations are the newest next
+        observations, and the head is not 0: they are in their place, and what is staged of them is not looked at.
+        ``pending`` are the next observations as they were given.
         """
         head = self.head
         if len(self._free) < 2 * self.n_envs:
@@ -245,8 +213,11 @@ class Ring:
             self.memory.check_process()
             self._reserve(head + 2)
             self.memory.account_io(self.n_envs * (self._row_bytes + self._obs_bytes))
-        if self._kept and self._kept[0][0] == head:
-            self._drop_ends(head)
+        if np.count_nonzero(self._end_ids_by_row[head]):  # of the oldest transitions, which end here
+            for env in np.flatnonzero(self._end_ids_by_row[head]).tolist():
+                place = int(self.end_ids[env, head]) - 1
+                self.end_ids[env, head] = 0
+                self._free.append(place)
         if not goes_on and self.n_stored:
             self._keep_pending()
         self.pending = None  # so that after an interrupt, the next step has a closer look
@@ -284,11 +255,7 @@ class Ring:
     # --------------------------------------------------------------------- read
 
     def nth(self, numbers: np.ndarray) -> np.ndarray:
-        """
-        Return a row with a transition for each number, one for one.
-
-        :param numbers: numbers from 0 to ``n_stored * n_envs - 1``
-        """
+        """Return a row with a transition for each number from 0 to ``n_stored * n_envs - 1``, one for one."""
         n_stored, head = self.n_stored, self.head
         envs = None
         if self.n_envs > 1:
@@ -302,22 +269,15 @@ class Ring:
         return rows if envs is None else rows + self._first_rows[envs]
 
     def by_age(self, ages: np.ndarray, envs: np.ndarray) -> np.ndarray:
-        """
-        Return rows by their age.
-
-        :param ages: 0 for the newest transition, and so on
-        :param envs: the environments
-        """
+        """Return rows by their ages, 0 for the newest transition."""
         return self._first_rows[envs] + (self.head - 1 - ages) % self._n_rows
 
     def sequences(self, rows: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """
-        Follow rows to the end of their episodes.
+        Follow rows to the end of their episodes, each row being the first of ``length``.
 
-        :param rows: rows with transitions, shape ``(n,)``
-        :param length: how many rows to follow, each row being the first
-        :return: the rows, their rewards, and whether no row follows, because an episode ends or it is the newest one;
-            all of shape ``(n, length)``
+        Return the rows, their rewards, and whether no row follows, because an episode ends or it is the newest one; all
+        of shape ``(n, length)``.
         """
         first = rows - rows % (self._n_rows + 1)
         in_ring = ((rows - first)[:, None] + np.arange(length)) % self._n_rows  # (n, length)
@@ -327,12 +287,7 @@ class Ring:
         return followed, rewards.reshape(followed.shape), stops
 
     def read(self, rows: np.ndarray, device: th.device) -> Transitions:
-        """
-        Return transitions as tensors of their own.
-
-        :param rows: rows with transitions, shape ``(n,)``
-        :param device: where the tensors go
-        """
+        """Return the transitions of rows as tensors of their own."""
         if self.memory.is_scratch:
             self.memory.check_process()
             # The system maps pages around those that are read, about a megabyte on some
@@ -381,7 +336,7 @@ class Ring:
         return [[part.key, part.dtype.str, list(part.shape), part.start] for part in parts]
 
     def _stored(self, n_stored: int, head: int, n_ends: int) -> dict[str, Any]:
-        """Views of the rows that were written to, and of the first places of the table."""
+        """Return views of the rows that were written to, and of the first places of the table."""
         used = slice(head + 1 if n_stored == head else None)
         return {"rows": self._rows[:, used], "end_ids": self.end_ids[:, used], "ends": self._ends[:n_ends]}
 
@@ -395,10 +350,8 @@ class Ring:
         """
         Replace all that is stored. If that fails on the way, :meth:`clear` has to follow.
 
-        :param counts: ``counts`` of the ring that ``arrays`` came from
-        :param n_ends: length of its ``ends``
-        :param read: called with a name of ``arrays``, and an array of that shape to fill
-        :raises DamagedCheckpointError: if the counts and arrays do not fit each other
+        ``counts`` and the length of ``ends`` are those of the ring that ``arrays`` came from. ``read`` is called with a
+        name of ``arrays``, and an array of that shape to fill.
         """
         self.memory.check_process()
         self.clear()

@@ -15,8 +15,7 @@ class SumTree:
     Values >= 0 with the sums of groups of them, and of groups of groups.
 
     A changed sum is computed again from its terms, so that rounding errors do not build up over millions of updates.
-
-    :param leaves: the values, float64; kept, not copied. The length must be a multiple of ``WIDTH``
+    ``leaves`` are the values, float64, kept and not copied; their number is a multiple of ``WIDTH``.
     """
 
     def __init__(self, leaves: np.ndarray) -> None:
@@ -47,12 +46,7 @@ class SumTree:
         return float(self._top.sum())
 
     def set(self, indices: np.ndarray, values: np.ndarray | float) -> None:
-        """
-        Change values.
-
-        :param indices: which ones; of one that comes twice, the last counts
-        :param values: their new values
-        """
+        """Change values; of an index that comes twice, the last counts."""
         # Sums are made when they are needed, for all changes at once; noted first, in case of an interrupt
         self._changed.append(indices)
         self.leaves[indices] = values
@@ -72,10 +66,9 @@ class SumTree:
 
     def find(self, points: np.ndarray) -> np.ndarray:
         """
-        Find into which values points fall if all values are laid end to end.
+        Return the index of the value into which each point in [0, total) falls if all values are laid end to end.
 
-        :param points: numbers in [0, total), shape ``(n,)``
-        :return: the index of the value for each point. Rounding may, very rarely, give another one close to it
+        Rounding may, very rarely, give another index close to it.
         """
         self._refresh()
         ends = self._top.cumsum()

@@ -174,13 +174,7 @@ class _LossRecorder(KVWriter):
 
 
 def moving_mean(values: np.ndarray, window: int) -> np.ndarray:
-    """
-    Return the means of each value and the ``window - 1`` values before it.
-
-    :param values: shape ``(n,)``
-    :param window: at least 1; the first means are of fewer values
-    :return: shape ``(n,)``
-    """
+    """Return the means of each value and the ``window - 1`` values before it; the first means are of fewer values."""
     sums = np.cumsum(np.concatenate([[0.0], values]))
     ends = np.arange(1, len(values) + 1)
     starts = np.maximum(ends - window, 0)

@@ -77,14 +77,16 @@ def copy_statistics(model: BaseAlgorithm, vec_env: VecEnv) -> None:
         return
     target.training = False
     if source.norm_obs:
-        if _shapes(source.obs_rms) != _shapes(target.obs_rms):
+        expected, shape = statistics_shape(source.obs_rms), statistics_shape(target.obs_rms)
+        if shape != expected:
             raise InvalidArgumentError(
-                f"`env` must have a VecNormalize with statistics of shape {_shapes(source.obs_rms)}, like the model's, "
-                f"got {_shapes(target.obs_rms)}; apply the wrappers in the same order as for training"
+                f"`env` must have a VecNormalize with statistics of shape {expected}, like the model's, got {shape}; "
+                "apply the wrappers in the same order as for training"
             )
         target.obs_rms = copy.deepcopy(source.obs_rms)
     target.ret_rms = copy.deepcopy(source.ret_rms)
 
 
-def _shapes(rms: RunningMeanStd | dict[str, RunningMeanStd]) -> Any:
+def statistics_shape(rms: RunningMeanStd | dict[str, RunningMeanStd]) -> Any:
+    """Return the shape of running statistics; of Dict observations, the shapes by key."""
     return {key: part.mean.shape for key, part in rms.items()} if isinstance(rms, dict) else rms.mean.shape

@@ -103,11 +103,7 @@ class OrnsteinUhlenbeckNoise(ActionNoise):
         self.restart_stream(seed)
 
     def restart_stream(self, seed: int | None) -> None:
-        """
-        Restart the random stream, but keep the attribute ``seed``, which the user set.
-
-        :param seed: None takes fresh entropy
-        """
+        """Restart the random stream, but keep the attribute ``seed``, which the user set."""
         self._rng = np.random.default_rng(seed)
 
     def spawn(self, n: int) -> list[OrnsteinUhlenbeckNoise]:
@@ -123,10 +119,8 @@ class OrnsteinUhlenbeckNoise(ActionNoise):
         return copies
 
     def __repr__(self) -> str:
-        return (
-            f"OrnsteinUhlenbeckNoise(mean={self.mean}, sigma={self.sigma}, theta={self.theta}, dt={self.dt}, "
-            f"seed={self.seed})"
-        )
+        arguments = (f"{name}={getattr(self, name)}" for name in ("mean", "sigma", "theta", "dt", "seed"))
+        return f"OrnsteinUhlenbeckNoise({', '.join(arguments)})"
 
 
 @dataclass(frozen=True)
@@ -228,11 +222,7 @@ class ScheduledActionNoise(ActionNoise):
             self.noise.set_random_seed(seed)
 
     def restart_stream(self, seed: int | None) -> None:
-        """
-        Restart the random stream of the wrapped noise, but keep its attribute ``seed``.
-
-        :param seed: None takes fresh entropy
-        """
+        """Restart the random stream of the wrapped noise, but keep its attribute ``seed``."""
         seed_random_stream(self.noise, seed)
 
     def spawn(self, n: int) -> list[ScheduledActionNoise]:
@@ -252,12 +242,7 @@ class ScheduledActionNoise(ActionNoise):
 
 
 def seed_random_stream(noise: ActionNoise, seed: int | None) -> None:
-    """
-    Seed a noise that has its own generator; SB3's noises draw from NumPy's global generator.
-
-    :param noise: any action noise
-    :param seed: None takes fresh entropy
-    """
+    """Seed a noise that has its own generator; SB3's noises draw from NumPy's global generator."""
     if isinstance(noise, VectorizedActionNoise):
         seed_random_stream(noise.base_noise, seed)
         noise.noises = independent_copies(noise.base_noise, noise.n_envs)
@@ -266,26 +251,12 @@ def seed_random_stream(noise: ActionNoise, seed: int | None) -> None:
 
 
 def independent_copies(noise: ActionNoise, n: int) -> list[Any]:
-    """
-    Return one noise per environment; SB3's deep copies would give all environments the same stream.
-
-    :param noise: the noise of one environment
-    :param n: number of copies
-    :return: the copies
-    """
-    if hasattr(noise, "spawn"):
-        return noise.spawn(n)
-    return [copy.deepcopy(noise) for _ in range(n)]
+    """Return one noise per environment; SB3's deep copies would give all environments the same stream."""
+    return noise.spawn(n) if hasattr(noise, "spawn") else [copy.deepcopy(noise) for _ in range(n)]
 
 
 def vectorize(noise: ActionNoise, n_envs: int) -> ActionNoise:
-    """
-    Fit a noise to a number of environments.
-
-    :param noise: the noise of one environment, or a ``VectorizedActionNoise`` for any number of them
-    :param n_envs: number of environments
-    :return: a noise of shape ``(action_dim,)`` for one environment, ``(n_envs, action_dim)`` for more
-    """
+    """Return a noise, which may be vectorized already, for a number of environments; for one, it is not vectorized."""
     if isinstance(noise, VectorizedActionNoise):
         if noise.n_envs == n_envs:
             return noise
@@ -299,12 +270,7 @@ def vectorize(noise: ActionNoise, n_envs: int) -> ActionNoise:
 
 
 def noise_scale(noise: ActionNoise) -> float:
-    """
-    Return the present factor on a noise, for the log.
-
-    :param noise: any action noise
-    :return: the schedule's value for a :class:`ScheduledActionNoise` (of the first environment), else 1
-    """
+    """Return the present factor on a noise, of the first environment; 1 without a schedule."""
     if isinstance(noise, VectorizedActionNoise):
         noise = noise.noises[0]
     return getattr(noise, "scale", 1.0)

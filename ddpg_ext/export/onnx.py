@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +21,7 @@ from torch import nn
 from ddpg_ext._version import __version__
 from ddpg_ext.common.checks import check_number
 from ddpg_ext.common.errors import CheckpointError, InvalidArgumentError, InvalidArgumentTypeError
+from ddpg_ext.common.evaluation import statistics_shape
 from ddpg_ext.common.files import atomic_file
 from ddpg_ext.common.layers import Linear
 from ddpg_ext.common.optional_imports import import_extra
@@ -98,14 +99,13 @@ class _Agent(nn.Module):
         space = model.action_space
         self.action_shape = space.shape
         self.low, self.high = (th.as_tensor(bound) for bound in (space.low, space.high))
-        self.keys = list(model.observation_space) if isinstance(model.observation_space, spaces.Dict) else None
         parts = _parts(model.observation_space, statistics)
         self.normalize = nn.ModuleList(nn.Identity() if rms is None else _Normalize(rms, statistics) for rms in parts)
 
     def forward(self, *observations: th.Tensor) -> th.Tensor:
         """Return actions, shape ``(batch, *action_shape)``, for one tensor, or one per key of a Dict."""
         normalized = [part(observation) for part, observation in zip(self.normalize, observations, strict=True)]
-        obs = normalized[0] if self.keys is None else dict(zip(self.keys, normalized, strict=True))
+        obs = _joined(self.policy.observation_space, normalized)
         actions = self.policy._predict(obs, deterministic=True).reshape(-1, *self.action_shape)
         # BasePolicy.unscale_action
         return self.low + (0.5 * (actions + 1.0) * (self.high - self.low))
@@ -133,19 +133,25 @@ class _Normalize(nn.Module):
         return (centred * self.factor).clamp(-self.clip, self.clip)
 
 
+def _by_key(whole: Any) -> dict[str, Any]:
+    """Return the parts of a Dict space or of a dict by key, and anything else as the part named ``observation``."""
+    return dict(whole.items()) if isinstance(whole, dict | spaces.Dict) else {OBSERVATION: whole}
+
+
+def _joined(space: gym.Space, parts: Sequence[Any]) -> Any:
+    """Return the observation, a dict for a Dict space, that has these parts."""
+    return dict(zip(space, parts, strict=True)) if isinstance(space, spaces.Dict) else parts[0]
+
+
 def _names(space: gym.Space) -> list[str]:
     """Return the names of the graph's inputs."""
-    if not isinstance(space, spaces.Dict):
-        return [OBSERVATION]
-    return [str(key) if key != ACTION else f"{OBSERVATION}.{key}" for key in space]
+    return [str(key) if key != ACTION else f"{OBSERVATION}.{key}" for key in _by_key(space)]
 
 
 def _parts(space: gym.Space, statistics: VecNormalize | None) -> list[RunningMeanStd | None]:
     """Return the statistics of each input, None if it is not normalised."""
-    rms: Any = None if statistics is None else statistics.obs_rms
-    if not isinstance(space, spaces.Dict):
-        return [rms]
-    return [None if rms is None else rms.get(key) for key in space]
+    rms = {} if statistics is None else _by_key(statistics.obs_rms)
+    return [rms.get(key) for key in _by_key(space)]
 
 
 def _statistics(model: DDPGPaper, argument: Any) -> VecNormalize | None:
@@ -156,40 +162,26 @@ def _statistics(model: DDPGPaper, argument: Any) -> VecNormalize | None:
         raise InvalidArgumentTypeError(f"`vec_normalize` must be a VecNormalize, 'auto' or None, got {argument!r}")
     if statistics is None or not statistics.norm_obs:
         return None
-    space, rms = model.observation_space, statistics.obs_rms
-    shapes = {key: part.mean.shape for key, part in rms.items()} if isinstance(rms, dict) else rms.mean.shape
-    if isinstance(space, spaces.Dict):
-        expected: Any = {key: part.shape for key, part in space.items()}
-        fits = isinstance(shapes, dict) and shapes.items() <= expected.items()
-    else:
-        expected = space.shape
-        fits = shapes == expected
-    if not fits:
+    space, shapes = model.observation_space, statistics_shape(statistics.obs_rms)
+    expected = {key: part.shape for key, part in _by_key(space).items()}
+    if not _by_key(shapes).items() <= expected.items():
         raise InvalidArgumentError(
-            f"`vec_normalize` must have statistics of the model's observations, of shape {expected}, got {shapes}. "
+            "`vec_normalize` must have statistics of the model's observations, of shape "
+            f"{_joined(space, list(expected.values()))}, got {shapes}. "
             "If a wrapper around the VecNormalize changes observations (stacked frames, transposed images), pass "
             "vec_normalize=None and normalise before the graph"
         )
     return statistics
 
 
-def _raw_space(space: gym.Space, statistics: VecNormalize | None) -> gym.Space:
-    """Return the space of the graph's inputs; SB3 changes images that it normalises to float32."""
-    if statistics is None or statistics.venv is None:
-        return space
-    raw = statistics.venv.observation_space
-    if isinstance(space, spaces.Dict) and isinstance(raw, spaces.Dict) and isinstance(statistics.obs_rms, dict):
-        return spaces.Dict({key: raw[key] if key in statistics.obs_rms else part for key, part in space.items()})
-    return raw
-
-
 def _samples(space: gym.Space, statistics: VecNormalize | None, n: int = 5) -> list[np.ndarray]:
     """Return ``n`` observations of moderate size for each input."""
     rng = np.random.default_rng(0)
-    raw = _raw_space(space, statistics)
-    parts = list(raw.values()) if isinstance(raw, spaces.Dict) else [raw]
+    # SB3 changes the spaces of images that it normalises to float32
+    raw = {} if statistics is None or statistics.venv is None else _by_key(statistics.venv.observation_space)
     samples = []
-    for part, rms in zip(parts, _parts(space, statistics), strict=True):
+    for (key, part), rms in zip(_by_key(space).items(), _parts(space, statistics), strict=True):
+        part = part if rms is None else raw.get(key, part)
         if isinstance(part, spaces.Box) and part.dtype.kind == "f":
             mean, std = (0.0, 1.0) if rms is None else (rms.mean, np.sqrt(rms.var))
             drawn = rng.normal(mean, std, size=(n, *part.shape))
@@ -264,7 +256,7 @@ def _compare(
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     space = model.observation_space
     (actions,) = session.run(None, dict(zip(_names(space), samples, strict=True)))
-    obs: Any = dict(zip(space, samples, strict=True)) if isinstance(space, spaces.Dict) else samples[0]
+    obs = _joined(space, samples)
     expected, _ = model.predict(obs if statistics is None else statistics.normalize_obs(obs), deterministic=True)
     half_range = (model.action_space.high - model.action_space.low) / 2
     difference = np.max(np.abs(actions - expected) / half_range, initial=0.0)

@@ -1,24 +1,21 @@
 """``python -m ddpg_ext sweep``: seeds, tasks and algorithms, on one machine or on a Ray cluster (Ray Tune)."""
 
 import argparse
-import copy
 import importlib
 import logging
 import os
 import signal
 import socket
 import sys
-import tempfile
 import threading
 import time
-from contextlib import redirect_stdout, suppress
-from pathlib import Path
+from contextlib import suppress
 from typing import Any
 
 from ddpg_ext.common.environments import check_environment
 from ddpg_ext.common.errors import DDPGPaperError, InvalidArgumentError, suggestion
 from ddpg_ext.common.optional_imports import import_extra
-from ddpg_ext.zoo.sweep_options import VARIANT_KEYS, one_line, parse
+from ddpg_ext.zoo.sweep_options import one_line, parse
 
 #: times that a run is started again after its process or its node died
 MAX_FAILURES = 10
@@ -51,7 +48,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def plan(options: argparse.Namespace) -> list[Any]:
     """
-    Make the list of runs. Each setting is tried: its environment and its model are made once.
+    Make the list of runs, and try each setting: its environment and its model are made once.
 
     :param options: of :func:`parse`
     :return: the runs
@@ -59,10 +56,8 @@ def plan(options: argparse.Namespace) -> list[Any]:
     """
     import_extra("ray.tune", "ddpg_ext[sweep]", "sweep")
     import_extra("rl_zoo3", "ddpg_ext[zoo]", "sweep")
-    from rl_zoo3 import ALGOS
-
     from ddpg_ext.zoo.register import register_zoo
-    from ddpg_ext.zoo.sweep_run import Run
+    from ddpg_ext.zoo.sweep_run import ALGOS, Run, resolve
 
     register_zoo()
     for package in options.gym_packages:
@@ -72,7 +67,9 @@ def plan(options: argparse.Namespace) -> list[Any]:
             raise InvalidArgumentError(f"--gym-packages {package} cannot be imported ({error})") from error
     for env in options.env:
         check_environment(env, "One of your own needs --gym-packages with the module that registers it.")
-    settings = []
+    common = {name: value for name, value in vars(options).items() if name in Run._fields}
+    common |= {"seed": options.seed[0], "hyperparameters": options.hyperparams}
+    runs = []
     for algo in options.algo:
         for variant, values in (options.variant or {"": {}}).items():
             if "algo" in values and algo != options.algo[0]:
@@ -82,53 +79,13 @@ def plan(options: argparse.Namespace) -> list[Any]:
                 raise InvalidArgumentError(f"the algorithm {chosen!r} is unknown; {suggestion(chosen, ALGOS)}")
             is_only = len(options.algo) == 1 or "algo" in values
             folder = chosen if not variant else variant if is_only else f"{algo}-{variant}"
-            settings += [(folder, chosen, env, values) for env in options.env]
-    runs = []
-    common: tuple[Any, ...] = (options.eval_freq, options.eval_episodes, options.final_episodes, options.snapshot_freq)
-    common = (*common, options.env_kwargs, tuple(options.gym_packages), options.vec_env)
-    for folder, algo, env, values in settings:
-        hyperparameters, n_timesteps = _resolve(options, algo, env, values, common)
-        runs += [Run(folder, algo, env, seed, hyperparameters, n_timesteps, *common) for seed in options.seed]
+            for env in options.env:
+                setting = Run(**{**common, "variant": folder, "algo": chosen, "env": env})
+                setting = resolve(setting, values, options.conf_file)
+                runs += [setting._replace(seed=seed) for seed in options.seed]
     if len({run.name for run in runs}) < len(runs):
         raise InvalidArgumentError("two runs have the same folder; give each variant and each seed once")
     return runs
-
-
-def _resolve(
-    options: argparse.Namespace, algo: str, env: str, values: dict[str, Any], common: tuple[Any, ...]
-) -> tuple[dict[str, Any], int]:
-    """Return the hyperparameters of a setting, as an entry of the Zoo's files, and its number of steps."""
-    from rl_zoo3 import ALGOS
-
-    from ddpg_ext.zoo.experiment import ExperimentManager
-    from ddpg_ext.zoo.sweep_run import Run, check_keys, prepare
-
-    where = f"{algo} on {env}"
-    own = {key: value for key, value in values.items() if key not in VARIANT_KEYS}
-    custom = copy.deepcopy({**options.hyperparams, **own})
-    check_keys(ALGOS[algo], custom, where)
-    n_timesteps = int(own.get("n_timesteps", options.n_timesteps))
-    with tempfile.TemporaryDirectory() as scratch, open(os.devnull, "w") as silence, redirect_stdout(silence):
-        try:
-            experiment = ExperimentManager(
-                argparse.Namespace(), algo, env, scratch, n_timesteps=n_timesteps, config=options.conf_file
-            )
-            entry = {} if values.get("base") == "paper" else experiment.read_hyperparameters()[0]
-            if "study" in values:
-                entry |= experiment.load_trial(values["study"], values.get("study_name"))  # type: ignore[arg-type]
-            entry |= custom
-            n_timesteps = n_timesteps if n_timesteps > 0 else int(entry.get("n_timesteps", -1))
-            if n_timesteps < 1:
-                raise InvalidArgumentError(f"{where} has no number of steps; pass --n-timesteps")
-            entry["n_timesteps"] = n_timesteps
-            trial = Run("trial", algo, env, options.seed[0], entry, n_timesteps, *common)
-            experiment, model, entry = prepare(trial, Path(scratch))
-            for made in (model.env, *(getattr(callback, "eval_env", None) for callback in experiment.callbacks)):
-                if made is not None:
-                    made.close()
-        except Exception as error:  # of the Zoo, of the algorithm, of the environment, of Optuna
-            raise InvalidArgumentError(f"{where}: {one_line(error)}") from error
-    return dict(entry), n_timesteps
 
 
 # ------------------------------------------------------------------------ run
@@ -177,18 +134,14 @@ def _n_cores() -> int:
 def _print_plan(runs: list[Any], missing: dict[str, Any], jobs: int) -> None:
     from ddpg_ext.zoo.sweep_run import seconds_per_step
 
-    speeds: dict[tuple[str, str], float] = {}
-    total = 0.0
+    one_of_each = {(run.variant, run.env): run for run in missing.values()}
+    speeds = {setting: seconds_per_step(run) for setting, run in one_of_each.items()}
+    seconds = {name: run.n_timesteps * speeds[run.variant, run.env] for name, run in missing.items()}
     for run in runs:
-        setting = (run.variant, run.env)
-        if run.name in missing and setting not in speeds:
-            speeds[setting] = seconds_per_step(run)
-        seconds = run.n_timesteps * speeds[setting] if run.name in missing else 0.0
-        total += seconds
-        state = f"about {_duration(seconds)}" if run.name in missing else "finished"
+        state = f"about {_duration(seconds[run.name])}" if run.name in missing else "finished"
         print(f"{run.name}: {run.n_timesteps:,} steps, {state}")
-    longest = max((run.n_timesteps * speeds[run.variant, run.env] for run in missing.values()), default=0.0)
-    print(f"about {_duration(max(total / jobs, longest))} with {jobs} at a time, without evaluations")
+    total = max([sum(seconds.values()) / jobs, *seconds.values()])
+    print(f"about {_duration(total)} with {jobs} at a time, without evaluations")
 
 
 def _duration(seconds: float) -> str:

@@ -41,31 +41,25 @@ def open_folder(folder: str) -> "Storage":
 
 
 def merge_settings(storage: "Storage", settings: dict[str, Any]) -> dict[str, Any]:
-    """
-    Return the settings of the folder with those of this sweep.
-
-    :param storage: the folder
-    :param settings: by variant and environment
-    :raises InvalidArgumentError: if the folder has others for the same variant and environment
-    """
+    """Return the settings of the folder with those of this sweep, by variant and environment, unless they differ."""
     known = storage.read_json(SETTINGS) or {}
     settings = json.loads(json.dumps(settings, default=str))
     for name in settings.keys() & known.keys():
-        for key in settings[name]:
-            if settings[name][key] != known[name].get(key):
-                raise InvalidArgumentError(
-                    f"--folder {storage.path!r} is of another sweep: {name} has "
-                    f"{_difference(key, known[name].get(key), settings[name][key])}; choose another folder"
-                )
+        if settings[name] != known[name]:
+            difference = _difference(known[name], settings[name])
+            raise InvalidArgumentError(
+                f"--folder {storage.path!r} is of another sweep: {name} has {difference}; choose another folder"
+            )
     return {**known, **settings}
 
 
-def _difference(key: str, theirs: Any, mine: Any) -> str:
-    """Say which part of a setting is another."""
-    if isinstance(theirs, dict) and isinstance(mine, dict):
-        key = next(name for name in {**theirs, **mine} if theirs.get(name) != mine.get(name))
-        theirs, mine = theirs.get(key), mine.get(key)
-    return f"`{key}` {theirs!r} there, got {mine!r}"
+def _difference(theirs: dict[str, Any], mine: dict[str, Any]) -> str:
+    """Name the first key, within nested dicts too, whose values differ."""
+    key = next(name for name in {**theirs, **mine} if theirs.get(name) != mine.get(name))
+    values = theirs.get(key), mine.get(key)
+    if all(isinstance(value, dict) for value in values):
+        return _difference(*values)  # type: ignore[arg-type]
+    return f"`{key}` {values[0]!r} there, got {values[1]!r}"
 
 
 class Storage:

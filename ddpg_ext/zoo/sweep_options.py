@@ -47,14 +47,16 @@ def parse(argv: list[str]) -> argparse.Namespace:
         known = {action.dest for action in parser._actions} - {"help", "settings"}
         parser.set_defaults(**_read_settings(given.settings, known))
         given = parser.parse_args(argv)
-    given.algo, given.env, given.seed = (_as_list(value) for value in (given.algo, given.env, given.seed))
+    for name in ("algo", "env", "seed", "gym_packages"):
+        value = getattr(given, name)
+        setattr(given, name, value if isinstance(value, list) else [value])
     given.seed = [seed for text in given.seed for seed in _seeds(str(text))]
     given.hyperparams = _pairs("--hyperparams", given.hyperparams, ":")
     given.env_kwargs = _pairs("--env-kwargs", given.env_kwargs, ":")
     given.variant = _variants(given.variant)
-    for name, minimum in (("eval_episodes", 1), ("final_episodes", 1), ("snapshot_freq", 1), ("jobs", 1)):
+    for name in ("eval_episodes", "final_episodes", "snapshot_freq", "jobs"):
         value = getattr(given, name)
-        if value is not None and (not isinstance(value, int) or value < minimum):
+        if value is not None and (not isinstance(value, int) or value < 1):
             raise InvalidArgumentError(f"--{name.replace('_', '-')} must be a whole number above 0, got {value!r}")
     if not given.env:
         raise InvalidArgumentError("--env is missing; pass environment ids, such as --env Hopper-v5 HalfCheetah-v5")
@@ -73,10 +75,6 @@ def _read_settings(file: str, known: set[str]) -> dict[str, Any]:
         if key not in known:
             raise InvalidArgumentError(f"{file}: the key `{key}` is unknown; {suggestion(str(key), known)}")
     return settings
-
-
-def _as_list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
 
 
 def _seeds(text: str) -> list[int]:

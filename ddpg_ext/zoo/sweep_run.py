@@ -16,8 +16,8 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
-from contextlib import redirect_stdout
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,8 +28,8 @@ import numpy as np
 import rl_zoo3
 import stable_baselines3
 import torch as th
-from gymnasium import spaces
 from huggingface_sb3 import EnvironmentName  # type: ignore[import-untyped]
+from rl_zoo3 import ALGOS
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.evaluation import evaluate_policy
@@ -39,12 +39,13 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize, sync_envs_nor
 import ddpg_ext
 from ddpg_ext.checkpoints.snapshots import SnapshotCallback
 from ddpg_ext.common.environments import register
-from ddpg_ext.common.errors import InvalidArgumentTypeError, suggestion
+from ddpg_ext.common.errors import InvalidArgumentError, InvalidArgumentTypeError, suggestion
 from ddpg_ext.ddpg_paper import DDPGPaper
 from ddpg_ext.zoo.experiment import ExperimentManager
-from ddpg_ext.zoo.hyperparameters import ALGORITHM, NOISE_KEYS, ZOO_KEYS
+from ddpg_ext.zoo.hyperparameters import ALGORITHM, NOISE_KEYS, ZOO_KEYS, default_policy
 from ddpg_ext.zoo.register import register_zoo
 from ddpg_ext.zoo.sweep_folder import RESULT, SNAPSHOTS, Storage
+from ddpg_ext.zoo.sweep_options import VARIANT_KEYS, one_line
 
 Report = Callable[[dict[str, Any]], None]
 #: seconds between two reports
@@ -67,7 +68,7 @@ class Run(NamedTuple):
     final_episodes: int
     snapshot_freq: int
     env_kwargs: dict[str, Any]
-    gym_packages: tuple[str, ...]
+    gym_packages: list[str]
     vec_env: str
 
     @property
@@ -87,7 +88,7 @@ class SweepExperiment(ExperimentManager):
         keywords |= {"env_kwargs": copy.deepcopy(run.env_kwargs), "truncate_last_trajectory": True}
         keywords |= {"config": f"{__name__}_entry", "trained_agent": str(max(snapshots, default=""))}
         # As the Zoo's options, which other programs read beside the agent
-        args = {**run._asdict(), "env_kwargs": run.env_kwargs or None, "gym_packages": list(run.gym_packages)}
+        args = {**run._asdict(), "env_kwargs": run.env_kwargs or None}
         super().__init__(argparse.Namespace(**args, eval_env_kwargs=None), *positional, **keywords)
         self.save_path, self.params_path = str(folder), str(folder / str(self.env_name))
         self.tensorboard_log = str(folder / "tensorboard") if find_spec("tensorboard") else None
@@ -102,8 +103,7 @@ class SweepExperiment(ExperimentManager):
         self, hyperparams: dict[str, Any], saved_hyperparams: dict[str, Any], env: VecEnv
     ) -> dict[str, Any]:
         if "policy" not in hyperparams:
-            policy = "MultiInputPolicy" if isinstance(env.observation_space, spaces.Dict) else "MlpPolicy"
-            hyperparams["policy"] = saved_hyperparams["policy"] = policy
+            hyperparams["policy"] = saved_hyperparams["policy"] = default_policy(env.observation_space)
         return super()._preprocess_action_noise(hyperparams, saved_hyperparams, env)
 
     def create_envs(self, n_envs: int, eval_env: bool = False, no_log: bool = False) -> VecEnv:
@@ -149,8 +149,7 @@ class SweepExperiment(ExperimentManager):
         """Train as the Zoo does, or continue."""
         if not self.continue_training:
             return super().learn(model)
-        remaining = self.n_timesteps - model.num_timesteps
-        model.learn(remaining, callback=self.callbacks, reset_num_timesteps=False)
+        model.learn(self.n_timesteps - model.num_timesteps, self.callbacks, reset_num_timesteps=False)
         assert model.env is not None
         model.env.close()
 
@@ -195,14 +194,11 @@ class SeededEvalCallback(EvalCallback):
             return
         with np.load(self.file) as saved:
             n_kept = int((saved["timesteps"] <= steps).sum())
-            self.evaluations_timesteps = saved["timesteps"][:n_kept].tolist()
-            self.evaluations_results = list(saved["results"][:n_kept])
-            self.evaluations_length = list(saved["ep_lengths"][:n_kept])
-            if "successes" in saved:
-                self.evaluations_successes = list(saved["successes"][:n_kept])
-        means = [float(np.mean(returns)) for returns in self.evaluations_results]
-        self.best_mean_reward = max(means, default=-np.inf)
-        self.last_mean_reward = means[-1] if means else -np.inf
+            kept = {name: list(saved[name][:n_kept]) for name in saved.files}
+        self.evaluations_timesteps, self.evaluations_results = kept["timesteps"], kept["results"]
+        self.evaluations_length, self.evaluations_successes = kept["ep_lengths"], kept.get("successes", [])
+        means = [-np.inf, *(float(np.mean(returns)) for returns in self.evaluations_results)]
+        self.best_mean_reward, self.last_mean_reward = max(means), means[-1]
 
 
 class CheckpointCallback(BaseCallback):
@@ -224,12 +220,7 @@ class CheckpointCallback(BaseCallback):
         self._last_steps = self.num_timesteps
         new, older = self.path / ".new", list(self.path.glob("checkpoint_*"))
         shutil.rmtree(new, ignore_errors=True)
-        (new / "files").mkdir(parents=True)
-        for file in self.path.parent.iterdir():
-            if file.is_file() and not file.name.startswith("."):
-                shutil.copy2(file, new / "files")
-            elif (file / "vecnormalize.pkl").is_file():  # of the best agent
-                shutil.copytree(file, new / "files" / file.name)
+        shutil.copytree(self.path.parent, new / "files", ignore=shutil.ignore_patterns(".*", SNAPSHOTS, "tensorboard"))
         self.model.save(new / "model.zip")
         if hasattr(self.model, "save_replay_buffer"):
             self.model.save_replay_buffer(new / "replay_buffer.pkl")
@@ -269,11 +260,10 @@ class ReportCallback(BaseCallback):
         """Return what is reported."""
         speed = (self.num_timesteps - self._first_step) / max(time.monotonic() - self._start, 1e-9)
         left = max(self.experiment.n_timesteps - self.num_timesteps, 0) / max(speed, 1e-9) / 60
-        evaluations = [callback for callback in self.experiment.callbacks if isinstance(callback, EvalCallback)]
-        if any(callback.evaluations_results for callback in evaluations):
-            last = float(evaluations[0].last_mean_reward)
-        else:
-            last = float(np.mean([info["r"] for info in self.model.ep_info_buffer or []] or [np.nan]))
+        last = float(np.mean([info["r"] for info in self.model.ep_info_buffer or []] or [np.nan]))
+        for callback in self.experiment.callbacks:
+            if isinstance(callback, EvalCallback) and callback.evaluations_results:
+                last = float(callback.last_mean_reward)
         numbers = {"steps_per_second": speed, "return": last, "minutes_left": left}
         return {"steps": self.num_timesteps, **{name: round(value, 1) for name, value in numbers.items()}}
 
@@ -286,7 +276,6 @@ def train(run: Run, folder: str, report: Report) -> None:
     :param folder: of the sweep, an absolute path or a URI
     :param report: called with numbers for the table of the sweep, every few seconds
     """
-    th.set_num_threads(1)
     storage = Storage(folder)
     with storage.open_run(run.name) as (run_folder, upload):
         finished = storage.read_json(f"{run.name}/{RESULT}")
@@ -311,6 +300,7 @@ def describe(run: Run) -> dict[str, Any]:
 
 def prepare(run: Run, folder: Path) -> tuple[SweepExperiment, BaseAlgorithm, dict[str, Any]]:
     """Return the experiment, its model before training, and its hyperparameters as the Zoo saves them."""
+    th.set_num_threads(1)
     for package in run.gym_packages:
         importlib.import_module(package)
     register(run.env)
@@ -405,29 +395,53 @@ def _keep_lines(file: Path, n_lines: int) -> None:
     os.truncate(file, sum(map(len, lines[:n_lines])))
 
 
-def check_keys(algorithm: type[BaseAlgorithm], hyperparameters: dict[str, Any], where: str) -> None:
-    """Refuse keys that neither the algorithm nor the Zoo takes."""
-    known = {*inspect.signature(algorithm).parameters, *ZOO_KEYS, *NOISE_KEYS} - {"env", "_init_setup_model"}
-    for key in hyperparameters:
-        if key not in known:
-            raise InvalidArgumentTypeError(f"{where}: the hyperparameter `{key}` is unknown; {suggestion(key, known)}")
+def resolve(run: Run, values: dict[str, Any], conf_file: str | None) -> Run:
+    """Return a run with all hyperparameters of its variant, whose environment and model were made to try them."""
+    own = {key: value for key, value in values.items() if key not in VARIANT_KEYS}
+    custom = copy.deepcopy({**run.hyperparameters, **own})
+    n_timesteps = int(own.get("n_timesteps", run.n_timesteps))
+    with _silent_folder() as scratch:
+        try:
+            known = {*inspect.signature(ALGOS[run.algo]).parameters, *ZOO_KEYS, *NOISE_KEYS}
+            for key in custom:
+                if key not in known - {"env", "_init_setup_model"}:
+                    raise InvalidArgumentTypeError(f"the hyperparameter `{key}` is unknown; {suggestion(key, known)}")
+            experiment = ExperimentManager(
+                argparse.Namespace(), run.algo, run.env, str(scratch), n_timesteps=n_timesteps, config=conf_file
+            )
+            entry = {} if values.get("base") == "paper" else experiment.read_hyperparameters()[0]
+            if "study" in values:
+                entry |= experiment.load_trial(values["study"], values.get("study_name"))  # type: ignore[arg-type]
+            entry |= custom
+            n_timesteps = n_timesteps if n_timesteps > 0 else int(entry.get("n_timesteps", -1))
+            if n_timesteps < 1:
+                raise InvalidArgumentError("there is no number of steps; pass --n-timesteps")
+            entry["n_timesteps"] = n_timesteps
+            experiment, model, entry = prepare(run._replace(hyperparameters=entry, n_timesteps=n_timesteps), scratch)
+            for made in (model.env, *(getattr(callback, "eval_env", None) for callback in experiment.callbacks)):
+                if made is not None:
+                    made.close()
+        except Exception as error:  # of the Zoo, of the algorithm, of the environment, of Optuna
+            raise InvalidArgumentError(f"{run.algo} on {run.env}: {one_line(error)}") from error
+    return run._replace(hyperparameters=dict(entry), n_timesteps=n_timesteps)
 
 
-def seconds_per_step(run: Run, n_steps: int = 600, warm_up: int = 300) -> float:
+def seconds_per_step(run: Run, n_steps: int = 300) -> float:
     """Measure the training of a setting, after a warm-up, without evaluations."""
-    entry = copy.deepcopy(run.hyperparameters)
-    if "learning_starts" in inspect.signature(rl_zoo3.ALGOS[run.algo]).parameters:
-        entry["learning_starts"] = warm_up // 2
-    short = run._replace(hyperparameters=entry, n_timesteps=n_steps, eval_freq=-1)
-    before = th.get_num_threads()
-    th.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as silence, redirect_stdout(silence):
-        _, model, _ = prepare(short, Path(folder))
-        model.learn(warm_up)
+    with _silent_folder() as scratch:
+        _, model, _ = prepare(run._replace(eval_freq=-1), scratch)
+        model.learning_starts = n_steps // 2  # type: ignore[attr-defined] # other algorithms ignore it
+        model.learn(n_steps)
         start, first = time.monotonic(), model.num_timesteps
-        model.learn(n_steps - warm_up, reset_num_timesteps=False)
+        model.learn(n_steps, reset_num_timesteps=False)
         seconds = time.monotonic() - start
         assert model.env is not None
         model.env.close()
-    th.set_num_threads(before)
     return seconds / (model.num_timesteps - first)
+
+
+@contextmanager
+def _silent_folder() -> Iterator[Path]:
+    """Provide a temporary folder to try a run in, and suppress what the Zoo prints."""
+    with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as silence, redirect_stdout(silence):
+        yield Path(folder)
