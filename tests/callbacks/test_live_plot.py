@@ -8,12 +8,11 @@ import pytest
 from PIL import Image
 from stable_baselines3.common.callbacks import ConvertCallback
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv
 from toy_envs import ToyEnv, toy_vec_env
 from toys import recorded, small_model
 
 from ddpg_ext import DDPGPaper, InvalidArgumentError, LivePlotCallback, MissingExtraError, SnapshotCallback
-from ddpg_ext.callbacks.live_plot import moving_mean
 
 LOSSES = ("train/actor_loss", "train/critic_loss")
 
@@ -54,7 +53,9 @@ def test_several_environments_and_unfinished_episodes(tmp_path):
     assert "<svg" in (tmp_path / "curves.svg").read_text()
 
 
-@pytest.mark.parametrize("env", [toy_vec_env(2), DummyVecEnv([lambda: Monitor(ToyEnv(episode_length=1000))])])
+@pytest.mark.parametrize(
+    "env", [toy_vec_env(2), DummyVecEnv([lambda: Monitor(ToyEnv(episode_length=1000))])], ids=["no Monitor", "endless"]
+)
 def test_without_monitor_or_finished_episodes_there_are_still_losses(tmp_path, env):
     plot = LivePlotCallback(tmp_path / "curves.png", every=10)
     model = make_model(env, train_freq=2)
@@ -98,15 +99,6 @@ def test_a_resumed_run_has_its_earlier_episodes(tmp_path, n_envs):
     assert len(second.curves["return"]) == 6
 
 
-def test_processes_without_monitor_survive_a_second_learn(tmp_path):
-    env = SubprocVecEnv([ToyEnv, ToyEnv])
-    model = make_model(env)
-    model.learn(20)
-    model.learn(20, callback=LivePlotCallback(tmp_path / "curves.png"), reset_num_timesteps=False)
-    assert model.num_timesteps == 40
-    env.close()
-
-
 def test_after_an_interrupt_each_loss_is_drawn_once(tmp_path):
     model = make_model()
     records = recorded(model)
@@ -124,13 +116,6 @@ def test_after_an_interrupt_each_loss_is_drawn_once(tmp_path):
         assert plot.curves[name] == losses(records, name)
         assert len(plot.curves[name]) > 4
     assert model.logger.output_formats == [records]
-
-
-def test_moving_mean():
-    values = np.array([4.0, 2.0, 0.0, 8.0])
-    np.testing.assert_allclose(moving_mean(values, 1), values)
-    np.testing.assert_allclose(moving_mean(values, 2), [4, 3, 1, 4])
-    np.testing.assert_allclose(moving_mean(values, 10), [4, 3, 2, 3.5])
 
 
 def test_in_a_notebook_one_picture_is_updated_in_place(monkeypatch):

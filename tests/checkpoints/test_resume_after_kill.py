@@ -46,8 +46,8 @@ def final(folder):
 @pytest.mark.parametrize(
     ("task", "least"),
     [
-        *(("pendulum", 20), ("mujoco", 20), ("prioritised-pendulum", 20), ("prioritised-mujoco", 20)),
-        *(("several", 8), ("sb3", 5), ("files", 8)),
+        *(("pendulum", 8), ("mujoco", 8), ("prioritised-pendulum", 8), ("prioritised-mujoco", 8)),
+        *(("several", 6), ("sb3", 5), ("files", 6)),
     ],
 )
 def test_killed_runs_end_as_the_one_that_was_not(launcher, tmp_path, task, least):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from stable_baselines3 import DQN, PPO, SAC, TD3
+from stable_baselines3 import DQN, PPO, SAC
 from torch import nn
 from torch.nn import functional as F
 
@@ -48,14 +48,6 @@ def test_each_layer_starts_within_its_fan_in():
             assert param.numel() < 100 or param.var().item() == pytest.approx(bound**2 / 3, rel=0.05)
 
 
-@pytest.mark.parametrize("size", [(16, 16), (40, 84), (96, 96), (210, 160)])
-@pytest.mark.parametrize("channels", [1, 3, 9, 12])
-def test_other_sizes(size, channels):
-    extractor = PaperCNN(images(channels, *size))
-    features = extractor(th.zeros(2, channels, *size))
-    assert features.shape == (2, extractor.features_dim)
-
-
 def test_the_smallest_images_are_those_that_the_error_names():
     for size in ((15, 64), (64, 15), (1, 1)):
         with pytest.raises(UnsupportedSpaceError, match=f"at least 16 pixels in height and width.*got {min(size)}"):
@@ -66,37 +58,29 @@ def test_the_smallest_images_are_those_that_the_error_names():
         PaperCNN(images(1, 10, 11), **kernels)
 
 
-def test_kernels_of_ones_own():
-    extractor = PaperCNN(images(3, 20, 20), n_filters=4, kernel_sizes=(3, 2), strides=(2, 1), paddings=(1, 0))
-    assert [(c.kernel_size, c.stride, c.padding, c.out_channels) for c in convolutions(extractor)] == [
-        ((3, 3), (2, 2), (1, 1), 4),
-        ((2, 2), (1, 1), (0, 0), 4),
-    ]
-    assert extractor.features_dim == 4 * 9 * 9
+OWN_KERNELS = {"n_filters": 4, "kernel_sizes": (3, 2), "strides": (2, 1), "paddings": (1, 0)}
 
 
-def test_it_computes_what_it_says():
-    """The same as functions of torch, written out, on the ordinary memory layout."""
-    extractor = PaperCNN(images(9, 64, 64))
-    x = th.rand(3, 9, 64, 64)
-    y = x
-    for conv, (stride, padding) in zip(convolutions(extractor), [(4, 0), (2, 1), (1, 2)], strict=True):
+@pytest.mark.parametrize(
+    ("shape", "kwargs", "layers"),
+    [
+        ((9, 64, 64), {}, [(4, 0), (2, 1), (1, 2)]),
+        ((1, 210, 160), {}, [(4, 0), (2, 1), (1, 2)]),
+        ((3, 20, 20), OWN_KERNELS, [(2, 1), (1, 0)]),
+    ],
+)
+def test_it_computes_what_it_says(shape, kwargs, layers):
+    """The same as functions of torch, written out; and channels first and last are the same images."""
+    th.manual_seed(0)
+    extractor = PaperCNN(images(*shape), **kwargs)
+    th.manual_seed(0)
+    last = PaperCNN(images(*shape[1:], shape[0], high=1, dtype=np.float32), **kwargs)  # floats within [0, 1], as well
+    y = x = th.rand(3, *shape)
+    for conv, (stride, padding) in zip(convolutions(extractor), layers, strict=True):
         y = F.relu(F.conv2d(y, conv.weight, conv.bias, stride, padding))
     th.testing.assert_close(extractor(x), y.flatten(1))
-
-
-def test_channels_first_and_last_are_the_same_images():
-    th.manual_seed(0)
-    first = PaperCNN(images(9, 48, 64))
-    th.manual_seed(0)
-    last = PaperCNN(images(48, 64, 9))
-    x = th.rand(3, 9, 48, 64)
-    assert th.equal(first(x), last(x.permute(0, 2, 3, 1)))
-
-
-def test_floats_within_0_and_1_are_images():
-    assert PaperCNN(images(3, 32, 32, high=1, dtype=np.float32)).features_dim == 288
-    assert PaperCNN(images(3, 32, 32, high=1)).features_dim == 288  # bits
+    assert y.flatten(1).shape[1] == extractor.features_dim
+    assert th.equal(extractor(x), last(x.permute(0, 2, 3, 1)))
 
 
 @pytest.mark.parametrize(
@@ -163,13 +147,10 @@ def test_a_dict_of_images_and_vectors():
     assert features.shape == (5, extractor.features_dim) == (5, 8 * 9 + 8 * 1 + 4 + 3)
     expected = [extractor.extractors["camera"](parts["camera"]), extractor.extractors["map"](parts["map"])]
     assert {type(module) for module in extractor.extractors.values()} == {PaperCNN, nn.Flatten}
+    with pytest.raises(InvalidArgumentTypeError, match=r"`cnn_kwargs`.*'filters'.*did you mean 'n_filters'"):
+        PaperCombinedExtractor(space, cnn_kwargs={"filters": 3})
     # In the order of the space's keys
     assert th.equal(features, th.cat([expected[0], expected[1], parts["n"], parts["speed"]], dim=1))
-
-
-def test_a_dict_with_wrong_arguments():
-    with pytest.raises(InvalidArgumentTypeError, match=r"`cnn_kwargs`.*'filters'.*did you mean 'n_filters'"):
-        PaperCombinedExtractor(spaces.Dict({"a": images(3, 32, 32)}), cnn_kwargs={"filters": 3})
 
 
 class Pictures(gym.Env):
@@ -188,7 +169,7 @@ class Pictures(gym.Env):
         return self.observation_space.sample(), 0.0, False, False, {}
 
 
-@pytest.mark.parametrize("algorithm", [SAC, TD3, PPO, DQN])
+@pytest.mark.parametrize("algorithm", [SAC, PPO, DQN])
 def test_any_sb3_algorithm_takes_it(algorithm):
     env = Pictures(spaces.Discrete(2) if algorithm is DQN else spaces.Box(-1, 1, (1,)))
     kwargs = {"policy_kwargs": {"features_extractor_class": PaperCNN, "net_arch": [16]}, "device": "cpu"}

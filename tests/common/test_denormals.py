@@ -74,14 +74,6 @@ def test_in_worker_threads(two_threads):
 
 
 @only_linux
-def test_number_of_threads_that_changes_meanwhile(two_threads):
-    with flush_denormals():
-        th.set_num_threads(1)
-    th.set_num_threads(2)
-    assert share_flushed() == 0.0
-
-
-@only_linux
 def test_learn_flushes_in_worker_threads(two_threads):
     spy = Spy(share_flushed)
     make_model().learn(2, spy)
@@ -104,12 +96,6 @@ def test_in_a_forked_process(two_threads):
     process.kill()
     process.join()
     assert process.exitcode == 0
-
-
-def test_restored_after_an_error(before):
-    with pytest.raises(KeyError), flush_denormals():
-        raise KeyError
-    assert flushed() == before
 
 
 class Spy(BaseCallback):

@@ -40,27 +40,6 @@ class TestClosedForm:
         expected = a**t * start + (1 - a**t) * mean + sigma * np.sqrt(dt) * weights @ gaussian
         np.testing.assert_allclose(draws(noise, 100), expected, rtol=1e-10, atol=1e-12)
 
-    def test_moments_along_the_way(self, theta, sigma, dt):
-        """Mean and deviation after t steps, over 50,000 independent components."""
-        noise = OrnsteinUhlenbeckNoise(np.full(50_000, 0.7), sigma, theta, dt, seed=1)
-        a = 1 - theta * dt
-        for t in range(1, 11):
-            x = noise()
-            deviation = sigma * np.sqrt(dt * (1 - a ** (2 * t)) / (1 - a**2))
-            assert x.mean() == pytest.approx(0.7 * (1 - a**t), abs=5 * deviation / np.sqrt(50_000))
-            assert x.std() == pytest.approx(deviation, rel=0.02)
-
-    def test_stationary_deviation_and_autocorrelation(self, theta, sigma, dt):
-        deviation = sigma / np.sqrt(2 * theta - theta**2 * dt)
-        start = np.random.default_rng(9).normal(0, deviation, 50_000)
-        noise = OrnsteinUhlenbeckNoise(np.zeros(50_000), sigma, theta, dt, initial_noise=start, seed=2)
-        x = draws(noise, 21)
-        # It started in its stationary distribution, and stays there
-        np.testing.assert_allclose(x.std(axis=1), deviation, rtol=0.02)
-        for k in (1, 2, 5, 20):
-            correlation = np.corrcoef(x[0], x[k])[0, 1]
-            assert correlation == pytest.approx((1 - theta * dt) ** k, abs=0.02)
-
 
 def test_stationary_deviation_along_time():
     """The paper's process over one long run; an effective sample is some 1 / theta steps."""
@@ -109,11 +88,6 @@ def test_type_of_the_output():
 
 
 class TestStreams:
-    def test_same_seed_same_stream(self):
-        a, b, c = (draws(OrnsteinUhlenbeckNoise(np.zeros(3), seed=seed), 20) for seed in (1, 1, 2))
-        np.testing.assert_array_equal(a, b)
-        assert not np.isclose(a, c).any()
-
     def test_without_seed_fresh_entropy(self):
         a, b = (draws(OrnsteinUhlenbeckNoise(np.zeros(3)), 20) for _ in range(2))
         assert not np.isclose(a, b).any()
@@ -159,16 +133,6 @@ class TestStreams:
             np.testing.assert_array_equal(noise.initial_noise, [0.1, 0.2])
             assert (noise.theta, noise.dt, *noise.sigma) == (1.0, 1.0, 0.4, 0.4)
 
-    def test_vectorize(self):
-        noise = vectorize(OrnsteinUhlenbeckNoise(np.zeros(2), theta=1.0, seed=1), 4)
-        x = draws(noise, 4000)
-        assert x.shape == (4000, 4, 2)
-        assert np.abs(np.corrcoef(x.reshape(4000, 8).T) - np.eye(8)).max() < 5 / np.sqrt(4000)
-        assert vectorize(noise, 4) is noise
-        plain = OrnsteinUhlenbeckNoise(np.zeros(2))
-        assert vectorize(plain, 1) is plain
-        assert vectorize(VectorizedActionNoise(plain, 3), 1).__class__ is OrnsteinUhlenbeckNoise
-
     def test_reset_of_one_environment_leaves_the_others(self):
         noise = vectorize(OrnsteinUhlenbeckNoise(np.zeros(2), seed=1), 3)
         noise()
@@ -212,12 +176,6 @@ class TestSchedule:
         assert noise.scale == pytest.approx(0.6)
         assert noise.noise.noise_prev == 1.0
 
-    def test_nested(self):
-        noise = ScheduledActionNoise(
-            ScheduledActionNoise(NormalActionNoise(np.ones(1), np.zeros(1)), LinearDecay(10)), LinearDecay(10)
-        )
-        np.testing.assert_allclose(draws(noise, 10)[:, 0], (1 - np.arange(10) / 10) ** 2, rtol=1e-6)
-
     def test_vectorised(self):
         noise = vectorize(ScheduledActionNoise(OrnsteinUhlenbeckNoise(np.zeros(1), seed=1), LinearDecay(10)), 3)
         assert noise_scale(noise) == 1.0
@@ -242,10 +200,6 @@ class TestSchedule:
         correlation = np.corrcoef(np.hstack([seen, x]).T)
         assert np.abs(correlation - np.eye(len(correlation))).max() < 5 / np.sqrt(2000)
 
-    def test_scale_of_a_noise_without_schedule(self):
-        assert noise_scale(OrnsteinUhlenbeckNoise(np.zeros(1))) == 1.0
-        assert noise_scale(vectorize(NormalActionNoise(np.zeros(1), np.ones(1)), 3)) == 1.0
-
 
 class TestBadArguments:
     """Messages name the argument and what was given, and say what would do."""
@@ -254,58 +208,36 @@ class TestBadArguments:
         ("kwargs", "parts"),
         [
             ({"mean": [np.nan]}, ["`mean`", "nan", "finite"]),
-            ({"mean": [np.inf]}, ["`mean`", "inf", "finite"]),
             ({"sigma": -0.1}, ["`sigma`", "-0.1", "at least 0"]),
-            ({"sigma": np.nan}, ["`sigma`", "nan", "finite"]),
             ({"sigma": [0.1, 0.2, 0.3]}, ["`sigma`", "0.3", "shape", "(1,)"]),
             ({"initial_noise": [1, 2]}, ["`initial_noise`", "[1, 2]", "shape", "(1,)"]),
             ({"initial_noise": np.inf}, ["`initial_noise`", "inf", "finite"]),
             ({"dt": 0}, ["`dt`", "0", "above 0"]),
-            ({"dt": -1}, ["`dt`", "-1", "above 0"]),
             ({"dt": np.nan}, ["`dt`", "nan", "above 0"]),
             ({"dt": np.inf}, ["`dt`", "inf"]),
             ({"theta": 0}, ["`theta * dt`", "0 * 1.0", "(0, 2)"]),
             ({"theta": -0.15}, ["`theta * dt`", "-0.15", "(0, 2)"]),
-            ({"theta": 2.0}, ["`theta * dt`", "2.0", "(0, 2)"]),
             ({"theta": 0.15, "dt": 20.0}, ["`theta * dt`", "0.15 * 20.0", "(0, 2)"]),
             ({"theta": np.nan}, ["`theta * dt`", "nan", "(0, 2)"]),
-        ],
-    )
-    def test_values(self, kwargs, parts):
-        with pytest.raises(InvalidArgumentError) as caught:
-            OrnsteinUhlenbeckNoise(**{"mean": [0.0], **kwargs})
-        assert isinstance(caught.value, DDPGPaperError)
-        assert isinstance(caught.value, ValueError)
-        assert [part for part in parts if part not in str(caught.value)] == []
-
-    @pytest.mark.parametrize("n_steps", [0, -5])
-    def test_decay_over_no_steps(self, n_steps):
-        with pytest.raises(InvalidArgumentError, match=f"`n_steps` must be a finite number above 0, got {n_steps}"):
-            LinearDecay(n_steps)
-
-    @pytest.mark.parametrize(
-        ("kwargs", "parts"),
-        [
-            ({"mean": "x"}, ["`mean`", "'x'", "a number or an array"]),
             ({"mean": ["0", "1"]}, ["`mean`", "['0', '1']", "a number or an array"]),
             ({"mean": [[0.0], [0.0, 1.0]]}, ["`mean`", "[0.0, 1.0]", "a number or an array"]),
-            ({"mean": None}, ["`mean`", "None", "a number or an array"]),
-            ({"sigma": "a"}, ["`sigma`", "'a'", "a number or an array"]),
             ({"sigma": None}, ["`sigma`", "None", "a number or an array"]),
             ({"sigma": True}, ["`sigma`", "True", "a number or an array"]),
             ({"initial_noise": "x"}, ["`initial_noise`", "'x'", "a number or an array"]),
-            ({"theta": "x"}, ["`theta`", "'x'", "a number"]),
             ({"theta": None}, ["`theta`", "None", "a number"]),
             ({"dt": "1"}, ["`dt`", "'1'", "above 0"]),
-            ({"seed": "x"}, ["`seed`", "'x'", "a whole number >= 0, or None"]),
             ({"seed": 1.5}, ["`seed`", "1.5", "a whole number >= 0, or None"]),
             ({"dtype": "number"}, ["`dtype`", "'number'", "np.float32"]),
             ({"dtype": int}, ["`dtype`", "int", "np.float32"]),
         ],
     )
-    def test_types(self, kwargs, parts):
-        with pytest.raises(InvalidArgumentTypeError) as caught:
+    def test_values_and_types(self, kwargs, parts):
+        is_type = any(words in parts[-1] for words in ("array", "or None", "np.float32")) or parts[-1] == "a number"
+        error = InvalidArgumentTypeError if is_type or parts[1] == "'1'" else InvalidArgumentError
+        with pytest.raises(error) as caught:
             OrnsteinUhlenbeckNoise(**{"mean": [0.0], **kwargs})
+        assert isinstance(caught.value, DDPGPaperError)
+        assert isinstance(caught.value, TypeError if error is InvalidArgumentTypeError else ValueError)
         assert [part for part in parts if part not in str(caught.value)] == []
 
     def test_negative_seed(self):
@@ -318,6 +250,8 @@ class TestBadArguments:
     @pytest.mark.parametrize("name", ["n_steps", "start", "end"])
     def test_decay_by_what_is_no_finite_number(self, name):
         kwargs = {"n_steps": 10}
+        with pytest.raises(InvalidArgumentError, match="`n_steps` must be a finite number above 0, got -5"):
+            LinearDecay(-5)
         for value in (np.nan, np.inf, -np.inf):
             with pytest.raises(InvalidArgumentError, match=f"`{name}` must be a finite number.*, got {value}"):
                 LinearDecay(**{**kwargs, name: value})

@@ -1,5 +1,7 @@
 """Videos of episodes: their frames, when they are recorded, and training if recording fails."""
 
+import shutil
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -13,7 +15,6 @@ from toy_envs import ToyEnv
 from toys import small_model
 
 from ddpg_ext import (
-    DDPGPaper,
     EpisodeVideoCallback,
     InvalidArgumentError,
     InvalidArgumentTypeError,
@@ -54,10 +55,6 @@ class PictureEnv(gym.Env):
         return picture
 
 
-def make_model(env=None):
-    return small_model(PictureEnv() if env is None else env)
-
-
 def read_gif(path):
     """Greens of the pictures in units of a step, milliseconds of each, and the size of the gif."""
     greens, durations = [], []
@@ -70,7 +67,7 @@ def read_gif(path):
 
 
 def test_a_gif_has_a_picture_of_each_step(tmp_path):
-    model = make_model()
+    model = small_model(PictureEnv())
     total = record_episode(model, PictureEnv(), tmp_path / "folder" / "agent.gif")
     greens, durations, size = read_gif(tmp_path / "folder" / "agent.gif")
     assert greens == list(range(8))  # and none of the next episode
@@ -81,24 +78,20 @@ def test_a_gif_has_a_picture_of_each_step(tmp_path):
 
 
 def test_a_gif_is_kept_small(tmp_path):
-    """Of 100 pictures per second, each fourth, and at most 300 pixels wide."""
-    record_episode(make_model(), PictureEnv(length=20, fps=100, size=(400, 600)), tmp_path / "agent.gif")
+    """Of 100 pictures per second, each fourth, at most 300 pixels wide, and no longer than asked for."""
+    env = PictureEnv(length=24, fps=100, size=(400, 600))
+    assert record_episode(small_model(PictureEnv()), env, tmp_path / "agent.gif", max_steps=20, seed=7) == 20.0
+    assert env.seeds == [7]
     greens, durations, size = read_gif(tmp_path / "agent.gif")
     assert greens == [0, 4, 8, 12, 16]
     assert durations == [40] * 5
     assert size == (300, 200)
 
 
-def test_the_end_of_the_video_and_the_start_of_the_episode(tmp_path):
-    env = PictureEnv()
-    assert record_episode(make_model(), env, tmp_path / "agent.gif", max_steps=5, seed=7) == 5.0
-    assert (read_gif(tmp_path / "agent.gif")[0], env.seeds) == ([0, 1, 2, 3, 4], [7])
-
-
 def test_mp4_with_odd_sides(tmp_path):
     pytest.importorskip("moviepy")
     iio = pytest.importorskip("imageio.v3")
-    record_episode(make_model(), PictureEnv(size=(121, 163)), tmp_path / "agent.mp4")
+    record_episode(small_model(PictureEnv()), PictureEnv(size=(121, 163)), tmp_path / "agent.mp4")
     pictures = iio.imread(tmp_path / "agent.mp4")
     assert pictures.shape == (8, 120, 162, 3)
     assert iio.immeta(tmp_path / "agent.mp4")["fps"] == 20
@@ -106,18 +99,11 @@ def test_mp4_with_odd_sides(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["agent.mp4"]
 
 
-def test_an_environment_by_its_id(tmp_path):
-    pytest.importorskip("pygame")
-    model = DDPGPaper("MlpPolicy", "Pendulum-v1", buffer_size=10)
-    assert record_episode(model, "Pendulum-v1", tmp_path / "agent.gif", max_steps=3) < 0
-    assert len(read_gif(tmp_path / "agent.gif")[0]) == 2  # 30 in a second: each second one
-
-
 @pytest.mark.parametrize("wrapper", [lambda env: env, VecNormalize], ids=["raw", "normalised"])
 def test_observations_are_normalised_as_in_training_and_returns_are_not(tmp_path, wrapper):
     """The policy sees (5 - mean) / deviation; nothing is learned from the video."""
     train = VecNormalize(DummyVecEnv([PictureEnv]))
-    model = make_model(train)
+    model = small_model(train)
     train.obs_rms.mean, train.obs_rms.var, train.ret_rms.var = np.array([1.0]), np.array([4.0]), np.array(9.0)
     seen = []
     predict = model.predict
@@ -131,7 +117,7 @@ def test_observations_are_normalised_as_in_training_and_returns_are_not(tmp_path
 def test_the_models_own_environment_learns_nothing_from_a_video(tmp_path, fault_at):
     """Its statistics, its normalised rewards and whether it learns are as before, even if the renderer fails."""
     train = VecNormalize(DummyVecEnv([lambda: PictureEnv(fault_at=fault_at)]))
-    model = make_model(train)
+    model = small_model(train)
     model.learn(20)
     before = [(rms.mean.copy(), rms.var.copy(), rms.count) for rms in (train.obs_rms, train.ret_rms)]
     if fault_at is None:
@@ -149,7 +135,11 @@ def test_the_models_own_environment_learns_nothing_from_a_video(tmp_path, fault_
 def test_videos_while_training_and_at_its_end(tmp_path, capsys):
     env = PictureEnv()
     callback = EpisodeVideoCallback(env, tmp_path, every=20, seed=3, verbose=1)
-    make_model().learn(50, callback=callback)
+    small_model(PictureEnv()).learn(50, callback=callback)
+    at_interval = PictureEnv()
+    small_model(PictureEnv()).learn(40, callback=EpisodeVideoCallback(at_interval, tmp_path / "two", every=20))
+    assert len(at_interval.seeds) == 4
+    shutil.rmtree(tmp_path / "two")
     assert {file.name for file in tmp_path.iterdir()} == {f"episode_{steps}_steps.gif" for steps in (20, 40, 50)}
     assert read_gif(tmp_path / "episode_40_steps.gif")[0] == list(range(8))
     # Each with the same start; between them the environment resets itself
@@ -157,23 +147,17 @@ def test_videos_while_training_and_at_its_end(tmp_path, capsys):
     assert "Episode after 40 steps, return 8.0" in capsys.readouterr().out
 
 
-def test_one_video_if_training_ends_at_an_interval(tmp_path):
-    env = PictureEnv()
-    make_model().learn(40, callback=EpisodeVideoCallback(env, tmp_path, every=20))
-    assert len(env.seeds) == 4
-
-
 def test_with_each_new_best_of_an_eval_callback(tmp_path):
     video = EpisodeVideoCallback(PictureEnv(), tmp_path, every=1)
     evaluated_in = PictureEnv(fault_at=1)  # it is not rendered
     callback = EvalCallback(evaluated_in, video, eval_freq=20, n_eval_episodes=1, verbose=0, warn=False)
-    make_model().learn(60, callback=callback)
+    small_model(PictureEnv()).learn(60, callback=callback)
     assert [file.name for file in tmp_path.iterdir()] == ["episode_20_steps.gif"]  # all returns are equal
 
 
 def test_tensorboard_has_the_video(tmp_path):
     pytest.importorskip("moviepy.editor")
-    model = make_model()
+    model = small_model(PictureEnv())
     model.set_logger(configure(str(tmp_path / "log"), ["tensorboard", "csv", "json", "log"]))
     model.learn(20, callback=EpisodeVideoCallback(PictureEnv(), tmp_path / "videos", every=20, log=True))
     model.logger.close()
@@ -187,7 +171,7 @@ def test_tensorboard_has_the_video(tmp_path):
 
 def test_a_renderer_that_fails_does_not_stop_training(tmp_path):
     env = PictureEnv(fault_at=12)
-    model = make_model()
+    model = small_model(PictureEnv())
     with pytest.warns(UserWarning, match=r"could not be recorded: .*no display.*continues without videos") as caught:
         model.learn(60, callback=EpisodeVideoCallback(env, tmp_path, every=20))
     assert len([warning for warning in caught if "videos" in str(warning.message)]) == 1
@@ -205,18 +189,18 @@ def test_bad_arguments(tmp_path, monkeypatch):
     with pytest.raises(InvalidArgumentError, match=r"must end in '.gif' or '.mp4', got '.avi'"):
         EpisodeVideoCallback(env, tmp_path, file_format="avi")
     with pytest.raises(InvalidArgumentError, match=r"must end in '.gif' or '.mp4', got ''"):
-        record_episode(make_model(), env, tmp_path / "video")
+        record_episode(small_model(PictureEnv()), env, tmp_path / "video")
     monkeypatch.setitem(__import__("sys").modules, "PIL.Image", None)
     with pytest.raises(MissingExtraError, match=r"a GIF needs .*: pip install 'ddpg_ext\[extra\]'"):
         EpisodeVideoCallback(env, tmp_path)
 
 
 def test_environments_that_do_not_fit(tmp_path):
-    model = make_model()
+    model = small_model(PictureEnv())
     with pytest.raises(InvalidArgumentError, match="`env` must have render_mode='rgb_array', got None"):
         model.learn(1, callback=EpisodeVideoCallback(PictureEnv(render_mode=None), tmp_path))
     with pytest.raises(InvalidArgumentError, match="`env` must have the model's observation_space"):
         record_episode(model, ToyEnv(), tmp_path / "video.gif")
     env = PictureEnv()
     with pytest.raises(InvalidArgumentError, match="must not be the environment of the training"):
-        make_model(env).learn(1, callback=EpisodeVideoCallback(env, tmp_path))
+        small_model(env).learn(1, callback=EpisodeVideoCallback(env, tmp_path))

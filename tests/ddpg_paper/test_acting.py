@@ -46,6 +46,11 @@ def test_as_predict(policy_kwargs, monkeypatch):
     assert model._executor.act(observations(model)).shape == (5, *model.action_space.shape)
 
 
+class HalfPolicy(MlpPolicy):
+    def _predict(self, observation, deterministic=False):
+        return 0.5 * super()._predict(observation, deterministic)
+
+
 def other_parameters(model):
     model.set_parameters(trained_model(seed=7).get_parameters(), device="cpu")
 
@@ -74,27 +79,15 @@ def moved(model):
 
 @pytest.mark.parametrize("change", [other_parameters, new_memory, new_layer, hook, moved])
 def test_changes_between_two_steps_count(change):
-    """A callback may change the actor after the last gradient step and before the next action."""
-    model = trained_model()
-    before = model._executor.act(observations(model)).copy()
+    """
+    A callback may change the actor after the last gradient step and before the next action.
+
+    And what was given, and stored, does not change with the next action; nor is a policy's own ``_predict`` passed by.
+    """
+    model = trained_model(HalfPolicy if change is hook else "MlpPolicy")
+    given = model._executor.act(observations(model))
+    before = given.copy()
     change(model)
     assert_acts_as_predicted(model)
+    assert np.array_equal(given, before)
     assert np.abs(model._executor.act(observations(model)) - before).max() > 1e-3
-
-
-class HalfPolicy(MlpPolicy):
-    def _predict(self, observation, deterministic=False):
-        return 0.5 * super()._predict(observation, deterministic)
-
-
-def test_a_policy_with_ideas_of_its_own():
-    assert_acts_as_predicted(trained_model(HalfPolicy))
-
-
-def test_gives_memory_of_its_own():
-    """What was stored does not change with the next action."""
-    model = trained_model()
-    first = model._executor.act(observations(model))
-    kept = first.copy()
-    model._executor.act(observations(model) + 1)
-    assert np.array_equal(first, kept)

@@ -21,10 +21,8 @@ def normalised(n_envs):
 CASES = {
     "paper": {},
     "no batch norm": {"policy_kwargs": {"net_arch": [24, 16], "batch_norm": False}},
-    "batch norm in the critic": {"policy_kwargs": {"net_arch": [24, 16], "batch_norm": "critic"}},
     "scheduled noise": {"action_noise": scheduled},
     "sb3's noise": {"action_noise": lambda: NormalActionNoise(np.zeros(2), np.full(2, 0.1))},
-    "no noise": {"action_noise": lambda: None},
     "explicit noise seed": {"action_noise": lambda: OrnsteinUhlenbeckNoise(np.zeros(2), seed=11)},
     "VecNormalize": {"env": normalised},
     "n-step": {"n_steps": 3},
@@ -62,13 +60,13 @@ def everything(model, weights_of):
 
 
 @pytest.mark.parametrize(
-    ("case", "n_envs"), [*((case, 1) for case in CASES), *((case, 3) for case in ("paper", "n-step", "VecNormalize"))]
+    ("case", "n_envs"), [*((case, 1) for case in CASES), *((case, 3) for case in ("n-step", "VecNormalize"))]
 )
 def test_continued_training_equals_one_run(case, n_envs, weights_of, assert_same_bits):
-    """``learn(150)`` and ``learn(100, reset_num_timesteps=False)`` equal ``learn(250)``."""
+    """``learn(75)`` and ``learn(50, reset_num_timesteps=False)`` equal ``learn(125)``."""
     whole = make_model(case, n_envs)
     # With three environments, learning stops only after a multiple of three (or fifteen) steps
-    first, second = (150, 100) if n_envs == 1 else (150, 105)
+    first, second = (75, 50) if n_envs == 1 else (75, 60)
     whole.learn(first + second)
     parts = make_model(case, n_envs)
     parts.learn(first)
@@ -76,12 +74,12 @@ def test_continued_training_equals_one_run(case, n_envs, weights_of, assert_same
     parts.learn(second, reset_num_timesteps=False)
 
     assert parts.num_timesteps == whole.num_timesteps == first + second
-    assert parts._n_updates > 30
+    assert parts._n_updates > 15
     assert_same_bits(everything(whole, weights_of), everything(parts, weights_of))
     assert any(half[name].tobytes() != array.tobytes() for name, array in weights_of(parts).items())
 
 
-@pytest.mark.parametrize("case", ["paper", "no batch norm", "VecNormalize"])
+@pytest.mark.parametrize("case", ["paper", "VecNormalize"])
 def test_seeds(case, weights_of, assert_same_bits):
     """Same seed, same bits; another seed, other weights."""
 
@@ -131,13 +129,3 @@ def test_reset_num_timesteps_starts_a_new_episode():
     assert (model.action_noise.noise_prev == 0).all()
     assert model.env.envs[0].unwrapped.t == 0
     assert (model.actor.mu[1].weight == weight).all()
-
-
-def test_saving_and_loading_keeps_what_acts_and_learns(tmp_path, weights_of, assert_same_bits):
-    model = make_model("paper", 1)
-    model.learn(60)
-    model.save(tmp_path / "model")
-    loaded = DDPGPaper.load(tmp_path / "model", env=toy_vec_env(1), device="cpu")
-    assert_same_bits(weights_of(model), weights_of(loaded))
-    obs = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
-    np.testing.assert_array_equal(model.predict(obs)[0], loaded.predict(obs)[0])

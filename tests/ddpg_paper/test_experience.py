@@ -64,13 +64,6 @@ class TestExploration:
         for noise, resets in zip(model.action_noise.noises, expected, strict=True):
             assert [n for n in sorted(set(noise.resets)) if n > 0] == resets
 
-    def test_no_noise(self):
-        env = ToyEnv()
-        model = make_model(env, action_noise=None, learning_starts=10**6)
-        model.learn(20)
-        expected, _ = model.predict(model.replay_buffer.observations[:20, 0])
-        np.testing.assert_allclose(env.actions, expected, atol=1e-6)
-
 
 def test_observation_is_stored_as_seen():
     """(s_t, a_t, r_t, s_{t+1}): successive transitions of an episode share a state."""

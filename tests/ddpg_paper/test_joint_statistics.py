@@ -9,10 +9,10 @@ from gymnasium import spaces
 from toy_envs import ToyEnv
 from toys import ChaosEnv, recorded, same, small_model, weights
 
-from ddpg_ext import DDPGPaper, InvalidArgumentError
+from ddpg_ext import InvalidArgumentError
 from ddpg_ext.ddpg_paper import MlpPolicy
 from ddpg_ext.ddpg_paper.networks import Critic
-from ddpg_ext.ddpg_paper.update import gradient_step, td_targets
+from ddpg_ext.ddpg_paper.update import gradient_step
 
 IMAGE = spaces.Box(0, 255, (16, 16, 1), np.uint8)
 MODELS = {
@@ -60,19 +60,6 @@ def test_the_critic_normalises_both_halves_together(name):
     assert moved == {"actor", "critic", "actor_target", "critic_target"}
 
 
-@pytest.mark.parametrize(("statistics", "equal"), [("joint", True), ("separate", False)])
-def test_a_state_has_the_same_features_on_both_sides(statistics, equal):
-    """Where s' is the s of another row, the critic and its (equal) target give both the same value."""
-    model = small_model(ToyEnv(), policy_kwargs={"batch_norm_statistics": statistics, "final_init": None})
-    batch = filled(model)
-    s, next_s = batch.observations, batch.next_observations.clone()
-    next_s[:4] = s[:4]
-    batch = batch._replace(next_observations=next_s, rewards=batch.rewards * 0, dones=batch.dones * 0)
-    with th.no_grad():
-        ours = model.critic(s, model.actor_target(next_s), *([next_s] if model.policy.joint_statistics else []))
-    assert th.allclose(td_targets(model.policy, batch, 1.0)[:4], ours[:4], atol=1e-6) == equal
-
-
 @pytest.mark.parametrize("executor", ["eager", "fast"])
 def test_running_averages_see_the_joint_minibatch_once(executor):
     model = small_model(ToyEnv(), executor=executor)
@@ -94,16 +81,6 @@ def test_no_effect_without_batch_norm_in_the_critic(batch_norm):
     ]
     assert not runs[0].policy.joint_statistics
     assert same(*(weights(model.policy) for model in runs))
-
-
-def test_saved_and_loaded(tmp_path):
-    for statistics in ("joint", "separate"):
-        model = small_model(policy_kwargs={"batch_norm_statistics": statistics}).learn(12)
-        model.save(tmp_path / statistics)
-        loaded = DDPGPaper.load(tmp_path / statistics, device="cpu")
-        assert loaded.policy.batch_norm_statistics == statistics
-        assert loaded.policy.joint_statistics == (statistics == "joint")
-    assert small_model().policy.batch_norm_statistics == "joint"
 
 
 class TwoArgumentCritic(Critic):

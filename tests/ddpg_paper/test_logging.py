@@ -26,16 +26,6 @@ def test_both_learning_rates_follow_their_schedules_and_are_logged():
     assert [group["lr"] for group in model.critic.optimizer.param_groups] == [0]
 
 
-def test_a_learning_rate_of_zero_stops_learning():
-    """A schedule may end at 0: that network stays, the other learns."""
-    model = small_model(learning_rate=lambda _: 0.0, qf_learning_rate=1e-3)
-    actor, critic = dict(model.actor.named_parameters()), dict(model.critic.named_parameters())
-    before = {name: param.detach().clone() for name, param in (*actor.items(), *critic.items())}
-    model.learn(20)
-    assert all(th.equal(before[name], param) for name, param in actor.items())
-    assert not any(th.equal(before[name], param) for name, param in critic.items() if name.endswith("weight_features"))
-
-
 @pytest.mark.parametrize("executor", EXECUTORS)
 def test_logged_metrics_are_means_since_the_last_log(executor, monkeypatch):
     """Every log's value is the mean over the gradient steps since the one before, and each step counts once."""

@@ -15,7 +15,7 @@ from stable_baselines3.common.monitor import ResultsWriter
 from ddpg_ext import CheckpointNotFoundError, DamagedCheckpointError, InvalidArgumentError, MissingExtraError
 from ddpg_ext.callbacks.live_plot import moving_mean
 from ddpg_ext.plot import aggregate, main, plot_runs
-from ddpg_ext.plot.runs import Run, find_runs, read_run
+from ddpg_ext.plot.runs import Run, read_run
 
 STEPS = np.array([100, 200, 300, 400])
 
@@ -219,14 +219,6 @@ def test_runs_that_are_not_independent_count_once(tmp_path):
     assert curves[tuple(name.split(", "))].description.startswith("1 run")
 
 
-def test_labels_tell_settings_of_one_algorithm_apart(tmp_path):
-    for name, seeds in (("plain", (0, 1, 2)), ("tuned", (3, 4, 5))):
-        for seed in seeds:
-            write_run(tmp_path / name / f"Pendulum-v1_{seed}", results_of(seed))
-    _, curves = plot_runs([tmp_path / "plain", tmp_path / "tuned"], labels=["paper's", "ours"])
-    assert list(curves) == [("Pendulum-v1", "paper's"), ("Pendulum-v1", "ours")]
-
-
 def test_a_run_given_twice_counts_once(zoo):
     _, curves = plot_runs([zoo / "ddpg_paper" / "Hopper-v5_1", zoo / "ddpg_paper/../ddpg_paper"])
     assert curves["Hopper-v5", "ddpg_paper"].description == "mean and range of 2 runs"
@@ -310,22 +302,17 @@ def test_settings_that_differ_are_named(tmp_path, recwarn):
         f"`gamma` (not set in {runs[0]}; 0.9 in {runs[2]}), `tau` (0.001 in {runs[0]}; 0.005 in {runs[2]})" in message
     )
     assert "--labels" in message
+    # The algorithm and the environment's arguments are settings, too
+    for number, (label, kwargs) in enumerate(
+        {"algo": {"algo": "td3"}, "env_kwargs": {"env_kwargs": {"g": 5.0}}}.items()
+    ):
+        other = write_run(tmp_path / f"{label}_{number}" / "Pendulum-v1_1", results_of(number), config=config, **kwargs)
+        with pytest.warns(UserWarning, match=f"settings are aggregated: `{label}` "):
+            plot_runs([runs[0], other], labels=["both", "both"])
     # Each for itself, there is nothing to say
     recwarn.clear()
     plot_runs([*runs[:2], runs[2]], labels=["a", "a", "b"])
     assert [str(w.message) for w in recwarn if w.category is UserWarning] == []
-
-
-def test_the_algorithm_is_a_setting(tmp_path):
-    """Of runs that a label puts together; the first has no more than its args.yml."""
-    runs = [
-        write_run(tmp_path / algo / "Pendulum-v1_1", results_of(0), algo=algo, config=config)
-        for algo, config in {"td3": None, "ddpg_paper": {"tau": 0.1}}.items()
-    ]
-    with pytest.warns(UserWarning, match="different settings are") as caught:
-        plot_runs([tmp_path], labels=["both"])
-    (message,) = [str(warning.message) for warning in caught]
-    assert f"settings are aggregated: `algo` (ddpg_paper in {runs[1]}; td3 in {runs[0]}). Give" in message
 
 
 def test_a_curve_whose_runs_have_nothing_in_common_is_left_out(tmp_path):
@@ -343,13 +330,6 @@ def test_a_curve_whose_runs_have_nothing_in_common_is_left_out(tmp_path):
     plot_runs(runs, labels=["a", "b"])
 
 
-def test_the_environments_arguments_are_settings(tmp_path):
-    for number, kwargs in enumerate([None, {"g": 5.0}]):
-        write_run(tmp_path / f"Pendulum-v1_{number}", results_of(number), config={"tau": 0.1}, env_kwargs=kwargs)
-    with pytest.warns(UserWarning, match=r"`env_kwargs` \(not set in .*_0; {'g': 5.0} in .*_1\)"):
-        plot_runs([tmp_path])
-
-
 # --------------------------------------------------------------- the command line
 
 
@@ -363,13 +343,13 @@ def test_the_command(zoo, tmp_path, capsys):
     with Image.open(tmp_path / "new" / "curves.png") as picture:
         picture.load()
         assert picture.width > 2 * picture.height / 1.5
-
-
-def test_options(zoo, tmp_path, capsys):
     options = f"--metric length --labels mine --title T --out {tmp_path}/curves.svg"
     main([str(zoo / "ddpg_paper" / "Hopper-v5_1"), *options.split()])
     assert capsys.readouterr().out.startswith("Hopper-v5, mine: 200 [200, 200] after 400 environment steps (1 run")
     assert "<svg" in (tmp_path / "curves.svg").read_text()
+    for options, message in ({"metric": "returns"}, "did you mean 'return'"), ({"x": "step"}, "did you mean 'steps'"):
+        with pytest.raises(InvalidArgumentError, match=message):
+            plot_runs([zoo], **options)
 
 
 def test_what_cannot_be_read_is_left_out_with_a_warning(zoo, tmp_path, capsys):
@@ -407,21 +387,12 @@ def test_bad_input_ends_with_one_line(zoo, tmp_path, capsys, arguments, message)
     assert re.fullmatch(f"(Warning: .*\n)*error: .*{message}.*\n", capsys.readouterr().err)
 
 
-def test_unknown_names(zoo):
-    with pytest.raises(InvalidArgumentError, match=r"`metric` 'returns' is unknown; did you mean 'return'\?"):
-        plot_runs([zoo], metric="returns")
-    with pytest.raises(InvalidArgumentError, match=r"`x` 'step' is unknown; did you mean 'steps'\?"):
-        plot_runs([zoo], x="step")
-
-
 @pytest.mark.parametrize(
     "content",
     [
-        b"",
         b"PK\x03\x04 and no more",
         {"timesteps": [1, 2], "results": np.zeros((3, 2))},
         {"timesteps": [1, 2], "results": np.zeros(2)},
-        {"timesteps": [1], "results": np.array([["a"]])},
         {"timesteps": ["1", "x"], "results": np.zeros((2, 1))},
         {"timesteps": [1], "results": np.array([[np.nan]])},
         {"timesteps": [1], "results": np.array([[None]])},  # a pickle
@@ -470,8 +441,3 @@ def test_a_missing_package(zoo, monkeypatch):
     monkeypatch.setitem(sys.modules, "rliable.library", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'ddpg_ext\[plots\]'"):
         plot_runs([zoo])
-
-
-def test_a_run_is_found_by_itself_or_below(zoo):
-    assert find_runs(zoo / "ddpg_paper/Hopper-v5_2") == [zoo / "ddpg_paper/Hopper-v5_2"]
-    assert len(find_runs(zoo)) == 7
