@@ -16,6 +16,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from ddpg_ext.checkpoints import sb3_compat
 from ddpg_ext.checkpoints.model_zip import ModelFile, Trust, read_model_members
+from ddpg_ext.checkpoints.replay_buffer import set_replay_buffer
 from ddpg_ext.common.checks import plain
 from ddpg_ext.common.errors import (
     CheckpointError,
@@ -316,8 +317,10 @@ def convert_live(cls: type[Model], sb3_model: Any) -> Model:
     """
     file = sb3_compat.live_model_file(sb3_model)
     buffer = sb3_model.replay_buffer
-    changes = {"replay_buffer": buffer} if buffer else {}
+    changes = {} if buffer is None else {"replay_buffer": buffer}
     model = build_model(cls, file, sb3_model.env, sb3_model.device, changes=changes)
+    if buffer is not None:
+        set_replay_buffer(model, buffer)
     model.tensorboard_log = sb3_model.tensorboard_log
     if sb3_model._custom_logger:
         model.set_logger(sb3_model.logger)

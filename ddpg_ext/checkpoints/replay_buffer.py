@@ -1,18 +1,23 @@
 """The replay buffer of a model, to and from a file of its own."""
 
+import inspect
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
+from ddpg_ext.common.checks import plain
 from ddpg_ext.common.errors import InvalidArgumentTypeError
-from ddpg_ext.ddpg_paper.validation import env_of_her, make_replay_buffer
+from ddpg_ext.ddpg_paper.validation import env_of_her, make_replay_buffer, replay_buffer_class
 from ddpg_ext.serialization.allowlist import Allowed
 from ddpg_ext.serialization.replay_buffers import load_buffer, save_buffer
 
 if TYPE_CHECKING:
     from ddpg_ext.ddpg_paper.ddpg_paper import DDPGPaper
+
+#: arguments of SB3's replay buffers, which keep them as attributes
+_ARGUMENTS = ("handle_timeout_termination", "n_steps", "n_sampled_goal", "goal_selection_strategy", "copy_info_dict")
 
 
 def save_replay_buffer(model: "DDPGPaper", path: Any) -> None:
@@ -51,4 +56,21 @@ def load_replay_buffer(
         if truncate_last_traj:
             buffer.truncate_last_trajectory()
     buffer.device = model.device
+    set_replay_buffer(model, buffer)
+
+
+def set_replay_buffer(model: "DDPGPaper", buffer: ReplayBuffer) -> None:
+    """
+    Give a model a replay buffer, and the arguments that make an equal one, which reading the model's files needs.
+
+    :param model: the model
+    :param buffer: the replay buffer, which may be of another class than the model's
+    """
     model.replay_buffer = buffer
+    if type(buffer) is replay_buffer_class(model):
+        return
+    model.replay_buffer_class, model.optimize_memory_usage = type(buffer), buffer.optimize_memory_usage
+    parameters = inspect.signature(type(buffer)).parameters
+    model.replay_buffer_kwargs = {
+        name: plain(getattr(buffer, name)) for name in _ARGUMENTS if name in parameters and hasattr(buffer, name)
+    }

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 from stable_baselines3.common.noise import ActionNoise, VectorizedActionNoise
 
-from ddpg_ext.common.checks import check_number
+from ddpg_ext.common.checks import check_number, plain
 from ddpg_ext.common.errors import InvalidArgumentError, InvalidArgumentTypeError
 
 
@@ -285,7 +285,7 @@ def _same_shape(name: str, value: ArrayLike, mean: np.ndarray) -> np.ndarray:
 
 def _numbers(name: str, value: ArrayLike) -> np.ndarray:
     try:
-        array = np.array(value)
+        array = np.array(plain(value))
     except ValueError:  # rows of different lengths
         array = np.array(None)
     if array.dtype.kind not in "iuf":

@@ -184,6 +184,7 @@ def check_arguments(model: "DDPGPaper") -> None:
     accepted = "a whole number above 0, or such a number and a unit"
     freq = check_number("train_freq", freq, lambda n: n > 0, accepted, integer=True)
     model.train_freq = TrainFreq(freq, unit) if isinstance(train_freq, TrainFreq) else (freq, unit)
+    model.matmul_precision, model._executor_choice = plain(model.matmul_precision), plain(model._executor_choice)
     if model.matmul_precision not in (None, "highest", "high", "medium"):
         raise InvalidArgumentError(
             f"`matmul_precision` must be 'highest', 'high', 'medium' or None, got {model.matmul_precision!r}"
@@ -211,7 +212,7 @@ def check_replay_buffer(model: "DDPGPaper") -> None:
         raise InvalidArgumentTypeError(
             f"`replay_buffer_class` must be a subclass of SB3's ReplayBuffer, or None, got {chosen!r}"
         )
-    buffer_class = _replay_buffer_class(model)
+    buffer_class = replay_buffer_class(model)
     from_model = {"device", "n_envs", "optimize_memory_usage"}
     if issubclass(buffer_class, HerReplayBuffer):
         from_model.add("env")
@@ -250,7 +251,7 @@ def check_replay_buffer(model: "DDPGPaper") -> None:
             )
 
 
-def _replay_buffer_class(model: "DDPGPaper") -> type[ReplayBuffer]:
+def replay_buffer_class(model: "DDPGPaper") -> type[ReplayBuffer]:
     """Return the class that the user chose, or the default one."""
     if model.replay_buffer_class is not None:
         return model.replay_buffer_class
@@ -266,7 +267,7 @@ def make_replay_buffer(model: "DDPGPaper") -> ReplayBuffer:
     :param model: a model whose arguments are checked
     :raises InvalidArgumentError: if a ``HerReplayBuffer`` has no environment to compute rewards
     """
-    buffer_class, kwargs = _replay_buffer_class(model), dict(model.replay_buffer_kwargs)
+    buffer_class, kwargs = replay_buffer_class(model), dict(model.replay_buffer_kwargs)
     if _takes_n_steps(buffer_class):
         kwargs.setdefault("gamma", model.gamma)
         if model.n_steps > 1:

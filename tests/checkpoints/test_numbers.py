@@ -1,5 +1,6 @@
 """What goes in comes out: arguments of all numeric types are plain numbers in the model, and survive all files."""
 
+import copy
 import inspect
 
 import gymnasium as gym
@@ -27,6 +28,7 @@ from ddpg_ext import (
     UntrustedContentError,
 )
 from ddpg_ext.buffers import PrioritizedReplayBuffer
+from ddpg_ext.checkpoints.snapshots import snapshots
 from ddpg_ext.common.checks import plain
 from ddpg_ext.ddpg_paper import MlpPolicy
 
@@ -72,7 +74,7 @@ def run_through_all_files(folder, **kwargs):
     of_checkpoint.load_replay_buffer(folder / "checkpoints" / "rl_model_replay_buffer_40_steps")
     resumed = DDPGPaper.resume(folder / "snapshots", PointEnv())
     resumed.learn(np.int64(30), callback=SnapshotCallback(folder / "snapshots", every=20), reset_num_timesteps=False)
-    return [model, loaded, of_checkpoint, resumed, DDPGPaper.load(folder / "snapshots" / "snapshot_000000000100.zip")]
+    return [model, loaded, of_checkpoint, resumed, DDPGPaper.load(snapshots(folder / "snapshots")[0])]
 
 
 def is_plain(value):
@@ -162,7 +164,6 @@ NOISES = [
     lambda: NormalActionNoise(np.zeros(2), np.float32(0.1)),
     lambda: NormalActionNoise([0.0, 0.0], [np.float32(0.1), 0.1]),
     lambda: OrnsteinUhlenbeckActionNoise(np.zeros(2), np.float32(0.1), np.array(0.25), np.float32(0.5)),
-    lambda: OrnsteinUhlenbeckActionNoise([0.0, 0.0], 0.1, initial_noise=[0.5, 0.5]),
 ]
 
 
@@ -220,7 +221,7 @@ def test_other_values_are_left_as_they_are(value):
 )
 @pytest.mark.parametrize("how", ["zip", "live"])
 def test_numbers_of_sb3_models(tmp_path, kwargs, how):
-    theirs = DDPG("MlpPolicy", PointEnv(), **{**SMALL, "learning_starts": 10, **kwargs})
+    theirs = DDPG("MlpPolicy", PointEnv(), **copy.deepcopy({**SMALL, "learning_starts": 10, **kwargs}))
     theirs.learn(5e1 + 0.5)
     theirs.save_replay_buffer(tmp_path / "buffer")
     if how == "zip":
@@ -240,7 +241,7 @@ def test_numbers_of_sb3_models(tmp_path, kwargs, how):
 
 
 def test_a_value_that_sb3_takes_is_named_with_the_cure(tmp_path):
-    DDPG("MlpPolicy", PointEnv(), tau=0, **SMALL).save(tmp_path / "model")
+    DDPG("MlpPolicy", PointEnv(), tau=0, **copy.deepcopy(SMALL)).save(tmp_path / "model")
     with pytest.raises(CheckpointError, match=r"`tau` must be a number in \(0, 1\], got 0; .*custom_objects"):
         DDPGPaper.load(tmp_path / "model")
     assert DDPGPaper.load(tmp_path / "model", custom_objects={"tau": 0.5}).tau == 0.5
@@ -327,8 +328,8 @@ class Goal(gym.Env):
 
     def step(self, action):
         self.count += 1
-        numbers = {"i": np.int64(3), "f": np.float32(0.5), "flag": np.bool_(True), "array": np.ones((100, 3))}
-        info = {"is_success": np.bool_(True), "nested": [numbers] * 20, "text": "x", "none": None}
+        numbers = {"i": np.int64(3), "f": np.float32(0.5), "flag": np.bool_(True), "array": np.ones(3)}
+        info = {"is_success": np.bool_(True), "nested": [numbers] * 2, "text": "x", "none": None}
         return self.observation(), 0.0, False, self.count >= 5, info
 
     def compute_reward(self, achieved, desired, info):
@@ -338,8 +339,8 @@ class Goal(gym.Env):
 def test_infos_of_her(tmp_path):
     kwargs = {"replay_buffer_class": HerReplayBuffer, "replay_buffer_kwargs": {"copy_info_dict": True}}
     kwargs["replay_buffer_kwargs"] |= {"n_sampled_goal": np.int64(2)}
-    model = DDPGPaper("MultiInputPolicy", Goal(), **{**SMALL, "buffer_size": 500, **kwargs})
-    model.learn(500, callback=SnapshotCallback(tmp_path, every=400))
+    model = DDPGPaper("MultiInputPolicy", Goal(), **{**SMALL, **kwargs})
+    model.learn(60, callback=SnapshotCallback(tmp_path, every=40))
     model.save(tmp_path / "model")
     model.save_replay_buffer(tmp_path / "buffer")
     loaded = DDPGPaper.load(tmp_path / "model", Goal())
