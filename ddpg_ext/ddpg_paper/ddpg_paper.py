@@ -31,7 +31,15 @@ from ddpg_ext.common.errors import InvalidArgumentError, InvalidArgumentTypeErro
 from ddpg_ext.common.noise import OrnsteinUhlenbeckNoise, noise_scale, seed_random_stream, vectorize
 from ddpg_ext.common.normalization import restore_statistics, running_statistics
 from ddpg_ext.ddpg_paper.executors import Executor, make_executor
-from ddpg_ext.ddpg_paper.policies import Actor, CnnPolicy, Critic, DDPGPaperPolicy, MlpPolicy, MultiInputPolicy
+from ddpg_ext.ddpg_paper.policies import (
+    Actor,
+    CnnPolicy,
+    Critic,
+    DDPGPaperPolicy,
+    MlpPolicy,
+    MultiInputPolicy,
+    inherits_method,
+)
 from ddpg_ext.ddpg_paper.update import StepMetrics
 from ddpg_ext.ddpg_paper.validation import (
     check_arguments,
@@ -382,7 +390,7 @@ class DDPGPaper(OffPolicyAlgorithm):
             # A bad value in the step that follows must not spoil the normalisation
             self._statistics_before = running_statistics(self._vec_normalize_env)
         warming_up = self.uniform_warmup and self.num_timesteps < learning_starts
-        if warming_up or type(self).predict is not DDPGPaper.predict:
+        if warming_up or not inherits_method(self, OffPolicyAlgorithm, "predict"):
             return super()._sample_action(learning_starts if warming_up else 0, action_noise, n_envs)
         # As SB3, but without scaling the policy's actions to the environment's bounds and back
         assert self._last_obs is not None  # for mypy

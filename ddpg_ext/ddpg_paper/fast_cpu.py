@@ -6,6 +6,9 @@ unused gradients (of the critic's weights, in the actor step), and many Python c
 small object with preallocated outputs and gradients; a network is a chain of them (``manual_backward.py``).
 """
 
+from collections.abc import Iterable
+from itertools import chain
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -14,7 +17,10 @@ from gymnasium import spaces
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from torch import nn
+from torch.nn.modules import module as nn_module
+from torch.optim import optimizer as th_optimizer
 
+from ddpg_ext.common.layers import ActionInput
 from ddpg_ext.ddpg_paper.manual_backward import LAYERS, Chain, Grads, ManualCritic
 from ddpg_ext.ddpg_paper.policies import Actor, Critic, DDPGPaperPolicy
 from ddpg_ext.ddpg_paper.update import SATURATION_THRESHOLD, Samples, StepMetrics, StepResult, check_finite
@@ -51,6 +57,8 @@ class _Adam:
             settings |= {"beta1": beta1, "beta2": beta2, "amsgrad": False, "maximize": False}
             grads = [self.grads[i] for i in ids]
             th._fused_adam_(params, grads, exp_avgs, exp_avg_sqs, [], steps, **settings)
+            for param, grad in zip(params, grads, strict=True):
+                param.grad = grad  # for users who log it
 
 
 class FastCPUExecutor:
@@ -67,7 +75,7 @@ class FastCPUExecutor:
         self.batch_size = 0
         # `prepare` builds the rest: as with autograd, an optimiser has no state before its first step
         self.fingerprint: list[Any] | None = None
-        self.acting_fingerprint: list[Any] | None = None
+        self.watched_actor: _Watched | None = None
         self.action_shape = policy.action_space.shape
 
     def _build(self) -> None:
@@ -77,47 +85,49 @@ class FastCPUExecutor:
         self.actor_adam = _Adam(policy.actor.optimizer, self.actor.grads)
         self.critic_adam = _Adam(policy.critic.optimizer, self.critic.grads)
         self.target_pairs = policy.target_pairs()
-        self.tensors = [*policy.parameters(), *policy.buffers()]
-        self.params = [*policy.actor.parameters(), *policy.critic.parameters()]
-        self.hooks = _hooks(policy)
-        self.acting_tensors = [*policy.actor.parameters(), *policy.actor.buffers()]
-        self.acting_hooks = _module_hooks(policy.actor)
+        self.watched = _Watched(policy.modules(), (policy.actor.optimizer, policy.critic.optimizer))
         self.batch_size = 0
         self.fingerprint = self._fingerprint()
         # A policy that overrides how it acts is asked to act
-        acts_plainly = all(
-            getattr(type(policy), name) is getattr(DDPGPaperPolicy, name)
-            for name in ("predict", "_predict", "scaled_actions")
-        )
-        self.acting_fingerprint = self._acting_fingerprint() if acts_plainly else None
+        acts_plainly = _inherits(policy, "predict", "_predict", "scaled_actions", "obs_to_tensor")
+        self.watched_actor = _Watched(policy.actor.modules(), (policy,)) if acts_plainly else None
 
     @staticmethod
     def unsupported(policy: DDPGPaperPolicy) -> str | None:
-        """Return the first property of a policy that this executor does not support, or None."""
+        """Return the first property of a policy, as it is now, that this executor does not support, or None."""
         space, networks = policy.observation_space, (policy.actor, policy.critic)
-        layers = [*policy.actor.mu, *policy.critic.state_net, *policy.critic.q_net]
-        groups = [group for network in networks for group in network.optimizer.param_groups]
+        with_targets = (*networks, policy.actor_target, policy.critic_target)
+        if [type(network) for network in with_targets] != [Actor, Critic, Actor, Critic]:
+            return "an actor or critic of a class of its own"
+        critics = (policy.critic, policy.critic_target)
+        nets = [policy.actor.mu, policy.actor_target.mu, *(net for c in critics for net in (c.state_net, c.q_net))]
+        optimizers = [network.optimizer for network in networks]
+        groups = [group for optimizer in optimizers for group in optimizer.param_groups]
         params = [param for network in networks for param in network.parameters()]
+        watched = _Watched(policy.modules(), optimizers)
         checks = {
             f"networks on {policy.device}": policy.device.type == "cpu",
-            "an actor or critic of a class of its own": (type(policy.actor), type(policy.critic)) == (Actor, Critic),
             "a features extractor other than FlattenExtractor": all(
-                type(network.features_extractor) is FlattenExtractor for network in networks
+                type(network.features_extractor) is FlattenExtractor for network in with_targets
             ),
             "observations other than vectors": isinstance(space, spaces.Box)
             and not (policy.normalize_images and is_image_space(space)),
-            "layers other than linear, ReLU, tanh and batch norm": all(type(layer) in LAYERS for layer in layers),
+            "layers other than linear, ReLU, tanh and batch norm": all(type(net) is nn.Sequential for net in nets)
+            and all(type(layer) in LAYERS for net in nets for layer in net)
+            and all(type(critic.action_input) is ActionInput for critic in critics),
             "parameters that do not learn, or other than float32": all(
                 param.requires_grad and param.dtype == th.float32 for param in params
             ),
-            "hooks on modules or optimisers": not any(_hooks(policy)),
-            "an optimiser other than plain Adam": all(type(network.optimizer) is th.optim.Adam for network in networks)
+            "hooks on modules, parameters or optimisers": not watched.has_hooks(),
+            "replaced methods of the policy, its networks or its optimisers": not watched.has_replaced_methods()
+            and _inherits(policy, "target_pairs", "set_training_mode"),
+            "an optimiser other than plain Adam": all(type(optimizer) is th.optim.Adam for optimizer in optimizers)
             and not any(group.get("amsgrad") or group.get("maximize") for group in groups),
         }
         return next((reason for reason, supported in checks.items() if not supported), None)
 
     def prepare(self) -> str | None:
-        """Notice changes since the last step: of an optimiser's state, frozen layers, moved networks."""
+        """Notice changes since the last step: of an optimiser's state, hooks, replaced methods, frozen layers."""
         if self.fingerprint is None or self._fingerprint() != self.fingerprint:
             reason = self.unsupported(self.policy)
             if reason is not None:
@@ -127,17 +137,12 @@ class FastCPUExecutor:
 
     def _fingerprint(self) -> list[Any]:
         """Identify the memory and the settings that this executor relies on and a user may exchange."""
-        fingerprint: list[Any] = [*map(th.Tensor.data_ptr, self.tensors), *(p.requires_grad for p in self.params)]
+        fingerprint = self.watched.fingerprint()
         for network in (self.policy.actor, self.policy.critic):
             optimizer = network.optimizer
             fingerprint += [id(optimizer), id(optimizer.state), len(optimizer.state)]
             fingerprint += [group.get(name) for group in optimizer.param_groups for name in ("amsgrad", "maximize")]
-        return [*fingerprint, any(self.hooks), self.policy.joint_statistics]
-
-    def _acting_fingerprint(self) -> list[Any]:
-        """Identify the part of it for :meth:`act`: callbacks may exchange it between two calls of :meth:`prepare`."""
-        layers = self.policy.actor.mu
-        return [*map(id, layers), *map(th.Tensor.data_ptr, self.acting_tensors), any(self.acting_hooks)]
+        return [*fingerprint, self.policy.joint_statistics]
 
     def step(self, batch: Samples, gamma: float, tau: float) -> StepResult:
         """Do as :func:`ddpg_ext.ddpg_paper.update.gradient_step`."""
@@ -147,7 +152,8 @@ class FastCPUExecutor:
 
     def act(self, observations: Any) -> np.ndarray:
         """Do as ``policy.scaled_actions``, but without the many Python calls of ``nn.Module``."""
-        if self.acting_fingerprint is None or self._acting_fingerprint() != self.acting_fingerprint:
+        # Callbacks may change the actor between two calls of `prepare`
+        if self.watched_actor is None or self.watched_actor.has_changed():
             return self.policy.scaled_actions(observations)
         with th.inference_mode():
             actions = self.actor.evaluate(th.from_numpy(np.asarray(observations)).float().flatten(1))
@@ -212,15 +218,46 @@ def _mean(values: np.ndarray) -> float:
     return float(np.add.reduce(values, axis=None)) / values.size
 
 
-def _hooks(policy: DDPGPaperPolicy) -> list[Any]:
-    """Return the dicts of registered hooks, which this executor does not call."""
-    networks = (policy.actor, policy.critic, policy.actor_target, policy.critic_target)
-    optimizers = (policy.actor.optimizer, policy.critic.optimizer)
-    names = ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks")
-    hooks = [vars(optimizer)[name] for optimizer in optimizers for name in names]
-    return hooks + [hook for network in networks for hook in _module_hooks(network)]
+class _Watched:
+    """Notice hooks, replaced methods, exchanged modules and moved tensors, at a cost that no step feels."""
+
+    def __init__(self, modules: Iterable[nn.Module], others: Iterable[Any] = ()) -> None:
+        modules = [*modules]
+        self.objects = [*modules, *others]
+        self.attributes = [vars(watched) for watched in self.objects]
+        self.members = [vars(m)[name] for m in modules for name in ("_modules", "_parameters", "_buffers")]
+        self.params = [param for m in modules for param in m.parameters(recurse=False)]
+        self.tensors = [*self.params, *(buffer for m in modules for buffer in m.buffers(recurse=False))]
+        suffixes = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+        self.hooks = [vars(m)[name] for m in modules for name in suffixes]
+        self.hooks += [getattr(nn_module, f"_global{name}") for name in suffixes]
+        names = ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks")
+        self.hooks += [attributes[name] for attributes in self.attributes for name in names if name in attributes]
+        self.hooks += [th_optimizer._global_optimizer_pre_hooks, th_optimizer._global_optimizer_post_hooks]
+        self.before = self.fingerprint()
+
+    def fingerprint(self) -> list[Any]:
+        return [
+            *map(len, self.attributes),  # a replaced method is one more attribute
+            *map(id, chain.from_iterable(map(dict.values, self.members))),
+            *map(th.Tensor.data_ptr, self.tensors),
+            *map(_requires_grad, self.params),
+            self.has_hooks(),
+        ]
+
+    def has_changed(self) -> bool:
+        return self.fingerprint() != self.before
+
+    def has_hooks(self) -> bool:
+        return any(self.hooks) or any(map(_hooks, self.params)) or any(map(_accumulate_hooks, self.params))
+
+    def has_replaced_methods(self) -> bool:
+        return any(hasattr(type(watched), name) for watched in self.objects for name in vars(watched))
 
 
-def _module_hooks(network: nn.Module) -> list[Any]:
-    names = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")
-    return [module.__dict__[name] for module in network.modules() for name in names]
+_requires_grad = attrgetter("requires_grad")
+_hooks, _accumulate_hooks = attrgetter("_backward_hooks"), attrgetter("_post_accumulate_grad_hooks")
+
+
+def _inherits(policy: DDPGPaperPolicy, *names: str) -> bool:
+    return all(getattr(type(policy), name) is getattr(DDPGPaperPolicy, name) for name in names)

@@ -78,7 +78,8 @@ class _Linear(_Layer):
         if params:
             grads, weight = self.grads, self.weight_id
             if self.is_large and not self.has_narrow_weight:
-                grads[weight] = large_product(grad.t(), self.x.t(), None)
+                with th.inference_mode(False):  # for users of `param.grad`
+                    grads[weight] = large_product(grad.t(), self.x.t(), None)
             else:
                 _product(grad.t(), self.x, grads[weight], self.narrow_grad)
             th.sum(grad, 0, out=grads[self.bias_id])
@@ -156,7 +157,8 @@ class _BatchNorm(_Layer):
             grad, self.x, self.weight, None, None, self.mean, self.invstd, True, self.module.eps, wanted
         )
         if params:
-            self.grads[id(self.weight)], self.grads[id(self.bias)] = grad_weight, grad_bias
+            self.grads[id(self.weight)].copy_(grad_weight)
+            self.grads[id(self.bias)].copy_(grad_bias)
         return grad_input
 
 

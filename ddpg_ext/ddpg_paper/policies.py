@@ -241,10 +241,12 @@ class DDPGPaperPolicy(BasePolicy):
         :param observation: a batch of observations, shape ``(n_envs, *obs_shape)``, or a dict of them
         :return: actions in [-1, 1], shape ``(n_envs, *action_shape)``
         """
-        if type(self).predict is not BasePolicy.predict:
+        if not inherits_method(self, BasePolicy, "predict"):
             return self.scale_action(self.predict(observation)[0])
         self.set_training_mode(False)
-        if self._has_vector_obs:  # skips SB3's checks for single observations, images and dicts
+        if self._has_vector_obs and inherits_method(
+            self, BasePolicy, "obs_to_tensor"
+        ):  # skips SB3's checks for single observations, images and dicts
             tensor: PyTorchObs = th.as_tensor(observation, device=next(self.actor.parameters()).device)
         else:
             tensor, _ = self.obs_to_tensor(observation)
@@ -282,6 +284,11 @@ class DDPGPaperPolicy(BasePolicy):
 
 
 MlpPolicy = DDPGPaperPolicy
+
+
+def inherits_method(instance: Any, base: type, name: str) -> bool:
+    """Return whether a method is that of a base class, replaced neither by a subclass nor on the instance."""
+    return getattr(getattr(instance, name), "__func__", None) is getattr(base, name)
 
 
 class CnnPolicy(DDPGPaperPolicy):

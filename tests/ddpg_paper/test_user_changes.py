@@ -55,6 +55,124 @@ def test_fast_that_was_asked_for_raises(change):
         model.learn(50, reset_num_timesteps=False)
 
 
+def replaced(part, name):
+    """Replace a method on an instance by one that reports its calls."""
+
+    def change(model, call):
+        owner = part(model)
+        original = getattr(owner, name)
+
+        def method(*args, **kwargs):
+            call()
+            return original(*args, **kwargs)
+
+        setattr(owner, name, method)
+
+    return change
+
+
+def hooked(part, register):
+    def change(model, call):
+        getattr(part(model), register)(lambda *args: call())
+
+    return change
+
+
+#: changes that report calls: by hooks, which torch calls with autograd, and by methods that an instance replaces
+CALLED = {
+    "gradient hook": hooked(lambda m: m.critic.action_input.bias, "register_hook"),
+    "accumulated gradient hook": hooked(lambda m: m.actor.mu[-2].weight, "register_post_accumulate_grad_hook"),
+    "forward hook": hooked(lambda m: m.actor.mu[1], "register_forward_hook"),
+    "forward pre-hook": hooked(lambda m: m.critic_target, "register_forward_pre_hook"),
+    "backward hook": hooked(lambda m: m.critic.q_net, "register_full_backward_hook"),
+    "backward pre-hook": hooked(lambda m: m.critic.q_net, "register_full_backward_pre_hook"),
+    "optimiser hook": hooked(lambda m: m.actor.optimizer, "register_step_pre_hook"),
+    "actor.forward": replaced(lambda m: m.actor, "forward"),
+    "actor_target.forward": replaced(lambda m: m.actor_target, "forward"),
+    "critic.forward": replaced(lambda m: m.critic, "forward"),
+    "a layer's forward": replaced(lambda m: m.critic.state_net[1], "forward"),
+    "features": replaced(lambda m: m.actor, "extract_features"),
+    "policy._predict": replaced(lambda m: m.policy, "_predict"),
+    "policy.predict": replaced(lambda m: m.policy, "predict"),
+    "policy.obs_to_tensor": replaced(lambda m: m.policy, "obs_to_tensor"),
+    "optimizer.step": replaced(lambda m: m.critic.optimizer, "step"),
+}
+
+
+@pytest.mark.parametrize("name", CALLED)
+@pytest.mark.parametrize("steps_before", [0, 100])
+def test_hooks_and_replaced_methods_are_called(name, steps_before):
+    model, calls = make_model(), []
+    model.learn(steps_before)
+    CALLED[name](model, lambda: calls.append(name))
+    with pytest.warns(UserWarning, match="'fast' does not support .*; training continues with 'eager'") as warnings:
+        model.learn(90, reset_num_timesteps=False)
+    assert len(warnings) == 1
+    assert len(calls) >= 20
+
+
+def test_a_replaced_predict_of_the_model_acts():
+    model, calls = make_model().learn(70), []
+    replaced(lambda m: m, "predict")(model, lambda: calls.append(1))
+    model.learn(10, reset_num_timesteps=False)
+    assert len(calls) == 10
+    assert model.executor == "fast"
+
+
+@pytest.mark.parametrize("registered", ["forward", "optimizer"])
+def test_global_hooks_are_called(registered):
+    from torch.nn.modules.module import register_module_forward_hook
+    from torch.optim.optimizer import register_optimizer_step_post_hook
+
+    model, calls = make_model().learn(100), []
+    register = {"forward": register_module_forward_hook, "optimizer": register_optimizer_step_post_hook}[registered]
+    handle = register(lambda *args: calls.append(1))
+    try:
+        with pytest.warns(UserWarning, match="hooks on modules, parameters or optimisers"):
+            model.learn(10, reset_num_timesteps=False)
+    finally:
+        handle.remove()
+    assert calls
+
+
+def test_an_exchanged_layer_learns():
+    model = make_model().learn(100)
+    layer = model.actor.mu[1] = type(model.actor.mu[1])(3, 16)
+    model.actor.optimizer.param_groups[0]["params"][2:4] = layer.parameters()
+    before = layer.weight.detach().clone()
+    model.learn(20, reset_num_timesteps=False)
+    assert not th.equal(layer.weight, before)
+
+
+def test_clipping_by_hook():
+    """Gradients of 0 leave the weights as they are, apart from the decay of the critic's."""
+    model = make_model(qf_weight_decay=0)
+    for param in (*model.actor.parameters(), *model.critic.parameters()):
+        param.register_hook(lambda gradient: gradient.clamp(0, 0))
+    before = [param.detach().clone() for param in model.actor.parameters()]
+    with pytest.warns(UserWarning, match="hooks on modules, parameters or optimisers"):
+        model.learn(90)
+    assert model._n_updates > 20
+    assert all(th.equal(a, b) for a, b in zip(before, model.actor.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("net_arch", [[16, 16], [400, 300]])
+@pytest.mark.parametrize("batch_norm", [True, False])
+def test_gradients_stay_in_the_parameters(net_arch, batch_norm):
+    """As with autograd: the fast executor leaves the same gradients, which may be clipped or set to zero."""
+    kwargs = {"policy_kwargs": {"net_arch": net_arch, "batch_norm": batch_norm}}
+    fast, eager = (make_model(executor=executor, **kwargs).learn(66) for executor in ("fast", "eager"))
+    assert fast._n_updates == 3
+    for ours, theirs in zip(fast.policy.parameters(), eager.policy.parameters(), strict=True):
+        assert (ours.grad is None) == (theirs.grad is None)
+        if ours.grad is not None:
+            assert th.allclose(ours.grad, theirs.grad, rtol=1e-3, atol=1e-5 + 1e-3 * theirs.grad.abs().max())
+    th.nn.utils.clip_grad_norm_(fast.critic.parameters(), 1e-3)
+    fast.actor.optimizer.zero_grad(set_to_none=False)
+    fast.learn(1, reset_num_timesteps=False)
+    assert all(param.grad.abs().sum() > 0 for param in (*fast.actor.parameters(), *fast.critic.parameters()))
+
+
 @pytest.mark.filterwarnings("ignore:executor 'fast'")
 def test_frozen_layers_stay():
     model = make_model().learn(100)
