@@ -25,9 +25,9 @@ from ddpg_ext.common.errors import (
     InvalidArgumentError,
     InvalidArgumentTypeError,
     UntrustedContentError,
-    suggestion,
 )
 from ddpg_ext.ddpg_paper.policies import DDPGPaperPolicy
+from ddpg_ext.ddpg_paper.validation import check_policy, keyword_cure
 from ddpg_ext.serialization import replay_buffers
 from ddpg_ext.serialization.archive import ZipReader, resolve_suffix
 from ddpg_ext.serialization.weights import stored_elements
@@ -55,7 +55,7 @@ _ATTRIBUTES = {"stats_window_size": "_stats_window_size", "executor": "_executor
 def load_model(
     cls: type[Model],
     path: Any,
-    env: GymEnv | None = None,
+    env: GymEnv | str | None = None,
     device: th.device | str = "auto",
     trust: Trust | None = None,
     print_system_info: bool = False,
@@ -108,7 +108,7 @@ def _attributes_to_change(cls: type["DDPGPaper"], kwargs: Mapping[str, Any]) -> 
     known -= {"policy", "env", "device", "_init_setup_model"}
     for name in kwargs:
         if name not in known:
-            raise InvalidArgumentTypeError(f"load() got the keyword {name!r}; {suggestion(name, known)}")
+            raise InvalidArgumentTypeError(f"load() got the keyword {name!r}; {keyword_cure(name, known)}")
     changes = {_ATTRIBUTES.get(name, name): plain(value) for name, value in kwargs.items()}
     if "stats_window_size" in kwargs:
         changes["ep_info_buffer"] = None  # which is then made with the new size
@@ -120,7 +120,7 @@ def _attributes_to_change(cls: type["DDPGPaper"], kwargs: Mapping[str, Any]) -> 
 def build_model(
     cls: type[Model],
     file: ModelFile,
-    env: GymEnv | None,
+    env: GymEnv | str | None,
     device: th.device | str,
     force_reset: bool = True,
     changes: Mapping[str, Any] | None = None,
@@ -192,6 +192,8 @@ def _check_values(file: ModelFile, changes: dict[str, Any]) -> None:
         _check_limits(data, replaced)
     saved_kwargs = data.get("policy_kwargs", {})
     saved_kwargs.pop("device", None)
+    if "policy_kwargs" in changes:
+        changes["policy_kwargs"] = check_policy(policy_class, changes["policy_kwargs"])
     if "policy_kwargs" in changes and changes["policy_kwargs"] != saved_kwargs:
         raise CheckpointError(
             f"`policy_kwargs` must equal the stored policy kwargs {saved_kwargs}, got {changes['policy_kwargs']}"
@@ -265,7 +267,7 @@ def _flat_size(space: spaces.Space) -> int:
     return math.prod(space.shape or (1,))
 
 
-def _fit_env(cls: type["DDPGPaper"], file: ModelFile, env: GymEnv, is_ours: bool) -> VecEnv:
+def _fit_env(cls: type["DDPGPaper"], file: ModelFile, env: GymEnv | str, is_ours: bool) -> VecEnv:
     """Wrap an environment as SB3 does, and check that it has the spaces of the file."""
     data = file.data
     vec_env = cls._wrap_env(env, data.get("verbose", 0))

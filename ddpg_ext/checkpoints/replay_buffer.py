@@ -28,9 +28,10 @@ def save_replay_buffer(model: "DDPGPaper", path: Any) -> None:
     :param path: path of the file (".pkl" may be left out), or an open binary file
     :raises InvalidArgumentTypeError: if the model has no replay buffer
     """
-    if not isinstance(model.replay_buffer, ReplayBuffer):
-        raise InvalidArgumentTypeError(f"there is no replay buffer to save: it is {model.replay_buffer!r:.80}")
-    save_buffer(path, model.replay_buffer)
+    buffer = getattr(model, "replay_buffer", None)  # it may be deleted, as in SB3
+    if not isinstance(buffer, ReplayBuffer):
+        raise InvalidArgumentTypeError(f"there is no replay buffer to save: it is {buffer!r:.80}")
+    save_buffer(path, buffer)
 
 
 def load_replay_buffer(
@@ -46,7 +47,9 @@ def load_replay_buffer(
     :param allow: classes and functions of the caller's own that the file may use
     :raises CheckpointError: if the file is missing, damaged or refused
     """
-    present = make_replay_buffer(model) if model.replay_buffer is None else model.replay_buffer
+    present: ReplayBuffer | None = getattr(model, "replay_buffer", None)
+    if present is None:
+        present = make_replay_buffer(model)
     buffer = load_buffer(path, present, Allowed(allow, trusted), trusted)
     if not isinstance(buffer, ReplayBuffer):
         raise InvalidArgumentTypeError(f"{path} holds a {type(buffer).__name__}, not a replay buffer")

@@ -393,7 +393,7 @@ def to_sb3(model: "DDPGPaper") -> DDPG:
     sb3.__dict__.update(copy.deepcopy({key: value for key, value in shared.items() if not key.endswith("_space")}))
     sb3.observation_space, sb3.action_space = model.observation_space, model.action_space
     sb3.learning_rate = model.learning_rate
-    sb3.replay_buffer, sb3.replay_buffer_class = model.replay_buffer, model.replay_buffer_class
+    sb3.replay_buffer, sb3.replay_buffer_class = getattr(model, "replay_buffer", None), model.replay_buffer_class
     sb3._setup_model()
 
     state = policy.state_dict()

@@ -245,7 +245,7 @@ def snapshots(path: Path) -> list[Path]:
 def resume_model(
     cls: type[Model],
     path: str | os.PathLike[str],
-    env: GymEnv,
+    env: GymEnv | str,
     device: th.device | str,
     trust: Trust,
 ) -> Model:
@@ -278,7 +278,7 @@ def resume_model(
     raise DamagedCheckpointError("; ".join(errors))
 
 
-def _read_snapshot(cls: type[Model], path: Path, env: GymEnv, device: th.device | str, trust: Trust) -> Model:
+def _read_snapshot(cls: type[Model], path: Path, env: GymEnv | str, device: th.device | str, trust: Trust) -> Model:
     with ZipReader(path) as archive:
         if archive.kind != "snapshot":
             raise CheckpointError(f"{path} is not a snapshot; DDPGPaper.load reads models")

@@ -34,6 +34,7 @@ class PaperCNN(BaseFeaturesExtractor):
     :param paddings: rows and columns of zeros at each side of a convolution's input
     :param normalized_image: take numbers of any bounds as they are, such as those of ``VecNormalize`` (with
         ``normalize_images=False`` for the policy, as for SB3's ``NatureCNN``)
+    :param features_dim: width of a further linear layer with ReLU, as SB3's ``NatureCNN`` has; None: no such layer
     :raises UnsupportedSpaceError: for other observations, and for images smaller than the convolutions need
     :raises InvalidArgumentError: for sizes or strides out of range
     :raises InvalidArgumentTypeError: for values of the wrong type
@@ -47,12 +48,16 @@ class PaperCNN(BaseFeaturesExtractor):
         strides: Sequence[int] = (4, 2, 1),
         paddings: Sequence[int] = (0, 1, 2),
         normalized_image: bool = False,
+        features_dim: int | None = None,
     ) -> None:
         normalized_image = check_flag("normalized_image", normalized_image)
         n_filters = check_number("n_filters", n_filters, lambda n: n > 0, "a whole number above 0", integer=True)
         kernel_sizes = _check_sizes("kernel_sizes", kernel_sizes, 1)
         strides = _check_sizes("strides", strides, 1)
         paddings = _check_sizes("paddings", paddings, 0)
+        if features_dim is not None:
+            accepted = "a whole number above 0, or None"
+            features_dim = check_number("features_dim", features_dim, lambda n: n > 0, accepted, integer=True)
         if not len(kernel_sizes) == len(strides) == len(paddings):
             raise InvalidArgumentError(
                 "`kernel_sizes`, `strides` and `paddings` must have a number for each convolution, got "
@@ -63,7 +68,8 @@ class PaperCNN(BaseFeaturesExtractor):
         *_, n_channels = shape = _channels_last(observation_space.shape)
         convolutions = list(zip(kernel_sizes, strides, paddings, strict=True))
         height, width = (_output_size(n, convolutions) for n in shape[:2])
-        super().__init__(observation_space, n_filters * height * width)
+        n_features = n_filters * height * width
+        super().__init__(observation_space, features_dim or n_features)
         self.permutation = (0, 3, 1, 2) if shape == observation_space.shape else (0, 1, 2, 3)
         layers: list[nn.Module] = []
         for sizes in convolutions:
@@ -71,7 +77,8 @@ class PaperCNN(BaseFeaturesExtractor):
             fan_in_uniform_(convolution, 1 / math.sqrt(convolution.weight[0].numel()))
             layers += [convolution, nn.ReLU()]
             n_channels = n_filters
-        self.cnn = nn.Sequential(*layers, nn.Flatten())
+        linear = [] if features_dim is None else [nn.Linear(n_features, features_dim), nn.ReLU()]
+        self.cnn = nn.Sequential(*layers, nn.Flatten(), *linear)
 
     def forward(self, observations: th.Tensor) -> th.Tensor:
         """
@@ -95,15 +102,24 @@ class PaperCombinedExtractor(CombinedExtractor):
 
     :param observation_space: Dict of images and vectors
     :param cnn_kwargs: keyword arguments of the :class:`PaperCNN`
+    :param cnn_output_dim: its ``features_dim``, by SB3's name
+    :param normalized_image: its ``normalized_image``
     :raises UnsupportedSpaceError: for images smaller than the convolutions need
     :raises InvalidArgumentTypeError: for keyword arguments that :class:`PaperCNN` does not take
     """
 
-    def __init__(self, observation_space: spaces.Dict, cnn_kwargs: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        observation_space: spaces.Dict,
+        cnn_kwargs: dict[str, Any] | None = None,
+        cnn_output_dim: int | None = None,
+        normalized_image: bool = False,
+    ) -> None:
         extractors: dict[str, nn.Module] = {}
         features_dim = 0
         kwargs = {} if cnn_kwargs is None else cnn_kwargs
         check_keywords("cnn_kwargs", kwargs, PaperCNN, 1)
+        kwargs = {"features_dim": cnn_output_dim, "normalized_image": normalized_image, **kwargs}
         for key, space in observation_space.spaces.items():
             if is_image_space(space, normalized_image=bool(kwargs.get("normalized_image", False))):
                 extractors[key] = cnn = PaperCNN(space, **kwargs)

@@ -17,7 +17,7 @@ class InvalidArgumentTypeError(DDPGPaperError, TypeError):
     """An argument has the wrong type or an unknown name."""
 
 
-class UnsupportedSpaceError(DDPGPaperError, ValueError):
+class UnsupportedSpaceError(DDPGPaperError, ValueError, AssertionError):
     """DDPG cannot work with the environment's observation or action space."""
 
 

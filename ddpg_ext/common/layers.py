@@ -2,6 +2,7 @@
 
 import math
 from itertools import pairwise
+from typing import Any
 
 import torch as th
 from torch import nn
@@ -23,6 +24,12 @@ class BatchNorm(nn.BatchNorm1d):
     def __init__(self, num_features: int) -> None:
         super().__init__(num_features)
         self.update_running = True
+        self.num_batches_tracked = None  # torch's count is of no use with a fixed momentum
+
+    def _load_from_state_dict(self, state_dict: dict[str, th.Tensor], prefix: str, *args: Any) -> None:
+        """Load without the count, which files of earlier versions have, and torch adds to those without a version."""
+        state_dict.pop(f"{prefix}num_batches_tracked", None)
+        nn.Module._load_from_state_dict(self, state_dict, prefix, *args)
 
     def forward(self, input: th.Tensor) -> th.Tensor:
         if not self.training:

@@ -21,6 +21,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule, TensorDict, TrainFrequencyUnit
 from stable_baselines3.common.utils import FloatSchedule, update_learning_rate
+from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -43,10 +44,13 @@ from ddpg_ext.ddpg_paper.policies import (
 from ddpg_ext.ddpg_paper.update import StepMetrics
 from ddpg_ext.ddpg_paper.validation import (
     check_arguments,
+    check_callback,
     check_policy,
     check_seed,
     check_spaces,
+    explain_keywords,
     make_replay_buffer,
+    resolve_policy,
     scheduled_rate,
 )
 
@@ -125,6 +129,7 @@ class DDPGPaper(OffPolicyAlgorithm):
     critic_target: Critic
     action_space: spaces.Box
 
+    @explain_keywords
     def __init__(
         self,
         policy: str | type[DDPGPaperPolicy],
@@ -156,12 +161,12 @@ class DDPGPaper(OffPolicyAlgorithm):
         executor: str = "auto",
         matmul_precision: str | None = None,
     ) -> None:
+        policy = resolve_policy(policy)
         made_env: Any = maybe_make_env(env, verbose)
         if isinstance(policy, str) and policy not in self.policy_aliases:
             raise InvalidArgumentError(f"`policy` {policy!r} is unknown; {suggestion(policy, self.policy_aliases)}")
         if made_env is not None or _init_setup_model:  # `load` passes neither
-            if not hasattr(made_env, "action_space"):
-                raise InvalidArgumentTypeError(f"`env` must be an environment, a VecEnv or an id, got {env!r}")
+            _check_env(made_env)
             check_spaces(made_env.observation_space, made_env.action_space, policy)
         super().__init__(
             policy,
@@ -188,6 +193,8 @@ class DDPGPaper(OffPolicyAlgorithm):
             seed=seed,
             sde_support=False,
         )
+        if str(device).startswith("cuda") and self.device.type != "cuda":
+            warnings.warn(f"torch finds no GPU for `device={str(device)!r}`; the model is on the CPU")
         self.qf_learning_rate = qf_learning_rate
         self.qf_weight_decay = qf_weight_decay
         self.uniform_warmup = uniform_warmup
@@ -207,7 +214,7 @@ class DDPGPaper(OffPolicyAlgorithm):
     def _setup_model(self) -> None:
         # Files and `from_sb3` have set them after the constructor
         self.policy_kwargs, self.replay_buffer_kwargs = plain(self.policy_kwargs), plain(self.replay_buffer_kwargs)
-        check_policy(self.policy_class, self.policy_kwargs)
+        self.policy_kwargs = check_policy(self.policy_class, self.policy_kwargs)
         # SB3's annotations know neither None nor a noise's name
         if self.batch_size is None:
             self.batch_size = self.policy_class.default_batch_size  # type: ignore[unreachable]
@@ -226,6 +233,7 @@ class DDPGPaper(OffPolicyAlgorithm):
         self.actor, self.actor_target = self.policy.actor, self.policy.actor_target
         self.critic, self.critic_target = self.policy.critic, self.policy.critic_target
         self._set_weight_decay()
+        self._set_learning_rates()
         self._check_minibatch(self.batch_size)
         self._setup_noise()
         self._setup_executor()
@@ -245,6 +253,7 @@ class DDPGPaper(OffPolicyAlgorithm):
         if self.replay_buffer is None:
             self.set_random_seed(self.seed)  # as SB3 does first, in case the buffer draws random numbers
             self.replay_buffer = make_replay_buffer(self)
+        self.replay_buffer.device = self.device
         # SB3 has nothing to choose then, and nothing to warn of
         self.replay_buffer_class, self.n_steps = type(self.replay_buffer), 1
         yield
@@ -289,7 +298,7 @@ class DDPGPaper(OffPolicyAlgorithm):
             seed_random_stream(self.action_noise, _derived_seed(seed, 1))
 
     def _seed_replay_buffer(self, seed: int) -> None:
-        buffer: Any = self.replay_buffer
+        buffer: Any = getattr(self, "replay_buffer", None)  # None: deleted to save memory
         if hasattr(buffer, "set_random_seed"):  # SB3's buffers draw from NumPy's global generator
             buffer.set_random_seed(_derived_seed(seed, 2))
 
@@ -326,13 +335,14 @@ class DDPGPaper(OffPolicyAlgorithm):
         Denormal numbers are flushed to zero while training: see :func:`ddpg_ext.common.denormals.flush_denormals`.
 
         :param total_timesteps: environment steps to train for (a lower bound), >= 0
-        :param callback: called at every step
+        :param callback: called at every step: a ``BaseCallback``, a list of them, or a function as in SB3
         :param log_interval: episodes between two logs
         :param tb_log_name: name of the run for TensorBoard
         :param reset_num_timesteps: False continues steps, episode and noise as if training had not stopped
         :param progress_bar: show one (extra ``extra``)
         :return: the trained model
-        :raises InvalidArgumentError: if ``total_timesteps`` is out of range
+        :raises InvalidArgumentError: if ``total_timesteps`` is out of range, or the model has no environment
+        :raises InvalidArgumentTypeError: for a class in place of a callback
         :raises NonFiniteError: if an observation, a reward, an action or a loss is NaN or infinite. The model can be
             saved then
         """
@@ -343,6 +353,11 @@ class DDPGPaper(OffPolicyAlgorithm):
         total_timesteps = math.ceil(
             check_number("total_timesteps", total_timesteps, lambda n: 0 <= n < math.inf, accepted)
         )
+        check_callback(callback)
+        if self.env is None:
+            raise InvalidArgumentError(
+                "the model has no environment to learn in; call `set_env` or load it with `env=`"
+            )
         with flush_denormals(), matmul_precision(self.matmul_precision):
             return super().learn(
                 total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar
@@ -366,7 +381,10 @@ class DDPGPaper(OffPolicyAlgorithm):
             self.action_noise = vectorize(self.action_noise, self.env.num_envs)
         self._statistics_before = running_statistics(self._vec_normalize_env)
         mid_episode = not reset_num_timesteps and self._last_obs is not None
-        if not mid_episode and self.replay_buffer is not None and self.replay_buffer.size() > 0:
+        if getattr(self, "replay_buffer", None) is None:
+            self.replay_buffer = make_replay_buffer(self)
+        assert self.replay_buffer is not None  # for mypy
+        if not mid_episode and self.replay_buffer.size() > 0:
             # The environment will be reset: no return or goal may reach from one episode into the next
             end_episodes(self.replay_buffer, np.arange(self.replay_buffer.n_envs))
         noise = self.action_noise
@@ -450,20 +468,22 @@ class DDPGPaper(OffPolicyAlgorithm):
             + _CURES["action" if quantity == "action" else "environment"]
         )
 
-    def train(self, gradient_steps: int, batch_size: int) -> None:
+    def train(self, gradient_steps: int, batch_size: int | None = None) -> None:
         """
         Sample the replay buffer, and update critic, actor and targets (paper, Algorithm 1).
 
         :param gradient_steps: number of minibatches
-        :param batch_size: transitions per minibatch
+        :param batch_size: transitions per minibatch; None: the model's ``batch_size``
         :raises InvalidArgumentError: if ``batch_size`` is 1, with batch normalisation
         :raises NonFiniteError: if a loss is NaN or infinite
         """
+        batch_size = self.batch_size if batch_size is None else batch_size
         self._check_minibatch(batch_size)
         buffer: Any = self.replay_buffer
         if self._default_learning_starts and isinstance(buffer, HerReplayBuffer) and not np.any(buffer.ep_length > 0):
             return  # goals are drawn from complete episodes, and no episode is complete yet
-        self._update_learning_rates()
+        for name, rate in self._set_learning_rates().items():
+            self.logger.record(f"train/{name}", rate)
         executor = self._ensure_executor()
         for _ in range(gradient_steps):
             batch = buffer.sample(batch_size, env=self._vec_normalize_env)
@@ -498,13 +518,34 @@ class DDPGPaper(OffPolicyAlgorithm):
             "smaller size (VecNormalize) are the usual cure."
         )
 
-    def _update_learning_rates(self) -> None:
-        """Set and log the learning rates of both optimisers."""
+    def _set_learning_rates(self) -> dict[str, float]:
+        """Set the learning rates of both optimisers, and return them by argument."""
+        rates = {}
         for name, network in (("learning_rate", self.actor), ("qf_learning_rate", self.critic)):
             schedule = self.lr_schedule if network is self.actor else self.qf_lr_schedule
-            rate = scheduled_rate(name, schedule, self._current_progress_remaining)
-            update_learning_rate(network.optimizer, rate)
-            self.logger.record(f"train/{name}", rate)
+            rates[name] = scheduled_rate(name, schedule, self._current_progress_remaining)
+            update_learning_rate(network.optimizer, rates[name])
+        return rates
+
+    @staticmethod
+    def _wrap_env(env: GymEnv | str, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
+        """Do as SB3 does for the constructor, ``set_env`` and ``load``, and also make the environment of an id."""
+        made_env: Any = maybe_make_env(env, verbose)
+        _check_env(made_env)
+        return OffPolicyAlgorithm._wrap_env(made_env, verbose, monitor_wrapper)
+
+    def set_env(self, env: GymEnv | str, force_reset: bool = True) -> None:
+        """
+        Set the environment to continue training in.
+
+        :param env: an id, an environment or a ``VecEnv``, with the model's spaces and number of environments
+        :param force_reset: reset it before training continues
+        :raises InvalidArgumentTypeError: if it is no environment
+        """
+        super().set_env(env, force_reset)  # type: ignore[arg-type] # _wrap_env makes it
+        buffer = getattr(self, "replay_buffer", None)
+        if isinstance(buffer, HerReplayBuffer):
+            buffer.env = self.env
 
     # --------------------------------------------------------------- save, load
 
@@ -542,7 +583,7 @@ class DDPGPaper(OffPolicyAlgorithm):
     def load(
         cls: type[SelfDDPGPaper],
         path: str | pathlib.Path | io.BufferedIOBase,
-        env: GymEnv | None = None,
+        env: GymEnv | str | None = None,
         device: th.device | str = "auto",
         custom_objects: dict[str, Any] | None = None,
         print_system_info: bool = False,
@@ -558,7 +599,7 @@ class DDPGPaper(OffPolicyAlgorithm):
         Nothing in the file is executed, unless ``trusted``.
 
         :param path: the file
-        :param env: environment to continue training in; needs the same spaces
+        :param env: environment to continue training in, or its id; needs the same spaces
         :param device: "auto", "cpu", "cuda", ...
         :param custom_objects: values by name that replace saved attributes, which are not read then
         :param print_system_info: print the system that saved it
@@ -585,7 +626,9 @@ class DDPGPaper(OffPolicyAlgorithm):
         device: th.device | str = "auto",
     ) -> None:
         """
-        Load weights and the optimisers' states. The weight decay is an argument of the model, and does not change.
+        Load weights and the optimisers' states.
+
+        Learning rates and weight decay are arguments of the model, and do not change.
 
         :param load_path_or_dict: a zip file that ``save`` wrote, or the result of ``get_parameters``
         :param exact_match: whether every parameter must be there
@@ -602,6 +645,7 @@ class DDPGPaper(OffPolicyAlgorithm):
             parameters = load_parameters(load_path_or_dict, device)
         super().set_parameters(parameters, exact_match, device)
         self._set_weight_decay()
+        self._set_learning_rates()
 
     def save_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
         """
@@ -641,7 +685,7 @@ class DDPGPaper(OffPolicyAlgorithm):
     def resume(
         cls: type[SelfDDPGPaper],
         path: str | pathlib.Path,
-        env: GymEnv,
+        env: GymEnv | str,
         device: th.device | str = "auto",
         *,
         trusted: bool = False,
@@ -657,8 +701,8 @@ class DDPGPaper(OffPolicyAlgorithm):
 
         :param path: folder of the snapshots, of which the newest is taken, or if it is damaged the one before; or one
             snapshot
-        :param env: the environment, made as for the first start. A ``VecNormalize`` gets its statistics back; if it is
-            missing, it is put around
+        :param env: the environment or its id, made as for the first start. A ``VecNormalize`` gets its statistics back;
+            if it is missing, it is put around
         :param device: "auto", "cpu", "cuda", ...
         :param trusted: see :meth:`load`
         :param allow: see :meth:`load`
@@ -698,6 +742,11 @@ class DDPGPaper(OffPolicyAlgorithm):
         from ddpg_ext.checkpoints.sb3_compat import to_sb3
 
         return to_sb3(self)
+
+
+def _check_env(env: Any) -> None:
+    if not hasattr(env, "action_space"):
+        raise InvalidArgumentTypeError(f"`env` must be an environment, a VecEnv or an id, got {env!r}")
 
 
 def _derived_seed(seed: int, stream: int) -> int:

@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Iterable, Sequence
 from itertools import chain
+from numbers import Integral
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -38,7 +39,7 @@ class DDPGPaperPolicy(BasePolicy):
 
     :param observation_space: observation space
     :param action_space: action space, bounded
-    :param lr_schedule: learning rate schedule of the actor; the critic's is set by the algorithm in each training step
+    :param lr_schedule: learning rate schedule of the actor; the critic's is set by the algorithm
     :param net_arch: widths of the hidden layers, a list for both networks or ``dict(pi=[...], qf=[...])``; None:
         ``default_net_arch``
     :param activation_fn: activation of the hidden layers
@@ -51,7 +52,8 @@ class DDPGPaperPolicy(BasePolicy):
     :param batch_norm: batch-normalise both networks as the paper does, none, or just the ``"actor"`` or ``"critic"``;
         None: ``default_batch_norm``
     :param action_layer: hidden layer of the critic at which the action enters, from 1 (SB3's concatenation with the
-        observation) to the number of its hidden layers; None: ``default_action_layer``
+        observation) to the number of its hidden layers; None: ``default_action_layer``, or the last one if there are
+        fewer
     :param final_init: the last layers of both networks start in U[-final_init, final_init]; None: by their fan-in;
         "paper": ``default_final_init``
     :param batch_norm_statistics: statistics of the critics' batch normalisation in a gradient step. "joint": s and s'
@@ -98,8 +100,6 @@ class DDPGPaperPolicy(BasePolicy):
             features_extractor_class = self.default_features_extractor_class
         if batch_norm is None:
             batch_norm = self.default_batch_norm
-        if action_layer is None:
-            action_layer = self.default_action_layer
         if isinstance(final_init, str) and final_init == "paper":
             final_init = self.default_final_init
         check_class("activation_fn", activation_fn, nn.Module)
@@ -122,6 +122,8 @@ class DDPGPaperPolicy(BasePolicy):
         )
         self.net_arch = list(self.default_net_arch) if net_arch is None else net_arch
         actor_arch, critic_arch = _check_net_arch(self.net_arch)
+        if action_layer is None:
+            action_layer = min(self.default_action_layer, max(1, len(critic_arch)))
         _check_network_arguments(batch_norm, batch_norm_statistics, action_layer, final_init, critic_arch)
         _check_optimizer_kwargs(self.optimizer_kwargs, optimizer_class)
 
@@ -328,11 +330,11 @@ def _check_net_arch(net_arch: Any) -> tuple[list[int], list[int]]:
     for name, widths in (("pi", actor_arch), ("qf", critic_arch)):
         if not isinstance(widths, list) or not all(map(_is_width, widths)):
             raise InvalidArgumentError(f"`net_arch` ({name}) must be a list of positive widths, got {widths!r}")
-    return list(actor_arch), list(critic_arch)
+    return [*map(int, actor_arch)], [*map(int, critic_arch)]
 
 
 def _is_width(width: Any) -> bool:
-    return isinstance(width, int) and not isinstance(width, bool) and width > 0
+    return isinstance(width, Integral) and not isinstance(width, bool) and width > 0
 
 
 def _check_network_arguments(

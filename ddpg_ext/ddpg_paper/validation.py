@@ -1,22 +1,25 @@
 """Checks of ``DDPGPaper``'s arguments: each error names the argument, its value and the accepted values."""
 
 import copy
+import functools
 import inspect
 import math
 import os
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise, VectorizedActionNoise
 from stable_baselines3.common.type_aliases import Schedule, TrainFreq
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
+from stable_baselines3.td3 import policies as td3_policies
 
 from ddpg_ext.buffers import PackedReplayBuffer
-from ddpg_ext.common.checks import check_flag, check_keywords, check_number, plain
+from ddpg_ext.common.checks import check_dict, check_flag, check_keywords, check_number, plain
 from ddpg_ext.common.errors import (
     InvalidArgumentError,
     InvalidArgumentTypeError,
@@ -24,7 +27,7 @@ from ddpg_ext.common.errors import (
     suggestion,
 )
 from ddpg_ext.ddpg_paper.executors import check_executor
-from ddpg_ext.ddpg_paper.policies import DDPGPaperPolicy
+from ddpg_ext.ddpg_paper.policies import CnnPolicy, DDPGPaperPolicy, MlpPolicy, MultiInputPolicy
 
 if TYPE_CHECKING:
     from ddpg_ext.ddpg_paper.ddpg_paper import DDPGPaper
@@ -33,6 +36,19 @@ if TYPE_CHECKING:
 _N_STEP_BUFFERS = (PackedReplayBuffer, NStepReplayBuffer)
 
 _NOISE_NAMES = ("ornstein-uhlenbeck",)
+
+#: the policies that stand for those of SB3's DDPG, as the same names do
+_SB3_POLICIES = {
+    td3_policies.MlpPolicy: MlpPolicy,
+    td3_policies.CnnPolicy: CnnPolicy,
+    td3_policies.MultiInputPolicy: MultiInputPolicy,
+}
+#: keys that SB3's models write into their ``policy_kwargs``, with the value that is the rule here
+_SB3_POLICY_KWARGS = {
+    "n_critics": (1, "DDPG has one critic; for more use SB3's TD3"),
+    "use_sde": (False, "DDPG explores by `action_noise`; for state-dependent exploration use SB3's SAC"),
+}
+_P = ParamSpec("_P")
 
 #: observations that SB3's buffers and preprocessing know, alone or in a Dict
 ARRAY_SPACES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
@@ -99,20 +115,92 @@ def check_spaces(observation_space: spaces.Space, action_space: spaces.Space, po
         )
 
 
-def check_policy(policy_class: Any, policy_kwargs: dict[str, Any]) -> None:
+def explain_keywords(init: Callable[_P, None]) -> Callable[_P, None]:
+    """
+    Make a constructor raise the package's error for a keyword that it does not have.
+
+    :param init: the constructor
+    :return: the constructor with the check
+    """
+    known = [*inspect.signature(init).parameters][1:]
+
+    @functools.wraps(init)
+    def checked(*args: _P.args, **kwargs: _P.kwargs) -> None:
+        for name in kwargs:
+            if name not in known:
+                raise InvalidArgumentTypeError(
+                    f"{type(args[0]).__name__} got the keyword {name!r}; {keyword_cure(name, known)}"
+                )
+        init(*args, **kwargs)
+
+    return checked
+
+
+def keyword_cure(name: str, known: Iterable[str]) -> str:
+    """
+    Return the end of an error message about a keyword that ``DDPGPaper`` does not have.
+
+    :param name: the keyword
+    :param known: the accepted keywords
+    """
+    if name in [*inspect.signature(DDPGPaperPolicy).parameters][3:]:
+        return f"pass `policy_kwargs=dict({name}=...)`"
+    # The names of other libraries: critic_lr, actor_learning_rate, ...
+    return suggestion(name.replace("critic", "qf").removeprefix("actor_").replace("lr", "learning_rate"), known)
+
+
+def resolve_policy(policy: Any) -> Any:
+    """
+    Return the policy of this package for one of SB3's DDPG, and anything else as it is.
+
+    :param policy: value of the argument ``policy``
+    """
+    return _SB3_POLICIES.get(policy, policy) if isinstance(policy, type) else policy
+
+
+def check_policy(policy_class: Any, policy_kwargs: dict[str, Any]) -> dict[str, Any]:
     """
     Raise an error if the class is not a policy of this package, or does not take the keyword arguments.
 
     :param policy_class: class of the policy
     :param policy_kwargs: its keyword arguments
+    :return: the keyword arguments without those that SB3's models add to a dict
+    :raises InvalidArgumentError: if an argument of SB3's policies has a value without counterpart here
     :raises InvalidArgumentTypeError: if the policy class is not one of this package's, or does not know a keyword
     """
     if not (isinstance(policy_class, type) and issubclass(policy_class, DDPGPaperPolicy)):
         raise InvalidArgumentTypeError(
             "`policy` must be a name or a subclass of ddpg_ext.ddpg_paper.policies.DDPGPaperPolicy, "
-            f"got {policy_class!r}"
+            f"got {policy_class!r}; docs/guide/migration.md says how to move a policy of SB3's"
         )
+    check_dict("policy_kwargs", policy_kwargs)
+    policy_kwargs = dict(policy_kwargs)
+    for key, (only, reason) in _SB3_POLICY_KWARGS.items():
+        if key in policy_kwargs and key not in inspect.signature(policy_class).parameters:
+            value = policy_kwargs.pop(key)
+            if value != only:
+                raise InvalidArgumentError(f"`policy_kwargs[{key!r}]` must be {only}, got {value!r}: {reason}")
     check_keywords("policy_kwargs", policy_kwargs, policy_class, 3)
+    return policy_kwargs
+
+
+def check_callback(callback: Any) -> None:
+    """
+    Raise an error if an object is not a callback.
+
+    :param callback: value of the argument ``callback`` of ``learn``
+    :raises InvalidArgumentTypeError: for a class in place of its instance, and for anything else that is no callback
+    """
+    for item in callback if isinstance(callback, list) else [callback]:
+        if isinstance(item, type):
+            raise InvalidArgumentTypeError(
+                f"`callback` must be an instance, got the class {item.__name__}; pass `{item.__name__}(...)`"
+            )
+        is_function = not isinstance(callback, list) and (callback is None or callable(callback))
+        if not (isinstance(item, BaseCallback) or is_function):
+            raise InvalidArgumentTypeError(
+                f"`callback` must be a BaseCallback, a list of them, or a function of SB3's, got {item!r}"
+            )
 
 
 def _check_noise(noise: Any, action_space: spaces.Space) -> None:
@@ -134,7 +222,8 @@ def _check_noise(noise: Any, action_space: spaces.Space) -> None:
     state = np.random.get_state()  # noqa: NPY002
     shape = np.shape(copy.deepcopy(noise.base_noise if isinstance(noise, VectorizedActionNoise) else noise)())
     np.random.set_state(state)  # noqa: NPY002
-    if shape != action_space.shape:
+    dims = action_space.shape or ()
+    if len(shape) != len(dims) or any(n not in (1, dim) for n, dim in zip(shape, dims, strict=True)):  # SB3 broadcasts
         raise InvalidArgumentError(
             f"`action_noise` must have the shape of one action, {action_space.shape}, got noise of shape {shape}"
         )
