@@ -3,7 +3,6 @@
 import inspect
 from collections.abc import Iterable, Sequence
 from itertools import chain
-from numbers import Integral
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -334,7 +333,7 @@ def _check_net_arch(net_arch: Any) -> tuple[list[int], list[int]]:
 
 
 def _is_width(width: Any) -> bool:
-    return isinstance(width, Integral) and not isinstance(width, bool) and width > 0
+    return isinstance(width, int | np.integer) and not isinstance(width, bool) and width > 0
 
 
 def _check_network_arguments(

@@ -38,7 +38,7 @@ _N_STEP_BUFFERS = (PackedReplayBuffer, NStepReplayBuffer)
 _NOISE_NAMES = ("ornstein-uhlenbeck",)
 
 #: the policies that stand for those of SB3's DDPG, as the same names do
-_SB3_POLICIES = {
+_SB3_POLICIES: dict[Any, Any] = {
     td3_policies.MlpPolicy: MlpPolicy,
     td3_policies.CnnPolicy: CnnPolicy,
     td3_policies.MultiInputPolicy: MultiInputPolicy,
@@ -146,7 +146,8 @@ def keyword_cure(name: str, known: Iterable[str]) -> str:
     if name in [*inspect.signature(DDPGPaperPolicy).parameters][3:]:
         return f"pass `policy_kwargs=dict({name}=...)`"
     # The names of other libraries: critic_lr, actor_learning_rate, ...
-    return suggestion(name.replace("critic", "qf").removeprefix("actor_").replace("lr", "learning_rate"), known)
+    name = name.replace("critic", "qf").removeprefix("actor_").replace("lr", "learning_rate")
+    return suggestion(name, [keyword for keyword in known if not keyword.startswith("_")])
 
 
 def resolve_policy(policy: Any) -> Any:

@@ -9,6 +9,7 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.torch_layers import FlattenExtractor
+from stable_baselines3.td3.policies import TD3Policy
 from toy_envs import ToyEnv, toy_vec_env
 
 from ddpg_ext import (
@@ -65,6 +66,10 @@ class SumPolicy(DDPGPaperPolicy):
         super().__init__(*args, **{"features_extractor_class": SumExtractor, **kwargs})
 
 
+class SB3Policy(TD3Policy):
+    """A policy that was written for SB3's DDPG."""
+
+
 def numbers(name, cure, values, wrong_types=("x", None, True)):
     """Cases of a number out of range, and of values that are not numbers."""
     return [({name: value}, VALUE, [repr(value), cure]) for value in values] + [
@@ -115,14 +120,16 @@ ARGUMENTS = [
     ({"policy": "MlpPolicyy"}, VALUE, ["'MlpPolicyy'", "did you mean 'MlpPolicy'"]),
     ({"policy": 3}, TYPE, ["3", "subclass of"]),
     ({"policy": ReplayBuffer}, TYPE, ["ReplayBuffer", "subclass of"]),
+    ({"policy": SB3Policy}, TYPE, ["SB3Policy", "subclass of", "migration.md"]),
     ({"policy_kwargs": [("net_arch", [3])]}, TYPE, ["[('net_arch', [3])]", "a dict"]),
     nested("net_arc", [3], TYPE, "'net_arc'", "did you mean 'net_arch'", "'action_layer'"),
-    nested("use_sde", True, TYPE, "'use_sde'", "; known: "),
-    nested("n_critics", 2, TYPE, "'n_critics'", "; known: "),
+    nested("use_sde", True, VALUE, "'use_sde'", "must be False", "SB3's SAC"),
+    nested("n_critics", 2, VALUE, "'n_critics'", "must be 1", "SB3's TD3"),
     nested("lr_schedule", 1, TYPE, "'lr_schedule'"),
     *each("action_layer", (0, 3, -1, 1.0, True), VALUE, "1 to 2", "[400, 300]"),
-    nested("net_arch", [8], VALUE, "`action_layer`", "1 to 1", "[8]", "got 2; pass `action_layer=1`"),
-    nested("net_arch", {"pi": [8, 8, 8], "qf": [8]}, VALUE, "`action_layer`", "1 to 1", "[8]"),
+    *[({"policy_kwargs": {"net_arch": net_arch, "action_layer": 2}}, VALUE,
+       ["`action_layer`", "1 to 1", "[8]", "got 2; pass `action_layer=1`"])
+      for net_arch in ([8], {"pi": [8, 8, 8], "qf": [8]})],
     policy_kwargs("net_arch", "400-300", VALUE, ["list of widths or dict(pi=[...], qf=[...])"]),
     nested("net_arch", {"pi": [3, 3], "vf": [3, 3]}, VALUE, "['pi', 'vf']"),
     nested("net_arch", {"pi": [3, 3], "qf": [3, 1.5]}, VALUE, "(qf)", "[3, 1.5]", "positive widths"),
@@ -229,6 +236,7 @@ def test_errors_are_what_python_users_expect():
     assert issubclass(InvalidArgumentError, ValueError)
     assert issubclass(InvalidArgumentTypeError, TypeError)
     assert issubclass(UnsupportedSpaceError, ValueError)
+    assert issubclass(UnsupportedSpaceError, AssertionError)  # SB3's scripts catch that
 
 
 def test_dict_observations_exclude_what_sb3_has_no_buffer_for():
