@@ -15,13 +15,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNorm
 from toys import ChaosEnv, small_model
 
 import ddpg_ext
-from ddpg_ext import (
-    CheckpointError,
-    InvalidArgumentError,
-    InvalidArgumentTypeError,
-    MissingExtraError,
-    export_onnx,
-)
+from ddpg_ext import CheckpointError, InvalidArgumentError, InvalidArgumentTypeError, MissingExtraError, export_onnx
 from ddpg_ext.ddpg_paper.policies import MlpPolicy
 
 onnx = pytest.importorskip("onnx")

@@ -16,14 +16,8 @@ pytest.importorskip("ray.tune")
 pytestmark = pytest.mark.slow
 
 OPTIONS = ["--env", "Pendulum-v1", "-n", "2400", "--eval-freq", "600", "--eval-episodes", "1", "--final-episodes", "2"]
-OPTIONS += [
-    "--snapshot-freq",
-    "200",
-    "-params",
-    "buffer_size:3000",
-    "batch_size:8",
-    "policy_kwargs:dict(net_arch=[8,8])",
-]
+OPTIONS += ["--snapshot-freq", "200", "-params", "buffer_size:3000", "batch_size:8"]
+OPTIONS += ["policy_kwargs:dict(net_arch=[8,8])"]
 PROGRAM = ["-m", "ddpg_ext", "sweep"]
 
 
