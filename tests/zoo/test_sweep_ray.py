@@ -123,7 +123,7 @@ def test_a_run_that_raises_does_not_end_the_others(tmp_path):
     ]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
-        process = start(tmp_path / "sweep", *options, "--jobs", "1")
+        process = start(tmp_path / "sweep", *options)
         output = process.communicate()[0]
     assert process.returncode == 1
     assert "1 runs failed" in output.splitlines()[-1]
