@@ -9,15 +9,10 @@ from stable_baselines3 import SAC, TD3, HerReplayBuffer
 from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.envs import BitFlippingEnv
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from toy_envs import ToyGoalEnv
 
 from ddpg_ext import DDPGPaper, SnapshotCallback
-from ddpg_ext.buffers import (
-    PackedReplayBuffer,
-    PrioritizedReplayBuffer,
-    ReplayBufferAdapter,
-    Transitions,
-    end_episodes,
-)
+from ddpg_ext.buffers import PackedReplayBuffer, PrioritizedReplayBuffer, ReplayBufferAdapter, Transitions, end_episodes
 from ddpg_ext.common.errors import InvalidArgumentError, NonFiniteError
 
 SPACE = spaces.Box(-np.inf, np.inf, (3,), np.float64)
@@ -227,46 +222,20 @@ def test_sb3s_buffers_for_dict_observations_on_request(buffer_class):
     model.learn(30)
 
 
-class GoalEnv(gym.Env):
-    """Episodes of 40 steps, in each of which the goal is the number of the episode, and the state that of the step."""
-
-    def __init__(self):
-        point = spaces.Box(-np.inf, np.inf, (1,), np.float64)
-        self.observation_space = spaces.Dict({"observation": point, "achieved_goal": point, "desired_goal": point})
-        self.action_space = ACTIONS
-        self.episode = 0
-
-    def observation(self):
-        x = np.array([float(self.count)])
-        return {"observation": x, "achieved_goal": x, "desired_goal": np.array([float(self.episode)])}
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.episode, self.count = self.episode + 1, 0
-        return self.observation(), {}
-
-    def step(self, action):
-        self.count += 1
-        return self.observation(), -1.0, False, self.count >= 40, {}
-
-    def compute_reward(self, achieved_goal, desired_goal, info):
-        return -np.ones(len(achieved_goal), np.float32)
-
-
 @pytest.mark.parametrize("n_envs", [1, 2])
 def test_no_episode_of_her_reaches_across_two_calls_of_learn(n_envs):
     """`learn` resets the environment: what was stored of the episode that was under way is an episode of its own."""
-    env = DummyVecEnv([GoalEnv] * n_envs)
-    kwargs = small(replay_buffer_class=HerReplayBuffer, buffer_size=400, learning_starts=50 * n_envs)
+    env = DummyVecEnv([ToyGoalEnv] * n_envs)
+    kwargs = small(replay_buffer_class=HerReplayBuffer, buffer_size=400, learning_starts=12 * n_envs)
     model = DDPGPaper("MultiInputPolicy", env, **kwargs)
-    model.learn(50 * n_envs)
-    model.learn(70 * n_envs)
+    model.learn(12 * n_envs)
+    model.learn(17 * n_envs)
     buffer = model.replay_buffer
-    lengths, starts = buffer.ep_length[:120], buffer.ep_start[:120]
-    goals = buffer.observations["desired_goal"][:120, :, 0]
+    lengths, starts = buffer.ep_length[:29], buffer.ep_start[:29]
+    goals = buffer.observations["desired_goal"][:29, :, 0]
     for env_index in range(n_envs):
-        # 40 and 10 steps, then 40 and 30, of which the last are under way
-        assert lengths[:, env_index].tolist() == [40] * 40 + [10] * 10 + [40] * 40 + [0] * 30
+        # 10 and 2 steps, then 10 and 7, of which the last are under way
+        assert lengths[:, env_index].tolist() == [10] * 10 + [2] * 2 + [10] * 10 + [0] * 7
         for start in np.unique(starts[:, env_index]):
             assert len(np.unique(goals[starts[:, env_index] == start, env_index])) == 1
     # Time limits and cut episodes alike bootstrap

@@ -448,18 +448,6 @@ def test_the_seed_decides_what_is_drawn_and_the_global_generator_does_not():
     assert not th.equal(batches[0], buffer.sample(16).actions)
 
 
-def test_extend_is_one_add_per_item():
-    steps = [
-        np.random.default_rng(0).normal(size=(6, 2, *shape)).astype(np.float32) for shape in [(3,), (3,), (2,), ()]
-    ]
-    done, infos = np.zeros((6, 2), bool), [[{}, {}]] * 6
-    one, other = (PackedReplayBuffer(20, BOX, ACTIONS, "cpu", 2) for _ in range(2))
-    one.extend(*steps, done, infos)
-    for i in range(6):
-        other.add(*(part[i] for part in steps), done[i], infos[i])
-    assert_same_contents(one, other)
-
-
 # --------------------------------------------------------------------- bad input
 
 GOOD = {

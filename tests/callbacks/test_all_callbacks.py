@@ -5,13 +5,7 @@ from gymnasium import make
 from toy_envs import ToyEnv
 from toys import small_model
 
-from ddpg_ext import (
-    EpisodeVideoCallback,
-    InvalidArgumentError,
-    LivePlotCallback,
-    QValueBiasCallback,
-    SaturationMonitor,
-)
+from ddpg_ext import EpisodeVideoCallback, InvalidArgumentError, LivePlotCallback, QValueBiasCallback, SaturationMonitor
 
 
 @pytest.mark.parametrize("executor", ["eager", "fast"])

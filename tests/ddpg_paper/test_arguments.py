@@ -13,7 +13,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from toy_envs import ToyEnv, ToyGoalEnv
 
-from ddpg_ext import CheckpointError, DDPGPaper, OrnsteinUhlenbeckNoise
+from ddpg_ext import DDPGPaper, OrnsteinUhlenbeckNoise
 from ddpg_ext.ddpg_paper import MultiInputPolicy
 
 N_STEPS = 60
@@ -190,24 +190,6 @@ def test_argument_given_to_load_takes_effect(name, tmp_path):
     assert check(loaded, train(loaded))
 
 
-def test_load_refuses_other_policy_kwargs(tmp_path):
-    make_model().save(tmp_path / "model")
-    with pytest.raises(CheckpointError, match="`policy_kwargs` must equal the stored policy kwargs"):
-        DDPGPaper.load(tmp_path / "model", policy_kwargs={"net_arch": [3, 3]})
-
-
-@pytest.mark.parametrize("saved", [3, 1])
-def test_n_steps_given_to_load_replaces_the_saved_one(saved, tmp_path):
-    make_model(n_steps=saved).save(tmp_path / "model")
-    loaded = DDPGPaper.load(tmp_path / "model", env=make_env(), device="cpu", n_steps=4 - saved)
-    record = train(loaded)
-    discounts = [batch.discounts for batch in record.batches]
-    if saved == 1:
-        assert min(d.min().item() for d in discounts) == pytest.approx(0.99**3)
-    else:
-        assert discounts[0] is None
-
-
 CALLERS_DICTS = {
     "policy_kwargs": {
         "policy_kwargs": {
@@ -252,9 +234,3 @@ def test_callers_dicts_are_never_changed(name, tmp_path):
             for key, value in theirs.items():
                 assert ours[key] == value
                 assert not isinstance(value, dict | list) or ours[key] is not value
-
-
-def test_default_arguments_are_not_shared_between_models():
-    first, second = make_model(replay_buffer_kwargs=None, n_steps=3), make_model()
-    assert second.replay_buffer_kwargs == {}
-    assert first.policy_kwargs is not second.policy_kwargs

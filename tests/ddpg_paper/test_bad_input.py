@@ -279,19 +279,6 @@ def test_seed_of_set_random_seed():
     model.set_random_seed(None)
 
 
-def test_unknown_keyword_of_load(tmp_path):
-    make_model().save(tmp_path / "model")
-    with pytest.raises(InvalidArgumentTypeError, match="'qf_learnin_rate'; did you mean 'qf_learning_rate'"):
-        DDPGPaper.load(tmp_path / "model", qf_learnin_rate=1e-3)
-
-
-@pytest.mark.parametrize("kwargs", [{"tau": 3}, {"qf_weight_decay": -1}, {"action_noise": "x"}, {"learning_rate": 0}])
-def test_load_checks_its_keywords(kwargs, tmp_path):
-    make_model().save(tmp_path / "model")
-    with pytest.raises(InvalidArgumentError, match=f"`{next(iter(kwargs))}`"):
-        DDPGPaper.load(tmp_path / "model", **kwargs)
-
-
 ACCEPTED = [
     {"batch_size": 1, "policy_kwargs": {"batch_norm": False}},
     {"tau": 1},

@@ -7,12 +7,7 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.vec_env import (
-    DummyVecEnv,
-    VecNormalize,
-    VecTransposeImage,
-    unwrap_vec_wrapper,
-)
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize, VecTransposeImage, unwrap_vec_wrapper
 from toys import ChaosEnv, same, weights
 
 from ddpg_ext import DDPGPaper, UnsupportedSpaceError

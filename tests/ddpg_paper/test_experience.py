@@ -63,13 +63,3 @@ class TestExploration:
         expected = ([17, 34], [21], [25])
         for noise, resets in zip(model.action_noise.noises, expected, strict=True):
             assert [n for n in sorted(set(noise.resets)) if n > 0] == resets
-
-
-def test_observation_is_stored_as_seen():
-    """(s_t, a_t, r_t, s_{t+1}): successive transitions of an episode share a state."""
-    model = make_model(ToyEnv(episode_length=100), learning_starts=10**6)
-    model.learn(30)
-    buffer = model.replay_buffer
-    np.testing.assert_array_equal(buffer.next_observations[:29], buffer.observations[1:30])
-    expected = -np.square(buffer.next_observations[:30, 0].astype(np.float64)).sum(1)
-    np.testing.assert_allclose(buffer.rewards[:30, 0], expected, rtol=1e-5)

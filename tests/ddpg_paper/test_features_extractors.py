@@ -74,17 +74,6 @@ def test_a_shared_extractor_learns_from_the_actor_alone(actor_lr, critic_lr, mov
     assert same(before, weights(model.actor.features_extractor)) != moves
 
 
-def test_a_shared_extractor_is_decayed_by_nobody():
-    """Where the actor's gradient is zero, since the critic ignores the action, the extractor stays as it is."""
-    model = model_with(LinearExtractor, qf_weight_decay=10.0, share_features_extractor=True, batch_norm=False)
-    model.qf_lr_schedule = lambda _: 0.0
-    with th.no_grad():
-        model.critic.action_input.weight_action.zero_()
-    before = weights(model.actor)
-    model.train(3, 8)
-    assert same(before, weights(model.actor))
-
-
 def test_a_shared_extractor_is_averaged_once_per_update():
     """target <- (1 - tau) target + tau online, once, although it belongs to two target networks."""
     model = model_with(LinearExtractor, share_features_extractor=True)
@@ -126,18 +115,6 @@ def test_modes():
             assert network.features_extractor.dropout.training == (mode and not is_target)
 
 
-def test_the_loop_switches_modes():
-    """Evaluation mode whenever the actor acts, training mode whenever it learns."""
-    model = small_model(executor="eager")
-    modes: list[bool] = []
-    model.actor.register_forward_pre_hook(lambda module, _: modes.append(module.training))
-    model.learn(12)
-    # Eight actions until the first update; then an action and an update in turn
-    assert modes == [False] * 8 + [True] + [False, True] * 4
-    model.predict(OBSERVATIONS)
-    assert modes[-1] is False
-
-
 def test_foreign_batch_norm_learns_in_training_only():
     """Its running averages move with updates, and rest while collecting or predicting."""
     # Without batch norm behind it, which would take out its shift again
@@ -166,14 +143,3 @@ def test_foreign_batch_norm_learns_in_training_only():
             )
             th.testing.assert_close(last[target], 0.75 * after[target] + 0.25 * last[key])
             assert not th.equal(last[target], after[target])
-
-
-def test_targets_normalise_foreign_layers_with_the_minibatch_too():
-    """Shifting all observations changes nothing for a network that normalises with their own mean."""
-    model = model_with(ForeignNormExtractor, batch_norm=False)
-    batch = th.as_tensor(OBSERVATIONS)
-    model.policy.set_training_mode(True)
-    with th.no_grad():
-        th.testing.assert_close(model.actor_target(batch), model.actor_target(batch + 5), rtol=1e-4, atol=1e-6)
-        model.policy.set_training_mode(False)
-        assert not th.allclose(model.actor_target(batch), model.actor_target(batch + 5))

@@ -6,14 +6,13 @@ import inspect
 import numpy as np
 import pytest
 import torch as th
-from gymnasium import spaces
 from stable_baselines3.common.utils import update_learning_rate
 from torch import nn
-from toys import LinearExtractor, PointEnv, recorded, same, small_model, weights
+from toys import LinearExtractor, PointEnv, same, small_model, weights
 
-from ddpg_ext import DDPGPaper, InvalidArgumentError
+from ddpg_ext import DDPGPaper
 from ddpg_ext.common.layers import ActionInput
-from ddpg_ext.ddpg_paper.policies import Actor, Critic, DDPGPaperPolicy, MlpPolicy, MultiInputPolicy
+from ddpg_ext.ddpg_paper.policies import Actor, Critic, DDPGPaperPolicy, MlpPolicy
 
 OBSERVATIONS = np.random.default_rng(0).uniform(-1, 1, (10, 2)).astype(np.float32)
 
@@ -98,7 +97,6 @@ def test_final_init_none_is_by_fan_in():
     [
         (th.optim.Adam, {"eps": 1e-5, "betas": (0.8, 0.99)}),
         (th.optim.AdamW, None),
-        (th.optim.AdamW, {"amsgrad": True}),
         (th.optim.RMSprop, {"alpha": 0.9}),
         (th.optim.SGD, {"momentum": 0.5}),
     ],
@@ -121,26 +119,6 @@ def test_optimizers(optimizer, kwargs):
             assert group["lr"] == rate
             assert all(group[name] == value for name, value in (kwargs or {}).items())
     assert model.critic.optimizer.param_groups[0]["weight_decay"] == 0.03
-
-
-def test_an_optimizer_without_weight_decay():
-    """It cannot honour the critic's, and says so rather than leave it out."""
-    kwargs = {"optimizer_class": th.optim.Rprop}
-    with pytest.raises(InvalidArgumentError, match="`qf_weight_decay` must be 0 with Rprop"):
-        small_model(policy_kwargs=kwargs)
-    small_model(policy_kwargs=kwargs, qf_weight_decay=0.0).learn(12)
-
-
-def test_sgd_by_hand():
-    """With plain gradient descent the actor moves by exactly minus rate times gradient."""
-    model = small_model(
-        gradient_steps=0, policy_kwargs={"optimizer_class": th.optim.SGD, "batch_norm": False}, learning_rate=0.1
-    ).learn(20)
-    recorded(model)
-    before = [param.detach().clone() for param in model.actor.parameters()]
-    model.train(1, 8)
-    for old, param in zip(before, model.actor.parameters(), strict=True):
-        th.testing.assert_close(param.detach(), old - 0.1 * param.grad)
 
 
 class ScaledActor(Actor):
@@ -211,15 +189,6 @@ def test_policy_round_trip(tmp_path, policy_kwargs):
     assert not same(weights(model.actor), weights(loaded.actor))
 
 
-def test_actor_round_trip(tmp_path):
-    """The actor alone is enough to act."""
-    model = small_model(policy_kwargs={"features_extractor_class": LinearExtractor}).learn(30)
-    model.actor.save(tmp_path / "actor")
-    loaded = Actor.load(tmp_path / "actor", device="cpu")
-    loaded.set_training_mode(False)
-    np.testing.assert_array_equal(loaded.predict(OBSERVATIONS)[0], model.predict(OBSERVATIONS)[0])
-
-
 @pytest.mark.parametrize(
     "policy_kwargs",
     [
@@ -243,15 +212,3 @@ def test_critic_round_trip(tmp_path, policy_kwargs):
     assert loaded.own_named_parameters().keys() == model.critic.own_named_parameters().keys()
     for name in set(inspect.signature(Critic).parameters) - {"features_extractor"}:
         assert getattr(loaded, name) == getattr(model.critic, name), name
-
-
-def test_multi_input_policy_round_trip(tmp_path):
-    space = spaces.Dict({"a": spaces.Box(-1, 1, (2,)), "b": spaces.Discrete(3)})
-    policy = MultiInputPolicy(space, spaces.Box(-2, 0, (1,)), lambda _: 1e-3, net_arch=[8, 8])
-    policy.save(tmp_path / "policy")
-    loaded = MultiInputPolicy.load(tmp_path / "policy", device="cpu")
-    observation = {"a": np.array([0.1, 0.2], np.float32), "b": 2}
-    action, _ = loaded.predict(observation)
-    np.testing.assert_array_equal(action, policy.predict(observation)[0])
-    # Outputs near zero are the middle of the bounds
-    assert action == pytest.approx(-1, abs=0.1)

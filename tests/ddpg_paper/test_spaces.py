@@ -1,6 +1,5 @@
 """Every observation and action space that SB3's DDPG takes, with the mapping of actions checked at both ends."""
 
-import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
@@ -8,7 +7,6 @@ from gymnasium import spaces
 from stable_baselines3.common.envs import IdentityEnvBox
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.preprocessing import get_flattened_obs_dim
-from stable_baselines3.common.vec_env import DummyVecEnv
 from toys import ChaosEnv, CountingEnv, first, small_model
 
 from ddpg_ext import DDPGPaper
@@ -111,35 +109,6 @@ def test_a_saturated_actor_reaches_the_bounds_and_not_beyond(name, sign):
     # Noise on top of it is clipped
     model.learn(20)
     assert first(model.replay_buffer, 20).actions.abs().max() <= 1
-
-
-@pytest.mark.parametrize(("as_dict", "n_envs"), [(True, 1), (False, 2)])
-def test_float64(as_dict, n_envs):
-    """Doubles in observations or actions, alone or in a Dict: the networks work in single precision throughout."""
-    observation, action = OBSERVATIONS["float64"], ACTIONS["float64"]
-    space = spaces.Dict({"a": observation, "b": OBSERVATIONS["float32"]}) if as_dict else observation
-    env = DummyVecEnv([lambda: ChaosEnv(space, action)] * n_envs)
-    model = small_model(env=env, policy="MultiInputPolicy" if as_dict else "MlpPolicy").learn(30)
-    assert {param.dtype for param in model.policy.parameters()} == {th.float32}
-    batch = model.replay_buffer.sample(4)
-    assert batch.actions.dtype == batch.rewards.dtype == th.float32
-    predicted, _ = model.predict(env.reset())
-    assert predicted.dtype == action.dtype
-    assert predicted.shape == (n_envs, *action.shape)
-
-
-def test_a_subclass_of_box_is_a_box():
-    class OwnBox(spaces.Box):
-        pass
-
-    model = small_model(env=ChaosEnv(OwnBox(-1, 1, (2,)), OwnBox(-1, 1, (2,)))).learn(20)
-    assert model.predict(np.zeros(2, np.float32))[0].shape == (2,)
-
-
-def test_an_environment_by_its_name():
-    model = DDPGPaper("MlpPolicy", "Pendulum-v1", buffer_size=200)
-    assert model.observation_space == gym.make("Pendulum-v1").observation_space
-    assert model.get_env().num_envs == 1
 
 
 def test_it_learns_to_repeat_what_it_sees():

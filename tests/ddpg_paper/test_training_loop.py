@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch as th
-from stable_baselines3.common.buffers import ReplayBuffer
 from toys import CountingEnv, PointEnv, counting_envs, first, small_model
 
 import ddpg_ext.ddpg_paper.ddpg_paper as algorithm
@@ -79,29 +78,6 @@ def test_n_step_targets_use_the_samples_own_discounts():
     rewards = -np.linalg.norm(plain.next_observations, axis=1)
     expected = [sum(0.9**k * rewards[i + k] for k in range(3)) + 0.9**3 * q[j].item() for j, i in enumerate((2, 9, 15))]
     np.testing.assert_allclose(td_targets(model.policy, batch, model.gamma)[:, 0], expected, rtol=1e-5)
-
-
-def test_replay_buffer_class_and_kwargs():
-    """A buffer of one's own is built with its arguments, fed and sampled; the caller's dict stays as it was."""
-
-    class Doubling(ReplayBuffer):
-        def __init__(self, *args, factor: float, **kwargs) -> None:
-            super().__init__(*args, **kwargs)
-            self.factor, self.sampled = factor, 0
-
-        def sample(self, batch_size, env=None):
-            self.sampled += batch_size
-            batch = super().sample(batch_size, env)
-            return batch._replace(rewards=batch.rewards * self.factor)
-
-    kwargs = {"factor": 2.0, "handle_timeout_termination": False}
-    model = small_model(CountingEnv(reward=3.0), replay_buffer_class=Doubling, replay_buffer_kwargs=kwargs)
-    model.learn(30)
-    assert kwargs == {"factor": 2.0, "handle_timeout_termination": False}
-    assert isinstance(model.replay_buffer, Doubling)
-    assert model.replay_buffer.sampled == 8 * model._n_updates == 8 * 23
-    assert set(model.replay_buffer.sample(4).rewards.flatten().tolist()) == {6.0}
-    assert not model.replay_buffer.handle_timeout_termination
 
 
 @pytest.mark.parametrize("n_envs", [1, 2])

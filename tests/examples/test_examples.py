@@ -70,7 +70,7 @@ def test_ctrl_c_in_a_terminal_keeps_the_agent_of_parallel_environments(tmp_path)
 
 
 def test_tutorial(example, tmp_path):
-    text = example("tutorial", "--steps", 2_050, "--eval-episodes", 2)
+    text = example("tutorial", "--steps", 2_010, "--eval-episodes", 2)
     # The first ten episodes of 200 steps
     assert re.search(rf"step 2,000: mean return of 10 episodes {NUMBER}, best {NUMBER}", text)
     assert "-170.6" in text
@@ -138,6 +138,11 @@ def test_her_goal_env(option, example, tmp_path):
     text = example("her_goal_env", "--steps", 120, "--runs", tmp_path, *option)
     assert re.search(r"step 120: \d+% of the goals reached", text)
     assert (tmp_path / "her_goal_env.zip").is_file()
+
+
+@pytest.mark.parametrize("name", ["adapt_your_buffer", "prioritized_replay"])
+def test_replay_buffers(name, example):
+    assert "Mean return" in example(name, "--steps", 120)
 
 
 def test_vec_normalize(example, tmp_path):

@@ -83,10 +83,7 @@ def test_a_run_with_the_papers_settings(pendulum):
         assert np.abs(np.asarray(animation.convert("RGB"), dtype=int) - first).max() > 50  # it moves
 
 
-@pytest.mark.parametrize(
-    ("env_id", "package"),
-    [("MountainCarContinuous-v0", "pygame"), ("LunarLanderContinuous-v3", "Box2D"), ("HalfCheetah-v5", "mujoco")],
-)
+@pytest.mark.parametrize(("env_id", "package"), [("LunarLanderContinuous-v3", "Box2D"), ("HalfCheetah-v5", "mujoco")])
 def test_tuned(env_id, package, example, tmp_path):
     pytest.importorskip(package)
     text = example("train", env_id, "--tuned", "--steps", 70, "--eval-freq", 70, "--eval-episodes", 1)

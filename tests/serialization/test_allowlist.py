@@ -4,12 +4,10 @@ import importlib
 
 import pytest
 
-from ddpg_ext.checkpoints.model_zip import Trust
-from ddpg_ext.envs import PixelActionRepeat
 from ddpg_ext.serialization.pickled_closures import FUNCTION_PARTS
 from ddpg_ext.serialization.reconstruct import HANDLERS, HISTORICAL_NAMES
 from ddpg_ext.serialization.safe_pickle import STATE_SETTER, canonical
-from ddpg_ext.zoo.run_folder import _MOVED, _WRAPPERS, _wrapper
+from ddpg_ext.zoo.run_folder import _MOVED, _WRAPPERS
 
 #: functions of cloudpickle's that were there before version 2.2
 OLD_CLOUDPICKLE = {"_make_skel_func", "_fill_function", "_get_cell_contents"}
@@ -50,11 +48,3 @@ def test_functions_of_cloudpickle(path):
 def test_wrappers_that_a_run_may_name(path):
     assert isinstance(resolve(path), type)
     assert any(path.startswith(f"{module}.") for module in _WRAPPERS)
-
-
-def test_a_run_may_use_this_packages_wrapper():
-    """The wrapper is found by its name in ``config.yml``; its number of frames decides the model's observations."""
-    trust = Trust()
-    cls, arguments = _wrapper("ddpg_ext.envs.PixelActionRepeat", {"repeat": 2, "size": 32}, trust)
-    assert (cls, arguments) == (PixelActionRepeat, {"repeat": 2, "size": 32})
-    assert _wrapper("ddpg_ext.envs.pixels.PixelActionRepeat", {}, trust)[0] is PixelActionRepeat

@@ -8,7 +8,6 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import yaml
-from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.utils import LinearSchedule
 from toy_envs import ToyEnv
@@ -185,13 +184,6 @@ def test_noise(make_model, text, check):
     assert check(make_model(text))
 
 
-def test_noise_has_the_shape_of_the_actions_and_the_models_seed(make_model):
-    model = make_model("noise_std: 0.3", "InvertedDoublePendulum-v5")
-    assert model.action_noise.mean.shape == (1,)
-    streams = [make_model("noise_std: 0.3", seed=seed).action_noise() for seed in (3, 3, 4)]
-    assert streams[0] == streams[1] != streams[2]
-
-
 # ------------------------------------------------------------------- the Zoo's own keys
 
 
@@ -265,12 +257,6 @@ def test_without_a_policy_it_is_that_of_the_observations(manager, monkeypatch, d
     assert saved["policy"] == policy
 
 
-def test_the_defaults_noise_can_be_changed_to_normal():
-    """``-params noise_type:"'normal'"``: only this key is given again."""
-    entry = {**read_hyperparameters("default"), "noise_type": "normal"}
-    assert (constructor_arguments(entry, (2,))["action_noise"]._sigma == 0.2).all()
-
-
 @pytest.mark.parametrize("env_id", TUNED)
 def test_the_tuned_entries_are_whole(env_id):
     """Each makes a model for its environment, with this file alone as with the Zoo."""
@@ -292,6 +278,8 @@ def test_reading_changes_nothing_for_the_next_reader():
     before = dict(entry)
     arguments = constructor_arguments(entry, (2,))
     assert entry == before
+    normal = {**read_hyperparameters("default"), "noise_type": "normal"}  # only this key is given again
+    assert (constructor_arguments(normal, (2,))["action_noise"]._sigma == 0.2).all()
     assert isinstance(arguments["learning_rate"], LinearSchedule)
     assert arguments["action_noise"].sigma.shape == (2,)
 
@@ -318,7 +306,7 @@ def test_reading_changes_nothing_for_the_next_reader():
         *(
             (f"{{noise_type: {kind}, noise_std: {std}}}", ["`noise_std`", ">= 0"])
             for kind in ("normal", "ornstein-uhlenbeck")
-            for std in ("-0.1", "much", "null", "true", "[0.1, 0.2]", "[[0.1], 0.2]", ".nan", ".inf", "[-0.1]")
+            for std in ("-0.1", "much", "true", "[0.1, 0.2]", ".nan")
         ),
         ("noise_theta: 3", ["`theta * dt`"]),
         ("noise_schedule: {steps: 3}", ["`noise_schedule`", "n_steps"]),
@@ -352,21 +340,12 @@ def test_files_that_cannot_be_read(manager, tmp_path, name, text):
         (tmp_path / "folder.yml").mkdir()
     with pytest.raises(InvalidArgumentError, match=r"hyperparameters .* cannot be read"):
         manager(config=file).setup_experiment()
-
-
-def test_an_environment_that_is_in_no_file(tmp_path):
-    file = tmp_path / "own.yml"
-    file.write_text("Pendulum-v1: {}")
+    (tmp_path / "own.yml").write_text("Pendulum-v1: {}")
     with pytest.raises(InvalidArgumentError, match="no entry for 'Pendulum-v2'; did you mean 'Pendulum-v1'"):
-        read_hyperparameters("Pendulum-v2", file)
+        read_hyperparameters("Pendulum-v2", tmp_path / "own.yml")
 
 
 def test_without_pyyaml(monkeypatch):
     monkeypatch.setitem(sys.modules, "yaml", None)
     with pytest.raises(MissingExtraError, match=r"reading hyperparameters needs yaml: pip install 'ddpg_ext\[extra\]'"):
         read_hyperparameters("Pendulum-v1")
-
-
-def test_buffers_of_sb3(make_model):
-    model = make_model("replay_buffer_class: stable_baselines3.common.buffers.ReplayBuffer")
-    assert type(model.replay_buffer) is ReplayBuffer

@@ -14,7 +14,6 @@ import huggingface_sb3
 import numpy as np
 import optuna
 import pytest
-import torch as th
 import yaml
 from huggingface_hub.errors import EntryNotFoundError
 from stable_baselines3.common.env_util import make_vec_env
@@ -99,13 +98,6 @@ def test_training_goes_on_from_sb3s_ddpg(train, zoo):
     assert config["noise_type"] == "normal"  # its own file of hyperparameters
 
 
-def test_hyperparameters_that_are_not_numbers(train):
-    run = train(params=["env_kwargs:dict(g=7.0)", "policy_kwargs:dict(net_arch=[8,8],activation_fn=nn.ELU)"])
-    model, env = load_zoo_run(run)
-    assert env.get_attr("g") == [7.0]
-    assert model.policy.activation_fn is th.nn.ELU
-
-
 def test_a_file_of_ones_own(zoo, tmp_path):
     (tmp_path / "own.yml").write_text(
         "default:\n  n_timesteps: 1e2\n  policy: MlpPolicy\n  buffer_size: 300\n  noise_schedule: {n_steps: 50}\n"
@@ -114,7 +106,7 @@ def test_a_file_of_ones_own(zoo, tmp_path):
     )
     (tmp_path / "settings.py").write_text("hyperparams = {'default': dict(n_timesteps=80, policy='MlpPolicy')}\n")
     options = ["--eval-freq", "-1", "--seed", "1", "--device", "cpu"]
-    for number, (file, n_steps) in enumerate({"own.yml": 100, "settings.py": 80, "settings": 80}.items(), start=1):
+    for number, (file, n_steps) in enumerate({"own.yml": 100, "settings": 80}.items(), start=1):
         extra = [] if file == "own.yml" else ["-params", "buffer_size:300"]
         result = zoo("train", "-conf", file, *options, *extra)
         assert result.status == 0, result.stderr
@@ -322,12 +314,12 @@ def test_videos_without_their_packages(train, zoo, tmp_path):
 
 def test_plots(train, zoo, tmp_path):
     plots = ["-e", "Pendulum-v1", "-f", "logs", "--no-display", "--no-million", "-print", "-o", "results"]
-    train("--eval-freq", "50", "--eval-episodes", "2", "-n", "250")
+    train("--eval-freq", "50", "--eval-episodes", "1", "-n", "210")
     assert zoo("all_plots", *plots).status == 0
     result = zoo("plot_from_file", "-i", "results.pkl")
     assert (result.status, "needs at least two runs" in result.stderr) == (1, True)
     assert "Traceback" not in result.stderr
-    train("--eval-freq", "50", "--eval-episodes", "2", "-n", "250", number=2)
+    train("--eval-freq", "50", "--eval-episodes", "1", "-n", "210", number=2)
     result = zoo("plot_train", "-e", "Pendulum-v1", "-f", "logs", "-w", "1")
     assert result.status == 0, result.stderr
     result = zoo("all_plots", *plots)
@@ -335,7 +327,7 @@ def test_plots(train, zoo, tmp_path):
     assert "Pendulum-v1-DDPG_PAPER-logs: 2" in result.stdout
     with open(tmp_path / "results.pkl", "rb") as file:
         results = pickle.load(file)
-    assert results["Pendulum-v1"]["DDPG_PAPER-logs"]["mean_per_eval"].shape == (5, 2)
+    assert results["Pendulum-v1"]["DDPG_PAPER-logs"]["mean_per_eval"].shape == (4, 2)
     result = zoo("plot_from_file", "-i", "results.pkl", "-o", "curve.svg")
     assert result.status == 0, result.stderr
     assert "<svg" in (tmp_path / "curve.svg").read_text()
@@ -352,7 +344,8 @@ def test_tracking(train, tmp_path):
     assert load_zoo_run(run)[0].num_timesteps == 120
     (log,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
     content = log.read_bytes()
-    for part in (b"ddpg_paper", b"Pendulum-v1", b"saved_hyperparams", b"qf_learning_rate"):
+    names = (b"critic_loss", b"q_mean", b"action_saturation", b"noise_scale", b"actor_grad_norm", b"time/fps")
+    for part in (b"ddpg_paper", b"Pendulum-v1", b"saved_hyperparams", b"qf_learning_rate", *names):
         assert part in content
 
 

@@ -1,9 +1,6 @@
 """Run folders of the Zoo and of the examples: published runs, other environments, normalisation, wrappers."""
 
-import importlib
-import inspect
 import os
-import sys
 from pathlib import Path
 
 import gymnasium as gym
@@ -28,7 +25,6 @@ from ddpg_ext import (
     load_zoo_run,
 )
 from ddpg_ext.envs import PixelActionRepeat
-from ddpg_ext.zoo import run_folder
 from ddpg_ext.zoo.run_files import literal, read_yaml
 
 th.set_num_threads(1)
@@ -198,6 +194,13 @@ def test_frame_stack_and_env_kwargs(tmp_path):
     env = load_zoo_run(run)[1]
     assert env.observation_space.shape == (9,)
     assert env.get_attr("g") == [5.0]
+    starts = [load_zoo_run(run, seed=seed)[1].reset().tolist() for seed in (0, 0, 5)]
+    assert starts[0] == starts[1] != starts[2]
+    # Those of the command line come first, as in the Zoo
+    for number, (args, g) in enumerate({None: 5.0, 6.0: 6.0}.items(), start=2):
+        kwargs = {"args": {"env_kwargs": {"g": args}}} if args else {}
+        run = make_run(tmp_path, number=number, config={"env_kwargs": {"g": 5.0}}, **kwargs)
+        assert load_zoo_run(run)[1].get_attr("g") == [g]
 
 
 def test_classes_among_the_hyperparameters_are_text(tmp_path):
@@ -210,30 +213,6 @@ def test_classes_among_the_hyperparameters_are_text(tmp_path):
     config.write_text("policy_kwargs: {activation_fn: !!python/name:os.system ''}")
     with pytest.raises(UntrustedContentError, match=r"os\.system"):
         load_zoo_run(run)
-
-
-def test_env_kwargs_of_the_hyperparameters(tmp_path):
-    """Those of the command line come first, as in the Zoo."""
-    run = make_run(tmp_path, config={"env_kwargs": {"g": 5.0}})
-    assert load_zoo_run(run)[1].get_attr("g") == [5.0]
-    run = make_run(tmp_path, number=2, config={"env_kwargs": {"g": 5.0}}, args={"env_kwargs": {"g": 6.0}})
-    assert load_zoo_run(run)[1].get_attr("g") == [6.0]
-
-
-def test_the_seed_is_the_environments_also_where_the_model_has_one(tmp_path):
-    run = make_run(tmp_path, model=make_model(seed=3))
-    starts = [load_zoo_run(run, seed=seed)[1].reset().tolist() for seed in (0, 0, 5)]
-    assert starts[0] == starts[1] != starts[2]
-
-
-def test_every_wrapper_on_the_list_exists():
-    """Names of classes that are kept as strings."""
-    paths = [f"{module}.{name}" for module, names in run_folder._WRAPPERS.items() for name in names]
-    for path in paths + [path for path in run_folder._MOVED.values() if path not in sys.modules]:
-        module, _, name = path.rpartition(".")
-        imported = importlib.import_module(module)
-        value = getattr(imported, name, None) or importlib.import_module(path)
-        assert inspect.ismodule(value) or issubclass(value, gym.Wrapper), path
 
 
 def test_the_packages_own_wrapper(tmp_path):
@@ -300,21 +279,6 @@ def test_other_bounds_of_observations_do_not_matter(tmp_path):
     model, env = load_zoo_run(run, env=Unbounded(gym.make("Pendulum-v1")))
     assert model.observation_space == env.observation_space
     model.learn(20, reset_num_timesteps=False)
-
-
-def test_a_run_of_the_example_train_opens(tmp_path):
-    """Its ``args.yml`` and ``config.yml`` are plain YAML, and its model a ``DDPGPaper``."""
-    run = tmp_path / "Pendulum-v1_3"
-    (run / "Pendulum-v1").mkdir(parents=True)
-    model = make_model(cls=DDPGPaper)
-    model.save(run / "Pendulum-v1.zip")
-    model.save(run / "best_model.zip")
-    (run / "Pendulum-v1" / "args.yml").write_text(yaml.safe_dump({"algo": "ddpg_paper", "env": "Pendulum-v1"}))
-    (run / "Pendulum-v1" / "config.yml").write_text(yaml.safe_dump({"policy": "MlpPolicy", "gamma": 0.99}))
-    loaded, env = load_zoo_run(tmp_path)
-    assert np.array_equal(loaded.predict(OBSERVATIONS)[0], model.predict(OBSERVATIONS)[0])
-    loaded.learn(20)
-    evaluate_policy(loaded, env, 1)
 
 
 def test_yaml_needs_an_extra(tmp_path, monkeypatch):

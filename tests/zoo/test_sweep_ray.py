@@ -16,14 +16,8 @@ pytest.importorskip("ray.tune")
 pytestmark = pytest.mark.slow
 
 OPTIONS = ["--env", "Pendulum-v1", "-n", "2400", "--eval-freq", "600", "--eval-episodes", "1", "--final-episodes", "2"]
-OPTIONS += [
-    "--snapshot-freq",
-    "200",
-    "-params",
-    "buffer_size:3000",
-    "batch_size:8",
-    "policy_kwargs:dict(net_arch=[8,8])",
-]
+OPTIONS += ["--snapshot-freq", "200", "-params", "buffer_size:3000", "batch_size:8"]
+OPTIONS += ["policy_kwargs:dict(net_arch=[8,8])"]
 PROGRAM = ["-m", "ddpg_ext", "sweep"]
 
 
@@ -129,7 +123,7 @@ def test_a_run_that_raises_does_not_end_the_others(tmp_path):
     ]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
-        process = start(tmp_path / "sweep", *options, "--jobs", "1")
+        process = start(tmp_path / "sweep", *options)
         output = process.communicate()[0]
     assert process.returncode == 1
     assert "1 runs failed" in output.splitlines()[-1]
