@@ -13,7 +13,7 @@ from torch import nn
 
 from ddpg_ext.common.checks import check_flag, check_keywords, check_number
 from ddpg_ext.common.errors import InvalidArgumentError, InvalidArgumentTypeError, UnsupportedSpaceError
-from ddpg_ext.common.layers import fan_in_uniform_
+from ddpg_ext.common.layers import ScalarToVector, fan_in_uniform_, is_scalar
 
 
 class PaperCNN(BaseFeaturesExtractor):
@@ -115,21 +115,35 @@ class PaperCombinedExtractor(CombinedExtractor):
         cnn_output_dim: int | None = None,
         normalized_image: bool = False,
     ) -> None:
-        extractors: dict[str, nn.Module] = {}
+        extractors = nn.ModuleDict()
+        names: dict[str, str] = {}
         features_dim = 0
         kwargs = {} if cnn_kwargs is None else cnn_kwargs
         check_keywords("cnn_kwargs", kwargs, PaperCNN, 1)
         kwargs = {"features_dim": cnn_output_dim, "normalized_image": normalized_image, **kwargs}
         for key, space in observation_space.spaces.items():
+            name = str(key).replace(".", "_")
+            while not name or hasattr(extractors, name):  # names that torch refuses
+                name += "_"
+            names[key] = name
             if is_image_space(space, normalized_image=bool(kwargs.get("normalized_image", False))):
-                extractors[key] = cnn = PaperCNN(space, **kwargs)
+                extractors[name] = cnn = PaperCNN(space, **kwargs)
                 features_dim += cnn.features_dim
             else:
-                extractors[key] = nn.Flatten()
+                extractors[name] = ScalarToVector() if is_scalar(space) else nn.Flatten()
                 features_dim += get_flattened_obs_dim(space)
         # Not CombinedExtractor's constructor, which would build another network for each image
         BaseFeaturesExtractor.__init__(self, observation_space, features_dim)
-        self.extractors = nn.ModuleDict(extractors)
+        self.extractors, self.names = extractors, names
+
+    def forward(self, observations: dict[str, th.Tensor]) -> th.Tensor:
+        """
+        Return the features.
+
+        :param observations: by key of the space, each of shape ``(batch, *shape)``
+        :return: features, shape ``(batch, features_dim)``
+        """
+        return th.cat([self.extractors[name](observations[key]) for key, name in self.names.items()], dim=1)
 
 
 def _output_size(size: int, convolutions: list[tuple[int, int, int]]) -> int:
@@ -169,7 +183,7 @@ def _check_images(space: spaces.Space, normalized_image: bool) -> None:
         raise UnsupportedSpaceError(
             f"images must be uint8 from 0 to 255, which are scaled to [0, 1], or have bounds within [0, 1], got "
             f"{space.dtype} from {np.min(space.low)} to {np.max(space.high)}. Give uint8 images, or scale them "
-            "(gymnasium.wrappers.RescaleObservation), or say with `policy_kwargs=dict(normalize_images=False, "
+            "(gymnasium.wrappers.TransformObservation), or say with `policy_kwargs=dict(normalize_images=False, "
             "features_extractor_kwargs=dict(normalized_image=True))` that they are to be taken as they are"
         )
 

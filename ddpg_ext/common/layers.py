@@ -5,6 +5,7 @@ from itertools import pairwise
 from typing import Any
 
 import torch as th
+from gymnasium import spaces
 from torch import nn
 from torch.nn import functional as F
 
@@ -36,6 +37,18 @@ class BatchNorm(nn.BatchNorm1d):
             return F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
         averages = (self.running_mean, self.running_var) if self.update_running else (None, None)
         return F.batch_norm(input, *averages, self.weight, self.bias, True, self.momentum or 0.0, self.eps)
+
+
+class ScalarToVector(nn.Module):
+    """Makes vectors of length 1 from scalars, whose batch ``nn.Flatten`` does not take."""
+
+    def forward(self, input: th.Tensor) -> th.Tensor:
+        return input.unsqueeze(1)
+
+
+def is_scalar(space: spaces.Space) -> bool:
+    """Return whether observations are single numbers: a Box of the shape ``()``."""
+    return isinstance(space, spaces.Box) and space.shape == ()
 
 
 class Linear(nn.Linear):

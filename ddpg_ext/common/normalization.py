@@ -1,11 +1,30 @@
-"""Copies of the running statistics of SB3's ``VecNormalize``, to restore them when an invalid value spoils them."""
+"""A check of values that enter running statistics, and copies of those of SB3's ``VecNormalize`` to restore them."""
 
 from typing import Any
 
+import numpy as np
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecNormalize
 
 Statistics = list[tuple[RunningMeanStd, dict[str, Any]]]
+
+#: size up to which observations and rewards are accepted. Sums of the squares of larger ones overflow in single
+#: precision, and an infinite variance stays infinite
+LARGEST = 1e15
+
+
+def is_moderate(values: np.ndarray) -> bool:
+    """
+    Return whether no value is NaN, infinite or above ``LARGEST`` in size.
+
+    :param values: array of numbers, of any shape
+    """
+    if values.dtype.kind in "biu":
+        return True
+    if values.dtype.char not in "fd":
+        values = values.astype(np.float64)
+    # One product tells for nearly all arrays; it is the fastest test for NaN and infinity, too
+    return bool(np.vdot(values, values) <= LARGEST**2 or (np.abs(values) <= LARGEST).all())
 
 
 def running_statistics(env: VecNormalize | None) -> Statistics:

@@ -28,9 +28,15 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ddpg_ext.buffers import end_episodes
 from ddpg_ext.common.checks import check_number, plain
 from ddpg_ext.common.denormals import flush_denormals, matmul_precision
-from ddpg_ext.common.errors import InvalidArgumentError, InvalidArgumentTypeError, NonFiniteError, suggestion
+from ddpg_ext.common.errors import (
+    InvalidArgumentError,
+    InvalidArgumentTypeError,
+    NonFiniteError,
+    UnsupportedSpaceError,
+    suggestion,
+)
 from ddpg_ext.common.noise import OrnsteinUhlenbeckNoise, noise_scale, seed_random_stream, vectorize
-from ddpg_ext.common.normalization import restore_statistics, running_statistics
+from ddpg_ext.common.normalization import LARGEST, is_moderate, restore_statistics, running_statistics
 from ddpg_ext.ddpg_paper.executors import Executor, make_executor
 from ddpg_ext.ddpg_paper.policies import (
     Actor,
@@ -49,12 +55,15 @@ from ddpg_ext.ddpg_paper.validation import (
     check_seed,
     check_spaces,
     explain_keywords,
+    fit_observation,
     make_replay_buffer,
+    observation_error,
     resolve_policy,
     scheduled_rate,
 )
 
 SelfDDPGPaper = TypeVar("SelfDDPGPaper", bound="DDPGPaper")
+ErrorT = TypeVar("ErrorT", bound=Exception)
 
 _METRIC_NAMES = [f"train/{name}" for name in StepMetrics._fields]
 _CURES = {
@@ -343,8 +352,9 @@ class DDPGPaper(OffPolicyAlgorithm):
         :return: the trained model
         :raises InvalidArgumentError: if ``total_timesteps`` is out of range, or the model has no environment
         :raises InvalidArgumentTypeError: for a class in place of a callback
-        :raises NonFiniteError: if an observation, a reward, an action or a loss is NaN or infinite. The model can be
-            saved then
+        :raises NonFiniteError: if an observation, a reward, an action or a loss is NaN or infinite, or one of the first
+            three is above 1e15 in size. The model can be saved then
+        :raises UnsupportedSpaceError: if an observation does not fit the observation space
         """
         if self._import_note is not None:
             warnings.warn(self._import_note)
@@ -359,9 +369,15 @@ class DDPGPaper(OffPolicyAlgorithm):
                 "the model has no environment to learn in; call `set_env` or load it with `env=`"
             )
         with flush_denormals(), matmul_precision(self.matmul_precision):
-            return super().learn(
-                total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar
-            )
+            try:
+                return super().learn(
+                    total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar
+                )
+            except (KeyError, TypeError, ValueError) as error:
+                misfit = observation_error(error, self.observation_space)
+                if misfit is None:
+                    raise
+                raise self._discarded(misfit) from error
 
     def _setup_learn(
         self,
@@ -395,9 +411,9 @@ class DDPGPaper(OffPolicyAlgorithm):
         finally:
             self.action_noise = noise
         if self._vec_normalize_env is None:
-            self._check_finite("observation", self._last_obs)
-        else:
-            self._check_finite("observation", self._last_original_obs)
+            self._last_obs = self._checked_observation("observation", self._last_obs)
+        elif self._last_original_obs is not None:
+            self._last_original_obs = self._checked_observation("observation", self._last_original_obs)
         # After the noise is back: a callback may look at it
         return total_timesteps, self._init_callback(callback, progress_bar)
 
@@ -427,46 +443,71 @@ class DDPGPaper(OffPolicyAlgorithm):
         dones: np.ndarray,
         infos: list[dict[str, Any]],
     ) -> None:
-        self._check_finite("action", buffer_action)
         env = self._vec_normalize_env
+        self._check_size("action", buffer_action)
+        original_obs: Any = new_obs
+        original_reward = reward
         if env is not None:
             # Check the values before normalisation, which clips one bad value or spreads it to all environments
-            self._check_finite("reward", env.old_reward)
-            self._check_finite("observation", env.old_obs)
-        self._check_finite("reward", reward)
-        self._check_finite("observation", new_obs)
-        ends = {index: infos[index].get("terminal_observation") for index, done in enumerate(dones) if done}
-        for index, terminal_obs in ends.items():
-            self._check_finite("terminal observation", terminal_obs, index)
-        if env is not None or not isinstance(new_obs, np.ndarray):
-            super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
-            return
-        # As SB3, but without its deep copy
-        next_obs = new_obs.copy()
-        for index, terminal_obs in ends.items():
-            if terminal_obs is not None:
-                next_obs[index] = terminal_obs
-        self._last_original_obs = self._last_obs
-        replay_buffer.add(self._last_original_obs, next_obs, buffer_action, reward, dones, infos)  # type: ignore[arg-type]
+            original_reward = env.get_original_reward()
+            self._check_size("reward", original_reward)
+            original_obs = self._checked_observation("observation", env.get_original_obs())
+        self._check_size("reward", reward)
+        new_obs = self._checked_observation("observation", new_obs)
+        if env is None:
+            original_obs, self._last_original_obs = new_obs, self._last_obs
+        # As SB3, but without deep copies
+        is_dict = isinstance(original_obs, dict)
+        next_obs: Any = {key: part.copy() for key, part in original_obs.items()} if is_dict else original_obs.copy()
+        for index, done in enumerate(dones):
+            last_obs: Any = infos[index].get("terminal_observation") if done else None
+            if last_obs is not None:
+                last_obs = self._checked_observation("terminal observation", last_obs, index)
+                if env is not None:
+                    last_obs = env.unnormalize_obs(last_obs)
+                for key, part in next_obs.items() if is_dict else [(..., next_obs)]:
+                    part[index] = last_obs[key]
+        replay_buffer.add(self._last_original_obs, next_obs, buffer_action, original_reward, dones, infos)  # type: ignore[arg-type]
         self._last_obs = new_obs
+        if env is not None:
+            self._last_original_obs = original_obs
 
-    def _check_finite(self, quantity: str, values: Any, env_index: int | None = None) -> None:
-        """Raise NonFiniteError if one of the values (by environment, or of ``env_index``) is NaN or infinite."""
+    def _checked_observation(self, quantity: str, observation: Any, env_index: int | None = None) -> Any:
+        """Return a valid observation of all environments, or of one, as the arrays that the space describes."""
+        batch_shape = (self.n_envs,) if env_index is None else ()
+        try:
+            arrays = fit_observation(observation, self.observation_space, batch_shape)
+        except UnsupportedSpaceError as error:
+            raise self._discarded(error) from error.__cause__
+        self._check_size(quantity, arrays, env_index)
+        return arrays
+
+    def _check_size(self, quantity: str, values: Any, env_index: int | None = None) -> None:
+        """Raise NonFiniteError if a value (by environment, or of ``env_index``) is NaN, infinite or too large."""
         if isinstance(values, dict):
             for key, value in values.items():
-                self._check_finite(f"{quantity} {key!r}", value, env_index)
+                self._check_size(f"{quantity} {key!r}", value, env_index)
             return
-        if values is None or np.count_nonzero(np.isfinite(values)) == np.size(values):
+        values = np.asarray(values)
+        if is_moderate(values):
             return
-        where = np.argwhere(~np.isfinite(values))[0]
+        where = tuple(np.argwhere(~(np.abs(values.astype(np.float64)) <= LARGEST))[0])
+        env = where[0] if env_index is None else env_index
+        reason = f", above {LARGEST:g} in size, too large for single precision" if np.isfinite(values[where]) else ""
+        raise self._discarded(
+            NonFiniteError(
+                f"step {self.num_timesteps}, environment {env}: the {quantity} is {values[where]!s}{reason}. "
+                "Training stopped before it was stored; the model can still be saved. "
+                + _CURES["action" if quantity == "action" else "environment"]
+            )
+        )
+
+    def _discarded(self, error: ErrorT) -> ErrorT:
+        """Undo a step with an invalid value, and return the error to raise."""
         # The environment has moved on: start a new episode if training is continued
         self._last_obs = None
         restore_statistics(self._statistics_before)
-        raise NonFiniteError(
-            f"step {self.num_timesteps}, environment {where[0] if env_index is None else env_index}: the {quantity} is "
-            f"{np.asarray(values)[tuple(where)]}. Training stopped before it was stored; the model can still be saved. "
-            + _CURES["action" if quantity == "action" else "environment"]
-        )
+        return error
 
     def train(self, gradient_steps: int, batch_size: int | None = None) -> None:
         """

@@ -111,6 +111,7 @@ class FastCPUExecutor:
                 type(network.features_extractor) is FlattenExtractor for network in with_targets
             ),
             "observations other than vectors": isinstance(space, spaces.Box)
+            and space.shape != ()
             and not (policy.normalize_images and is_image_space(space)),
             "layers other than linear, ReLU, tanh and batch norm": all(type(net) is nn.Sequential for net in nets)
             and all(type(layer) in LAYERS for net in nets for layer in net)

@@ -1,15 +1,17 @@
 """The policies: actor, critic, their targets and optimisers, put together from keyword arguments."""
 
+import copy
 import inspect
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from itertools import chain
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.preprocessing import is_image_space
+from stable_baselines3.common.preprocessing import get_action_dim, get_obs_shape, is_image_space
 from stable_baselines3.common.torch_layers import (
     BaseFeaturesExtractor,
     CombinedExtractor,
@@ -19,13 +21,15 @@ from stable_baselines3.common.torch_layers import (
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parameter import is_lazy
 
 from ddpg_ext.common.checks import check_class, check_dict, check_flag, check_keywords
 from ddpg_ext.common.cnn import PaperCNN, PaperCombinedExtractor
 from ddpg_ext.common.errors import InvalidArgumentError, UnsupportedSpaceError
-from ddpg_ext.common.layers import BatchNorm
+from ddpg_ext.common.layers import BatchNorm, ScalarToVector, is_scalar
 from ddpg_ext.ddpg_paper.networks import Actor, Critic
 
+NetworkT = TypeVar("NetworkT", Actor, Critic)
 BatchNormChoice = bool | Literal["actor", "critic"]
 
 
@@ -150,13 +154,15 @@ class DDPGPaperPolicy(BasePolicy):
             _check_joint_critic(self.critic)
 
     def _build(self, lr_schedule: Schedule) -> None:
-        self.actor = self.make_actor()
-        self.critic = self.make_critic(self.actor.features_extractor if self.share_features_extractor else None)
+        self.actor = self._materialised(self.make_actor())
+        self.critic = self._materialised(
+            self.make_critic(self.actor.features_extractor if self.share_features_extractor else None)
+        )
 
         # Targets start as copies (Algorithm 1)
-        self.actor_target = self.make_actor()
+        self.actor_target = self._unshared(self._materialised(self.make_actor()))
         shared = self.actor_target.features_extractor if self.share_features_extractor else None
-        self.critic_target = self.make_critic(shared)
+        self.critic_target = self._unshared(self._materialised(self.make_critic(shared)), shared)
         self.actor_target.load_state_dict(self.actor.state_dict())
         self.critic_target.load_state_dict(self.critic.state_dict())
         for target in (self.actor_target, self.critic_target):
@@ -170,6 +176,28 @@ class DDPGPaperPolicy(BasePolicy):
         self.actor.optimizer = self._make_optimizer(self.actor.parameters(), lr)
         self.critic.optimizer = self._make_optimizer(self.critic.own_named_parameters().values(), lr)
         self.set_training_mode(False)
+
+    def _materialised(self, network: NetworkT) -> NetworkT:
+        """Return the network; a pass gives lazy layers their sizes."""
+        if any(map(is_lazy, chain(network.parameters(), network.buffers()))):
+            network.set_training_mode(False)
+            actions: list[Any] = [th.zeros(2, get_action_dim(self.action_space))] if isinstance(network, Critic) else []
+            with th.no_grad():
+                network(_zeros(self.observation_space), *actions)
+        return network
+
+    def _unshared(self, target: NetworkT, kept: nn.Module | None = None) -> NetworkT:
+        """Return the target network; a copy of all but ``kept`` if it has a module of an online network."""
+        online = {id(module) for network in (self.actor, self.critic) for module in network.modules()}
+        if all(id(module) not in online for module in target.modules()):
+            return target
+        try:
+            return copy.deepcopy(target, {id(kept): kept})
+        except Exception as error:
+            raise InvalidArgumentError(
+                "targets and online networks must not share modules, but those given in `policy_kwargs` cannot be "
+                f"copied ({error}); make them in the constructor of the features extractor"
+            ) from error
 
     def _make_optimizer(self, parameters: Iterable[th.Tensor], lr: float) -> th.optim.Optimizer:
         kwargs = dict(self.optimizer_kwargs)
@@ -189,13 +217,19 @@ class DDPGPaperPolicy(BasePolicy):
         """
         Build a features extractor.
 
-        :return: a features extractor with fresh weights
+        :return: a features extractor with fresh weights, and copies of the modules in ``features_extractor_kwargs``
         :raises InvalidArgumentTypeError: if it does not take ``features_extractor_kwargs``
         :raises UnsupportedSpaceError: if it is SB3's for other observations
         """
         _check_features_extractor(self.features_extractor_class, self.observation_space)
         check_keywords("features_extractor_kwargs", self.features_extractor_kwargs, self.features_extractor_class, 1)
-        return super().make_features_extractor()
+        space, kwargs = self.observation_space, self.features_extractor_kwargs
+        with suppress(Exception):  # each network learns its own modules; locks and the like stay as they are
+            kwargs = copy.deepcopy(kwargs)
+        extractor = self.features_extractor_class(space, **kwargs)
+        if isinstance(extractor, FlattenExtractor) and is_scalar(space):
+            extractor.flatten = ScalarToVector()  # type: ignore[assignment]
+        return extractor
 
     def target_pairs(self) -> tuple[list[th.Tensor], list[th.Tensor]]:
         """
@@ -332,6 +366,13 @@ def _check_net_arch(net_arch: Any) -> tuple[list[int], list[int]]:
     return [*map(int, actor_arch)], [*map(int, critic_arch)]
 
 
+def _zeros(space: spaces.Space) -> Any:
+    """Return two observations of zeros."""
+    if isinstance(space, spaces.Dict):
+        return {key: _zeros(part) for key, part in space.items()}
+    return th.zeros(2, *get_obs_shape(space))
+
+
 def _is_width(width: Any) -> bool:
     return isinstance(width, int | np.integer) and not isinstance(width, bool) and width > 0
 
@@ -384,7 +425,15 @@ def _check_features_extractor(extractor_class: type[BaseFeaturesExtractor], obse
             f"{extractor_class.__name__} takes no Dict observations, got {observation_space}; pass 'MultiInputPolicy' "
             "as `policy`, or another `features_extractor_class` in `policy_kwargs`"
         )
-    if not is_dict and extractor_class.forward is CombinedExtractor.forward:
+    if extractor_class.__init__ is CombinedExtractor.__init__ and isinstance(observation_space, spaces.Dict):
+        names = nn.ModuleDict()
+        for key, space in observation_space.items():
+            if is_scalar(space) or not key or "." in key or hasattr(names, key):
+                raise UnsupportedSpaceError(
+                    f"{extractor_class.__name__} takes no scalars, and no keys that torch refuses as names of modules, "
+                    f"got {key!r}: {space}; PaperCombinedExtractor takes all"
+                )
+    if not is_dict and extractor_class.forward in (CombinedExtractor.forward, PaperCombinedExtractor.forward):
         raise UnsupportedSpaceError(
             f"{extractor_class.__name__} is for Dict observations, got {observation_space}; pass 'MlpPolicy' as "
             "`policy`, or another `features_extractor_class` in `policy_kwargs`"

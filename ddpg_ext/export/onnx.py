@@ -145,7 +145,7 @@ def _joined(space: gym.Space, parts: Sequence[Any]) -> Any:
 
 def _names(space: gym.Space) -> list[str]:
     """Return the names of the graph's inputs."""
-    return [str(key) if key != ACTION else f"{OBSERVATION}.{key}" for key in _by_key(space)]
+    return [str(key) if key not in (ACTION, "") else f"{OBSERVATION}.{key}" for key in _by_key(space)]
 
 
 def _parts(space: gym.Space, statistics: VecNormalize | None) -> list[RunningMeanStd | None]:

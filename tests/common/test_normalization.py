@@ -4,10 +4,12 @@ import copy
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from stable_baselines3.common.vec_env import VecNormalize
 from toy_envs import toy_vec_env
 
-from ddpg_ext.common.normalization import restore_statistics, running_statistics
+from ddpg_ext.common.normalization import LARGEST, is_moderate, restore_statistics, running_statistics
 
 
 @pytest.mark.parametrize("kwargs", [{}, {"norm_obs": False}, {"norm_reward": False}])
@@ -33,3 +35,17 @@ def test_restored_statistics_equal_the_former_ones(dict_obs, kwargs):
 def test_without_wrapper():
     assert running_statistics(None) == []
     restore_statistics([])
+
+
+@given(st.lists(st.floats() | st.just(LARGEST), max_size=5), st.sampled_from([np.float16, np.float32, np.float64]))
+@pytest.mark.filterwarnings("error")
+def test_moderate_values(values, dtype):
+    """Of each type; no warning, and the same answer as one by one."""
+    with np.errstate(over="ignore"):
+        array = np.array(values).astype(dtype).reshape(1, -1)
+    assert is_moderate(array) == all(abs(float(value)) <= LARGEST for value in array.flat)
+
+
+def test_whole_numbers_are_moderate():
+    for dtype in (np.int64, np.uint64, np.uint8, bool):
+        assert is_moderate(np.array([0, np.iinfo(dtype).max if dtype is not bool else True], dtype))

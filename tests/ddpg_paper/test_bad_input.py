@@ -8,7 +8,7 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
 from stable_baselines3.common.noise import NormalActionNoise
-from stable_baselines3.common.torch_layers import FlattenExtractor
+from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor
 from stable_baselines3.td3.policies import TD3Policy
 from toy_envs import ToyEnv, toy_vec_env
 
@@ -183,8 +183,9 @@ ARGUMENTS = [
 
 SPACES = [
     ({"env": "CartPole-v1"}, ["Discrete(2)", "gymnasium.spaces.Box", "DQN"]),
-    ({"env": ToyEnv(low=-INF)}, ["finite bounds", "-inf", "RescaleAction"]),
-    ({"env": ToyEnv(high=INF)}, ["finite bounds", "inf", "RescaleAction"]),
+    ({"env": ToyEnv(low=-INF)}, ["finite bounds", "-inf", "TransformAction"]),
+    ({"env": ToyEnv(high=INF)}, ["finite bounds", "inf", "TransformAction"]),
+    ({"env": ToyEnv(low=-3e38, high=3e38)}, ["finite range", "3e+38", "TransformAction"]),
     ({"env": ToyEnv(low=1.0, high=1.0)}, ["low < high", "Box(1.0, 1.0"]),
     ({"env": IntegerActions()}, ["floating-point", "int64"]),
     ({"env": ToyEnv(dict_obs=True)}, ["'MultiInputPolicy'", "Dict"]),
@@ -193,6 +194,20 @@ SPACES = [
     ({"policy": MultiInputPolicy}, ["CombinedExtractor", "'MlpPolicy'", "Box"]),
     ({"env": Observing(spaces.Tuple([BOX, BOX]))}, ["Tuple(", "FlattenObservation", "MultiBinary"]),
     ({"env": Observing(spaces.Text(3))}, ["Text(", "MultiBinary"]),
+    ({"env": Observing(spaces.Discrete(3, start=1))}, ["Discrete(3, start=1)", "must start at 0", "TransformObs"]),
+    ({"env": Observing(spaces.MultiDiscrete([[2, 3], [2, 2]]))}, ["one dimension", "TransformObservation", "flattens"]),
+    ({"env": Observing(spaces.Dict({1: BOX})), "policy": "MultiInputPolicy"}, ["keys", "must be strings"]),
+    *[
+        (
+            {
+                "env": Observing(spaces.Dict({key: space, "x": BOX})),
+                "policy": "MultiInputPolicy",
+                "policy_kwargs": {"features_extractor_class": CombinedExtractor},
+            },
+            ["CombinedExtractor", repr(key), "PaperCombinedExtractor"],
+        )
+        for key, space in (("a.b", BOX), ("type", BOX), ("", BOX), ("scalar", spaces.Box(-1, 1, ())))
+    ],
     (
         {"env": Observing(spaces.Dict(a=spaces.Dict(b=BOX))), "policy": "MultiInputPolicy"},
         ["Dict('a': Dict(", "FlattenObservation"],

@@ -1,5 +1,8 @@
 """Features extractors of a user's own: one per network or shared, and layers of theirs that depend on the mode."""
 
+import threading
+from typing import Any
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -8,7 +11,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
 from toys import LinearExtractor, recorded, same, small_model, weights
 
-from ddpg_ext import DDPGPaper
+from ddpg_ext import DDPGPaper, InvalidArgumentError
 
 OBSERVATIONS = np.random.default_rng(0).uniform(-1, 1, (10, 2)).astype(np.float32)
 
@@ -96,6 +99,118 @@ def test_a_shared_extractor_is_shared_after_loading(tmp_path):
     assert loaded.actor.features_extractor is loaded.critic.features_extractor
     assert same(weights(model.policy), weights(loaded.policy))
     np.testing.assert_array_equal(model.predict(OBSERVATIONS)[0], loaded.predict(OBSERVATIONS)[0])
+
+
+# -------------------------------------------------- modules of others, lazy modules
+
+
+class Encoded(BaseFeaturesExtractor):
+    """A module that is given."""
+
+    def __init__(self, observation_space: gym.Space, encoder: Any, **others: Any) -> None:
+        super().__init__(observation_space, 6)
+        self.encoder = encoder["encoder"] if isinstance(encoder, dict) else encoder
+
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        return self.encoder(observations)
+
+
+class SharedByClass(BaseFeaturesExtractor):
+    """One module for all instances."""
+
+    encoder = nn.Linear(2, 6)
+
+    def __init__(self, observation_space: gym.Space) -> None:
+        super().__init__(observation_space, 6)
+        self.own = SharedByClass.encoder
+
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        return self.own(observations)
+
+
+class SharedActivation(nn.Module):
+    """An activation whose only weight belongs to all instances."""
+
+    slope = nn.PReLU()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.own = SharedActivation.slope
+
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        return self.own(x)
+
+
+class LazyExtractor(BaseFeaturesExtractor):
+    """Layers that learn their sizes from the first observations."""
+
+    def __init__(self, observation_space: gym.Space) -> None:
+        super().__init__(observation_space, 6)
+        self.layers = nn.Sequential(nn.LazyLinear(5), nn.LazyBatchNorm1d(), nn.LazyLinear(6))
+
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        return self.layers(observations)
+
+
+def given_encoder(**others: Any) -> dict[str, Any]:
+    encoder = nn.Sequential(nn.Linear(2, 6), nn.Tanh())
+    return {"features_extractor_class": Encoded, "features_extractor_kwargs": {"encoder": encoder, **others}}
+
+
+MODULES_OF_OTHERS = {
+    "argument": given_encoder,
+    "nested": lambda: {**given_encoder(), "features_extractor_kwargs": {"encoder": {"encoder": nn.Linear(2, 6)}}},
+    "lazy argument": lambda: {**given_encoder(), "features_extractor_kwargs": {"encoder": nn.LazyLinear(6)}},
+    "beside a lock": lambda: given_encoder(lock=threading.Lock()),
+    "class": lambda: {"features_extractor_class": SharedByClass},
+    "activation": lambda: {"activation_fn": SharedActivation},
+    "lazy": lambda: {"features_extractor_class": LazyExtractor},
+    "lazy activation": lambda: {"activation_fn": nn.LazyBatchNorm1d},
+}
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["separate", "shared"])
+@pytest.mark.parametrize("name", MODULES_OF_OTHERS)
+def test_modules_of_others_and_lazy_ones_learn(name, shared):
+    """Online and target networks have modules of their own, equal at the start; the online ones learn, targets follow."""
+    kwargs = MODULES_OF_OTHERS[name]()
+    model = small_model(policy_kwargs={**kwargs, "share_features_extractor": shared}, gradient_steps=0, tau=0.5)
+    recorded(model)
+    online = [{id(module) for module in network.modules()} for network in (model.actor, model.critic)]
+    for network, target in ((model.actor, model.actor_target), (model.critic, model.critic_target)):
+        assert not {id(module) for module in target.modules()} & (online[0] | online[1])
+        assert same(weights(network), weights(target))
+        assert all(param.requires_grad for param in network.parameters())
+        assert not any(param.requires_grad for param in target.parameters())
+    assert (model.actor.features_extractor is model.critic.features_extractor) == shared
+    assert (model.actor_target.features_extractor is model.critic_target.features_extractor) == shared
+    before = weights(model.policy)
+    model.learn(12)
+    model.train(2, 8)
+    after = weights(model.policy)
+    moved = [key for key in before if not th.equal(before[key], after[key])]
+    # Batch normalisation behind a layer takes its bias out again
+    learned = [key for key in before if ("extractor." in key or "own." in key) and key.endswith("weight")]
+    assert set(learned) <= set(moved)
+    assert model.predict(OBSERVATIONS)[0].shape == (10, 2)
+
+
+def test_a_given_module_is_copied():
+    """The caller's module stays as it is, and two agents do not share it."""
+    kwargs = given_encoder()
+    encoder = kwargs["features_extractor_kwargs"]["encoder"]
+    before = weights(encoder)
+    models = [small_model(policy_kwargs=kwargs).learn(12) for _ in range(2)]
+    assert same(before, weights(encoder))
+    assert same(*(weights(model.policy) for model in models))
+    assert not same(before, weights(models[0].actor.features_extractor.encoder))
+
+
+def test_a_module_that_cannot_be_copied():
+    kwargs = given_encoder()
+    kwargs["features_extractor_kwargs"]["encoder"].lock = threading.Lock()
+    with pytest.raises(InvalidArgumentError, match="must not share modules, but those given in `policy_kwargs` cannot"):
+        small_model(policy_kwargs=kwargs)
 
 
 # --------------------------------------------------- training and evaluation mode

@@ -1,4 +1,4 @@
-"""A NaN or infinite observation, reward or loss stops training before it is stored or learned from."""
+"""A NaN, infinite or huge observation, reward or loss stops training before it is stored or learned from."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,10 @@ from ddpg_ext import DDPGPaper, DDPGPaperError, NonFiniteError
 
 NAN, INF = float("nan"), float("inf")
 # VecNormalize computes with what the environment gave
-pytestmark = pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning"),
+    pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning"),
+]
 LENGTH = 10  # of an episode: the observation of step 10 is a terminal one
 
 
@@ -34,7 +37,8 @@ def make_model(env, **kwargs):
     is_dict = isinstance(env.observation_space, spaces.Dict)
     policy = "MultiInputPolicy" if is_dict else "MlpPolicy"
     defaults = {"buffer_size": 1000, "batch_size": 4, "seed": 0, "policy_kwargs": {"net_arch": [8, 8]}}
-    defaults["replay_buffer_class"] = DictReplayBuffer if is_dict else ReplayBuffer  # these tests look into its arrays
+    # These tests look into SB3's arrays
+    defaults["replay_buffer_class"] = DictReplayBuffer if is_dict else ReplayBuffer
     return DDPGPaper(policy, env, device="cpu", **(defaults | kwargs))
 
 
@@ -87,7 +91,7 @@ def stop(model, n, parts):
 
 @pytest.mark.parametrize("normalise", [False, True], ids=["plain", "VecNormalize"])
 @pytest.mark.parametrize("n_envs", [1, 3])
-@pytest.mark.parametrize(("step", "value"), [(1, INF), (7, NAN), (7, -INF)])
+@pytest.mark.parametrize(("step", "value"), [(1, INF), (7, NAN), (7, -INF), (7, 1e21)])
 @pytest.mark.parametrize("quantity", ["observation", "reward"])
 def test_stops_at_the_step_itself(quantity, step, value, n_envs, normalise, tmp_path):
     """Naming the step, the environment and the quantity; with the last whole transition as the newest in the buffer."""
@@ -136,6 +140,24 @@ def test_infinite_value_that_normalisation_would_clip(quantity):
     """With statistics at rest, ``VecNormalize`` clips infinity to 10, but the buffer gets the original."""
     env = VecNormalize(make_vec_env(1, (quantity, 5, INF)), training=False)
     stop(make_model(env), 100, ["step 5", "environment 0", f"{quantity} is inf"])
+
+
+@pytest.mark.parametrize("step", [0, 5, LENGTH])
+@pytest.mark.parametrize("value", [-1e21, 1e39])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_finite_values_too_large_for_single_precision(dtype, value, step):
+    """The value itself is named; a type that does not hold it has made it infinite on the way."""
+    env = ToyEnv(episode_length=LENGTH, fault=("observation", step, value), dtype=dtype)
+    is_lost = value == 1e39 and dtype is np.float32
+    stop(make_model(DummyVecEnv([lambda: env])), 100, [f"observation is {INF if is_lost else value}"])
+
+
+def test_the_terminal_observation_keeps_its_own_type():
+    """It is in ``infos`` as the environment gave it, in float64."""
+    env = ToyEnv(episode_length=LENGTH, fault=("observation", LENGTH, 1e39), dtype=np.float64)
+    env.observation_space = spaces.Box(-np.inf, np.inf, (3,), np.float32)
+    reason = "above 1e+15 in size, too large for single precision"
+    stop(make_model(DummyVecEnv([lambda: env])), 100, [f"terminal observation is 1e+39, {reason}"])
 
 
 def trained_model(**kwargs):

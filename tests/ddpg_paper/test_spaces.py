@@ -1,15 +1,19 @@
-"""Every observation and action space that SB3's DDPG takes, with the mapping of actions checked at both ends."""
+"""Every observation and action space, in every form that an environment may give; both ends of actions' mapping."""
 
 import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from stable_baselines3.common.envs import IdentityEnvBox
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.preprocessing import get_flattened_obs_dim
-from toys import ChaosEnv, CountingEnv, first, small_model
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from toys import ChaosEnv, CountingEnv, first, same, small_model, weights
 
-from ddpg_ext import DDPGPaper
+from ddpg_ext import DDPGPaper, UnsupportedSpaceError
+from ddpg_ext.export.onnx import export_onnx
 
 OBSERVATIONS = {
     "float32": spaces.Box(-1, 1, (3,), np.float32),
@@ -17,12 +21,16 @@ OBSERVATIONS = {
     "matrix": spaces.Box(-1, 1, (3, 4), np.float32),
     "unbounded": spaces.Box(-np.inf, np.inf, (2,), np.float32),
     "int": spaces.Box(-5, 5, (2,), np.int32),
+    "scalar": spaces.Box(-1, 1, (), np.float64),
     "discrete": spaces.Discrete(5),
     "multi-discrete": spaces.MultiDiscrete([4, 3]),
     "multi-binary": spaces.MultiBinary(8),
     "multi-binary-2d": spaces.MultiBinary((3, 2)),
     "image": spaces.Box(0, 255, (1, 36, 36), np.uint8),
 }
+
+#: keys of Dict observations that torch does not take as names of modules, and some that look like their substitutes
+KEYS = ["a.b", "a_b", "a_b_", "type", "type_", "", "_", "forward", "training", "x/y", "1", "action", "é"]
 
 ACTIONS = {
     "unit": spaces.Box(-1, 1, (2,), np.float32),
@@ -130,3 +138,131 @@ def test_it_learns_to_repeat_what_it_sees():
     after, _ = evaluate_policy(model, env, n_eval_episodes=20, warn=False)
     assert before < 75
     assert after > 90
+
+
+# ------------------------------------------------------------------ forms and keys
+
+#: how environments give observations that are not arrays of the space's type
+FORMS = {
+    "objects": lambda x: np.asarray(x).astype(object),
+    "tensors": lambda x: th.as_tensor(np.asarray(x)),
+    "lists": lambda x: np.asarray(x).tolist(),
+    "float64": lambda x: np.asarray(x).astype(np.float64),
+}
+
+
+class FormEnv(ChaosEnv):
+    """Episodes of 5 steps with observations in another form; Dict observations get keys that the space lacks."""
+
+    def __init__(self, observation_space: spaces.Space, form: str | None) -> None:
+        super().__init__(observation_space)
+        self.form = form
+
+    def _observation(self):
+        observation = super()._observation()
+        if self.form is None:
+            return observation
+        if isinstance(observation, dict):
+            return {key: FORMS[self.form](part) for key, part in observation.items()} | {"note": "calm", "t": [0, [1]]}
+        return FORMS[self.form](observation)
+
+    def step(self, action):
+        observation, reward, *_, info = super().step(action)
+        return observation, reward, False, self.count >= 5, info
+
+
+PARTS = st.sampled_from([space for name, space in OBSERVATIONS.items() if name != "unbounded"])
+DICTS = st.dictionaries(st.sampled_from(KEYS) | st.text(max_size=3), PARTS, min_size=1, max_size=4).map(spaces.Dict)
+
+
+@settings(max_examples=15, deadline=None)
+@given(space=PARTS | DICTS, form=st.sampled_from(sorted(FORMS)), normalise=st.booleans())
+def test_the_form_of_observations_makes_no_difference(space, form, normalise):
+    """Any space, with any keys: the same weights as from plain arrays, episode ends included."""
+    boxes = (
+        [key for key, part in space.items() if isinstance(part, spaces.Box)] if isinstance(space, spaces.Dict) else None
+    )
+    policy = "MlpPolicy" if boxes is None else "MultiInputPolicy"
+    models = []
+    for each in (None, form):
+        env = DummyVecEnv([lambda each=each: FormEnv(space, each)])
+        # VecNormalize itself does not compute with objects and tensors at the end of an episode
+        if normalise and form == "float64" and (boxes or (boxes is None and isinstance(space, spaces.Box))):
+            env = VecNormalize(env, norm_obs_keys=boxes)
+        models.append(small_model(env=env, policy=policy, batch_size=4, policy_kwargs={"net_arch": [4, 4]}).learn(12))
+    assert same(*map(lambda model: weights(model.policy), models))
+    assert all(value.isfinite().all() for value in weights(models[0].policy).values())
+    batches = [model.replay_buffer._get_samples(np.arange(11)) for model in models]
+    for left, right in zip(*([batch.observations, batch.next_observations] for batch in batches), strict=True):
+        for key in left if isinstance(left, dict) else [...]:
+            assert th.equal(left[key], right[key])
+    model, observation = models[0], space.sample()
+    assert model.predict(observation)[0].shape == (1,)
+
+
+def test_keys_and_scalars_survive_a_file(tmp_path):
+    space = spaces.Dict({key: spaces.Box(-1, 1, ()) for key in KEYS} | {"image.1": OBSERVATIONS["image"]})
+    model = small_model(env=ChaosEnv(space), policy="MultiInputPolicy").learn(12)
+    model.save(tmp_path / "model")
+    model.save_replay_buffer(tmp_path / "buffer")
+    loaded = DDPGPaper.load(tmp_path / "model", device="cpu")
+    loaded.load_replay_buffer(tmp_path / "buffer")
+    assert same(weights(model.policy), weights(loaded.policy))
+    observation = space.sample()
+    np.testing.assert_array_equal(model.predict(observation)[0], loaded.predict(observation)[0])
+    for module in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(module)
+    export_onnx(model, tmp_path / "actor.onnx")  # compares the graph with `predict`
+
+
+class MisfitEnv(ChaosEnv):
+    """An environment whose observation at a step is another one, and which ends its episode after three steps."""
+
+    def __init__(self, observation_space: spaces.Space, at: int, observation: object) -> None:
+        super().__init__(observation_space)
+        self.at, self.other = at, observation
+
+    def reset(self, **kwargs):
+        observation, info = super().reset(**kwargs)
+        return self.other if self.at == 0 else observation, info
+
+    def step(self, action):
+        observation, reward, *_, info = super().step(action)
+        return self.other if self.count == self.at else observation, reward, False, self.count == 3, info
+
+
+@pytest.mark.parametrize("at", [0, 2, 3], ids=["reset", "step", "terminal"])
+@pytest.mark.parametrize("observation", [np.zeros(4), np.zeros((3, 3)), "abc", {"a": 1}, {"b": np.zeros(5)}, {}])
+def test_an_observation_that_does_not_fit_its_space(observation, at):
+    """The package's error names the space; the model can learn on."""
+    space, policy = OBSERVATIONS["float32"], "MlpPolicy"
+    if isinstance(observation, dict):
+        space, policy = spaces.Dict({"b": space}), "MultiInputPolicy"
+    env = MisfitEnv(space, at, observation)
+    model = small_model(env=env, policy=policy)
+    with pytest.raises(UnsupportedSpaceError, match=r"does not fit its observation space (Box|Dict)\("):
+        model.learn(20)
+    assert model.replay_buffer.size() == max(at - 1, 0)
+    env.at = -1
+    assert model.learn(5, reset_num_timesteps=False).replay_buffer.size() == max(at - 1, 0) + 5
+
+
+def test_errors_of_an_environment_stay_its_own():
+    class Broken(ChaosEnv):
+        def step(self, action):
+            return np.zeros(3) + np.zeros(4)
+
+    with pytest.raises(ValueError, match="could not be broadcast") as caught:
+        small_model(env=Broken(OBSERVATIONS["float32"])).learn(5)
+    assert type(caught.value) is ValueError
+
+
+def test_the_advice_for_unbounded_actions():
+    """The message holds an expression; it makes an environment that trains."""
+    env = CountingEnv(action_space=spaces.Box(-np.inf, np.inf, (2,), np.float32))
+    with pytest.raises(UnsupportedSpaceError) as caught:
+        small_model(env=env)
+    message = str(caught.value)
+    expression = message[message.index("gymnasium.wrappers") : message.index(" gives")]
+    small_model(env=eval(expression, {"gymnasium": gym, "env": env})).learn(12)  # noqa: S307
+    assert np.abs(env.actions).max() <= 2

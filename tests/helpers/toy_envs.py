@@ -19,6 +19,7 @@ class ToyEnv(gym.Env):
     :param dict_obs: whether observations are dicts
     :param fault: (quantity, total number of steps, value): what goes wrong, once, and when. Quantity is "observation"
         or "reward"; step 0 is the first reset
+    :param dtype: type of the observations
     """
 
     def __init__(
@@ -31,8 +32,10 @@ class ToyEnv(gym.Env):
         high=1.0,
         dict_obs=False,
         fault=None,
+        dtype=np.float32,
     ):
-        box = spaces.Box(-np.inf, np.inf, (obs_dim,), np.float32)
+        box = spaces.Box(-np.inf, np.inf, (obs_dim,), dtype)
+        self.dtype = dtype
         self.observation_space = spaces.Dict({"position": box, "time": spaces.Box(0, 1, (1,))}) if dict_obs else box
         self.action_space = spaces.Box(low, high, (action_dim,), np.float32)
         self.push = np.resize([1.0, -0.5, 0.3], (obs_dim, action_dim))
@@ -43,7 +46,7 @@ class ToyEnv(gym.Env):
         self.actions = []
 
     def _observation(self):
-        obs = self.state.astype(np.float32)
+        obs = self.state.astype(self.dtype)
         if self.fault is not None and self.fault[:2] == ("observation", self.n_steps):
             obs[-1] = self.fault[2]
             self.fault = None
