@@ -11,6 +11,7 @@ Statistics = list[tuple[RunningMeanStd, dict[str, Any]]]
 #: size up to which observations and rewards are accepted. Sums of the squares of larger ones overflow in single
 #: precision, and an infinite variance stays infinite
 LARGEST = 1e15
+_LARGEST_SQUARE = LARGEST**2
 
 
 def is_moderate(values: np.ndarray) -> bool:
@@ -19,12 +20,10 @@ def is_moderate(values: np.ndarray) -> bool:
 
     :param values: array of numbers, of any shape
     """
-    if values.dtype.kind in "biu":
-        return True
-    if values.dtype.char not in "fd":
-        values = values.astype(np.float64)
     # One product tells for nearly all arrays; it is the fastest test for NaN and infinity, too
-    return bool(np.vdot(values, values) <= LARGEST**2 or (np.abs(values) <= LARGEST).all())
+    if values.dtype.char in "fd" and np.vdot(values, values) <= _LARGEST_SQUARE:
+        return True
+    return values.dtype.kind in "biu" or bool((np.abs(values.astype(np.float64)) <= LARGEST).all())
 
 
 def running_statistics(env: VecNormalize | None) -> Statistics:
