@@ -172,7 +172,7 @@ MODULES_OF_OTHERS = {
 @pytest.mark.parametrize("shared", [False, True], ids=["separate", "shared"])
 @pytest.mark.parametrize("name", MODULES_OF_OTHERS)
 def test_modules_of_others_and_lazy_ones_learn(name, shared):
-    """Online and target networks have modules of their own, equal at the start; the online ones learn, targets follow."""
+    """Online and target networks have modules of their own, equal at the start; these learn, and targets follow."""
     kwargs = MODULES_OF_OTHERS[name]()
     model = small_model(policy_kwargs={**kwargs, "share_features_extractor": shared}, gradient_steps=0, tau=0.5)
     recorded(model)

@@ -1,5 +1,6 @@
 """Every observation and action space, in every form that an environment may give; both ends of actions' mapping."""
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
@@ -264,5 +265,5 @@ def test_the_advice_for_unbounded_actions():
         small_model(env=env)
     message = str(caught.value)
     expression = message[message.index("gymnasium.wrappers") : message.index(" gives")]
-    small_model(env=eval(expression, {"gymnasium": gym, "env": env})).learn(12)  # noqa: S307
+    small_model(env=eval(expression, {"gymnasium": gym, "env": env})).learn(12)
     assert np.abs(env.actions).max() <= 2
