@@ -23,8 +23,8 @@ def plain(value: Any) -> Any:
     is_scalar = not isinstance(value, type) and getattr(value, "ndim", None) == 0 and hasattr(value, "item")
     if not is_scalar or getattr(value, "requires_grad", False):
         return value
-    item = value.item()
-    return float(item) if isinstance(item, Real) and not isinstance(item, int) else item
+    item: Any = value.item()
+    return float(item) if not isinstance(item, int) and isinstance(item, Real) else item
 
 
 def check_number(name: str, value: Any, in_range: Callable[[Any], bool], accepted: str, integer: bool = False) -> Any:

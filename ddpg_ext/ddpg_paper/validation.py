@@ -339,7 +339,8 @@ def check_arguments(model: "DDPGPaper") -> None:
         raise InvalidArgumentError(f"the unit of `train_freq` must be 'step' or 'episode', got {unit!r}")
     accepted = "a whole number above 0, or such a number and a unit"
     freq = check_number("train_freq", freq, lambda n: n > 0, accepted, integer=True)
-    model.train_freq = TrainFreq(freq, unit) if isinstance(train_freq, TrainFreq) else (freq, unit)
+    train_freq = train_freq._replace(frequency=freq) if isinstance(train_freq, TrainFreq) else (freq, unit)
+    model.train_freq = train_freq
     model.matmul_precision, model._executor_choice = plain(model.matmul_precision), plain(model._executor_choice)
     if model.matmul_precision not in (None, "highest", "high", "medium"):
         raise InvalidArgumentError(
