@@ -15,13 +15,14 @@ import re
 import secrets
 import warnings
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch as th
+from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
@@ -30,6 +31,7 @@ from ddpg_ext.buffers import end_episodes
 from ddpg_ext.checkpoints import training_state, vec_normalize
 from ddpg_ext.checkpoints.load import build_model
 from ddpg_ext.checkpoints.model_zip import Trust, read_model_members, write_model_members
+from ddpg_ext.checkpoints.witness import Witness, step_checksum, witness_file
 from ddpg_ext.common.checks import plain
 from ddpg_ext.common.errors import (
     CheckpointError,
@@ -66,11 +68,15 @@ class _Run:
     :param entropy: the seeds of resets follow from it
     :param log: values that the log had collected when the run was resumed
     :param damaged: names of the damaged snapshots that ``resume`` passed over
+    :param callbacks: counts of the callbacks when the run was resumed
+    :param witness: of the snapshot that the run was resumed from
     """
 
     entropy: int
     log: dict[str, Any] | None = None
     damaged: frozenset[str] = frozenset()
+    callbacks: list[dict[str, Any]] | None = None
+    witness: Witness | None = None
 
 
 #: from `resume` to the callback that continues the run, and from one callback to the next
@@ -80,6 +86,10 @@ _RUNS: "weakref.WeakKeyDictionary[Any, _Run]" = weakref.WeakKeyDictionary()
 class SnapshotCallback(BaseCallback):
     """
     Keep snapshots of a training run, for :meth:`DDPGPaper.resume`.
+
+    A small file beside each snapshot has hashes of the steps that followed. The ``SnapshotCallback`` of a resumed run
+    compares its own steps with them, and warns if the run does not continue bit for bit. The counts of SB3's callbacks
+    in the same ``learn`` are part of a snapshot: ``EvalCallback``'s best mean reward and evaluations, for example.
 
     :param path: folder for the snapshots, one folder per run. A run that begins with a lower step than the last
         snapshot in the folder is refused
@@ -91,6 +101,7 @@ class SnapshotCallback(BaseCallback):
         attributes, and helps if ``reset`` seeds them
     :param verbose: 1: print each snapshot
     :raises InvalidArgumentError: for a value out of range
+    :raises CheckpointError: at the first snapshot, if the environment cannot repeat a reset, which resuming needs
     """
 
     def __init__(
@@ -114,6 +125,8 @@ class SnapshotCallback(BaseCallback):
         self._last_dones: np.ndarray | None = None
         #: names of the snapshots of this run
         self._own: set[str] = set()
+        self._witnesses: list[Witness] = []
+        self._is_checked = False
 
     def _init_callback(self) -> None:
         if not issubclass(self.model.policy_class, DDPGPaperPolicy):
@@ -141,12 +154,19 @@ class SnapshotCallback(BaseCallback):
                 "learn(..., reset_num_timesteps=False), or give SnapshotCallback another folder"
             )
         _restore_log(model.logger, self._run.log)
-        self._run.log = None
+        training_state.set_callback_states(self._root, self._run.callbacks or [])
+        self._witnesses, self._is_checked = [self._run.witness] if self._run.witness else [], False
+        self._run.log = self._run.callbacks = self._run.witness = None
         remove_abandoned(self.path, ".snapshot_*.tmp")
 
     @property
     def _paper_model(self) -> "DDPGPaper":
         return self.model  # type: ignore[return-value] # checked in _init_callback
+
+    @property
+    def _root(self) -> BaseCallback:
+        """Return the callback that `learn` was given, which calls this one."""
+        return self.locals.get("callback", self)
 
     @property
     def _env(self) -> VecEnv:
@@ -155,6 +175,9 @@ class SnapshotCallback(BaseCallback):
 
     def _on_step(self) -> bool:
         self._last_dones = np.array(self.locals["dones"])
+        if self._witnesses:
+            step = step_checksum(self.locals)
+            self._witnesses = [witness for witness in self._witnesses if witness.add(step, self.model)]
         return True
 
     def _on_rollout_start(self) -> None:
@@ -166,6 +189,7 @@ class SnapshotCallback(BaseCallback):
             reset = self._reset_environments(steps)
         elif self._recorder is not None and self._recorder.at_start:
             reset = {"kind": "repeated", "before": self._recorder.before}
+            self._check_repeatable(reset)
         else:
             return
         self._last_steps = steps
@@ -176,14 +200,22 @@ class SnapshotCallback(BaseCallback):
                 "SnapshotCallback of each run a folder of its own"
             )
         file = self.path / _file_name(steps)
-        write_snapshot(file, self._paper_model, reset, self._run.entropy)
+        callbacks = training_state.callback_states(self._root)
+        state = write_snapshot(file, self._paper_model, reset, self._run.entropy, callbacks)
+        self._witnesses.append(Witness(file, state, resumed=False))
         # Those after this step were damaged
         kept = sorted({name for name in self._own if name < file.name} | {file.name})[-self.keep :]
         for name in self._own.difference(kept):
             (self.path / name).unlink(missing_ok=True)
+            witness_file(self.path / name).unlink(missing_ok=True)
         self._own = set(kept)
         if self.verbose >= 1:
             print(f"Snapshot after {steps:,} steps: {file}")
+
+    def _check_repeatable(self, reset: dict[str, Any]) -> None:
+        if not self._is_checked:
+            training_state.check_repeatable(self._env, reset)
+            self._is_checked = True
 
     def _reset_environments(self, steps: int) -> dict[str, Any]:
         """End all episodes, and start new ones from seeds that follow from the step."""
@@ -193,6 +225,8 @@ class SnapshotCallback(BaseCallback):
         end_episodes(model.replay_buffer, unfinished)
         seed = int(np.random.SeedSequence([self._run.entropy, steps]).generate_state(1)[0] >> 1)
         reset = {"kind": "seeded", "seed": seed, "process": training_state.process_generators(with_torch=False)}
+        reset["wrappers"] = [training_state.wrapper_states(env) for env in training_state.envs(self._env)]
+        self._check_repeatable(reset)
         training_state.prepare_reset(self._env, reset)
         model._last_obs = self._env.reset()  # type: ignore[assignment] # as in SB3
         if model._vec_normalize_env is not None:
@@ -205,7 +239,13 @@ class SnapshotCallback(BaseCallback):
         return reset
 
 
-def write_snapshot(path: Path, model: "DDPGPaper", reset: dict[str, Any], entropy: int = 0) -> None:
+def write_snapshot(
+    path: Path,
+    model: "DDPGPaper",
+    reset: dict[str, Any],
+    entropy: int = 0,
+    callbacks: Iterable[dict[str, Any]] = (),
+) -> bytes:
     """
     Write a snapshot.
 
@@ -213,6 +253,8 @@ def write_snapshot(path: Path, model: "DDPGPaper", reset: dict[str, Any], entrop
     :param model: the model, whose environments have just been reset
     :param reset: how to repeat that reset
     :param entropy: the seeds of later resets follow from it
+    :param callbacks: counts of the callbacks
+    :return: the training state in the file
     :raises CheckpointError: for a part of the state that cannot be read back (a local class as action noise, say)
     """
     assert model.env is not None  # training has begun
@@ -224,12 +266,14 @@ def write_snapshot(path: Path, model: "DDPGPaper", reset: dict[str, Any], entrop
         "monitors": training_state.monitor_states(model.env),
         "log": _pending_log(model.logger),
         "entropy": entropy,
+        "callbacks": list(callbacks),
     }
     pickled = dump_plain(state, "a snapshot", "leave it out, or make it of plain values")
     dump_plain({"action_noise": model.action_noise}, "a snapshot", "define its class at the top level of a module")
     with write_zip(path, "snapshot") as archive:
         write_model_members(archive, model, include=["replay_buffer"])
         archive.write(STATE, pickled)
+    return pickled
 
 
 def _file_name(steps: int) -> str:
@@ -254,7 +298,7 @@ def resume_model(
 
     :param cls: class of the model
     :param path: folder of the snapshots, or one snapshot
-    :param env: environment, made like that of the run
+    :param env: environment, made like that of the run, or its id
     :param device: device for the tensors
     :param trust: the caller's permissions
     :raises CheckpointNotFoundError: if there is no snapshot
@@ -283,12 +327,13 @@ def _read_snapshot(cls: type[Model], path: Path, env: GymEnv | str, device: th.d
         if archive.kind != "snapshot":
             raise CheckpointError(f"{path} is not a snapshot; DDPGPaper.load reads models")
         with _naming(path):
-            state = load_pickle(archive.read_text(STATE), trust.allowed, Budget(archive.file_size))
+            pickled = archive.read_text(STATE)
+            state = load_pickle(pickled, trust.allowed, Budget(archive.file_size))
             expected = {"reset", "process", "action_space", "vec_normalize", "monitors", "log", "entropy"}
-            if set(state) != expected:
+            if set(state) - {"callbacks"} != expected:  # older snapshots have none
                 raise DamagedCheckpointError(f"its {STATE} is not a training state")
         file = read_model_members(archive, device, trust)
-        vec_env = cls._wrap_env(env, 0)
+        vec_env = cls._wrap_env(maybe_make_env(env, 0), 0)
         if state["vec_normalize"] is not None and unwrap_vec_normalize(vec_env) is None:
             # A copy, since the wrapper updates the statistics that it gets
             vec_env = vec_normalize.make_vec_normalize(vec_env, copy.deepcopy(state["vec_normalize"]))
@@ -299,6 +344,7 @@ def _read_snapshot(cls: type[Model], path: Path, env: GymEnv | str, device: th.d
         assert model.replay_buffer is not None  # for mypy
         replay_buffers.read_members(archive, model.replay_buffer, trust.allowed)
     _restore(model, state, path)
+    _RUNS[model].witness = Witness(path, pickled, resumed=True)
     return model
 
 
@@ -325,7 +371,8 @@ def _restore(model: "DDPGPaper", state: dict[str, Any], path: Path) -> None:
         if not isinstance(state["action_space"], np.random.Generator):
             raise TypeError("no generator of the action space")
         model.action_space._np_random = state["action_space"]
-        _RUNS[model] = _Run(int(state["entropy"]), state["log"])
+        callbacks = training_state.read_callback_states(state.get("callbacks", []))
+        _RUNS[model] = _Run(int(state["entropy"]), state["log"], callbacks=callbacks)
         # Last, since all of the above may draw
         training_state.set_process_generators(state["process"])
 

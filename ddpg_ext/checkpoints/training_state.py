@@ -1,16 +1,24 @@
-"""The part of a training state that is in the environments and in the process: episodes and random generators."""
+"""The part of a training state that is in environments, callbacks and the process: counts and random generators."""
 
+import contextlib
 import copy
 import inspect
 import random
+import warnings
+from collections import deque
+from collections.abc import Iterator
+from numbers import Number
 from typing import Any, cast
 
 import gymnasium as gym
 import numpy as np
 import torch as th
+from gymnasium.wrappers.utils import RunningMeanStd
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
+from ddpg_ext.checkpoints.witness import checksum
 from ddpg_ext.common.errors import CheckpointError, DamagedCheckpointError
 from ddpg_ext.serialization.numpy_state import make_bit_generator
 
@@ -32,6 +40,7 @@ class ResetRecorder(gym.Wrapper):
             "seed": seed,
             "options": options,
             "env": _env_generators(self.env),
+            "wrappers": wrapper_states(self.env),
             "process": process_generators(with_torch=False),
         }
         self.steps = 0
@@ -68,21 +77,66 @@ def prepare_reset(vec_env: VecEnv, reset: dict[str, Any]) -> None:
 
     :param vec_env: environments
     :param reset: kind "repeated", with the recorder's state ``before`` it; or "seeded", with a ``seed`` for the
-        first environment (the others have the following ones) and the generators of the ``process``
+        first environment (the others have the following ones), the state of the ``wrappers`` of each environment in
+        this process, and the generators of the ``process``
     :raises CheckpointError: if these environments cannot repeat it
     """
+    for monitor in _monitors(vec_env):
+        if monitor is not None:
+            monitor.needs_reset = True  # with `allow_early_resets=False` it would raise
     if reset["kind"] == "seeded":
         set_process_generators(reset["process"])
+        for env, states in zip(envs(vec_env), reset.get("wrappers", []), strict=False):
+            set_wrapper_states(env, states)
         vec_env.seed(int(reset["seed"]))
         return
     recorder = install_recorder(vec_env)
     if recorder is None:
         raise CheckpointError("the snapshot is of one environment in this process; pass such an environment")
     before = reset["before"]
+    set_wrapper_states(recorder.env, before.get("wrappers", {}))
     _set_env_generators(recorder.env, before["env"])
     set_process_generators(before["process"])
     base = vec_env.unwrapped
     base._seeds, base._options = [before["seed"]], [before["options"] or {}]
+
+
+def check_repeatable(vec_env: VecEnv, reset: dict[str, Any]) -> None:
+    """
+    Check that environments start twice in the same way, and leave them so. Warn of a Box2D world that ``reset`` keeps.
+
+    :param vec_env: environments
+    :param reset: see :func:`prepare_reset`
+    :raises CheckpointError: if they do not, so that a snapshot could not be resumed
+    """
+    process, starts = process_generators(), []
+    worlds = [getattr(env.unwrapped, "world", None) for env in envs(vec_env)]
+    for _ in range(2):
+        prepare_reset(vec_env, reset)
+        starts.append(checksum(vec_env.unwrapped.reset()))
+    set_process_generators(process)
+    for env, world in zip(envs(vec_env), worlds, strict=True):
+        if type(world).__name__ == "b2World" and world is getattr(env.unwrapped, "world", None):
+            warnings.warn(
+                f"{env.unwrapped} keeps its Box2D world over `reset`, so a resumed run does not continue bit for bit; "
+                "put ddpg_ext.envs.FreshWorld around the environment"
+            )
+            break
+    if starts[0] != starts[1]:
+        cure = "make its reset follow from the seed"
+        if reset["kind"] == "repeated":
+            cure = f"use SnapshotCallback(reset=True) if its reset takes a seed (as dm_control's does), or {cure}"
+        raise CheckpointError(
+            "the run could not be resumed from a snapshot: the environment started two different episodes after the "
+            f"same reset, which depends on more than the seed and the generators among its attributes; {cure}"
+        )
+
+
+def envs(vec_env: VecEnv) -> list[gym.Env]:
+    """Return the environments in this process, without a recorder around them."""
+    base = vec_env.unwrapped
+    recorded = base.envs if isinstance(base, DummyVecEnv) else []
+    return [env.env if isinstance(env, ResetRecorder) else env for env in recorded]
 
 
 def _layers(env: gym.Env) -> list[gym.Env]:
@@ -130,8 +184,101 @@ def _set_env_generators(env: gym.Env, generators: dict[str, Any]) -> None:
             raise DamagedCheckpointError(f"the snapshot has a generator {attribute[:60]!r}, the environment has not")
         if isinstance(value, gym.Space):
             _all_spaces(value, f"{depth}.{attribute}")[path]._np_random = cast(Any, copy.deepcopy(generator))
-        else:
+        elif not _set_in_place(value, generator):
             setattr(layer, attribute, copy.deepcopy(generator))
+
+
+def _set_in_place(current: Any, saved: Any) -> bool:
+    """Put a generator into a state, for other objects that share it; return False if the state is not all of it."""
+    if isinstance(current, np.random.RandomState) and isinstance(saved, np.random.RandomState):
+        with contextlib.suppress(ValueError):  # another bit generator
+            current.set_state(saved.get_state(legacy=False))
+            return True
+    if isinstance(current, np.random.Generator) and isinstance(saved, np.random.Generator):
+        ours, theirs = current.bit_generator, saved.bit_generator
+        # Other generators may be spawned from the seeds
+        seeds: list[Any] = [getattr(each.seed_seq, "state", None) for each in (ours, theirs)]
+        if type(ours) is type(theirs) and seeds[0] is not None and seeds[0] == seeds[1]:
+            ours.state = theirs.state
+            return True
+    return False
+
+
+def wrapper_states(env: gym.Env) -> dict[str, dict[str, Any]]:
+    """
+    Return the numbers, arrays and running statistics among the attributes of Gymnasium's wrappers.
+
+    Their constructors' arguments are left out: they are those of the environment that the caller passes. So are the
+    frames of wrappers that record.
+
+    :param env: an environment with its wrappers
+    """
+    states = {}
+    for depth, layer in enumerate(_layers(env)):
+        module = type(layer).__module__
+        if module.startswith("gymnasium.wrappers.") and module != "gymnasium.wrappers.rendering":
+            settings = {"saved_kwargs", *getattr(layer, "_saved_kwargs", ())}
+            plain = {name: _plain(value) for name, value in vars(layer).items() if name.lstrip("_") not in settings}
+            states[f"{depth}.{type(layer).__name__}"] = {k: v for k, v in plain.items() if v is not None}
+    return states
+
+
+def set_wrapper_states(env: gym.Env, states: dict[str, dict[str, Any]]) -> None:
+    """
+    Give wrappers the result of :func:`wrapper_states`.
+
+    :param env: an environment with its wrappers
+    :param states: the states
+    :raises CheckpointError: if the environment has other wrappers
+    """
+    layers = {f"{depth}.{type(layer).__name__}": layer for depth, layer in enumerate(_layers(env))}
+    for name, state in states.items():
+        if name not in layers or not type(layers[name]).__module__.startswith("gymnasium.wrappers."):
+            raise CheckpointError(f"the environment has other wrappers than the run: {name[:60]} is missing")
+        own = {key: value for key, value in vars(layers[name]).items() if key not in vars(gym.Wrapper(env))}
+        for attribute, value in state.items():
+            current = own.get(attribute, _MISSING)
+            setattr(layers[name], attribute, _restored(current, value, f"{name}.{attribute}"[:80]))
+
+
+_STATISTICS = ("mean", "var", "count")
+_MISSING = object()
+
+
+def _plain(value: Any) -> Any:
+    """Return a copy made of numbers, arrays, lists and dicts; None for anything else."""
+    if isinstance(value, RunningMeanStd):
+        value = {name: getattr(value, name) for name in _STATISTICS}
+    if isinstance(value, Number) or (isinstance(value, np.ndarray) and not value.dtype.hasobject):
+        return copy.copy(value)
+    if isinstance(value, dict | list | tuple | deque):
+        items = list(value.values() if isinstance(value, dict) else value)
+        plain = [_plain(item) for item in items]
+        if any(item is None for item in plain):
+            return None
+        return dict(zip(value, plain, strict=True)) if isinstance(value, dict) else plain
+    return None
+
+
+def _restored(current: Any, saved: Any, name: str) -> Any:
+    """Return the value to put in the place of the current one, if it is of the same kind."""
+    saved = _plain(saved)
+    if isinstance(current, RunningMeanStd) and isinstance(saved, dict) and set(saved) == set(_STATISTICS):
+        for part in _STATISTICS:
+            setattr(current, part, _restored(getattr(current, part), saved[part], f"{name}.{part}"))
+        return current
+    if isinstance(current, deque) and isinstance(saved, list):
+        return deque(saved, current.maxlen)
+    if isinstance(current, tuple) and isinstance(saved, list):
+        return tuple(saved)
+    if current is None or isinstance(current, list | dict):
+        same_kind = saved is not None and (current is None or isinstance(saved, type(current)))
+    else:
+        numbers = all(isinstance(value, Number | np.ndarray) for value in (current, saved))
+        same_kind = numbers and np.shape(current) == np.shape(saved)
+    if same_kind:
+        return saved
+    raise CheckpointError(f"the environment has other wrappers than the run: {name} differs")
 
 
 def process_generators(with_torch: bool = True) -> dict[str, Any]:
@@ -197,10 +344,78 @@ def set_monitor_states(vec_env: VecEnv, states: list[dict[str, Any] | None]) -> 
 
 
 def _monitors(vec_env: VecEnv) -> list[Monitor | None]:
-    base = vec_env.unwrapped
     monitors: list[Monitor | None] = []
-    for env in base.envs if isinstance(base, DummyVecEnv) else []:
+    for env in envs(vec_env):
         while isinstance(env, gym.Wrapper) and not isinstance(env, Monitor):
             env = env.env
         monitors.append(env if isinstance(env, Monitor) else None)
     return monitors
+
+
+#: what SB3's callbacks count: EvalCallback, those that stop training, and those that act every so many calls
+_COUNTS = (
+    *("n_calls", "last_time_trigger", "n_episodes", "no_improvement_evals", "last_best_mean_reward"),
+    *("best_mean_reward", "last_mean_reward", "evaluations_timesteps", "evaluations_results"),
+    *("evaluations_length", "evaluations_successes"),
+)
+
+
+def callback_states(root: BaseCallback) -> list[dict[str, Any]]:
+    """
+    Return the counts of callbacks.
+
+    :param root: the callback of ``learn``; those in it are included
+    """
+    states = []
+    for callback in _callbacks(root):
+        states.append({"class": type(callback).__qualname__, **vars(callback)})
+    return read_callback_states(states)
+
+
+def read_callback_states(states: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """
+    Return the counts alone, as Python's numbers.
+
+    :param states: attributes of callbacks, or what a file has in the place of :func:`callback_states`
+    :raises TypeError: for something else than numbers, and lists and arrays of them
+    """
+    return [
+        {"class": str(state["class"]), **{name: _numbers(state[name]) for name in _COUNTS if name in state}}
+        for state in states
+    ]
+
+
+def set_callback_states(root: BaseCallback, states: list[dict[str, Any]]) -> None:
+    """
+    Give callbacks the result of :func:`callback_states`. Each gets the first state of its class that is left.
+
+    :param root: the callback of ``learn``; those in it are included
+    :param states: the states
+    """
+    left = list(states)
+    for callback in _callbacks(root):
+        state = next((state for state in left if state["class"] == type(callback).__qualname__), None)
+        if state is not None:
+            left.remove(state)
+            vars(callback).update({name: value for name, value in state.items() if name in _COUNTS})
+
+
+def _callbacks(root: Any) -> Iterator[BaseCallback]:
+    """Yield a callback and all that it calls."""
+    if isinstance(root, BaseCallback):
+        yield root
+        children = (
+            *getattr(root, "callbacks", ()),
+            *(getattr(root, n, None) for n in ("callback", "callback_on_new_best")),
+        )
+        for child in children:
+            yield from _callbacks(child)
+
+
+def _numbers(value: Any) -> Any:
+    """Return numbers, and lists and arrays of them, as Python's."""
+    if isinstance(value, list | tuple | np.ndarray):
+        return [_numbers(item) for item in value]
+    if not isinstance(value, Number):
+        raise TypeError(f"a count is a {type(value).__name__}")
+    return value.item() if isinstance(value, np.generic) else value

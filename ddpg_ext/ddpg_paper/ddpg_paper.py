@@ -738,7 +738,8 @@ class DDPGPaper(OffPolicyAlgorithm):
 
         With ``model.learn(total - model.num_timesteps, callback=SnapshotCallback(...), reset_num_timesteps=False)``
         the run ends with the same weights, bit for bit, as if it had never stopped (on the same machine, with the same
-        versions and number of threads).
+        versions and number of threads). If the steps differ from those that followed the snapshot, the
+        ``SnapshotCallback`` warns.
 
         :param path: folder of the snapshots, of which the newest is taken, or if it is damaged the one before; or one
             snapshot

@@ -43,7 +43,7 @@ _WRAPPERS = {
         *("TimeFeatureWrapper", "HistoryWrapper", "HistoryWrapperObsDict", "MaskVelocityWrapper", "FrameSkip"),
         *("DelayedRewardWrapper", "ActionNoiseWrapper", "ActionSmoothingWrapper", "TruncatedOnSuccessWrapper"),
     },
-    "ddpg_ext.envs": {"PixelActionRepeat"},
+    "ddpg_ext.envs": {"FreshWorld", "PixelActionRepeat"},
 }
 #: Old paths of wrappers
 _MOVED = {

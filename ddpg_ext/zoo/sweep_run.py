@@ -31,13 +31,14 @@ import torch as th
 from huggingface_sb3 import EnvironmentName  # type: ignore[import-untyped]
 from rl_zoo3 import ALGOS
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EvalCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize, sync_envs_normalization, unwrap_vec_normalize
 
 import ddpg_ext
 from ddpg_ext.checkpoints.snapshots import SnapshotCallback
+from ddpg_ext.checkpoints.training_state import callback_states, set_callback_states
 from ddpg_ext.common.environments import register
 from ddpg_ext.common.errors import InvalidArgumentError, InvalidArgumentTypeError, suggestion
 from ddpg_ext.ddpg_paper import DDPGPaper
@@ -136,13 +137,12 @@ class SweepExperiment(ExperimentManager):
         else:
             model = super()._load_pretrained_agent(hyperparams, env)
             model.set_random_seed(_fresh_seed(self.seed, model.num_timesteps))  # not what was drawn at the start
+            states = json.loads(snapshot.with_name("callbacks.json").read_text())
+            set_callback_states(CallbackList(self.callbacks), states)
         for i in range(env.num_envs):  # times are since the first start
             with open(Path(self.save_path, f"{i}.monitor.csv")) as file:
                 start = json.loads(file.readline().removeprefix("#"))["t_start"]
             env.env_method("set_wrapper_attr", "t_start", start, indices=i)
-        for callback in self.callbacks:
-            if isinstance(callback, SeededEvalCallback):
-                callback.restore(model.num_timesteps, env.num_envs)
         return model
 
     def learn(self, model: BaseAlgorithm) -> None:
@@ -187,19 +187,6 @@ class SeededEvalCallback(EvalCallback):
         assert self.log_path is not None
         return Path(self.log_path).with_name("evaluations.npz")
 
-    def restore(self, steps: int, n_envs: int) -> None:
-        """Continue after a number of steps; later evaluations are repeated."""
-        self.n_calls = steps // n_envs
-        if not self.file.is_file():
-            return
-        with np.load(self.file) as saved:
-            n_kept = int((saved["timesteps"] <= steps).sum())
-            kept = {name: list(saved[name][:n_kept]) for name in saved.files}
-        self.evaluations_timesteps, self.evaluations_results = kept["timesteps"], kept["results"]
-        self.evaluations_length, self.evaluations_successes = kept["ep_lengths"], kept.get("successes", [])
-        means = [-np.inf, *(float(np.mean(returns)) for returns in self.evaluations_results)]
-        self.best_mean_reward, self.last_mean_reward = max(means), means[-1]
-
 
 class CheckpointCallback(BaseCallback):
     """Keep the last checkpoint of any algorithm: agent, replay buffer, and the run folder's files at that moment."""
@@ -222,6 +209,7 @@ class CheckpointCallback(BaseCallback):
         shutil.rmtree(new, ignore_errors=True)
         shutil.copytree(self.path.parent, new / "files", ignore=shutil.ignore_patterns(".*", SNAPSHOTS, "tensorboard"))
         self.model.save(new / "model.zip")
+        (new / "callbacks.json").write_text(json.dumps(callback_states(self.locals["callback"])))
         if hasattr(self.model, "save_replay_buffer"):
             self.model.save_replay_buffer(new / "replay_buffer.pkl")
         normalize = self.model.get_vec_normalize_env()

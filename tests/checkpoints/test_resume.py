@@ -3,6 +3,7 @@
 import json
 import re
 import struct
+import warnings
 import zipfile
 from itertools import pairwise
 
@@ -34,6 +35,7 @@ from ddpg_ext import (
 )
 from ddpg_ext.buffers import PackedReplayBuffer, PrioritizedReplayBuffer
 from ddpg_ext.checkpoints.snapshots import snapshots
+from ddpg_ext.checkpoints.witness import witness_file
 
 th.set_num_threads(1)
 STEPS = 150
@@ -78,7 +80,9 @@ def assert_goes_on_exactly(tmp_path, make_env, make_model=make, every=30, steps=
         resumed = DDPGPaper.resume(file, make_env(), **resume)
         folder = tmp_path / f"resumed_{file.stem}"
         left = steps - resumed.num_timesteps
-        resumed.learn(left, callback=SnapshotCallback(folder, every=every), reset_num_timesteps=False)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message=".*bit for bit")
+            resumed.learn(left, callback=SnapshotCallback(folder, every=every), reset_num_timesteps=False)
         arrays = everything(resumed)
         assert arrays.keys() == expected.keys()
         for name, array in expected.items():
@@ -242,7 +246,8 @@ def test_executors_go_on_from_each_other(tmp_path, first, then):
     assert (whole.executor, resumed.executor) == (first, then)
     steps = resumed.num_timesteps
     assert steps < STEPS
-    resumed.learn(STEPS - steps, callback=SnapshotCallback(tmp_path / "b", every=30), reset_num_timesteps=False)
+    with pytest.warns(UserWarning, match=r"bit for bit.*executor"):
+        resumed.learn(STEPS - steps, callback=SnapshotCallback(tmp_path / "b", every=30), reset_num_timesteps=False)
     expected, found = everything(whole), everything(resumed)
     assert expected.keys() == found.keys()
     for name in (name for name in expected if name.endswith(".step")):
@@ -319,11 +324,10 @@ class PrivateGenerator(gym.Env):
 
 
 def test_an_environment_with_a_private_generator(tmp_path):
-    """It is noticed; and with ``reset=True`` it resumes exactly."""
-    make(make_vec_env(PrivateGenerator)).learn(STEPS, callback=SnapshotCallback(tmp_path / "a", every=30))
-    env = make_vec_env(PrivateGenerator, seed=99)
+    """It is refused at the first snapshot; and with ``reset=True`` it resumes exactly."""
     with pytest.raises(CheckpointError, match="reset=True"):
-        DDPGPaper.resume(tmp_path / "a", env)
+        make(make_vec_env(PrivateGenerator)).learn(STEPS, callback=SnapshotCallback(tmp_path / "a", every=30))
+    assert not snapshots(tmp_path / "a")
     model = make(make_vec_env(PrivateGenerator))
     model.learn(STEPS, callback=SnapshotCallback(tmp_path / "b", every=30, keep=9, reset=True))
     resumed = DDPGPaper.resume(snapshots(tmp_path / "b")[1], make_vec_env(PrivateGenerator, seed=5))
@@ -331,6 +335,26 @@ def test_an_environment_with_a_private_generator(tmp_path):
     resumed.learn(STEPS - resumed.num_timesteps, callback=callback, reset_num_timesteps=False)
     for name, tensor in model.policy.state_dict().items():
         assert th.equal(tensor, resumed.policy.state_dict()[name])
+
+
+class Start(Unending):
+    """Starts where its constructor says, and ends after ten steps."""
+
+    def __init__(self, start=0.0):
+        self._start = start
+
+    def reset(self, *, seed=None, options=None):
+        return super().reset(seed=seed)[0] + self._start, {}
+
+    def step(self, action):
+        obs, reward, terminated, _, info = super().step(action)
+        return obs, reward, terminated, self._steps == 10, info
+
+
+def test_an_environment_that_starts_elsewhere(tmp_path):
+    make(make_vec_env(Start)).learn(STEPS, callback=SnapshotCallback(tmp_path, every=30))
+    with pytest.raises(CheckpointError, match="does not start its episode where it did"):
+        DDPGPaper.resume(tmp_path, make_vec_env(lambda: Start(1.0)))
 
 
 def test_the_log_goes_on(tmp_path):
@@ -364,7 +388,7 @@ def test_how_many_are_kept(run):
     steps = [int(re.findall(r"\d+", file.name)[0]) for file in files]
     assert steps == sorted(steps, reverse=True)
     assert all(a - b >= 30 for a, b in pairwise(steps))
-    assert sorted(run.iterdir()) == sorted(files)
+    assert sorted(run.iterdir()) == sorted([*files, *map(witness_file, files)])
     assert DDPGPaper.resume(run, vec_env()).num_timesteps == steps[0]
     assert DDPGPaper.resume(files[2], vec_env()).num_timesteps == steps[2]
 

@@ -9,6 +9,7 @@ end. For each, the process id is printed, and when it has ended, its status.
 import os
 import sys
 import time
+import warnings
 
 import gymnasium as gym
 import numpy as np
@@ -53,6 +54,7 @@ def make_env(env_id: str, max_steps: int, n_envs: int) -> VecNormalize:
 
 
 def train(task: str, folder: str) -> None:
+    warnings.filterwarnings("error", message=".*bit for bit")
     env_id, max_steps, n_envs, steps, buffer = TASKS[task]
     env = make_env(env_id, max_steps, n_envs)
     custom = {}

@@ -1,0 +1,111 @@
+"""The witness of a snapshot: hashes of the steps that followed it, with which a resumed run compares its own."""
+
+import contextlib
+import json
+import warnings
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from stable_baselines3.common.base_class import BaseAlgorithm
+
+from ddpg_ext.common.errors import CheckpointError
+from ddpg_ext.common.files import atomic_file
+from ddpg_ext.serialization.archive import open_regular_file
+
+#: the variables of SB3's `collect_rollouts` that a resumed run has to repeat
+_STEP = ("actions", "new_obs", "rewards", "dones")
+_MAX_BYTES = 10_000
+
+
+def checksum(value: Any, crc: int = 0) -> int:
+    """
+    Continue a CRC-32 with an array, or with a dict of arrays in the order of its keys.
+
+    :param value: an array, a number, or a dict of them
+    :param crc: the CRC-32 so far
+    """
+    if isinstance(value, dict):
+        for key in sorted(value):
+            crc = checksum(value[key], crc)
+        return crc
+    array = np.ascontiguousarray(value)
+    return zlib.crc32(np.asarray(array, np.float64 if array.dtype.hasobject else None).data, crc)
+
+
+def step_checksum(step: Mapping[str, Any]) -> int:
+    """Return the CRC-32 of a step, given the local variables of ``collect_rollouts``."""
+    return checksum({name: step[name] for name in _STEP})
+
+
+def witness_file(snapshot: Path) -> Path:
+    """Return the path of the witness beside a snapshot."""
+    return snapshot.with_suffix(".json")
+
+
+class Witness:
+    """
+    Record the steps that follow a snapshot, or compare them with recorded ones.
+
+    Steps 1, 2, 4, 8, ... have a hash of all steps so far. The file is written again at each of them, until the
+    snapshot is deleted, so a kill loses less than half of the steps.
+
+    :param snapshot: path of the snapshot
+    :param state: its training state; a witness of another snapshot with the same name is not compared
+    :param resumed: compare with the file; False: write it
+    """
+
+    def __init__(self, snapshot: Path, state: bytes, resumed: bool) -> None:
+        self.snapshot = snapshot
+        self._id = zlib.crc32(state)
+        self._expected = self._read() if resumed else None
+        self._hashes: list[int] = []
+        self._crc = self._n_steps = 0
+
+    def add(self, step: int, model: BaseAlgorithm) -> bool:
+        """
+        Add a step.
+
+        :param step: its :func:`step_checksum`
+        :param model: the model, whose weights are part of the hashes
+        :return: whether more steps are wanted
+        """
+        if self._expected is not None and len(self._hashes) == len(self._expected):
+            return False
+        self._crc = zlib.crc32(step.to_bytes(4, "little"), self._crc)
+        self._n_steps += 1
+        if self._n_steps & (self._n_steps - 1):
+            return True
+        self._crc = checksum(
+            {name: tensor.cpu().numpy() for name, tensor in model.policy.state_dict().items()}, self._crc
+        )
+        self._hashes.append(self._crc)
+        if self._expected is None:
+            if not self.snapshot.exists():
+                return False
+            # The run does not need it: a full disk must not end it
+            with contextlib.suppress(OSError), atomic_file(witness_file(self.snapshot)) as file:
+                file.write(json.dumps({"snapshot": self._id, "hashes": self._hashes}).encode())
+            return True
+        if self._crc == self._expected[len(self._hashes) - 1]:
+            return True
+        warnings.warn(
+            f"{self.snapshot}: the resumed run differs from the run that wrote this snapshot, within {self._n_steps} "
+            "steps after it. It continues, but not bit for bit as if it had never stopped. Usual causes: the "
+            "environment keeps state over `reset` (put ddpg_ext.envs.FreshWorld around BipedalWalker and CarRacing; "
+            "let your own `reset` depend on generators alone); it draws from generators outside of its attributes "
+            "(SnapshotCallback(reset=True) helps if `reset` seeds them); or the machine, versions, number of threads, "
+            "executor or settings have changed. See docs/guide/checkpoints.md, 'Stopping and going on'",
+        )
+        return False
+
+    def _read(self) -> list[int]:
+        """Return the hashes in the file; none if it is missing, damaged or of another snapshot."""
+        try:
+            with open_regular_file(witness_file(self.snapshot)) as file:
+                content = json.loads(file.read(_MAX_BYTES))
+            return list(content["hashes"]) if content["snapshot"] == self._id else []
+        except (CheckpointError, OSError, ValueError, TypeError, KeyError, RecursionError):
+            return []
