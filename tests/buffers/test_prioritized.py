@@ -224,7 +224,7 @@ def test_priorities_beyond_all_numbers_can_be_drawn(alpha, eps, error):
     assert set(batch.rewards[:, 0].tolist()) <= set(range(7))
 
 
-@pytest.mark.parametrize("value", [None, "0.5", np.array([0.5]), th.tensor(0.5), np.nan, -0.1])
+@pytest.mark.parametrize("value", [None, "0.5", np.array([0.5]), th.tensor([0.5]), np.nan, -0.1])
 def test_refuses_a_beta_that_is_no_number(value):
     buffer = make(beta=lambda n_added: value)
     add(buffer, 3)
