@@ -1,3 +1,5 @@
+"""The algorithm."""
+
 from ddpg_ext.ddpg_paper.ddpg_paper import DDPGPaper
 from ddpg_ext.ddpg_paper.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
 

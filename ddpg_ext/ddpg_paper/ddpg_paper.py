@@ -74,8 +74,9 @@ _CURES = {
 
 class DDPGPaper(OffPolicyAlgorithm):
     """
-    Deep Deterministic Policy Gradient as in the paper (Lillicrap et al., "Continuous control with deep reinforcement
-    learning", ICLR 2016, https://arxiv.org/abs/1509.02971).
+    Learn by Deep Deterministic Policy Gradient as in the paper.
+
+    Lillicrap et al., "Continuous control with deep reinforcement learning", ICLR 2016, https://arxiv.org/abs/1509.02971.
 
     The arguments are those of SB3's ``DDPG`` in its order, then keyword-only ones of its own. The defaults are the
     paper's (section 7).

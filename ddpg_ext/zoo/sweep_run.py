@@ -36,7 +36,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize, sync_envs_normalization, unwrap_vec_normalize
 
-import ddpg_ext
+from ddpg_ext._version import __version__
 from ddpg_ext.checkpoints.snapshots import SnapshotCallback
 from ddpg_ext.checkpoints.training_state import callback_states, set_callback_states
 from ddpg_ext.common.environments import register
@@ -354,8 +354,10 @@ def weights_sha256(model: BaseAlgorithm) -> str:
 
 def versions() -> dict[str, str]:
     """Return the versions that the numbers depend on."""
-    modules: Any = (ddpg_ext, stable_baselines3, rl_zoo3, gym, th, np)
-    return {"python": platform.python_version(), **{module.__name__: str(module.__version__) for module in modules}}
+    modules: Any = (stable_baselines3, rl_zoo3, gym, th, np)
+    return {"ddpg_ext": __version__, "python": platform.python_version()} | {
+        module.__name__: str(module.__version__) for module in modules
+    }
 
 
 def _processor() -> str:
