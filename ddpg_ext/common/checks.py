@@ -5,26 +5,28 @@ from collections.abc import Callable, Collection
 from numbers import Integral, Real
 from typing import Any
 
+import numpy as np
+
 from ddpg_ext.common.errors import InvalidArgumentError, InvalidArgumentTypeError, suggestion
 
 
 def plain(value: Any) -> Any:
     """
-    Return Python's number for one of NumPy's or torch's, because files hold plain numbers.
+    Return Python's number for one of NumPy's, because files hold plain numbers.
 
-    :param value: a number, also as an array or tensor without dimensions; or a dict, list or tuple, which is copied
-        with its numbers. Anything else is returned as it is
+    :param value: a number or text of NumPy's, also as an array without dimensions; or a dict, list or tuple, which is
+        copied with its numbers. Anything else is returned as it is
     :return: the plain value
     """
     if type(value) is dict:
         return {key: plain(item) for key, item in value.items()}
     if type(value) in (list, tuple):
         return type(value)(plain(item) for item in value)
-    is_scalar = not isinstance(value, type) and getattr(value, "ndim", None) == 0 and hasattr(value, "item")
-    if not is_scalar or getattr(value, "requires_grad", False):
-        return value
-    item: Any = value.item()
-    return float(item) if not isinstance(item, int) and isinstance(item, Real) else item
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        return plain(value[()])
+    if isinstance(value, np.floating):
+        return float(value)  # `item` returns a long double as it is
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def check_number(name: str, value: Any, in_range: Callable[[Any], bool], accepted: str, integer: bool = False) -> Any:

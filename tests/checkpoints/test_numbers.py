@@ -12,6 +12,7 @@ from stable_baselines3 import DDPG, HerReplayBuffer
 from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.callbacks import CheckpointCallback
 from stable_baselines3.common.noise import ActionNoise, NormalActionNoise, OrnsteinUhlenbeckActionNoise
+from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
@@ -36,11 +37,11 @@ SMALL = {"policy_kwargs": {"net_arch": [5, 5]}, "batch_size": 4, "buffer_size": 
 
 WHOLE = {
     **{"int": int, "np.int64": np.int64, "np.int32": np.int32, "np.uint8": np.uint8},
-    **{"0-d array": np.array, "tensor": th.tensor},
+    **{"0-d array": np.array},
 }
 REAL = {
     **{"float": float, "np.float64": np.float64, "np.float32": np.float32, "np.float16": np.float16},
-    **{"np.longdouble": np.longdouble, "0-d array": np.array, "tensor": th.tensor},
+    **{"np.longdouble": np.longdouble, "0-d array": np.array},
 }
 #: values of all numeric arguments of the constructor
 WHOLE_ARGUMENTS = {
@@ -54,7 +55,7 @@ MIXED = [
     {"gamma": np.int64(1), "tau": np.int32(1), "learning_rate": np.int64(1), "qf_weight_decay": np.array(0)},
     {"learning_starts": 1e1, "verbose": False},
     {"learning_starts": np.float32(10), "verbose": np.bool_(False)},
-    {"learning_starts": th.tensor(10.0), "verbose": 0.0},
+    {"learning_starts": np.array(10.0), "verbose": 0.0},
     {"train_freq": (np.int64(2), np.str_("step")), "executor": np.str_("eager")},
     {"train_freq": (np.array(1), "episode"), "gradient_steps": np.int64(-1)},
 ]
@@ -107,13 +108,13 @@ def test_the_numeric_arguments_are_all_here():
     [
         *({name: kind(value) for name, value in WHOLE_ARGUMENTS.items()} for kind in WHOLE.values()),
         *({name: kind(value) for name, value in REAL_ARGUMENTS.items()} for kind in REAL.values()),
-        *({name: kind(value) for name, value in FLAGS.items()} for kind in (np.bool_, np.array, th.tensor)),
+        *({name: kind(value) for name, value in FLAGS.items()} for kind in (np.bool_, np.array)),
         *MIXED,
     ],
     ids=[
         *(f"whole {name}" for name in WHOLE),
         *(f"real {name}" for name in REAL),
-        *("np.bool_", "0-d bool", "bool tensor"),
+        *("np.bool_", "0-d bool"),
         *(", ".join(kwargs) for kwargs in MIXED),
     ],
 )
@@ -127,7 +128,7 @@ def test_arguments_survive_all_files(tmp_path, kwargs):
 def test_keyword_arguments_of_parts_survive_all_files(tmp_path):
     optimizer_kwargs = {"eps": np.float64(1e-7), "betas": (np.float32(0.5), np.array(0.75)), "amsgrad": np.bool_(True)}
     policy_kwargs = {
-        **{"net_arch": {"pi": [np.int64(5), np.int32(4)], "qf": [np.array(5), th.tensor(4)]}},
+        **{"net_arch": {"pi": [np.int64(5), np.int32(4)], "qf": [np.array(5), 4]}},
         **{"final_init": np.float32(0.5), "action_layer": np.int64(1), "share_features_extractor": np.bool_(False)},
         **{"batch_norm": np.str_("critic"), "optimizer_kwargs": optimizer_kwargs},
     }
@@ -158,7 +159,7 @@ NOISES = [
     lambda: OrnsteinUhlenbeckNoise(
         np.zeros(2, np.float16), np.float32(0.1), np.float32(0.25), np.array(0.5), [np.int64(1)] * 2, np.int64(3)
     ),
-    lambda: OrnsteinUhlenbeckNoise([th.tensor(0), 0], sigma=th.tensor(0.1), seed=th.tensor(3)),
+    lambda: OrnsteinUhlenbeckNoise([np.array(0), 0], sigma=th.tensor(0.1), seed=np.array(3)),
     lambda: ScheduledActionNoise(OrnsteinUhlenbeckNoise([0, 0], seed=np.uint32(3)), LinearDecay(1e3, np.array(0.5))),
     lambda: ScheduledActionNoise(NormalActionNoise([0.0, 0], [0.1, 0.1]), LinearDecay(np.float64(10.5), np.int64(1))),
     lambda: NormalActionNoise(np.zeros(2), np.float32(0.1)),
@@ -188,6 +189,12 @@ def test_optimiser_arguments_that_the_user_sets_later(tmp_path):
     assert type(loaded.qf_weight_decay) is float
 
 
+def test_tensors_in_an_optimisers_state_are_saved_as_tensors(tmp_path):
+    DDPGPaper("MlpPolicy", PointEnv(), **SMALL).learn(20).save(tmp_path / "model")
+    _, params, _ = load_from_zip_file(tmp_path / "model", device="cpu")  # as SB3 reads it
+    assert all(th.is_tensor(entry["step"]) for entry in params["critic.optimizer"]["state"].values())
+
+
 def test_vec_normalize_of_numpy_numbers(tmp_path):
     def env():
         numbers = {"clip_obs": np.int64(5), "clip_reward": np.float32(5), "gamma": np.array(0.5)}
@@ -198,7 +205,7 @@ def test_vec_normalize_of_numpy_numbers(tmp_path):
     assert DDPGPaper.resume(tmp_path, DummyVecEnv([PointEnv])).env.gamma == 0.5
 
 
-@pytest.mark.parametrize("value", [1, 1.5, True, "text", None, np.ones(1), [np.ones(2)], nn.Parameter(th.tensor(1.0))])
+@pytest.mark.parametrize("value", [1, 1.5, True, "text", None, np.ones(1), [np.ones(2)], th.tensor(1.0)])
 def test_other_values_are_left_as_they_are(value):
     assert plain(value) is value or plain(value)[0] is value[0]
 
