@@ -1,7 +1,6 @@
 """What all tests share."""
 
 import os
-import re
 
 # Before torch is imported: tests run beside other work, and two processes with spinning threads starve each other
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -13,11 +12,6 @@ import torch as th
 from stable_baselines3.common.logger import configure
 
 th.set_num_threads(1)
-
-
-def pytest_itemcollected(item):
-    """Remove addresses and process ids from a test's name: pytest-xdist needs the same names in each process."""
-    item._nodeid = re.sub(r" at 0x[0-9a-f]+|(?<=canary_)[0-9]+", "", item.nodeid)
 
 
 @pytest.fixture(scope="session", autouse=True)

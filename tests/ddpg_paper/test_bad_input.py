@@ -1,6 +1,7 @@
 """Wrong arguments raise the package's own errors; messages name the argument, what was given and what would do."""
 
 import functools
+import re
 
 import numpy as np
 import pytest
@@ -221,7 +222,8 @@ def make_model(**kwargs):
 
 def case_id(case):
     kwargs = case[0]
-    return ", ".join(f"{name}={value!r}"[:60] for name, value in kwargs.items())
+    # Without addresses: pytest-xdist needs the same names in each process
+    return ", ".join(re.sub(" at 0x[0-9a-f]+", "", f"{name}={value!r}")[:60] for name, value in kwargs.items())
 
 
 def check(caught, error, parts):

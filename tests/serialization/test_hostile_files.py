@@ -425,7 +425,7 @@ def test_files_that_are_none(tmp_path, model):
         ({}, {"env_kwargs": {"nothing": 1}}),
         ({}, {"env": "Evil-v0", "gym_packages": ["this"]}),
     ],
-    ids=str,
+    ids=lambda value: str(value).replace(CANARY, "canary"),  # the same in each process of pytest-xdist
 )
 def test_hostile_settings(own_zip, tmp_path, config, args):
     import yaml

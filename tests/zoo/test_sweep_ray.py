@@ -47,7 +47,7 @@ def snapshots(folder):
 def undisturbed(tmp_path_factory):
     """Weights of the runs without Ray and without a kill."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    for run in sweep.plan(parse([*OPTIONS, "--seed", "0-2"])):
+    for run in sweep.plan(parse([*OPTIONS, "--seed", "0-1"])):
         sweep_run.train(run, str(folder), lambda numbers: None)
     return {name: result["weights_sha256"] for name, result in results(folder).items()}
 
@@ -71,9 +71,7 @@ def test_the_driver_is_killed(tmp_path, undisturbed):
     assert process.returncode == 0, output
     after = results(tmp_path)
     assert {name: after[name] for name in before} == before
-    assert {name: result["weights_sha256"] for name, result in after.items()} == {
-        name: undisturbed[name] for name in ("Pendulum-v1_seed0", "Pendulum-v1_seed1")
-    }
+    assert {name: result["weights_sha256"] for name, result in after.items()} == undisturbed
     assert "bit for bit" in {result["resumed"] for result in after.values()}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["ddpg_paper", "sweep.json"]
 
@@ -85,7 +83,7 @@ def test_a_node_dies(tmp_path, undisturbed):
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     try:
         node = cluster.add_node(num_cpus=1)
-        process = start(tmp_path, "--seed", "0-2", "--address", cluster.address)
+        process = start(tmp_path, "--seed", "0-1", "--address", cluster.address)
         wait_for(lambda: len({path.parent for path in snapshots(tmp_path)}) == 2, process)
         cluster.remove_node(node, allow_graceful=False)
         output = process.communicate()[0]
@@ -109,18 +107,8 @@ def test_a_run_that_raises_does_not_end_the_others(tmp_path):
         "        return super().step(action)\n"
         "gym.register('Failing-v0', Failing, max_episode_steps=50)\n"
     )
-    options = [
-        "--env",
-        "Failing-v0",
-        "--gym-packages",
-        "failing_envs",
-        "-n",
-        "50",
-        "--seed",
-        "0-2",
-        "--eval-freq",
-        "-1",
-    ]
+    options = ["--env", "Failing-v0", "--gym-packages", "failing_envs", "-n", "50", "--seed", "1-2"]
+    options += ["--eval-freq", "-1", "--jobs", "1"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
         process = start(tmp_path / "sweep", *options)
@@ -129,7 +117,4 @@ def test_a_run_that_raises_does_not_end_the_others(tmp_path):
     assert "1 runs failed" in output.splitlines()[-1]
     found = results(tmp_path / "sweep")
     assert found["Failing-v0_seed1"]["error"] == "RuntimeError: the robot fell"
-    assert {name for name, result in found.items() if "weights_sha256" in result} == {
-        "Failing-v0_seed0",
-        "Failing-v0_seed2",
-    }
+    assert "weights_sha256" in found["Failing-v0_seed2"]
