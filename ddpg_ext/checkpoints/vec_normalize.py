@@ -86,7 +86,7 @@ def make_vec_normalize(venv: VecEnv, state: dict[str, Any]) -> VecNormalize:
         wrapper.obs_rms = _same_shapes(state.get("obs_rms"), wrapper.obs_rms)
     ret_rms = state.get("ret_rms")
     if isinstance(ret_rms, RunningMeanStd):  # with norm_reward=False, old versions have none
-        wrapper.ret_rms = ret_rms
+        wrapper.ret_rms = _same_shapes(ret_rms, wrapper.ret_rms)
     return wrapper
 
 
@@ -96,9 +96,10 @@ def _same_shapes(saved: Any, fresh: Any) -> Any:
         if not isinstance(saved, dict) or set(saved) != set(fresh):
             raise CheckpointError("its statistics are of other observations")
         return {key: _same_shapes(saved[key], fresh[key]) for key in fresh}
-    if not isinstance(saved, RunningMeanStd) or np.shape(saved.mean) != np.shape(fresh.mean):
-        shape = np.shape(saved.mean) if isinstance(saved, RunningMeanStd) else None
-        raise CheckpointError(f"its statistics have shape {shape}, the observations {np.shape(fresh.mean)}")
+    shape = np.shape(fresh.mean)
+    shapes = [np.shape(value) for value in (saved.mean, saved.var)] if isinstance(saved, RunningMeanStd) else []
+    if shapes != [shape, shape]:
+        raise CheckpointError(f"its statistics have shapes {shapes}, what they are of has {shape}")
     return saved
 
 
@@ -117,5 +118,7 @@ def normalize_state(vec_env: VecEnv) -> dict[str, Any] | None:
 def set_normalize_state(wrapper: VecNormalize, state: dict[str, Any]) -> None:
     """Give a ``VecNormalize`` the result of :func:`normalize_state`."""
     for name in (*_NORMALIZE, *_STATISTICS):
-        if name in state:
+        if name.endswith("_rms") and hasattr(wrapper, name) and name in state:
+            wrapper.__dict__[name] = _same_shapes(state[name], getattr(wrapper, name))
+        elif name in state:
             setattr(wrapper, name, state[name])

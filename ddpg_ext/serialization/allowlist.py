@@ -7,6 +7,7 @@ listed kind.
 """
 
 import builtins
+import math
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -32,10 +33,20 @@ from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 from stable_baselines3.td3 import policies as td3_policies
 
 from ddpg_ext.common.checks import plain
-from ddpg_ext.common.errors import DamagedCheckpointError, InvalidArgumentTypeError, UntrustedContentError
+from ddpg_ext.common.errors import (
+    CheckpointError,
+    DamagedCheckpointError,
+    InvalidArgumentTypeError,
+    UntrustedContentError,
+)
 from ddpg_ext.common.noise import LinearDecay, OrnsteinUhlenbeckNoise, ScheduledActionNoise
 
 Check = Callable[[Any], bool]
+
+#: elements that the arrays of one small object may have when they are broadcast
+MAX_BROADCAST = 10**6
+#: noises in a list, one for each environment
+MAX_ENVS = 10**5
 
 
 def class_path(cls: type) -> str:
@@ -138,7 +149,7 @@ def _noise(value: Any) -> bool:
 
 
 def _noises(value: Any) -> bool:
-    return isinstance(value, list) and all(map(_noise, value))
+    return isinstance(value, list) and len(value) <= MAX_ENVS and all(map(_noise, value))
 
 
 def _schedule(value: Any) -> bool:
@@ -171,6 +182,7 @@ class AllowedClass:
         :param state: attributes and their values
         :raises UntrustedContentError: for an attribute that is not listed, or whose value fails its check
         :raises DamagedCheckpointError: if an attribute is missing
+        :raises CheckpointError: if its arrays, broadcast against each other, are large
         """
         name = self.cls.__name__
         if not isinstance(state, dict):
@@ -184,6 +196,9 @@ class AllowedClass:
         missing = sorted(set(self.attributes) - set(state))
         if missing:
             raise DamagedCheckpointError(f"a {name} lacks {', '.join(missing)}")
+        shapes = [value.shape for value in state.values() if isinstance(value, np.ndarray)]
+        if math.prod(np.broadcast_shapes(*shapes)) > max(MAX_BROADCAST, *map(math.prod, shapes), 0):
+            raise CheckpointError(f"a {name} whose arrays have shapes {str(shapes)[:80]}, together too large")
         instance: Any = object.__new__(self.cls)
         instance.__dict__.update(state)
         return instance

@@ -33,6 +33,9 @@ from ddpg_ext.serialization.writing import dump_plain
 FOLDER = "replay_buffer/"
 LAYOUT = f"{FOLDER}layout.pkl"
 
+#: with more steps in a return, a minibatch would take all memory
+MAX_N_STEPS = 10**4
+
 #: attributes that come from the model that the buffer belongs to
 _NOT_STATE = ("env", "device", "observation_space", "action_space", "obs_shape", "action_dim")
 
@@ -97,6 +100,8 @@ def set_state(buffer: Any, values: dict[str, Any], arrays: dict[str, Any]) -> No
             )
         stored.read_into(array[: stored.shape[0]])
     for name, value in values.items():
+        if name in ("n_steps", "gamma") and isinstance(buffer, NStepReplayBuffer):
+            continue  # they are the model's
         if name == "infos":
             value = _object_array(value, buffer.infos.shape)
         elif type(value) is not type(present_values[name]) and not isinstance(value, int | float | str | None):
@@ -104,6 +109,16 @@ def set_state(buffer: Any, values: dict[str, Any], arrays: dict[str, Any]) -> No
         setattr(buffer, name, value)
     if not 0 <= buffer.pos <= buffer.buffer_size:
         raise DamagedCheckpointError(f"its position is {buffer.pos}")
+    _check_starts(buffer)
+
+
+def _check_starts(buffer: Any) -> None:
+    """Check where the last episodes of SB3's HER buffer start, since their ends are computed by counting from there."""
+    starts = getattr(buffer, "_current_ep_start", np.zeros(1, int))
+    if not (isinstance(starts, np.ndarray) and starts.dtype.kind in "iu"):
+        raise DamagedCheckpointError("its episodes start nowhere")
+    if not ((starts >= 0) & (starts < buffer.buffer_size)).all():
+        raise DamagedCheckpointError("its episodes start outside of it")
 
 
 def _arrays_in(value: Any) -> dict[str, np.ndarray]:
@@ -291,6 +306,7 @@ def _from_pickle(file: Any, allowed: Allowed) -> ReplayBuffer:
         buffer.env = None
     _check_attributes(cls, attributes)
     buffer.__dict__.update(attributes)
+    _check_starts(buffer)
     return buffer
 
 
@@ -301,13 +317,19 @@ def _check_attributes(cls: type[ReplayBuffer], attributes: dict[str, Any]) -> No
         raise DamagedCheckpointError("its replay buffer has no size")
     if not (0 <= pos < size and isinstance(full, bool)):
         raise DamagedCheckpointError(f"its replay buffer's position is {pos}")
+    n_steps, gamma = attributes.get("n_steps", 1), attributes.get("gamma", 1.0)
+    if not (isinstance(n_steps, int) and isinstance(gamma, int | float) and n_steps > 0 and 0 <= gamma <= 1):
+        raise DamagedCheckpointError(f"its n_steps and gamma are {str(n_steps)[:60]} and {str(gamma)[:60]}")
+    if n_steps > MAX_N_STEPS:
+        raise UntrustedContentError(f"{n_steps:,} `n_steps`, more than {MAX_N_STEPS:,}")
     for name, value in attributes.items():
         if not isinstance(name, str) or hasattr(cls, name):
             raise UntrustedContentError(f"an attribute {str(name)[:60]!r}")
         parts = value.values() if isinstance(value, dict) else (value,)
         for part in parts:
-            if isinstance(part, np.ndarray) and part.shape[:1] != (size,) and name != "_current_ep_start":
-                raise DamagedCheckpointError(f"its {name} has {part.shape[:1]} rows instead of {size}")
+            rows = (n_envs,) if name == "_current_ep_start" else (size, n_envs)
+            if isinstance(part, np.ndarray) and part.shape[: len(rows)] != rows:
+                raise DamagedCheckpointError(f"its {name} has shape {part.shape} instead of {rows}")
             is_shape = name in ("obs_shape", "action_dim")
             is_space = name in ("observation_space", "action_space")
             if not (is_shape or is_space or isinstance(part, (*_PLAIN, np.ndarray))):

@@ -1,11 +1,15 @@
 """Spaces of the installed Gymnasium from the attributes of ``gym``'s or ``gymnasium``'s spaces, of any version."""
 
+import math
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 
 from ddpg_ext.common.errors import CheckpointError, DamagedCheckpointError, UntrustedContentError
+
+#: numbers in one observation: more do not fit into any replay buffer
+MAX_ELEMENTS = 10**8
 
 
 def make_space(kind: str, state: dict[str, Any]) -> spaces.Space:
@@ -25,6 +29,8 @@ def make_space(kind: str, state: dict[str, Any]) -> spaces.Space:
         raise
     except Exception as error:
         raise DamagedCheckpointError(f"a {kind} space with invalid attributes: {error}") from None
+    if _n_elements(space) > MAX_ELEMENTS:
+        raise CheckpointError(f"a {kind} space of {_n_elements(space):,} numbers")
     # The generators of old gym's spaces (RandomState) have no counterpart
     rng = state.get("_np_random")
     if isinstance(rng, np.random.Generator):
@@ -54,10 +60,7 @@ def _multi_discrete(state: dict[str, Any]) -> spaces.Space:
 
 def _multi_binary(state: dict[str, Any]) -> spaces.Space:
     n = state["n"]
-    sizes = [int(size) for size in (n if isinstance(n, tuple | list | np.ndarray) else [n])]
-    if not 0 < np.prod(sizes, dtype=object) < 1e8:
-        raise DamagedCheckpointError(f"invalid size {sizes} of a MultiBinary space")
-    return spaces.MultiBinary(sizes if isinstance(n, tuple | list | np.ndarray) else sizes[0])
+    return spaces.MultiBinary([int(size) for size in n] if isinstance(n, tuple | list | np.ndarray) else int(n))
 
 
 def _dict(state: dict[str, Any]) -> spaces.Space:
@@ -69,6 +72,14 @@ def _dict(state: dict[str, Any]) -> spaces.Space:
 
 def _tuple(state: dict[str, Any]) -> spaces.Space:
     return spaces.Tuple([_space(part) for part in state["spaces"]])
+
+
+def _n_elements(space: spaces.Space) -> int:
+    """Return the number of elements of a space, and of its parts, however often each is used."""
+    if isinstance(space, spaces.Dict | spaces.Tuple):
+        parts: Any = space.spaces.values() if isinstance(space, spaces.Dict) else space.spaces
+        return 1 + sum(map(_n_elements, parts))
+    return 1 + math.prod(space.shape or ())
 
 
 def _space(value: Any) -> spaces.Space:
