@@ -27,14 +27,9 @@ _NORMALIZE_KEYS = {
 
 def load_vec_normalize(path: Path, venv: VecEnv, allowed: Allowed | None = None, trusted: bool = False) -> VecNormalize:
     """
-    Load a file of ``VecNormalize.save`` without unpickling it.
+    Load a file of ``VecNormalize.save`` without unpickling it, unless it is refused and ``trusted``.
 
-    :param path: the file
-    :param venv: environments to wrap
-    :param allowed: classes and functions that the caller allows beyond the list
-    :param trusted: whether a pickle that the allow-list reader refuses may be unpickled
-    :return: the wrapper, frozen: its statistics stay as they are, and rewards are not normalised
-    :raises CheckpointError: if the file is damaged or refused, or belongs to other environments
+    The wrapper is frozen: its statistics stay as they are, and rewards are not normalised.
     """
     try:
         with open_regular_file(path) as file:
@@ -65,15 +60,7 @@ def _vec_normalize_state(file: Any, allowed: Allowed) -> dict[str, Any]:
 
 
 def make_vec_normalize(venv: VecEnv, state: dict[str, Any]) -> VecNormalize:
-    """
-    Wrap environments in a ``VecNormalize``.
-
-    :param venv: environments to wrap
-    :param state: settings of a ``VecNormalize``, and its ``obs_rms`` and ``ret_rms``
-    :return: the wrapper
-    :raises DamagedCheckpointError: if the settings are invalid
-    :raises CheckpointError: if they belong to other environments
-    """
+    """Wrap environments in a ``VecNormalize`` with these settings and statistics, if they are of such environments."""
     settings = {key: plain(state[key]) for key in _NORMALIZE_KEYS if key in state}
     for key, value in settings.items():
         if not isinstance(value, _NORMALIZE_KEYS[key]):  # type: ignore[arg-type]
@@ -103,8 +90,7 @@ def _same_shapes(saved: Any, fresh: Any) -> Any:
     return saved
 
 
-_NORMALIZE = ("training", "norm_obs", "norm_reward", "clip_obs", "clip_reward", "gamma", "epsilon", "norm_obs_keys")
-_STATISTICS = ("obs_rms", "ret_rms", "returns", "old_obs", "old_reward")
+_STATE = ("training", *_NORMALIZE_KEYS, "obs_rms", "ret_rms", "returns", "old_obs", "old_reward")
 
 
 def normalize_state(vec_env: VecEnv) -> dict[str, Any] | None:
@@ -112,12 +98,12 @@ def normalize_state(vec_env: VecEnv) -> dict[str, Any] | None:
     wrapper = unwrap_vec_normalize(vec_env)
     if wrapper is None:
         return None
-    return {name: getattr(wrapper, name) for name in (*_NORMALIZE, *_STATISTICS) if hasattr(wrapper, name)}
+    return {name: getattr(wrapper, name) for name in _STATE if hasattr(wrapper, name)}
 
 
 def set_normalize_state(wrapper: VecNormalize, state: dict[str, Any]) -> None:
     """Give a ``VecNormalize`` the result of :func:`normalize_state`."""
-    for name in (*_NORMALIZE, *_STATISTICS):
+    for name in _STATE:
         if name.endswith("_rms") and hasattr(wrapper, name) and name in state:
             wrapper.__dict__[name] = _same_shapes(state[name], getattr(wrapper, name))
         elif name in state:
