@@ -67,21 +67,7 @@ def load_model(
     force_reset: bool = True,
     kwargs: Mapping[str, Any] | None = None,
 ) -> Model:
-    """
-    Load a model from its file.
-
-    :param cls: class of the model
-    :param path: a file of this package, or of SB3's DDPG or TD3
-    :param env: environment to continue training in
-    :param device: device for the tensors
-    :param trust: the caller's permissions
-    :param print_system_info: print the system that saved it
-    :param force_reset: reset the environment before training continues
-    :param kwargs: arguments of the constructor to change
-    :return: the model
-    :raises CheckpointError: if the file is missing, damaged or refused, or does not fit ``env``
-    :raises InvalidArgumentTypeError: for an argument that the constructor does not have
-    """
+    """Load a model from its file: see :meth:`DDPGPaper.load`."""
     trust = trust or Trust()
     changes = _attributes_to_change(cls, kwargs or {})
     if trust.custom.get("learning_rate") == 0.0:
@@ -130,18 +116,7 @@ def build_model(
     force_reset: bool = True,
     changes: Mapping[str, Any] | None = None,
 ) -> Model:
-    """
-    Build a model from the content of its file.
-
-    :param cls: class of the model
-    :param file: content of the file
-    :param env: environment to continue training in
-    :param device: device for the tensors
-    :param force_reset: reset the environment before training continues
-    :param changes: attributes to change
-    :return: the model
-    :raises CheckpointError: if the content is invalid, or does not fit ``env``
-    """
+    """Build a model from the content of its file, with some attributes changed."""
     changes = dict(changes or {})
     original = file if sb3_compat.is_sb3(file.data) else None
     try:
@@ -337,12 +312,7 @@ def _set_parameters(model: "DDPGPaper", file: ModelFile, original: ModelFile | N
 
 
 def convert_live(cls: type[Model], sb3_model: Any) -> Model:
-    """
-    Convert a live SB3 DDPG or TD3. The result shares its environment and replay buffer.
-
-    :param cls: class of the result
-    :param sb3_model: the SB3 model
-    """
+    """Convert a live SB3 DDPG or TD3. The result shares its environment and replay buffer."""
     file = sb3_compat.live_model_file(sb3_model)
     buffer = sb3_model.replay_buffer
     changes = {} if buffer is None else {"replay_buffer": buffer}

@@ -81,11 +81,9 @@ _OWN_KINDS = (BasePolicy, torch_layers.BaseFeaturesExtractor, buffers.BaseBuffer
 
 class Allowed:
     """
-    Finds classes by the names in a file: those on the list, and those that the caller allows.
+    Finds classes by the names in a file: those on the list, and the classes and functions that the caller allows.
 
-    :param extra: classes or functions; a file may make instances of the classes and call the functions
-    :param trusted: whether a pickle that asks for anything else may be unpickled, which can execute anything
-    :raises InvalidArgumentTypeError: if one is neither
+    With ``trusted``, a pickle that asks for anything else may be unpickled, which can execute anything.
     """
 
     def __init__(self, extra: Iterable[Any] = (), trusted: bool = False) -> None:
@@ -176,14 +174,7 @@ class AllowedClass:
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
     def make(self, state: Any) -> Any:
-        """
-        Return an instance with these attributes, without calling its constructor.
-
-        :param state: attributes and their values
-        :raises UntrustedContentError: for an attribute that is not listed, or whose value fails its check
-        :raises DamagedCheckpointError: if an attribute is missing
-        :raises CheckpointError: if its arrays, broadcast against each other, are large
-        """
+        """Return an instance with these attributes, each checked, without calling its constructor."""
         name = self.cls.__name__
         if not isinstance(state, dict):
             raise DamagedCheckpointError(f"a {name} has no attributes")

@@ -23,13 +23,7 @@ MIN_VALUES = 4_000_000
 
 
 def refusal(name: str, error: UntrustedContentError, kind: str) -> UntrustedContentError:
-    """
-    Return the error to raise for a file that the caller does not trust.
-
-    :param name: name of the file
-    :param error: the reader's error
-    :param kind: kind of the file, with its article
-    """
+    """Return the error to raise for a file of this name and kind that the caller does not trust."""
     return UntrustedContentError(
         f"{name}: it asks for {error}, which is not on the list of what {kind} may have. Nothing was executed. Pass a "
         "class or function of your own in allow=[...]; or, if you trust whoever made the file with your account, pass "
@@ -41,12 +35,7 @@ Handler = Callable[["Reconstructor", Recorded], Any]
 
 
 class Reconstructor:
-    """
-    Reconstructs the objects of one pickle.
-
-    :param allowed: classes and functions that the caller allows beyond the list
-    :param max_values: number of values that may result, counted as in a tree
-    """
+    """Reconstructs the objects of one pickle: at most so many values, counted as in a tree."""
 
     def __init__(self, allowed: Allowed, max_values: int = MIN_VALUES) -> None:
         self.allowed = allowed
@@ -57,13 +46,7 @@ class Reconstructor:
         self._n_values = 0
 
     def build(self, root: Any) -> Any:
-        """
-        Return the value that a record stands for.
-
-        :param root: what :func:`~ddpg_ext.serialization.safe_pickle.record` returned
-        :raises UntrustedContentError: for anything that is not on the list
-        :raises DamagedCheckpointError: for anything that is on the list but malformed
-        """
+        """Return the value of a record, if all of it is on the list."""
         try:
             return self._build(root)
         except CheckpointError:
@@ -100,15 +83,11 @@ class Reconstructor:
             raise CheckpointError("the pickle holds more values than its size allows")
 
     def _container(self, node: Any) -> Any:
-        if isinstance(node, list):
-            return [self._build(item) for item in node]
+        if isinstance(node, list | tuple):
+            return type(node)(self._build(item) for item in node)
         if isinstance(node, dict):
             return {key: self._build(value) for key, value in node.items()}
-        if isinstance(node, tuple):
-            return tuple(self._build(item) for item in node)
-        if isinstance(node, set | frozenset):
-            return type(node)(node)
-        return self._call(node)
+        return type(node)(node) if isinstance(node, set | frozenset) else self._call(node)
 
     def _named(self, name: Global) -> type:
         cls = self.allowed.find_class(name.module, name.name)
@@ -179,15 +158,7 @@ class Reconstructor:
 
 
 def load_pickle(data: bytes, allowed: Allowed | None = None, budget: Budget | None = None) -> Any:
-    """
-    Read a pickle without executing anything in it, unless the caller trusts it and it asks for more than the list has.
-
-    :param data: the pickle
-    :param allowed: classes and functions that the caller allows beyond the list
-    :param budget: the instructions that it may spend; None: as many as its size allows
-    :return: the value
-    :raises CheckpointError: if it is damaged, or asks for anything that is not on the list
-    """
+    """Read a pickle without executing anything in it, unless it asks for more than the list has and is trusted."""
     allowed = allowed or Allowed()
     try:
         recorded = record(data, budget)
@@ -325,14 +296,9 @@ def _ordered_dict(reconstructor: Reconstructor, call: Recorded) -> Any:
 
 
 def _deque(reconstructor: Reconstructor, call: Recorded) -> Any:
-    args = call.args
-    if len(args) > 2 or (args and not isinstance(args[0], tuple | list)):
-        raise DamagedCheckpointError("invalid arguments of a deque")
-    maxlen = args[1] if len(args) == 2 else None
-    if maxlen is not None and not (isinstance(maxlen, int) and 0 <= maxlen < 2**62):
-        raise DamagedCheckpointError(f"invalid length {str(maxlen)[:60]} of a deque")
-    items = [*(args[0] if args else ()), *call.items]
-    return collections.deque((reconstructor._build(item) for item in items), maxlen)
+    kinds = (tuple, list), (int, type(None))
+    items, *maxlen = _args(call, *kinds[: len(call.args)]) or ((),)
+    return collections.deque(map(reconstructor._build, [*items, *call.items]), *maxlen)
 
 
 def _set(reconstructor: Reconstructor, call: Recorded) -> Any:
@@ -391,26 +357,26 @@ def _train_freq(reconstructor: Reconstructor, call: Recorded) -> TrainFreq:
     return TrainFreq(*args)
 
 
-def _space(reconstructor: Reconstructor, call: Recorded) -> Any:
-    kind = call.func.name
+def _attributes(reconstructor: Reconstructor, call: Recorded) -> dict[str, Any]:
     state = reconstructor._build(call.state)
     if not isinstance(state, dict):
-        raise DamagedCheckpointError(f"a {kind} space without attributes")
-    return space_state.make_space(kind, {**state, **dict(call.pairs)})
+        raise DamagedCheckpointError(f"a {call.func.name} without attributes")
+    return state
+
+
+def _space(reconstructor: Reconstructor, call: Recorded) -> Any:
+    return space_state.make_space(call.func.name, {**_attributes(reconstructor, call), **dict(call.pairs)})
 
 
 def _linear_schedule(reconstructor: Reconstructor, call: Recorded) -> Any:
     """Return the schedule of ``rl_zoo3.utils.SimpleLinearSchedule``."""
-    state = reconstructor._build(call.state)
-    if not isinstance(state, dict):
-        raise DamagedCheckpointError("a schedule without attributes")
-    return linear_to_zero(state.get("initial_value"))
+    return linear_to_zero(_attributes(reconstructor, call).get("initial_value"))
 
 
-def _closure(reconstructor: Reconstructor, call: Recorded) -> Any:
-    return schedule_from_closure(call)
-
-
+_SPACES = (
+    *("box.Box", "discrete.Discrete", "dict.Dict", "multi_discrete.MultiDiscrete", "multi_binary.MultiBinary"),
+    *("tuple.Tuple", "dict_space.Dict", "tuple_space.Tuple"),
+)
 HANDLERS: dict[str, Handler] = {
     "numpy.dtype": _dtype,
     "numpy._core.multiarray._reconstruct": _reconstructed_array,
@@ -432,16 +398,9 @@ HANDLERS: dict[str, Handler] = {
     "pathlib.PosixPath": _path,
     "pathlib.WindowsPath": _path,
     "stable_baselines3.common.type_aliases.TrainFreq": _train_freq,
-    "gymnasium.spaces.box.Box": _space,
-    "gymnasium.spaces.discrete.Discrete": _space,
-    "gymnasium.spaces.dict.Dict": _space,
-    "gymnasium.spaces.multi_discrete.MultiDiscrete": _space,
-    "gymnasium.spaces.multi_binary.MultiBinary": _space,
-    "gymnasium.spaces.tuple.Tuple": _space,
-    "gymnasium.spaces.dict_space.Dict": _space,
-    "gymnasium.spaces.tuple_space.Tuple": _space,
+    **dict.fromkeys((f"gymnasium.spaces.{name}" for name in _SPACES), _space),
     "rl_zoo3.utils.SimpleLinearSchedule": _linear_schedule,
-    **dict.fromkeys(CLOSURES, _closure),
+    **dict.fromkeys(CLOSURES, lambda _, call: schedule_from_closure(call)),
 }
 #: names above that no installed package has any more, and why files still have them
 HISTORICAL_NAMES = {

@@ -69,14 +69,7 @@ def get_state(buffer: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 
 def set_state(buffer: Any, values: dict[str, Any], arrays: dict[str, Any]) -> None:
-    """
-    Fill a buffer that was made with the same arguments.
-
-    :param buffer: the buffer
-    :param values: plain values by name
-    :param arrays: arrays by name, not read yet: :class:`StoredArray`
-    :raises DamagedCheckpointError: if they do not belong to such a buffer
-    """
+    """Fill a buffer that was made with the same arguments. The arrays are not read yet."""
     if hasattr(buffer, "load_snapshot_state"):
         buffer.load_snapshot_state(values, arrays)
         return
@@ -182,11 +175,7 @@ class StoredArray:
 
 
 def write_members(archive: ZipWriter, buffer: Any) -> None:
-    """
-    Write a replay buffer into a zip file.
-
-    :raises CheckpointError: if it holds anything that cannot be read back
-    """
+    """Write a replay buffer into a zip file."""
     values, arrays = get_state(buffer)
     advice = f"give {type(buffer).__name__} the methods snapshot_state() and load_snapshot_state(values, arrays)"
     layout = {
@@ -200,14 +189,7 @@ def write_members(archive: ZipWriter, buffer: Any) -> None:
 
 
 def read_members(archive: ZipReader, buffer: Any, allowed: Allowed) -> None:
-    """
-    Fill a replay buffer from a zip file.
-
-    :param archive: the open file
-    :param buffer: a buffer of the class that was written
-    :param allowed: classes and functions that the caller allows beyond the list
-    :raises CheckpointError: if the file is damaged, or holds another buffer
-    """
+    """Fill a replay buffer of the class that was written from a zip file."""
     try:
         budget = Budget(archive.file_size)
         layout = load_pickle(archive.read_text(LAYOUT), allowed, budget)
@@ -233,13 +215,7 @@ def read_members(archive: ZipReader, buffer: Any, allowed: Allowed) -> None:
 
 
 def save_buffer(path: Any, buffer: Any) -> None:
-    """
-    Write a replay buffer's file.
-
-    :param path: path of the file (".pkl", SB3's suffix, may be left out), or an open binary file
-    :param buffer: the replay buffer
-    :raises CheckpointError: if it holds anything that cannot be read back
-    """
+    """Write a replay buffer's file; ".pkl", SB3's suffix, may be left out."""
     if isinstance(path, str | os.PathLike) and not Path(path).suffix:
         path = f"{os.fspath(path)}.pkl"
     with write_zip(path, "replay buffer") as archive:

@@ -120,11 +120,7 @@ class Pickle(NamedTuple):
 
 
 class Budget:
-    """
-    The instructions that the pickles of one file may still spend.
-
-    :param file_size: size of the file in bytes
-    """
+    """The instructions that the pickles of a file of some size may still spend."""
 
     def __init__(self, file_size: int = 0) -> None:
         self.left = self.total = max(MIN_INSTRUCTIONS, file_size)
@@ -295,13 +291,7 @@ class _Bounds:
 
 
 def check_key(key: Any) -> Any:
-    """
-    Check a key that the reconstruction itself puts into a dict or set.
-
-    :param key: the key
-    :return: the key
-    :raises UntrustedContentError: if it is not text, bytes, a whole number up to 2**60 or None
-    """
+    """Return a key that the reconstruction puts into a dict or set, if it is text, bytes, a whole number or None."""
     if not (key is None or isinstance(key, str | bytes | int)) or (isinstance(key, int) and abs(key) > MAX_KEY):
         raise UntrustedContentError(f"the pickle has a key that is a {type(key).__name__}")
     return key
