@@ -5,7 +5,6 @@ import inspect
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.type_aliases import GymEnv
@@ -200,9 +199,8 @@ def _check_kinds(data: dict[str, Any], replaced: set[str]) -> None:
 
 def _check_limits(data: dict[str, Any], replaced: set[str]) -> None:
     """Refuse values that would make training endless, or take all memory."""
-    buffer_kwargs = data.get("replay_buffer_kwargs", {})
     places = [(name, data.get(name), limit) for name, limit in _LIMITS.items()]
-    places.append(("replay_buffer_kwargs", buffer_kwargs.get("n_steps"), _LIMITS["n_steps"]))
+    places.append(("replay_buffer_kwargs", data.get("replay_buffer_kwargs", {}).get("n_steps"), _LIMITS["n_steps"]))
     for name, value, limit in places:
         # `train_freq` may have a unit
         number: Any = plain(value[0] if isinstance(value, tuple | list) and value else value)
@@ -232,7 +230,7 @@ def _check_architecture(file: ModelFile) -> None:
     state = file.params.get("policy")
     if not isinstance(state, Mapping) or not all(isinstance(value, th.Tensor) for value in state.values()):
         raise DamagedCheckpointError("it has no weights")
-    policy_class, kwargs = file.data["policy_class"], file.data.get("policy_kwargs", {})
+    policy_class, kwargs = file.data["policy_class"], plain(file.data.get("policy_kwargs", {}))
     check_policy(policy_class, kwargs)
     classes = policy_class, *(kwargs.get(name) for name in ("features_extractor_class", "activation_fn"))
     packages = {cls.__module__.partition(".")[0] for cls in classes if isinstance(cls, type)}

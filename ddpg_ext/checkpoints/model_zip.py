@@ -150,7 +150,12 @@ def read_model_members(archive: ZipReader, device: th.device | str, trust: Trust
             try:
                 data[name] = _read_field(name, item, trust, budget)
             except UntrustedContentError as error:
-                raise UntrustedContentError(_refusal(archive.name, name, str(error))) from None
+                raise UntrustedContentError(
+                    f"{archive.name}: its field `{name}` asks for {error}, which is not on the list of what a "
+                    "checkpoint may have. Nothing was executed. Replace the field with "
+                    f"custom_objects={{{name!r}: ...}}; or, for a class or function of your own, pass it in allow=[...]; "
+                    "or, if you trust whoever made the file with your account, pass trusted=True."
+                ) from None
             except CheckpointError as error:
                 raise type(error)(f"{archive.name}: its field `{name}`: {error}") from None
     version, system_info = (
@@ -199,12 +204,3 @@ def _is_only_a_function(pickled: bytes, budget: Budget) -> bool:
     recorded = record(pickled, budget)
     allowed = {*FUNCTION_PARTS, "builtins.float"}
     return is_function(recorded.root) and all(name.path in allowed for name in recorded.globals)
-
-
-def _refusal(file: str, name: str, request: str) -> str:
-    return (
-        f"{file}: its field `{name}` asks for {request}, which is not on the list of what a checkpoint may have. "
-        f"Nothing was executed. Replace the field with custom_objects={{{name!r}: ...}}; or, for a class or function "
-        "of your own, pass it in allow=[...]; or, if you trust whoever made the file with your account, pass "
-        "trusted=True."
-    )

@@ -9,10 +9,9 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_no
 
 from ddpg_ext.common.checks import plain
 from ddpg_ext.common.errors import CheckpointError, DamagedCheckpointError, UntrustedContentError
-from ddpg_ext.serialization.allowlist import Allowed
+from ddpg_ext.serialization.allowlist import Allowed, class_path
 from ddpg_ext.serialization.archive import open_regular_file
-from ddpg_ext.serialization.reconstruct import Reconstructor, refusal
-from ddpg_ext.serialization.safe_pickle import Global, Recorded, record
+from ddpg_ext.serialization.reconstruct import load_attributes, refusal
 
 _NORMALIZE_KEYS = {
     "norm_obs": bool,
@@ -33,7 +32,7 @@ def load_vec_normalize(path: Path, venv: VecEnv, allowed: Allowed | None = None,
     """
     try:
         with open_regular_file(path) as file:
-            state = _vec_normalize_state(file, allowed or Allowed())
+            _, state = load_attributes(file, [class_path(VecNormalize)], "a VecNormalize", allowed or Allowed())
         wrapper = make_vec_normalize(venv, state)
     except UntrustedContentError as error:
         if not trusted:
@@ -44,19 +43,6 @@ def load_vec_normalize(path: Path, venv: VecEnv, allowed: Allowed | None = None,
     wrapper.training = False
     wrapper.norm_reward = False
     return wrapper
-
-
-def _vec_normalize_state(file: Any, allowed: Allowed) -> dict[str, Any]:
-    recorded = record(file)
-    root = recorded.root
-    is_call = isinstance(root, Recorded) and isinstance(root.func, Global)
-    if not is_call or root.func.path != "stable_baselines3.common.vec_env.vec_normalize.VecNormalize":
-        raise UntrustedContentError(f"{root.func if is_call else type(root).__name__} as VecNormalize")
-    if not isinstance(root.state, dict):
-        raise DamagedCheckpointError("it has no statistics")
-    state = Reconstructor(allowed, recorded.limit).build(root.state)
-    # The rest is known to the environments
-    return {key: state[key] for key in (*_NORMALIZE_KEYS, "obs_rms", "ret_rms") if key in state}
 
 
 def make_vec_normalize(venv: VecEnv, state: dict[str, Any]) -> VecNormalize:

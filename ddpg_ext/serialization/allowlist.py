@@ -161,16 +161,12 @@ def _or_none(check: Check) -> Check:
 
 @dataclass(frozen=True)
 class AllowedClass:
-    """
-    A class whose instances a file may hold.
-
-    :param cls: the class
-    :param attributes: a check for each of its attributes
-    :param defaults: values of attributes that older files do not have
-    """
+    """A class whose instances a file may hold."""
 
     cls: type
+    #: a check for each of its attributes
     attributes: Mapping[str, Check]
+    #: values of attributes that older files do not have
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
     def make(self, state: Any) -> Any:
@@ -195,7 +191,7 @@ class AllowedClass:
         return instance
 
 
-_ALLOWED_CLASSES = (
+_INSTANCES = (
     AllowedClass(NormalActionNoise, {"_mu": _array, "_sigma": _array, "_dtype": _dtype}, {"_dtype": np.float32}),
     AllowedClass(
         OrnsteinUhlenbeckActionNoise,
@@ -220,7 +216,7 @@ _ALLOWED_CLASSES = (
     AllowedClass(LinearSchedule, {"start": _number, "end": _number, "end_fraction": _number}),
     AllowedClass(RunningMeanStd, {"mean": _array, "var": _array, "count": _number}),
 )
-ALLOWED_CLASSES: dict[str, AllowedClass] = {class_path(allowed.cls): allowed for allowed in _ALLOWED_CLASSES}
+ALLOWED_CLASSES = {class_path(allowed.cls): allowed for allowed in _INSTANCES}
 
 
 def linear_to_zero(initial: Any) -> LinearSchedule:

@@ -4,7 +4,7 @@ import collections
 import math
 import pathlib
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any
 
 import numpy as np
@@ -107,8 +107,6 @@ class Reconstructor:
             if call.args != () or call.items or call.pairs:
                 raise UntrustedContentError(f"{call.func} made in an unusual way")
             return ALLOWED_CLASSES[path].make(self._build(call.state))
-        if path in ENUMS:
-            return self._enum(path, call)
         if path in HANDLERS:
             return HANDLERS[path](self, call)
         if path in self.allowed.extra:
@@ -127,13 +125,6 @@ class Reconstructor:
         if args[0].name == "_reconstructor":
             raise UntrustedContentError("a reconstruction of a reconstruction")
         return record_call(args[0], (), call)
-
-    def _enum(self, path: str, call: Recorded) -> Any:
-        if len(call.args) == 1 and isinstance(call.args[0], str | int):
-            for member in ENUMS[path]:
-                if member.value == call.args[0]:
-                    return member
-        raise DamagedCheckpointError(f"there is no such {ENUMS[path].__name__}")
 
     def _make_allowed(self, allowed: Any, call: Recorded) -> Any:
         """Make an object of the caller's own the way ``pickle`` makes it."""
@@ -169,9 +160,24 @@ def load_pickle(data: bytes, allowed: Allowed | None = None, budget: Budget | No
         return pickle.loads(data)
 
 
+def load_attributes(
+    data: Any, paths: Container[str], kind: str, allowed: Allowed, skip: str = ""
+) -> tuple[str, dict[str, Any]]:
+    """Read the pickle of one object: return the name of its class, which is one of these, and its attributes."""
+    recorded = record(data)
+    root = recorded.root
+    name = root.func if isinstance(root, Recorded) else type(root).__name__
+    if not isinstance(name, Global) or name.path not in paths:
+        raise UntrustedContentError(f"{name} instead of {kind}")
+    if not isinstance(root.state, dict):
+        raise DamagedCheckpointError("it has no attributes")
+    state = {key: value for key, value in root.state.items() if key != skip}
+    return name.path, Reconstructor(allowed, recorded.limit).build(state)
+
+
 def is_listed(name: Global) -> bool:
     """Return whether the reader knows a name that a pickle imports."""
-    lists = (ALLOWED_CLASSES, ENUMS, HANDLERS, ("copyreg._reconstructor",))
+    lists = (ALLOWED_CLASSES, HANDLERS, ("copyreg._reconstructor",))
     return any(name.path in names for names in lists) or Allowed().find_class(name.module, name.name) is not None
 
 
@@ -311,7 +317,7 @@ def _bytearray(reconstructor: Reconstructor, call: Recorded) -> bytearray:
     args = reconstructor._build(call.args)
     if args and not isinstance(args[0], bytes | str):  # a number would be a size to reserve
         raise DamagedCheckpointError("invalid arguments of a bytearray")
-    return bytearray(_latin1(args[0]) if isinstance(args[0], str) else args[0]) if args else bytearray()
+    return bytearray(*(arg.encode("latin-1") if isinstance(arg, str) else arg for arg in args[:1]))
 
 
 def _bytes(reconstructor: Reconstructor, call: Recorded) -> bytes:
@@ -324,14 +330,7 @@ def _encode(reconstructor: Reconstructor, call: Recorded) -> bytes:
     text, encoding = _args(call, str, str)
     if encoding not in ("latin1", "latin-1"):
         raise UntrustedContentError(f"bytes stored in the encoding {encoding!r:.60}")
-    return _latin1(text)
-
-
-def _latin1(text: str) -> bytes:
-    try:
-        return text.encode("latin-1")
-    except UnicodeEncodeError:
-        raise DamagedCheckpointError("bytes stored as text have characters that are no bytes") from None
+    return text.encode("latin-1")
 
 
 def _getattr(reconstructor: Reconstructor, call: Recorded) -> Any:
@@ -395,6 +394,7 @@ HANDLERS: dict[str, Handler] = {
     "builtins.bytearray": _bytearray,
     "builtins.getattr": _getattr,
     "_codecs.encode": _encode,
+    **dict.fromkeys(ENUMS, lambda _, call: ENUMS[call.func.path](*_args(call, (str, int)))),
     "pathlib.PosixPath": _path,
     "pathlib.WindowsPath": _path,
     "stable_baselines3.common.type_aliases.TrainFreq": _train_freq,

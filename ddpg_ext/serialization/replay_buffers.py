@@ -26,8 +26,8 @@ from ddpg_ext.common.errors import CheckpointError, DamagedCheckpointError, Untr
 from ddpg_ext.serialization.allowlist import Allowed, class_path
 from ddpg_ext.serialization.archive import ZipReader, ZipWriter, open_regular_file, resolve_suffix, write_zip
 from ddpg_ext.serialization.numpy_state import check_shape, make_dtype
-from ddpg_ext.serialization.reconstruct import Reconstructor, load_pickle, refusal
-from ddpg_ext.serialization.safe_pickle import Budget, Global, Recorded, record
+from ddpg_ext.serialization.reconstruct import load_attributes, load_pickle, refusal
+from ddpg_ext.serialization.safe_pickle import Budget
 from ddpg_ext.serialization.writing import dump_plain
 
 FOLDER = "replay_buffer/"
@@ -86,11 +86,6 @@ def set_state(buffer: Any, values: dict[str, Any], arrays: dict[str, Any]) -> No
         target = getattr(buffer, owner)
         array = _as_array(_arrays_in(target)[key] if key else target)
         assert array is not None  # since it is in present_arrays
-        if stored.dtype != array.dtype or stored.shape[1:] != array.shape[1:] or stored.shape[0] > array.shape[0]:
-            raise DamagedCheckpointError(
-                f"its {name} has shape {stored.shape} and dtype {stored.dtype}, "
-                f"where the model's buffer has {array.shape} and {array.dtype}"
-            )
         stored.read_into(array[: stored.shape[0]])
     for name, value in values.items():
         if name in ("n_steps", "gamma") and isinstance(buffer, NStepReplayBuffer):
@@ -146,14 +141,7 @@ def _object_array(rows: Any, shape: tuple[int, ...]) -> np.ndarray:
 
 
 class StoredArray:
-    """
-    An array in a zip file, not read yet.
-
-    :param archive: the file
-    :param name: name of the member
-    :param shape: shape of the array
-    :param dtype: code of its dtype
-    """
+    """An array in a zip file, not read yet."""
 
     def __init__(self, archive: ZipReader, name: str, shape: Any, dtype: Any) -> None:
         self._archive, self._name = archive, name
@@ -162,11 +150,7 @@ class StoredArray:
             raise DamagedCheckpointError(f"the size of {name} does not fit its shape {self.shape}")
 
     def read_into(self, target: np.ndarray) -> None:
-        """
-        Read the array into one of the same shape and dtype.
-
-        :param target: the other array, whose last dimension is contiguous
-        """
+        """Read the array into one of the same shape and dtype."""
         if target.shape != self.shape or target.dtype != self.dtype:
             raise DamagedCheckpointError(
                 f"{self._name} has shape {self.shape} and dtype {self.dtype}, not {target.shape} and {target.dtype}"
@@ -190,28 +174,24 @@ def write_members(archive: ZipWriter, buffer: Any) -> None:
 
 def read_members(archive: ZipReader, buffer: Any, allowed: Allowed) -> None:
     """Fill a replay buffer of the class that was written from a zip file."""
+    kind = class_path(type(buffer))
     try:
         budget = Budget(archive.file_size)
         layout = load_pickle(archive.read_text(LAYOUT), allowed, budget)
         saved_class, values = layout["class"], load_pickle(layout["values"], allowed, budget)
-        arrays = {
-            str(name): StoredArray(archive, f"{FOLDER}{name}", *part) for name, part in dict(layout["arrays"]).items()
-        }
+        stored = dict(layout["arrays"])
+        arrays = {str(name): StoredArray(archive, f"{FOLDER}{name}", *part) for name, part in stored.items()}
+        if saved_class != kind or not isinstance(values, dict):
+            raise CheckpointError(
+                f"it is a {str(saved_class)[:120]}, the model has a {kind}; give the model the same replay_buffer_class"
+            )
+        set_state(buffer, values, arrays)
     except UntrustedContentError as error:
         raise refusal(archive.name, error, "a replay buffer") from None
-    except (TypeError, KeyError, ValueError, AttributeError) as error:
-        if isinstance(error, CheckpointError):
-            raise type(error)(f"{archive.name}: its replay buffer: {error}") from None
-        raise DamagedCheckpointError(f"{archive.name}: invalid description of its replay buffer: {error!r}") from None
-    if saved_class != class_path(type(buffer)) or not isinstance(values, dict):
-        raise CheckpointError(
-            f"{archive.name}: it holds a {str(saved_class)[:120]}, the model has a {class_path(type(buffer))}. "
-            "Give the model the same `replay_buffer_class`"
-        )
-    try:
-        set_state(buffer, values, arrays)
     except CheckpointError as error:
         raise type(error)(f"{archive.name}: its replay buffer: {error}") from None
+    except (TypeError, LookupError, ValueError, AttributeError) as error:
+        raise DamagedCheckpointError(f"{archive.name}: its replay buffer is malformed: {error!r}") from error
 
 
 def save_buffer(path: Any, buffer: Any) -> None:
@@ -224,14 +204,10 @@ def save_buffer(path: Any, buffer: Any) -> None:
 
 def load_buffer(path: Any, buffer: Any, allowed: Allowed, trusted: bool = False) -> Any:
     """
-    Read a replay buffer's file.
+    Read a replay buffer's file into a buffer that was made with the arguments of the saved one.
 
-    :param path: a file that :func:`save_buffer` or SB3 wrote
-    :param buffer: a buffer made with the arguments of the saved one, to be filled
-    :param allowed: classes and functions that the caller allows beyond the list
-    :param trusted: whether a pickle that the allow-list reader refuses may be unpickled
-    :return: the buffer; for SB3's files one of SB3's classes, which may differ from that of ``buffer``
-    :raises CheckpointError: if there is no such file, or it is damaged or refused
+    For files of SB3's, which are pickles, return one of SB3's buffers instead. If the reader refuses the pickle, it can
+    be unpickled, if ``trusted``.
     """
     path = resolve_suffix(path, ".pkl")
     is_path = isinstance(path, str | os.PathLike)
@@ -267,16 +243,8 @@ _PLAIN = (bool, int, float, type(None), GoalSelectionStrategy)
 
 def _from_pickle(file: Any, allowed: Allowed) -> ReplayBuffer:
     """Return the replay buffer in a file of SB3's, which pickles it."""
-    recorded = record(file)
-    root = recorded.root
-    is_call = isinstance(root, Recorded) and isinstance(root.func, Global)
-    if not is_call or root.func.path not in _BUFFERS:
-        raise UntrustedContentError(f"{root.func if is_call else type(root).__name__} instead of a replay buffer")
-    if not isinstance(root.state, dict):
-        raise DamagedCheckpointError("its replay buffer has no attributes")
-    state = {name: value for name, value in root.state.items() if name != "device"}
-    cls = _BUFFERS[root.func.path]
-    attributes = plain(Reconstructor(allowed, recorded.limit).build(state))
+    path, attributes = load_attributes(file, _BUFFERS, "a replay buffer", allowed, skip="device")
+    cls, attributes = _BUFFERS[path], plain(attributes)
     buffer: Any = object.__new__(cls)
     if issubclass(cls, HerReplayBuffer):
         buffer.env = None

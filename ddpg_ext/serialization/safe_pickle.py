@@ -106,16 +106,13 @@ def record_call(func: Any, args: Any, like: Recorded | None = None) -> Recorded:
 
 
 class Pickle(NamedTuple):
-    """
-    A recorded pickle.
+    """A recorded pickle."""
 
-    :param root: plain values, containers of them, :class:`Global` classes and :class:`Recorded` calls
-    :param globals: all names that the pickle imports
-    :param limit: number of instructions that its file may have in all
-    """
-
+    #: plain values, containers of them, :class:`Global` classes and :class:`Recorded` calls
     root: Any
+    #: all names that the pickle imports
     globals: list[Global]
+    #: number of instructions that its file may have in all
     limit: int
 
 
@@ -133,9 +130,6 @@ def record(data: bytes | BinaryIO, budget: Budget | None = None, persistent_ids:
     :param data: the pickle, or a seekable binary file at its start
     :param budget: the instructions that it may spend; None: as many as its size allows
     :param persistent_ids: whether it may refer to objects outside of it, as torch's pickles do
-    :return: its record
-    :raises DamagedCheckpointError: if it is not a whole pickle
-    :raises UntrustedContentError: for an instruction that no checkpoint needs
     """
     stream: Any = io.BytesIO(data) if isinstance(data, bytes | bytearray) else data
     try:
