@@ -254,9 +254,10 @@ def _check_architecture(file: ModelFile) -> None:
             claimed = on_meta(observation_space, file.data["action_space"], lambda _: 0.0, **kwargs).state_dict()
     except DDPGPaperError:
         raise
-    except Exception:
+    except Exception as error:
         if is_listed:
-            raise
+            # Its first line, since torch appends a trace of C++
+            raise DamagedCheckpointError("its networks cannot be built: " + str(error).partition("\n")[0]) from None
         return  # a class of the caller's own that cannot be built on this device
     for name, tensor in claimed.items():
         if tensor.ndim and not is_lazy(tensor) and (name not in state or state[name].shape != tensor.shape):

@@ -152,9 +152,9 @@ def read_model_members(archive: ZipReader, device: th.device | str, trust: Trust
             except UntrustedContentError as error:
                 raise UntrustedContentError(
                     f"{archive.name}: its field `{name}` asks for {error}, which is not on the list of what a "
-                    "checkpoint may have. Nothing was executed. Replace the field with "
-                    f"custom_objects={{{name!r}: ...}}; or, for a class or function of your own, pass it in allow=[...]; "
-                    "or, if you trust whoever made the file with your account, pass trusted=True."
+                    "checkpoint may have. Nothing was executed. Replace the field with custom_objects="
+                    f"{{{name!r}: ...}}; or, for a class or function of your own, pass it in allow=[...]; or, if you "
+                    "trust whoever made the file with your account, pass trusted=True."
                 ) from None
             except CheckpointError as error:
                 raise type(error)(f"{archive.name}: its field `{name}`: {error}") from None
