@@ -250,7 +250,8 @@ def _check_architecture(file: ModelFile) -> None:
     kwargs = {**kwargs, "optimizer_class": th.optim.SGD, "optimizer_kwargs": {}}
     observation_space = copy.deepcopy(file.data["observation_space"])  # SB3's CNN draws from it
     try:
-        with meta, _LimitedCalls(n_calls):
+        # The first restores the mode of gradients, which `no_grad` cannot when its own calls are stopped
+        with th.enable_grad(), meta, _LimitedCalls(n_calls):
             claimed = on_meta(observation_space, file.data["action_space"], lambda _: 0.0, **kwargs).state_dict()
     except DDPGPaperError:
         raise

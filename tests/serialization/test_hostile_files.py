@@ -80,9 +80,10 @@ def venv():
 
 
 @pytest.fixture(autouse=True)
-def no_canary():
+def no_trace():
     yield
     assert not os.path.exists(CANARY)
+    assert th.is_grad_enabled() and th.empty(0).device.type == "cpu"
 
 
 @contextlib.contextmanager
