@@ -230,8 +230,8 @@ def _check_architecture(file: ModelFile) -> None:
     state = file.params.get("policy")
     if not isinstance(state, Mapping) or not all(isinstance(value, th.Tensor) for value in state.values()):
         raise DamagedCheckpointError("it has no weights")
-    policy_class, kwargs = file.data["policy_class"], plain(file.data.get("policy_kwargs", {}))
-    check_policy(policy_class, kwargs)
+    policy_class = file.data["policy_class"]
+    kwargs = check_policy(policy_class, plain(file.data.get("policy_kwargs", {})))
     classes = policy_class, *(kwargs.get(name) for name in ("features_extractor_class", "activation_fn"))
     packages = {cls.__module__.partition(".")[0] for cls in classes if isinstance(cls, type)}
     is_listed = packages <= {"ddpg_ext", "stable_baselines3", "torch"}
