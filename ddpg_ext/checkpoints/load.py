@@ -1,18 +1,19 @@
 """Models from the content of their files."""
 
+import copy
 import inspect
-import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import numpy as np
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.preprocessing import is_image_space
-from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor
 from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.utils import check_for_correct_spaces
 from stable_baselines3.common.vec_env import VecEnv
+from torch import nn
+from torch.nn.modules import activation as activations
+from torch.nn.parameter import is_lazy
+from torch.overrides import TorchFunctionMode
 
 from ddpg_ext.checkpoints import sb3_compat
 from ddpg_ext.checkpoints.model_zip import ModelFile, Trust, read_model_members
@@ -29,8 +30,8 @@ from ddpg_ext.common.errors import (
 from ddpg_ext.ddpg_paper.policies import DDPGPaperPolicy
 from ddpg_ext.ddpg_paper.validation import check_policy, keyword_cure
 from ddpg_ext.serialization import replay_buffers
+from ddpg_ext.serialization.allowlist import MAX_ENVS
 from ddpg_ext.serialization.archive import ZipReader, resolve_suffix
-from ddpg_ext.serialization.weights import stored_elements
 
 if TYPE_CHECKING:
     from ddpg_ext.ddpg_paper.ddpg_paper import DDPGPaper
@@ -43,10 +44,13 @@ MAX_BUFFER_SIZE = 10**8
 _LIMITS = {
     "batch_size": 10**6,
     "gradient_steps": 10**6,
-    "n_steps": 10**4,
+    "n_steps": replay_buffers.MAX_N_STEPS,
     "train_freq": 10**7,
     "_stats_window_size": 10**6,
 }
+#: element-wise, or nearly so; attention is not
+_ACTIVATIONS = {getattr(activations, name) for name in activations.__all__} - {nn.MultiheadAttention}
+_ACTIVATIONS |= {nn.Identity, nn.Dropout, nn.AlphaDropout}
 _WHOLE_NUMBERS = ("verbose", "n_envs", "num_timesteps", "_total_timesteps", "_episode_num", "_n_updates", "n_steps")
 #: arguments of the constructor that have another name as attributes
 _ATTRIBUTES = {"stats_window_size": "_stats_window_size", "executor": "_executor_choice"}
@@ -62,21 +66,7 @@ def load_model(
     force_reset: bool = True,
     kwargs: Mapping[str, Any] | None = None,
 ) -> Model:
-    """
-    Load a model from its file.
-
-    :param cls: class of the model
-    :param path: a file of this package, or of SB3's DDPG or TD3
-    :param env: environment to continue training in
-    :param device: device for the tensors
-    :param trust: the caller's permissions
-    :param print_system_info: print the system that saved it
-    :param force_reset: reset the environment before training continues
-    :param kwargs: arguments of the constructor to change
-    :return: the model
-    :raises CheckpointError: if the file is missing, damaged or refused, or does not fit ``env``
-    :raises InvalidArgumentTypeError: for an argument that the constructor does not have
-    """
+    """Load a model from its file: see :meth:`DDPGPaper.load`."""
     trust = trust or Trust()
     changes = _attributes_to_change(cls, kwargs or {})
     if trust.custom.get("learning_rate") == 0.0:
@@ -125,25 +115,14 @@ def build_model(
     force_reset: bool = True,
     changes: Mapping[str, Any] | None = None,
 ) -> Model:
-    """
-    Build a model from the content of its file.
-
-    :param cls: class of the model
-    :param file: content of the file
-    :param env: environment to continue training in
-    :param device: device for the tensors
-    :param force_reset: reset the environment before training continues
-    :param changes: attributes to change
-    :return: the model
-    :raises CheckpointError: if the content is invalid, or does not fit ``env``
-    """
+    """Build a model from the content of its file, with some attributes changed."""
     changes = dict(changes or {})
     original = file if sb3_compat.is_sb3(file.data) else None
     try:
         if original is not None:
             file = sb3_compat.convert(original)
         _check_values(file, changes)
-        _check_architecture(file.data, file.params.get("policy"))
+        _check_architecture(file)
         vec_env = None if env is None else _fit_env(cls, file, env, is_ours=original is None)
         if env is not None and force_reset:
             file.data["_last_obs"] = None
@@ -186,7 +165,7 @@ def _check_values(file: ModelFile, changes: dict[str, Any]) -> None:
             "custom_objects={'replay_buffer_kwargs': {...}} with that folder, or trusted=True"
         )
     buffer_size = plain(changes.get("buffer_size", data.get("buffer_size", 0)))
-    if not isinstance(buffer_size, int) or buffer_size > MAX_BUFFER_SIZE or data.get("n_envs", 1) > 10**5:
+    if not isinstance(buffer_size, int) or buffer_size > MAX_BUFFER_SIZE or data.get("n_envs", 1) > MAX_ENVS:
         raise CheckpointError(f"it asks for a replay buffer of {buffer_size!r} transitions; pass buffer_size=")
     if not file.trusted:
         _check_limits(data, replaced)
@@ -220,9 +199,8 @@ def _check_kinds(data: dict[str, Any], replaced: set[str]) -> None:
 
 def _check_limits(data: dict[str, Any], replaced: set[str]) -> None:
     """Refuse values that would make training endless, or take all memory."""
-    buffer_kwargs = data.get("replay_buffer_kwargs", {})
     places = [(name, data.get(name), limit) for name, limit in _LIMITS.items()]
-    places.append(("replay_buffer_kwargs", buffer_kwargs.get("n_steps"), _LIMITS["n_steps"]))
+    places.append(("replay_buffer_kwargs", data.get("replay_buffer_kwargs", {}).get("n_steps"), _LIMITS["n_steps"]))
     for name, value, limit in places:
         # `train_freq` may have a unit
         number: Any = plain(value[0] if isinstance(value, tuple | list) and value else value)
@@ -233,38 +211,61 @@ def _check_limits(data: dict[str, Any], replaced: set[str]) -> None:
             )
 
 
-def _check_architecture(data: dict[str, Any], state: Any) -> None:
-    """Compare the architecture that a file claims with the weights that it has, before memory is taken for it."""
+class _LimitedCalls(TorchFunctionMode):
+    """Stop a constructor that builds more layers than the file has weights for."""
+
+    def __init__(self, n_calls: int) -> None:
+        super().__init__()
+        self.left = n_calls
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.left -= 1
+        if self.left < 0:
+            raise DamagedCheckpointError("its architecture has more layers than its weights")
+        return func(*args, **(kwargs or {}))
+
+
+def _check_architecture(file: ModelFile) -> None:
+    """Compare the shapes that a file claims with its weights, on torch's meta device, which takes no memory."""
+    state = file.params.get("policy")
     if not isinstance(state, Mapping) or not all(isinstance(value, th.Tensor) for value in state.values()):
         raise DamagedCheckpointError("it has no weights")
-    kwargs = data.get("policy_kwargs", {})
-    net_arch = kwargs.get("net_arch") or []
-    archs = list(net_arch.values()) if isinstance(net_arch, dict) else [net_arch, net_arch]
-    extractor = kwargs.get("features_extractor_class") or data["policy_class"].default_features_extractor_class
-    first = _flat_size(data["observation_space"]) if extractor in (FlattenExtractor, CombinedExtractor) else 1
-    needed = 0
-    for arch in archs:
-        if not isinstance(arch, list) or not all(type(width) is int and width > 0 for width in arch):
-            raise DamagedCheckpointError(f"its `net_arch` is {str(net_arch)[:80]!r}, not widths of layers")
-        needed += sum(a * b for a, b in zip([first, *arch], [*arch, 1], strict=True))
-    extractor_kwargs = kwargs.get("features_extractor_kwargs") or {}
-    numbers = [value for value in extractor_kwargs.values() if isinstance(value, int)]
-    available = stored_elements(list(state.values()))
-    if needed > available or any(value > available for value in numbers):
-        raise DamagedCheckpointError(
-            f"its architecture ({str(net_arch)[:80]}) has at least {needed:,} weights, the file has {available:,}"
+    policy_class = file.data["policy_class"]
+    kwargs = check_policy(policy_class, plain(file.data.get("policy_kwargs", {})))
+    classes = policy_class, *(kwargs.get(name) for name in ("features_extractor_class", "activation_fn"))
+    packages = {cls.__module__.partition(".")[0] for cls in classes if isinstance(cls, type)}
+    is_listed = packages <= {"ddpg_ext", "stable_baselines3", "torch"}
+    # A layer takes about 20 calls for each of its tensors; classes of the caller's own may compute more
+    n_calls = (5_000 + 50 * len(state)) * (1 if is_listed else 20)
+    activation: Any = kwargs.get("activation_fn", nn.ReLU)
+    is_torchs = isinstance(activation, type) and getattr(nn, activation.__name__, None) is activation
+    if is_torchs and activation not in _ACTIVATIONS and not (file.trusted or "policy_kwargs" in file.replaced):
+        raise UntrustedContentError(
+            f"its `activation_fn` is {activation.__name__}, which is not one of torch's activations; pass "
+            "custom_objects={'policy_kwargs': {...}}, or trusted=True"
         )
-
-
-def _flat_size(space: spaces.Space) -> int:
-    """Return the least width of the features of SB3's plain extractors."""
-    if isinstance(space, spaces.Dict):
-        return sum(_flat_size(part) for part in space.spaces.values() if not is_image_space(part))
-    if isinstance(space, spaces.Discrete):
-        return int(space.n)
-    if isinstance(space, spaces.MultiDiscrete):
-        return int(np.sum(space.nvec))
-    return math.prod(space.shape or (1,))
+    meta = th.device("meta")
+    # On this device; and without its optimisers, some of which need another
+    on_meta = type(policy_class.__name__, (policy_class,), {"device": meta})
+    kwargs = {**kwargs, "optimizer_class": th.optim.SGD, "optimizer_kwargs": {}}
+    observation_space = copy.deepcopy(file.data["observation_space"])  # SB3's CNN draws from it
+    try:
+        # The first restores the mode of gradients, which `no_grad` cannot when its own calls are stopped
+        with th.enable_grad(), meta, _LimitedCalls(n_calls):
+            claimed = on_meta(observation_space, file.data["action_space"], lambda _: 0.0, **kwargs).state_dict()
+    except DDPGPaperError:
+        raise
+    except Exception as error:
+        if is_listed:
+            # Its first line, since torch appends a trace of C++
+            raise DamagedCheckpointError("its networks cannot be built: " + str(error).partition("\n")[0]) from None
+        return  # a class of the caller's own that cannot be built on this device
+    for name, tensor in claimed.items():
+        if tensor.ndim and not is_lazy(tensor) and (name not in state or state[name].shape != tensor.shape):
+            stored = tuple(state[name].shape) if name in state else "missing"
+            raise DamagedCheckpointError(
+                f"its architecture has weights {name} of shape {tuple(tensor.shape)}, which in the file are {stored}"
+            )
 
 
 def _fit_env(cls: type["DDPGPaper"], file: ModelFile, env: GymEnv | str, is_ours: bool) -> VecEnv:
@@ -311,12 +312,7 @@ def _set_parameters(model: "DDPGPaper", file: ModelFile, original: ModelFile | N
 
 
 def convert_live(cls: type[Model], sb3_model: Any) -> Model:
-    """
-    Convert a live SB3 DDPG or TD3. The result shares its environment and replay buffer.
-
-    :param cls: class of the result
-    :param sb3_model: the SB3 model
-    """
+    """Convert a live SB3 DDPG or TD3. The result shares its environment and replay buffer."""
     file = sb3_compat.live_model_file(sb3_model)
     buffer = sb3_model.replay_buffer
     changes = {} if buffer is None else {"replay_buffer": buffer}

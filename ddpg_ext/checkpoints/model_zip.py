@@ -81,15 +81,7 @@ class Trust:
 def save_model(
     model: "DDPGPaper", path: Any, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None
 ) -> None:
-    """
-    Write a model's file, atomically if ``path`` is a path.
-
-    :param model: the model
-    :param path: path of the file (".zip" may be left out), or an open binary file
-    :param exclude: attributes to leave out, beyond those that SB3 leaves out
-    :param include: attributes to keep that would be left out
-    :raises CheckpointError: for an attribute that could not be read back
-    """
+    """Write a model's file: see :meth:`DDPGPaper.save`."""
     if isinstance(path, str | os.PathLike) and not os.path.splitext(path)[1]:
         path = f"{os.fspath(path)}.zip"
     with write_zip(path, "model") as archive:
@@ -99,15 +91,7 @@ def save_model(
 def write_model_members(
     archive: ZipWriter, model: "DDPGPaper", exclude: Iterable[str] | None = None, include: Iterable[str] | None = None
 ) -> None:
-    """
-    Write a model into a zip file.
-
-    :param archive: the zip file
-    :param model: the model
-    :param exclude: attributes to leave out, beyond those that SB3 leaves out
-    :param include: attributes to keep that would be left out
-    :raises CheckpointError: for an attribute that could not be read back
-    """
+    """Write a model into a zip file; a :class:`CheckpointError` names the attribute that could not be read back."""
     left_out = {*(exclude or ()), *model._excluded_save_params()} - set(include or ())
     state_dicts, variables = model._get_torch_save_params()
     left_out.update(name.split(".")[0] for name in (*state_dicts, *variables))
@@ -153,14 +137,7 @@ def _is_json(value: Any) -> bool:
 
 
 def read_model_members(archive: ZipReader, device: th.device | str, trust: Trust) -> ModelFile:
-    """
-    Read a model's file.
-
-    :param archive: the open file
-    :param device: device for the tensors
-    :param trust: the caller's permissions
-    :raises CheckpointError: if it is damaged or refused
-    """
+    """Read a model's file, with the caller's permissions."""
     fields = archive.read_json("data")
     if not isinstance(fields, dict):
         raise DamagedCheckpointError(f"{archive.name}: its member 'data' is not a JSON object")
@@ -173,7 +150,12 @@ def read_model_members(archive: ZipReader, device: th.device | str, trust: Trust
             try:
                 data[name] = _read_field(name, item, trust, budget)
             except UntrustedContentError as error:
-                raise UntrustedContentError(_refusal(archive.name, name, str(error))) from None
+                raise UntrustedContentError(
+                    f"{archive.name}: its field `{name}` asks for {error}, which is not on the list of what a "
+                    "checkpoint may have. Nothing was executed. Replace the field with custom_objects="
+                    f"{{{name!r}: ...}}; or, for a class or function of your own, pass it in allow=[...]; or, if you "
+                    "trust whoever made the file with your account, pass trusted=True."
+                ) from None
             except CheckpointError as error:
                 raise type(error)(f"{archive.name}: its field `{name}`: {error}") from None
     version, system_info = (
@@ -185,15 +167,7 @@ def read_model_members(archive: ZipReader, device: th.device | str, trust: Trust
 
 
 def read_parameters(archive: ZipReader, device: th.device | str, budget: Budget | None = None) -> dict[str, Any]:
-    """
-    Read the state dicts in a model's file.
-
-    :param archive: the open file
-    :param device: device for the tensors
-    :param budget: the instructions that its pickles may spend
-    :return: state dicts by name
-    :raises CheckpointError: if they are damaged, or hold anything but tensors and plain values
-    """
+    """Return the state dicts in a model's file by name."""
     params = {}
     for name in archive.names:
         if name in ("pytorch_variables.pth", "tensors.pth"):
@@ -207,13 +181,7 @@ def read_parameters(archive: ZipReader, device: th.device | str, budget: Budget 
 
 
 def load_parameters(path: Any, device: th.device | str) -> dict[str, Any]:
-    """
-    Return the state dicts in a model's file.
-
-    :param path: path of the file (".zip" may be left out), or an open binary file
-    :param device: device for the tensors
-    :raises CheckpointError: if it is missing or damaged
-    """
+    """Return the state dicts in a model's file by name."""
     with ZipReader(resolve_suffix(path, ".zip")) as archive:
         return read_parameters(archive, device, Budget(archive.file_size))
 
@@ -236,12 +204,3 @@ def _is_only_a_function(pickled: bytes, budget: Budget) -> bool:
     recorded = record(pickled, budget)
     allowed = {*FUNCTION_PARTS, "builtins.float"}
     return is_function(recorded.root) and all(name.path in allowed for name in recorded.globals)
-
-
-def _refusal(file: str, name: str, request: str) -> str:
-    return (
-        f"{file}: its field `{name}` asks for {request}, which is not on the list of what a checkpoint may have. "
-        f"Nothing was executed. Replace the field with custom_objects={{{name!r}: ...}}; or, for a class or function "
-        "of your own, pass it in allow=[...]; or, if you trust whoever made the file with your account, pass "
-        "trusted=True."
-    )

@@ -21,13 +21,7 @@ _ARGUMENTS = ("handle_timeout_termination", "n_steps", "n_sampled_goal", "goal_s
 
 
 def save_replay_buffer(model: "DDPGPaper", path: Any) -> None:
-    """
-    Save the replay buffer of a model.
-
-    :param model: the model
-    :param path: path of the file (".pkl" may be left out), or an open binary file
-    :raises InvalidArgumentTypeError: if the model has no replay buffer
-    """
+    """Save the replay buffer of a model: see :meth:`DDPGPaper.save_replay_buffer`."""
     buffer = getattr(model, "replay_buffer", None)  # it may be deleted, as in SB3
     if not isinstance(buffer, ReplayBuffer):
         raise InvalidArgumentTypeError(f"there is no replay buffer to save: it is {buffer!r:.80}")
@@ -37,16 +31,7 @@ def save_replay_buffer(model: "DDPGPaper", path: Any) -> None:
 def load_replay_buffer(
     model: "DDPGPaper", path: Any, truncate_last_traj: bool = True, trusted: bool = False, allow: Iterable[Any] = ()
 ) -> None:
-    """
-    Load the replay buffer of a model.
-
-    :param model: the model
-    :param path: the file
-    :param truncate_last_traj: for ``HerReplayBuffer``: end the episode that was under way
-    :param trusted: whether a pickle that the allow-list reader refuses may be unpickled
-    :param allow: classes and functions of the caller's own that the file may use
-    :raises CheckpointError: if the file is missing, damaged or refused
-    """
+    """Load the replay buffer of a model: see :meth:`DDPGPaper.load_replay_buffer`."""
     present: ReplayBuffer | None = getattr(model, "replay_buffer", None)
     if present is None:
         present = make_replay_buffer(model)

@@ -7,6 +7,7 @@ the layers above it are one lower, and everything else has the same name.
 """
 
 import copy
+import dataclasses
 import math
 import re
 import time
@@ -45,8 +46,8 @@ _POLICY_KWARGS = (
     *("activation_fn", "features_extractor_class", "features_extractor_kwargs", "normalize_images"),
     *("optimizer_class", "optimizer_kwargs", "share_features_extractor"),
 )
-
-
+#: for these ``DDPGPaper`` chooses its own
+_PLAIN_BUFFERS = (ReplayBuffer, DictReplayBuffer, NStepReplayBuffer)
 #: SB3's defaults, two of which differ here
 _FEATURES_EXTRACTORS: dict[type[DDPGPaperPolicy], type[BaseFeaturesExtractor]] = {
     MlpPolicy: FlattenExtractor,
@@ -56,19 +57,15 @@ _FEATURES_EXTRACTORS: dict[type[DDPGPaperPolicy], type[BaseFeaturesExtractor]] =
 _LAYER = re.compile(r"(?P<net>critic|critic_target)\.qf(?P<critic>\d+)\.(?P<index>\d+)\.(?P<rest>.+)")
 
 State = Mapping[str, th.Tensor]
+#: an optimiser's averages and step counts by parameter's name
+Entries = dict[str, dict[str, Any]]
 
 
 # ------------------------------------------------- names of tensors and parameters
 
 
-def widths(state: State, prefix: str) -> list[int]:
-    """
-    Return the widths of the hidden layers of a network.
-
-    :param state: a policy's state dict, with SB3's names
-    :param prefix: name of a ``Sequential``, such as "actor.mu"
-    :raises DamagedCheckpointError: if there is no such network
-    """
+def _widths(state: State, prefix: str) -> list[int]:
+    """Return the widths of the hidden layers of a network with SB3's names."""
     layers = {}
     for name, tensor in state.items():
         match = re.fullmatch(re.escape(prefix) + r"\.(\d{1,6})\.weight", name)
@@ -79,12 +76,7 @@ def widths(state: State, prefix: str) -> list[int]:
     return [layers[index] for index in sorted(layers)][:-1]
 
 
-def n_critics(state: State) -> int:
-    """Return the number of critics in a policy's state dict with SB3's names."""
-    return len({match["critic"] for name in state if (match := _LAYER.fullmatch(name))})
-
-
-def our_names(name: str) -> list[str]:
+def _our_names(name: str) -> list[str]:
     """Return the names here of one of SB3's tensors: two for the layer that is split, none for a second critic."""
     match = _LAYER.fullmatch(name)
     if match is None:
@@ -94,109 +86,66 @@ def our_names(name: str) -> list[str]:
     net, index, rest = match["net"], int(match["index"]), match["rest"]
     if index > 0:
         return [f"{net}.q_net.{index - 1}.{rest}"]
-    if rest == "weight":
-        return [f"{net}.action_input.weight_features", f"{net}.action_input.weight_action"]
-    return [f"{net}.action_input.{rest}"]
+    parts = ("weight_features", "weight_action") if rest == "weight" else (rest,)
+    return [f"{net}.action_input.{part}" for part in parts]
 
 
-def split(tensor: th.Tensor, names: list[str], action_dim: int) -> dict[str, th.Tensor]:
-    """
-    Split one of SB3's tensors.
-
-    :param tensor: SB3's tensor
-    :param names: its names here
-    :param action_dim: number of columns for the action, the last ones
-    :return: contiguous tensors by name
-    """
+def _split(value: Any, names: list[str], action_dim: int) -> dict[str, Any]:
+    """Split one of SB3's tensors among its names here, the last columns for the action; copy a step count."""
     if len(names) < 2:
-        return dict.fromkeys(names, tensor)
-    if tensor.ndim != 2 or tensor.shape[1] < action_dim:
+        return dict.fromkeys(names, value)
+    if not isinstance(value, th.Tensor) or value.ndim == 0:
+        return {name: copy.deepcopy(value) for name in names}
+    if value.ndim != 2 or value.shape[1] < action_dim:
         raise DamagedCheckpointError("its critic's first layer does not take observation and action")
-    features = tensor.shape[1] - action_dim
-    return {names[0]: tensor[:, :features].contiguous(), names[1]: tensor[:, features:].contiguous()}
+    parts = value.split([value.shape[1] - action_dim, action_dim], dim=1)
+    return {name: part.contiguous() for name, part in zip(names, parts, strict=True)}
 
 
-def policy_from_sb3(state: State, action_dim: int) -> dict[str, th.Tensor]:
-    """Return a policy's state dict with the names here, from one with SB3's names."""
-    result: dict[str, th.Tensor] = {}
-    for name, tensor in state.items():
-        result.update(split(tensor, our_names(name), action_dim))
-    return result
+def _join(parts: list[Any]) -> Any:
+    """Return the reverse of :func:`_split`."""
+    is_tensor = isinstance(parts[0], th.Tensor) and parts[0].ndim > 0
+    return th.cat(parts, dim=-1) if is_tensor else copy.deepcopy(parts[0])
 
 
-def policy_to_sb3(state: State, names: list[str]) -> dict[str, th.Tensor]:
-    """Return a policy's state dict with SB3's names, from one with the names here."""
-    return {name: th.cat([state[our] for our in our_names(name)], dim=-1) for name in names}
+def _entries_by_name(state_dict: Mapping[str, Any], names: list[str]) -> Entries:
+    """Return the entries of an optimiser's state dict by the names of its parameters, given in its order."""
+    try:
+        indices = [index for group in state_dict["param_groups"] for index in group["params"]]
+        if len(indices) != len(names):
+            raise CheckpointError(f"its optimiser has {len(indices)} parameters instead of {len(names)}")
+        by_index = dict(zip(indices, names, strict=True))
+        return {by_index[index]: dict(entry) for index, entry in state_dict["state"].items()}
+    except (TypeError, KeyError, AttributeError, ValueError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise DamagedCheckpointError(f"invalid state of its optimiser: {error!r}") from None
 
 
-class OptimizerNames:
-    """
-    Assigns the entries of an optimiser's state dict to parameters.
-
-    :param names: names of all parameters of a network, in the order of the optimiser's groups
-    """
-
-    def __init__(self, names: list[str]) -> None:
-        self.names = names
-
-    def by_name(self, state_dict: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-        """
-        Return the entries of an optimiser's state dict by parameter's name.
-
-        :raises CheckpointError: if it has more or fewer parameters
-        """
-        try:
-            indices = [index for group in state_dict["param_groups"] for index in group["params"]]
-            if len(indices) != len(self.names):
-                raise CheckpointError(f"its optimiser has {len(indices)} parameters instead of {len(self.names)}")
-            entries = dict(zip(indices, self.names, strict=True))
-            return {entries[index]: dict(entry) for index, entry in state_dict["state"].items()}
-        except (TypeError, KeyError, AttributeError, ValueError) as error:
-            if isinstance(error, CheckpointError):
-                raise
-            raise DamagedCheckpointError(f"invalid state of its optimiser: {error!r}") from None
-
-    def by_index(self, entries: Mapping[str, dict[str, Any]]) -> dict[int, dict[str, Any]]:
-        """Return entries by index, without those of parameters that the optimiser does not have."""
-        return {index: dict(entries[name]) for index, name in enumerate(self.names) if name in entries}
+def _entries_by_index(entries: Entries, names: list[str]) -> dict[int, dict[str, Any]]:
+    return {index: dict(entries[name]) for index, name in enumerate(names) if name in entries}
 
 
-def entries_from_sb3(entries: Mapping[str, dict[str, Any]], action_dim: int) -> dict[str, dict[str, Any]]:
-    """Return an optimiser's entries by the names here: averages are split like parameters, step counts copied."""
-    result: dict[str, dict[str, Any]] = {}
+def _entries_from_sb3(entries: Entries, action_dim: int) -> Entries:
+    result: Entries = {}
     for name, entry in entries.items():
-        names = our_names(name)
         for key, value in entry.items():
-            is_average = isinstance(value, th.Tensor) and value.ndim > 0
-            parts = split(value, names, action_dim) if is_average else {our: _copy(value) for our in names}
-            for our, part in parts.items():
+            for our, part in _split(value, _our_names(name), action_dim).items():
                 result.setdefault(our, {})[key] = part
     return result
 
 
-def entries_to_sb3(entries: Mapping[str, dict[str, Any]], names: list[str]) -> dict[str, dict[str, Any]]:
-    """Return an optimiser's entries by SB3's names."""
-    result: dict[str, dict[str, Any]] = {}
+def _entries_to_sb3(entries: Entries, names: list[str]) -> Entries:
+    result: Entries = {}
     for name in names:
-        parts = [entries[our] for our in our_names(name) if our in entries]
+        parts = [entries[our] for our in _our_names(name) if our in entries]
         if parts:
-            result[name] = {
-                key: th.cat([part[key] for part in parts], dim=-1)
-                if isinstance(value, th.Tensor) and value.ndim > 0
-                else _copy(value)
-                for key, value in parts[0].items()
-            }
+            result[name] = {key: _join([part[key] for part in parts]) for key in parts[0]}
     return result
 
 
 def check_optimizer_state(optimizer: th.optim.Optimizer, state_dict: Any) -> None:
-    """
-    Check an optimiser's state, which torch would take as it is, to fail in the middle of training.
-
-    :param optimizer: the optimiser that will take it
-    :param state_dict: the state
-    :raises DamagedCheckpointError: if the two do not fit
-    """
+    """Check that a state fits its optimiser, since torch takes any, to fail in the middle of training."""
     try:
         groups = state_dict["param_groups"]
         sizes, stored = ([len(group["params"]) for group in g] for g in (optimizer.param_groups, groups))
@@ -218,10 +167,6 @@ def check_optimizer_state(optimizer: th.optim.Optimizer, state_dict: Any) -> Non
         raise DamagedCheckpointError(f"invalid state of its optimiser: {error!r}") from None
 
 
-def _copy(value: Any) -> Any:
-    return value.clone() if isinstance(value, th.Tensor) else value
-
-
 # ---------------------------------------------------------------------- models
 
 
@@ -232,35 +177,33 @@ def is_sb3(data: dict[str, Any]) -> bool:
 
 
 def convert(file: ModelFile) -> ModelFile:
-    """
-    Convert the content of an SB3 file, without the optimisers, which :func:`load_optimizers` converts.
-
-    :param file: an SB3 DDPG or TD3
-    :return: the same as a ``DDPGPaper``
-    :raises DamagedCheckpointError: if parts are missing, or do not fit together
-    """
+    """Convert the content of an SB3 file, without the optimisers, which :func:`load_optimizers` converts."""
     data, state = file.data, file.params.get("policy")
     if not isinstance(state, dict) or not all(isinstance(tensor, th.Tensor) for tensor in state.values()):
         raise DamagedCheckpointError(f"{file.name}: it has no weights")
     action_space = data.get("action_space")
     if not isinstance(action_space, spaces.Box):
         raise DamagedCheckpointError(f"{file.name}: its action space is not a Box")
+    learning_rate, buffer_class = data.get("learning_rate"), data.get("replay_buffer_class")
+    if isinstance(learning_rate, ConstantSchedule):
+        learning_rate = learning_rate.val
     converted = {key: _number_of_steps(data[key]) if key in _STEPS else data[key] for key in _SHARED if key in data}
     converted.update(
         policy_class=_policy_class(data),
         policy_kwargs=_policy_kwargs(data, state),
-        learning_rate=_learning_rate(data.get("learning_rate")),
-        qf_learning_rate=_learning_rate(data.get("learning_rate")),
+        learning_rate=learning_rate,
+        qf_learning_rate=learning_rate,
         uniform_warmup=True,  # what SB3 does
         start_time=time.time_ns(),
-        replay_buffer_class=_replay_buffer_class(data.get("replay_buffer_class")),
+        replay_buffer_class=None if buffer_class in _PLAIN_BUFFERS else buffer_class,
         _import_note=_import_note(data, state),
     )
     optimizer_kwargs = converted["policy_kwargs"].get("optimizer_kwargs")
     weight_decay = optimizer_kwargs.get("weight_decay", 0.0) if isinstance(optimizer_kwargs, dict) else 0.0
     converted["qf_weight_decay"] = weight_decay
-    params = {"policy": policy_from_sb3(state, get_action_dim(action_space))}
-    return ModelFile(converted, params, file.version, file.system_info, file.name, file.trusted, file.replaced)
+    action_dim = get_action_dim(action_space)
+    policy = {our: t for name in state for our, t in _split(state[name], _our_names(name), action_dim).items()}
+    return dataclasses.replace(file, data=converted, params={"policy": policy})
 
 
 def _number_of_steps(value: Any) -> Any:
@@ -280,7 +223,7 @@ def _policy_kwargs(data: dict[str, Any], state: State) -> dict[str, Any]:
         raise DamagedCheckpointError("its `policy_kwargs` are not a dict")
     kwargs = {key: saved[key] for key in _POLICY_KWARGS if key in saved}
     # SB3's default architecture has changed over time; the weights know
-    arch = {"pi": widths(state, "actor.mu"), "qf": widths(state, "critic.qf0")}
+    arch = {"pi": _widths(state, "actor.mu"), "qf": _widths(state, "critic.qf0")}
     kwargs.update(net_arch=arch, batch_norm=False, action_layer=1, final_init=None)
     kwargs.setdefault("features_extractor_class", _FEATURES_EXTRACTORS[_policy_class(data)])
     # So has this default; a shared extractor is stored twice
@@ -292,20 +235,12 @@ def _policy_kwargs(data: dict[str, Any], state: State) -> dict[str, Any]:
     return kwargs
 
 
-def _learning_rate(value: Any) -> Any:
-    return value.val if isinstance(value, ConstantSchedule) else value
-
-
-def _replay_buffer_class(value: Any) -> Any:
-    """Return None for SB3's plain buffers, because ``DDPGPaper`` then chooses."""
-    return None if value in (ReplayBuffer, DictReplayBuffer, NStepReplayBuffer) else value
-
-
 def _import_note(data: dict[str, Any], state: State) -> str | None:
     """Return the warning to show once when an imported TD3 or DDPG is trained."""
     lost = []
-    if n_critics(state) > 1:
-        lost.append(f"{n_critics(state) - 1} of its critics, and the minimum over them in the targets")
+    n_critics = len({match["critic"] for name in state if (match := _LAYER.fullmatch(name))})
+    if n_critics > 1:
+        lost.append(f"{n_critics - 1} of its critics, and the minimum over them in the targets")
     if data.get("policy_delay", 1) != 1:
         lost.append(f"its policy delay of {data['policy_delay']}")
     if data.get("target_noise_clip") and data.get("target_policy_noise"):
@@ -316,44 +251,35 @@ def _import_note(data: dict[str, Any], state: State) -> str | None:
 
 
 def load_optimizers(model: "DDPGPaper", file: ModelFile) -> None:
-    """
-    Give a converted model the optimisers' state of the original.
-
-    :param model: the converted model
-    :param file: content of the original's file
-    """
+    """Give a converted model the optimisers' state in the original's file."""
     action_dim = get_action_dim(model.action_space)
     for name in ("actor", "critic"):
         saved = file.params.get(f"{name}.optimizer")
         if saved is None:
             warnings.warn(f"{file.name} has no {name}.optimizer: its optimiser starts from zero")
             continue
-        theirs = OptimizerNames([key for key in file.params["policy"] if key.startswith(f"{name}.")])
-        entries = entries_from_sb3(theirs.by_name(saved), action_dim)
+        names = [key for key in file.params["policy"] if key.startswith(f"{name}.")]
+        entries = _entries_from_sb3(_entries_by_name(saved, names), action_dim)
         optimizer = getattr(model, name).optimizer
         state = optimizer.state_dict()
-        state["state"] = _optimizer_names(model.policy, name).by_index(entries)
+        state["state"] = _entries_by_index(entries, _parameter_names(model.policy, name))
+        ours = ("params", "fused", "foreach", "capturable", "differentiable")
+        theirs = {key: value for key, value in saved["param_groups"][0].items() if key not in ours}
         for group in state["param_groups"]:
-            hyperparameters = saved["param_groups"][0]
-            ours = ("params", "fused", "foreach", "capturable", "differentiable")
-            group.update({key: value for key, value in hyperparameters.items() if key in group and key not in ours})
+            group.update({key: value for key, value in theirs.items() if key in group})
         check_optimizer_state(optimizer, state)
         optimizer.load_state_dict(state)
 
 
-def _optimizer_names(policy: DDPGPaperPolicy, network: str) -> OptimizerNames:
+def _parameter_names(policy: DDPGPaperPolicy, network: str) -> list[str]:
     """Return the names of the parameters of one of our optimisers, in its order."""
     net = getattr(policy, network)
     names = {id(param): f"{network}.{name}" for name, param in net.named_parameters()}
-    return OptimizerNames([names[id(param)] for group in net.optimizer.param_groups for param in group["params"]])
+    return [names[id(param)] for group in net.optimizer.param_groups for param in group["params"]]
 
 
 def live_model_file(model: Any) -> ModelFile:
-    """
-    Return the content that the file of a live SB3 DDPG or TD3 would have.
-
-    :raises InvalidArgumentError: for another algorithm
-    """
+    """Return the content that the file of a live SB3 DDPG or TD3 would have."""
     if not isinstance(model, TD3):
         raise InvalidArgumentError(f"`model` must be an SB3 DDPG or TD3, got {type(model).__name__}")
     data = plain(dict(vars(model)))
@@ -363,12 +289,7 @@ def live_model_file(model: Any) -> ModelFile:
 
 
 def to_sb3(model: "DDPGPaper") -> DDPG:
-    """
-    Return an SB3 DDPG with a model's weights, optimisers' state, counters, environment and replay buffer.
-
-    :param model: a model whose networks SB3 has, too
-    :raises CheckpointError: if SB3 does not have its networks
-    """
+    """Convert a model: see :meth:`DDPGPaper.to_sb3_ddpg`."""
     policy = model.policy
     if policy.batch_norm or policy.action_layer != 1:
         raise CheckpointError(
@@ -397,14 +318,14 @@ def to_sb3(model: "DDPGPaper") -> DDPG:
     sb3._setup_model()
 
     state = policy.state_dict()
-    names = list(sb3.policy.state_dict())
-    sb3.policy.load_state_dict(policy_to_sb3(state, names))
+    sb3.policy.load_state_dict(
+        {name: _join([state[our] for our in _our_names(name)]) for name in sb3.policy.state_dict()}
+    )
     for name in ("actor", "critic"):
-        ours = getattr(model, name).optimizer.state_dict()
+        entries = _entries_by_name(getattr(model, name).optimizer.state_dict(), _parameter_names(policy, name))
         optimizer = getattr(sb3, name).optimizer
         theirs = [f"{name}.{param}" for param, _ in getattr(sb3, name).named_parameters()]
-        entries = entries_to_sb3(_optimizer_names(policy, name).by_name(ours), theirs)
         target = optimizer.state_dict()
-        target["state"] = OptimizerNames(theirs).by_index(entries)
+        target["state"] = _entries_by_index(_entries_to_sb3(entries, theirs), theirs)
         optimizer.load_state_dict(target)
     return sb3

@@ -9,10 +9,9 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_no
 
 from ddpg_ext.common.checks import plain
 from ddpg_ext.common.errors import CheckpointError, DamagedCheckpointError, UntrustedContentError
-from ddpg_ext.serialization.allowlist import Allowed
+from ddpg_ext.serialization.allowlist import Allowed, class_path
 from ddpg_ext.serialization.archive import open_regular_file
-from ddpg_ext.serialization.reconstruct import Reconstructor, refusal
-from ddpg_ext.serialization.safe_pickle import Global, Recorded, record
+from ddpg_ext.serialization.reconstruct import load_attributes, refusal
 
 _NORMALIZE_KEYS = {
     "norm_obs": bool,
@@ -27,18 +26,13 @@ _NORMALIZE_KEYS = {
 
 def load_vec_normalize(path: Path, venv: VecEnv, allowed: Allowed | None = None, trusted: bool = False) -> VecNormalize:
     """
-    Load a file of ``VecNormalize.save`` without unpickling it.
+    Load a file of ``VecNormalize.save`` without unpickling it, unless it is refused and ``trusted``.
 
-    :param path: the file
-    :param venv: environments to wrap
-    :param allowed: classes and functions that the caller allows beyond the list
-    :param trusted: whether a pickle that the allow-list reader refuses may be unpickled
-    :return: the wrapper, frozen: its statistics stay as they are, and rewards are not normalised
-    :raises CheckpointError: if the file is damaged or refused, or belongs to other environments
+    The wrapper is frozen: its statistics stay as they are, and rewards are not normalised.
     """
     try:
         with open_regular_file(path) as file:
-            state = _vec_normalize_state(file, allowed or Allowed())
+            _, state = load_attributes(file, [class_path(VecNormalize)], "a VecNormalize", allowed or Allowed())
         wrapper = make_vec_normalize(venv, state)
     except UntrustedContentError as error:
         if not trusted:
@@ -51,29 +45,8 @@ def load_vec_normalize(path: Path, venv: VecEnv, allowed: Allowed | None = None,
     return wrapper
 
 
-def _vec_normalize_state(file: Any, allowed: Allowed) -> dict[str, Any]:
-    recorded = record(file)
-    root = recorded.root
-    is_call = isinstance(root, Recorded) and isinstance(root.func, Global)
-    if not is_call or root.func.path != "stable_baselines3.common.vec_env.vec_normalize.VecNormalize":
-        raise UntrustedContentError(f"{root.func if is_call else type(root).__name__} as VecNormalize")
-    if not isinstance(root.state, dict):
-        raise DamagedCheckpointError("it has no statistics")
-    state = Reconstructor(allowed, recorded.limit).build(root.state)
-    # The rest is known to the environments
-    return {key: state[key] for key in (*_NORMALIZE_KEYS, "obs_rms", "ret_rms") if key in state}
-
-
 def make_vec_normalize(venv: VecEnv, state: dict[str, Any]) -> VecNormalize:
-    """
-    Wrap environments in a ``VecNormalize``.
-
-    :param venv: environments to wrap
-    :param state: settings of a ``VecNormalize``, and its ``obs_rms`` and ``ret_rms``
-    :return: the wrapper
-    :raises DamagedCheckpointError: if the settings are invalid
-    :raises CheckpointError: if they belong to other environments
-    """
+    """Wrap environments in a ``VecNormalize`` with these settings and statistics, if they are of such environments."""
     settings = {key: plain(state[key]) for key in _NORMALIZE_KEYS if key in state}
     for key, value in settings.items():
         if not isinstance(value, _NORMALIZE_KEYS[key]):  # type: ignore[arg-type]
@@ -86,7 +59,7 @@ def make_vec_normalize(venv: VecEnv, state: dict[str, Any]) -> VecNormalize:
         wrapper.obs_rms = _same_shapes(state.get("obs_rms"), wrapper.obs_rms)
     ret_rms = state.get("ret_rms")
     if isinstance(ret_rms, RunningMeanStd):  # with norm_reward=False, old versions have none
-        wrapper.ret_rms = ret_rms
+        wrapper.ret_rms = _same_shapes(ret_rms, wrapper.ret_rms)
     return wrapper
 
 
@@ -96,14 +69,14 @@ def _same_shapes(saved: Any, fresh: Any) -> Any:
         if not isinstance(saved, dict) or set(saved) != set(fresh):
             raise CheckpointError("its statistics are of other observations")
         return {key: _same_shapes(saved[key], fresh[key]) for key in fresh}
-    if not isinstance(saved, RunningMeanStd) or np.shape(saved.mean) != np.shape(fresh.mean):
-        shape = np.shape(saved.mean) if isinstance(saved, RunningMeanStd) else None
-        raise CheckpointError(f"its statistics have shape {shape}, the observations {np.shape(fresh.mean)}")
+    shape = np.shape(fresh.mean)
+    shapes = [np.shape(value) for value in (saved.mean, saved.var)] if isinstance(saved, RunningMeanStd) else []
+    if shapes != [shape, shape]:
+        raise CheckpointError(f"its statistics have shapes {shapes}, what they are of has {shape}")
     return saved
 
 
-_NORMALIZE = ("training", "norm_obs", "norm_reward", "clip_obs", "clip_reward", "gamma", "epsilon", "norm_obs_keys")
-_STATISTICS = ("obs_rms", "ret_rms", "returns", "old_obs", "old_reward")
+_STATE = ("training", *_NORMALIZE_KEYS, "obs_rms", "ret_rms", "returns", "old_obs", "old_reward")
 
 
 def normalize_state(vec_env: VecEnv) -> dict[str, Any] | None:
@@ -111,11 +84,13 @@ def normalize_state(vec_env: VecEnv) -> dict[str, Any] | None:
     wrapper = unwrap_vec_normalize(vec_env)
     if wrapper is None:
         return None
-    return {name: getattr(wrapper, name) for name in (*_NORMALIZE, *_STATISTICS) if hasattr(wrapper, name)}
+    return {name: getattr(wrapper, name) for name in _STATE if hasattr(wrapper, name)}
 
 
 def set_normalize_state(wrapper: VecNormalize, state: dict[str, Any]) -> None:
     """Give a ``VecNormalize`` the result of :func:`normalize_state`."""
-    for name in (*_NORMALIZE, *_STATISTICS):
-        if name in state:
+    for name in _STATE:
+        if name.endswith("_rms") and hasattr(wrapper, name) and name in state:
+            wrapper.__dict__[name] = _same_shapes(state[name], getattr(wrapper, name))
+        elif name in state:
             setattr(wrapper, name, state[name])

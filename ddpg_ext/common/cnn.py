@@ -31,7 +31,7 @@ class PaperCNN(BaseFeaturesExtractor):
     :param n_filters: number of filters of each convolution
     :param kernel_sizes: of each convolution, in pixels
     :param strides: of each convolution, in pixels
-    :param paddings: rows and columns of zeros at each side of a convolution's input
+    :param paddings: rows and columns of zeros at each side of a convolution's input, fewer than its kernel size
     :param normalized_image: take numbers of any bounds as they are, such as those of ``VecNormalize`` (with
         ``normalize_images=False`` for the policy, as for SB3's ``NatureCNN``)
     :param features_dim: width of a further linear layer with ReLU, as SB3's ``NatureCNN`` has; None: no such layer
@@ -62,6 +62,10 @@ class PaperCNN(BaseFeaturesExtractor):
             raise InvalidArgumentError(
                 "`kernel_sizes`, `strides` and `paddings` must have a number for each convolution, got "
                 f"{kernel_sizes}, {strides} and {paddings}"
+            )
+        if any(padding >= size for padding, size in zip(paddings, kernel_sizes, strict=True)):
+            raise InvalidArgumentError(
+                f"`paddings` must be smaller than `kernel_sizes`, got {paddings} and {kernel_sizes}"
             )
         _check_images(observation_space, normalized_image)
         assert isinstance(observation_space, spaces.Box)  # for mypy: checked

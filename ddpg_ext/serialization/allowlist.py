@@ -7,6 +7,7 @@ listed kind.
 """
 
 import builtins
+import math
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -32,10 +33,20 @@ from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 from stable_baselines3.td3 import policies as td3_policies
 
 from ddpg_ext.common.checks import plain
-from ddpg_ext.common.errors import DamagedCheckpointError, InvalidArgumentTypeError, UntrustedContentError
+from ddpg_ext.common.errors import (
+    CheckpointError,
+    DamagedCheckpointError,
+    InvalidArgumentTypeError,
+    UntrustedContentError,
+)
 from ddpg_ext.common.noise import LinearDecay, OrnsteinUhlenbeckNoise, ScheduledActionNoise
 
 Check = Callable[[Any], bool]
+
+#: elements that the arrays of one small object may have when they are broadcast
+MAX_BROADCAST = 10**6
+#: noises in a list, one for each environment
+MAX_ENVS = 10**5
 
 
 def class_path(cls: type) -> str:
@@ -70,11 +81,9 @@ _OWN_KINDS = (BasePolicy, torch_layers.BaseFeaturesExtractor, buffers.BaseBuffer
 
 class Allowed:
     """
-    Finds classes by the names in a file: those on the list, and those that the caller allows.
+    Finds classes by the names in a file: those on the list, and the classes and functions that the caller allows.
 
-    :param extra: classes or functions; a file may make instances of the classes and call the functions
-    :param trusted: whether a pickle that asks for anything else may be unpickled, which can execute anything
-    :raises InvalidArgumentTypeError: if one is neither
+    With ``trusted``, a pickle that asks for anything else may be unpickled, which can execute anything.
     """
 
     def __init__(self, extra: Iterable[Any] = (), trusted: bool = False) -> None:
@@ -138,7 +147,7 @@ def _noise(value: Any) -> bool:
 
 
 def _noises(value: Any) -> bool:
-    return isinstance(value, list) and all(map(_noise, value))
+    return isinstance(value, list) and len(value) <= MAX_ENVS and all(map(_noise, value))
 
 
 def _schedule(value: Any) -> bool:
@@ -152,26 +161,16 @@ def _or_none(check: Check) -> Check:
 
 @dataclass(frozen=True)
 class AllowedClass:
-    """
-    A class whose instances a file may hold.
-
-    :param cls: the class
-    :param attributes: a check for each of its attributes
-    :param defaults: values of attributes that older files do not have
-    """
+    """A class whose instances a file may hold."""
 
     cls: type
+    #: a check for each of its attributes
     attributes: Mapping[str, Check]
+    #: values of attributes that older files do not have
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
     def make(self, state: Any) -> Any:
-        """
-        Return an instance with these attributes, without calling its constructor.
-
-        :param state: attributes and their values
-        :raises UntrustedContentError: for an attribute that is not listed, or whose value fails its check
-        :raises DamagedCheckpointError: if an attribute is missing
-        """
+        """Return an instance with these attributes, each checked, without calling its constructor."""
         name = self.cls.__name__
         if not isinstance(state, dict):
             raise DamagedCheckpointError(f"a {name} has no attributes")
@@ -184,12 +183,15 @@ class AllowedClass:
         missing = sorted(set(self.attributes) - set(state))
         if missing:
             raise DamagedCheckpointError(f"a {name} lacks {', '.join(missing)}")
+        shapes = [value.shape for value in state.values() if isinstance(value, np.ndarray)]
+        if math.prod(np.broadcast_shapes(*shapes)) > max(MAX_BROADCAST, *map(math.prod, shapes), 0):
+            raise CheckpointError(f"a {name} whose arrays have shapes {str(shapes)[:80]}, together too large")
         instance: Any = object.__new__(self.cls)
         instance.__dict__.update(state)
         return instance
 
 
-_ALLOWED_CLASSES = (
+_INSTANCES = (
     AllowedClass(NormalActionNoise, {"_mu": _array, "_sigma": _array, "_dtype": _dtype}, {"_dtype": np.float32}),
     AllowedClass(
         OrnsteinUhlenbeckActionNoise,
@@ -214,7 +216,7 @@ _ALLOWED_CLASSES = (
     AllowedClass(LinearSchedule, {"start": _number, "end": _number, "end_fraction": _number}),
     AllowedClass(RunningMeanStd, {"mean": _array, "var": _array, "count": _number}),
 )
-ALLOWED_CLASSES: dict[str, AllowedClass] = {class_path(allowed.cls): allowed for allowed in _ALLOWED_CLASSES}
+ALLOWED_CLASSES = {class_path(allowed.cls): allowed for allowed in _INSTANCES}
 
 
 def linear_to_zero(initial: Any) -> LinearSchedule:

@@ -46,22 +46,13 @@ def _memory_of(data: Any) -> Iterator[memoryview]:
 
 
 class ZipWriter:
-    """
-    Writes members into a zip file.
-
-    :param file: the file to write to
-    """
+    """Writes members into a zip file."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._archive = zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True)
 
     def write(self, name: str, data: Any) -> None:
-        """
-        Write a member, without a second copy of it in memory.
-
-        :param name: name of the member
-        :param data: bytes, or an array whose last dimension is contiguous
-        """
+        """Write bytes or an array as a member, without a second copy of it in memory."""
         # The date is left at zip's zero: files with the same content are the same
         with self._archive.open(zipfile.ZipInfo(name), "w", force_zip64=True) as member:
             for view in _memory_of(data):
@@ -122,14 +113,7 @@ class HostileArchiveError(DamagedCheckpointError):
 
 
 class ZipReader:
-    """
-    Reads members of a zip file, which are never unpacked to the disk. The zip's CRC-32 are checked.
-
-    :param source: path of the file, or an open binary file
-    :raises CheckpointNotFoundError: if there is no such file
-    :raises DamagedCheckpointError: if it is not a zip file, or a broken one
-    :raises HostileArchiveError: if it is made to harm: names that lead out of it, links, duplicates, bombs
-    """
+    """Reads members of a zip file, which are never unpacked to the disk. The zip's CRC-32 are checked."""
 
     def __init__(self, source: str | os.PathLike[str] | BinaryIO | io.IOBase) -> None:
         self.name = os.fspath(source) if isinstance(source, str | os.PathLike) else "the file"
@@ -181,21 +165,13 @@ class ZipReader:
         return description["kind"]
 
     def size(self, name: str) -> int:
-        """
-        Return the size of a member in bytes.
-
-        :raises DamagedCheckpointError: if there is no such member
-        """
+        """Return the size of a member in bytes."""
         if name not in self._infos:
             raise DamagedCheckpointError(f"{self.name}: it has no member {name!r}")
         return self._infos[name].file_size
 
     def read(self, name: str) -> bytes:
-        """
-        Return the content of a member.
-
-        :raises DamagedCheckpointError: if there is no such member, or it is damaged
-        """
+        """Return the content of a member."""
         self.size(name)
         try:
             return self._archive.read(name)
@@ -203,24 +179,13 @@ class ZipReader:
             raise DamagedCheckpointError(f"{self.name}: {name} is damaged: {error}") from None
 
     def read_text(self, name: str) -> bytes:
-        """
-        Return the content of a member of text, JSON or a pickle, whose values take more memory than its bytes.
-
-        :raises CheckpointError: if it is packed and much larger than the file
-        :raises DamagedCheckpointError: if there is no such member, or it is damaged
-        """
+        """Return the content of a member of text, JSON or a pickle, whose values take more memory than its bytes."""
         if self.size(name) > max(MIN_TEXT, self.file_size):
             raise CheckpointError(f"{self.name}: {name} has {self.size(name):,} bytes, more than the whole file")
         return self.read(name)
 
     def read_into(self, name: str, target: Any) -> None:
-        """
-        Read a member into memory that exists.
-
-        :param name: name of the member
-        :param target: an array of exactly the member's size, whose last dimension is contiguous
-        :raises DamagedCheckpointError: if there is no such member, or it is damaged
-        """
+        """Read a member into an array of exactly its size."""
         size = self.size(name)
         if target.nbytes != size:
             raise DamagedCheckpointError(f"{self.name}: {name} has {size:,} bytes instead of {target.nbytes:,}")
@@ -239,11 +204,7 @@ class ZipReader:
             raise DamagedCheckpointError(f"{self.name}: {name} is damaged: {error}") from None
 
     def read_json(self, name: str) -> Any:
-        """
-        Return the JSON in a member.
-
-        :raises DamagedCheckpointError: if it holds none
-        """
+        """Return the JSON in a member."""
         try:
             return parse_json(self.read_text(name))
         except DamagedCheckpointError as error:
@@ -251,11 +212,7 @@ class ZipReader:
 
 
 def parse_json(data: bytes) -> Any:
-    """
-    Return the value of JSON text in UTF-8.
-
-    :raises DamagedCheckpointError: if it is not JSON
-    """
+    """Return the value of JSON text in UTF-8."""
     try:
         return json.loads(data.decode())
     except (ValueError, RecursionError) as error:
@@ -312,12 +269,7 @@ def _check_members(infos: list[zipfile.ZipInfo], file_size: int) -> dict[str, zi
 
 
 def resolve_suffix(path: Any, suffix: str) -> Any:
-    """
-    Return the path with a suffix that the caller left out, if only the file with the suffix exists.
-
-    :param path: a path, or an open file, which is returned as it is
-    :param suffix: such as ".zip"
-    """
+    """Return the path with a suffix that the caller left out, if only the file with the suffix exists."""
     if not isinstance(path, str | os.PathLike):
         return path
     path = Path(path)

@@ -11,13 +11,9 @@ CLOSURES = ("cloudpickle.cloudpickle._make_function", "cloudpickle.cloudpickle._
 #: all functions of cloudpickle's that a stored function needs
 FUNCTION_PARTS = {
     *CLOSURES,
-    *(
-        f"cloudpickle.cloudpickle.{name}"
-        for name in (
-            *("_fill_function", "_function_setstate", "_builtin_type"),
-            *("_make_cell", "_make_empty_cell", "_get_cell_contents"),
-        )
-    ),
+    *("cloudpickle.cloudpickle._fill_function", "cloudpickle.cloudpickle._function_setstate"),
+    *("cloudpickle.cloudpickle._builtin_type", "cloudpickle.cloudpickle._get_cell_contents"),
+    *("cloudpickle.cloudpickle._make_cell", "cloudpickle.cloudpickle._make_empty_cell"),
 }
 
 #: Byte code of functions of one float in a closure, by CPython version (the same from 3.6 to 3.10, and in 3.11 and
@@ -31,9 +27,6 @@ def schedule_from_closure(call: Recorded) -> Any:
     Return the schedule that a function stored by value computes: a constant, or a linear decay to 0.
 
     The function itself is never made. SB3 and the Zoo wrote these two into every checkpoint.
-
-    :param call: the call of cloudpickle's that would make the function
-    :raises UntrustedContentError: for any other function
     """
     code, value = _byte_code(call), _closed_over_number(call)
     if value is not None and code in _RETURN_CELL:

@@ -4,7 +4,7 @@ import collections
 import math
 import pathlib
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any
 
 import numpy as np
@@ -23,13 +23,7 @@ MIN_VALUES = 4_000_000
 
 
 def refusal(name: str, error: UntrustedContentError, kind: str) -> UntrustedContentError:
-    """
-    Return the error to raise for a file that the caller does not trust.
-
-    :param name: name of the file
-    :param error: the reader's error
-    :param kind: kind of the file, with its article
-    """
+    """Return the error to raise for a file of this name and kind that the caller does not trust."""
     return UntrustedContentError(
         f"{name}: it asks for {error}, which is not on the list of what {kind} may have. Nothing was executed. Pass a "
         "class or function of your own in allow=[...]; or, if you trust whoever made the file with your account, pass "
@@ -41,12 +35,7 @@ Handler = Callable[["Reconstructor", Recorded], Any]
 
 
 class Reconstructor:
-    """
-    Reconstructs the objects of one pickle.
-
-    :param allowed: classes and functions that the caller allows beyond the list
-    :param max_values: number of values that may result, counted as in a tree
-    """
+    """Reconstructs the objects of one pickle: at most so many values, counted as in a tree."""
 
     def __init__(self, allowed: Allowed, max_values: int = MIN_VALUES) -> None:
         self.allowed = allowed
@@ -57,13 +46,7 @@ class Reconstructor:
         self._n_values = 0
 
     def build(self, root: Any) -> Any:
-        """
-        Return the value that a record stands for.
-
-        :param root: what :func:`~ddpg_ext.serialization.safe_pickle.record` returned
-        :raises UntrustedContentError: for anything that is not on the list
-        :raises DamagedCheckpointError: for anything that is on the list but malformed
-        """
+        """Return the value of a record, if all of it is on the list."""
         try:
             return self._build(root)
         except CheckpointError:
@@ -100,15 +83,11 @@ class Reconstructor:
             raise CheckpointError("the pickle holds more values than its size allows")
 
     def _container(self, node: Any) -> Any:
-        if isinstance(node, list):
-            return [self._build(item) for item in node]
+        if isinstance(node, list | tuple):
+            return type(node)(self._build(item) for item in node)
         if isinstance(node, dict):
             return {key: self._build(value) for key, value in node.items()}
-        if isinstance(node, tuple):
-            return tuple(self._build(item) for item in node)
-        if isinstance(node, set | frozenset):
-            return type(node)(node)
-        return self._call(node)
+        return type(node)(node) if isinstance(node, set | frozenset) else self._call(node)
 
     def _named(self, name: Global) -> type:
         cls = self.allowed.find_class(name.module, name.name)
@@ -128,8 +107,6 @@ class Reconstructor:
             if call.args != () or call.items or call.pairs:
                 raise UntrustedContentError(f"{call.func} made in an unusual way")
             return ALLOWED_CLASSES[path].make(self._build(call.state))
-        if path in ENUMS:
-            return self._enum(path, call)
         if path in HANDLERS:
             return HANDLERS[path](self, call)
         if path in self.allowed.extra:
@@ -148,13 +125,6 @@ class Reconstructor:
         if args[0].name == "_reconstructor":
             raise UntrustedContentError("a reconstruction of a reconstruction")
         return record_call(args[0], (), call)
-
-    def _enum(self, path: str, call: Recorded) -> Any:
-        if len(call.args) == 1 and isinstance(call.args[0], str | int):
-            for member in ENUMS[path]:
-                if member.value == call.args[0]:
-                    return member
-        raise DamagedCheckpointError(f"there is no such {ENUMS[path].__name__}")
 
     def _make_allowed(self, allowed: Any, call: Recorded) -> Any:
         """Make an object of the caller's own the way ``pickle`` makes it."""
@@ -179,15 +149,7 @@ class Reconstructor:
 
 
 def load_pickle(data: bytes, allowed: Allowed | None = None, budget: Budget | None = None) -> Any:
-    """
-    Read a pickle without executing anything in it, unless the caller trusts it and it asks for more than the list has.
-
-    :param data: the pickle
-    :param allowed: classes and functions that the caller allows beyond the list
-    :param budget: the instructions that it may spend; None: as many as its size allows
-    :return: the value
-    :raises CheckpointError: if it is damaged, or asks for anything that is not on the list
-    """
+    """Read a pickle without executing anything in it, unless it asks for more than the list has and is trusted."""
     allowed = allowed or Allowed()
     try:
         recorded = record(data, budget)
@@ -198,9 +160,24 @@ def load_pickle(data: bytes, allowed: Allowed | None = None, budget: Budget | No
         return pickle.loads(data)
 
 
+def load_attributes(
+    data: Any, paths: Container[str], kind: str, allowed: Allowed, skip: str = ""
+) -> tuple[str, dict[str, Any]]:
+    """Read the pickle of one object: return the name of its class, which is one of these, and its attributes."""
+    recorded = record(data)
+    root = recorded.root
+    name = root.func if isinstance(root, Recorded) else type(root).__name__
+    if not isinstance(name, Global) or name.path not in paths:
+        raise UntrustedContentError(f"{name} instead of {kind}")
+    if not isinstance(root.state, dict):
+        raise DamagedCheckpointError("it has no attributes")
+    state = {key: value for key, value in root.state.items() if key != skip}
+    return name.path, Reconstructor(allowed, recorded.limit).build(state)
+
+
 def is_listed(name: Global) -> bool:
     """Return whether the reader knows a name that a pickle imports."""
-    lists = (ALLOWED_CLASSES, ENUMS, HANDLERS, ("copyreg._reconstructor",))
+    lists = (ALLOWED_CLASSES, HANDLERS, ("copyreg._reconstructor",))
     return any(name.path in names for names in lists) or Allowed().find_class(name.module, name.name) is not None
 
 
@@ -325,14 +302,9 @@ def _ordered_dict(reconstructor: Reconstructor, call: Recorded) -> Any:
 
 
 def _deque(reconstructor: Reconstructor, call: Recorded) -> Any:
-    args = call.args
-    if len(args) > 2 or (args and not isinstance(args[0], tuple | list)):
-        raise DamagedCheckpointError("invalid arguments of a deque")
-    maxlen = args[1] if len(args) == 2 else None
-    if maxlen is not None and not (isinstance(maxlen, int) and 0 <= maxlen < 2**62):
-        raise DamagedCheckpointError(f"invalid length {str(maxlen)[:60]} of a deque")
-    items = [*(args[0] if args else ()), *call.items]
-    return collections.deque((reconstructor._build(item) for item in items), maxlen)
+    kinds = (tuple, list), (int, type(None))
+    items, *maxlen = _args(call, *kinds[: len(call.args)]) or ((),)
+    return collections.deque(map(reconstructor._build, [*items, *call.items]), *maxlen)
 
 
 def _set(reconstructor: Reconstructor, call: Recorded) -> Any:
@@ -345,7 +317,7 @@ def _bytearray(reconstructor: Reconstructor, call: Recorded) -> bytearray:
     args = reconstructor._build(call.args)
     if args and not isinstance(args[0], bytes | str):  # a number would be a size to reserve
         raise DamagedCheckpointError("invalid arguments of a bytearray")
-    return bytearray(_latin1(args[0]) if isinstance(args[0], str) else args[0]) if args else bytearray()
+    return bytearray(*(arg.encode("latin-1") if isinstance(arg, str) else arg for arg in args[:1]))
 
 
 def _bytes(reconstructor: Reconstructor, call: Recorded) -> bytes:
@@ -358,14 +330,7 @@ def _encode(reconstructor: Reconstructor, call: Recorded) -> bytes:
     text, encoding = _args(call, str, str)
     if encoding not in ("latin1", "latin-1"):
         raise UntrustedContentError(f"bytes stored in the encoding {encoding!r:.60}")
-    return _latin1(text)
-
-
-def _latin1(text: str) -> bytes:
-    try:
-        return text.encode("latin-1")
-    except UnicodeEncodeError:
-        raise DamagedCheckpointError("bytes stored as text have characters that are no bytes") from None
+    return text.encode("latin-1")
 
 
 def _getattr(reconstructor: Reconstructor, call: Recorded) -> Any:
@@ -391,26 +356,26 @@ def _train_freq(reconstructor: Reconstructor, call: Recorded) -> TrainFreq:
     return TrainFreq(*args)
 
 
-def _space(reconstructor: Reconstructor, call: Recorded) -> Any:
-    kind = call.func.name
+def _attributes(reconstructor: Reconstructor, call: Recorded) -> dict[str, Any]:
     state = reconstructor._build(call.state)
     if not isinstance(state, dict):
-        raise DamagedCheckpointError(f"a {kind} space without attributes")
-    return space_state.make_space(kind, {**state, **dict(call.pairs)})
+        raise DamagedCheckpointError(f"a {call.func.name} without attributes")
+    return state
+
+
+def _space(reconstructor: Reconstructor, call: Recorded) -> Any:
+    return space_state.make_space(call.func.name, {**_attributes(reconstructor, call), **dict(call.pairs)})
 
 
 def _linear_schedule(reconstructor: Reconstructor, call: Recorded) -> Any:
     """Return the schedule of ``rl_zoo3.utils.SimpleLinearSchedule``."""
-    state = reconstructor._build(call.state)
-    if not isinstance(state, dict):
-        raise DamagedCheckpointError("a schedule without attributes")
-    return linear_to_zero(state.get("initial_value"))
+    return linear_to_zero(_attributes(reconstructor, call).get("initial_value"))
 
 
-def _closure(reconstructor: Reconstructor, call: Recorded) -> Any:
-    return schedule_from_closure(call)
-
-
+_SPACES = (
+    *("box.Box", "discrete.Discrete", "dict.Dict", "multi_discrete.MultiDiscrete", "multi_binary.MultiBinary"),
+    *("tuple.Tuple", "dict_space.Dict", "tuple_space.Tuple"),
+)
 HANDLERS: dict[str, Handler] = {
     "numpy.dtype": _dtype,
     "numpy._core.multiarray._reconstruct": _reconstructed_array,
@@ -429,19 +394,13 @@ HANDLERS: dict[str, Handler] = {
     "builtins.bytearray": _bytearray,
     "builtins.getattr": _getattr,
     "_codecs.encode": _encode,
+    **dict.fromkeys(ENUMS, lambda _, call: ENUMS[call.func.path](*_args(call, (str, int)))),
     "pathlib.PosixPath": _path,
     "pathlib.WindowsPath": _path,
     "stable_baselines3.common.type_aliases.TrainFreq": _train_freq,
-    "gymnasium.spaces.box.Box": _space,
-    "gymnasium.spaces.discrete.Discrete": _space,
-    "gymnasium.spaces.dict.Dict": _space,
-    "gymnasium.spaces.multi_discrete.MultiDiscrete": _space,
-    "gymnasium.spaces.multi_binary.MultiBinary": _space,
-    "gymnasium.spaces.tuple.Tuple": _space,
-    "gymnasium.spaces.dict_space.Dict": _space,
-    "gymnasium.spaces.tuple_space.Tuple": _space,
+    **dict.fromkeys((f"gymnasium.spaces.{name}" for name in _SPACES), _space),
     "rl_zoo3.utils.SimpleLinearSchedule": _linear_schedule,
-    **dict.fromkeys(CLOSURES, _closure),
+    **dict.fromkeys(CLOSURES, lambda _, call: schedule_from_closure(call)),
 }
 #: names above that no installed package has any more, and why files still have them
 HISTORICAL_NAMES = {

@@ -26,12 +26,15 @@ from ddpg_ext.common.errors import CheckpointError, DamagedCheckpointError, Untr
 from ddpg_ext.serialization.allowlist import Allowed, class_path
 from ddpg_ext.serialization.archive import ZipReader, ZipWriter, open_regular_file, resolve_suffix, write_zip
 from ddpg_ext.serialization.numpy_state import check_shape, make_dtype
-from ddpg_ext.serialization.reconstruct import Reconstructor, load_pickle, refusal
-from ddpg_ext.serialization.safe_pickle import Budget, Global, Recorded, record
+from ddpg_ext.serialization.reconstruct import load_attributes, load_pickle, refusal
+from ddpg_ext.serialization.safe_pickle import Budget
 from ddpg_ext.serialization.writing import dump_plain
 
 FOLDER = "replay_buffer/"
 LAYOUT = f"{FOLDER}layout.pkl"
+
+#: with more steps in a return, a minibatch would take all memory
+MAX_N_STEPS = 10**4
 
 #: attributes that come from the model that the buffer belongs to
 _NOT_STATE = ("env", "device", "observation_space", "action_space", "obs_shape", "action_dim")
@@ -66,14 +69,7 @@ def get_state(buffer: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 
 def set_state(buffer: Any, values: dict[str, Any], arrays: dict[str, Any]) -> None:
-    """
-    Fill a buffer that was made with the same arguments.
-
-    :param buffer: the buffer
-    :param values: plain values by name
-    :param arrays: arrays by name, not read yet: :class:`StoredArray`
-    :raises DamagedCheckpointError: if they do not belong to such a buffer
-    """
+    """Fill a buffer that was made with the same arguments. The arrays are not read yet."""
     if hasattr(buffer, "load_snapshot_state"):
         buffer.load_snapshot_state(values, arrays)
         return
@@ -90,13 +86,10 @@ def set_state(buffer: Any, values: dict[str, Any], arrays: dict[str, Any]) -> No
         target = getattr(buffer, owner)
         array = _as_array(_arrays_in(target)[key] if key else target)
         assert array is not None  # since it is in present_arrays
-        if stored.dtype != array.dtype or stored.shape[1:] != array.shape[1:] or stored.shape[0] > array.shape[0]:
-            raise DamagedCheckpointError(
-                f"its {name} has shape {stored.shape} and dtype {stored.dtype}, "
-                f"where the model's buffer has {array.shape} and {array.dtype}"
-            )
         stored.read_into(array[: stored.shape[0]])
     for name, value in values.items():
+        if name in ("n_steps", "gamma") and isinstance(buffer, NStepReplayBuffer):
+            continue  # they are the model's
         if name == "infos":
             value = _object_array(value, buffer.infos.shape)
         elif type(value) is not type(present_values[name]) and not isinstance(value, int | float | str | None):
@@ -104,6 +97,16 @@ def set_state(buffer: Any, values: dict[str, Any], arrays: dict[str, Any]) -> No
         setattr(buffer, name, value)
     if not 0 <= buffer.pos <= buffer.buffer_size:
         raise DamagedCheckpointError(f"its position is {buffer.pos}")
+    _check_starts(buffer)
+
+
+def _check_starts(buffer: Any) -> None:
+    """Check where the last episodes of SB3's HER buffer start, since their ends are computed by counting from there."""
+    starts = getattr(buffer, "_current_ep_start", np.zeros(1, int))
+    if not (isinstance(starts, np.ndarray) and starts.dtype.kind in "iu"):
+        raise DamagedCheckpointError("its episodes start nowhere")
+    if not ((starts >= 0) & (starts < buffer.buffer_size)).all():
+        raise DamagedCheckpointError("its episodes start outside of it")
 
 
 def _arrays_in(value: Any) -> dict[str, np.ndarray]:
@@ -138,14 +141,7 @@ def _object_array(rows: Any, shape: tuple[int, ...]) -> np.ndarray:
 
 
 class StoredArray:
-    """
-    An array in a zip file, not read yet.
-
-    :param archive: the file
-    :param name: name of the member
-    :param shape: shape of the array
-    :param dtype: code of its dtype
-    """
+    """An array in a zip file, not read yet."""
 
     def __init__(self, archive: ZipReader, name: str, shape: Any, dtype: Any) -> None:
         self._archive, self._name = archive, name
@@ -154,11 +150,7 @@ class StoredArray:
             raise DamagedCheckpointError(f"the size of {name} does not fit its shape {self.shape}")
 
     def read_into(self, target: np.ndarray) -> None:
-        """
-        Read the array into one of the same shape and dtype.
-
-        :param target: the other array, whose last dimension is contiguous
-        """
+        """Read the array into one of the same shape and dtype."""
         if target.shape != self.shape or target.dtype != self.dtype:
             raise DamagedCheckpointError(
                 f"{self._name} has shape {self.shape} and dtype {self.dtype}, not {target.shape} and {target.dtype}"
@@ -167,11 +159,7 @@ class StoredArray:
 
 
 def write_members(archive: ZipWriter, buffer: Any) -> None:
-    """
-    Write a replay buffer into a zip file.
-
-    :raises CheckpointError: if it holds anything that cannot be read back
-    """
+    """Write a replay buffer into a zip file."""
     values, arrays = get_state(buffer)
     advice = f"give {type(buffer).__name__} the methods snapshot_state() and load_snapshot_state(values, arrays)"
     layout = {
@@ -185,46 +173,29 @@ def write_members(archive: ZipWriter, buffer: Any) -> None:
 
 
 def read_members(archive: ZipReader, buffer: Any, allowed: Allowed) -> None:
-    """
-    Fill a replay buffer from a zip file.
-
-    :param archive: the open file
-    :param buffer: a buffer of the class that was written
-    :param allowed: classes and functions that the caller allows beyond the list
-    :raises CheckpointError: if the file is damaged, or holds another buffer
-    """
+    """Fill a replay buffer of the class that was written from a zip file."""
+    kind = class_path(type(buffer))
     try:
         budget = Budget(archive.file_size)
         layout = load_pickle(archive.read_text(LAYOUT), allowed, budget)
         saved_class, values = layout["class"], load_pickle(layout["values"], allowed, budget)
-        arrays = {
-            str(name): StoredArray(archive, f"{FOLDER}{name}", *part) for name, part in dict(layout["arrays"]).items()
-        }
+        stored = dict(layout["arrays"])
+        arrays = {str(name): StoredArray(archive, f"{FOLDER}{name}", *part) for name, part in stored.items()}
+        if saved_class != kind or not isinstance(values, dict):
+            raise CheckpointError(
+                f"it is a {str(saved_class)[:120]}, the model has a {kind}; give the model the same replay_buffer_class"
+            )
+        set_state(buffer, values, arrays)
     except UntrustedContentError as error:
         raise refusal(archive.name, error, "a replay buffer") from None
-    except (TypeError, KeyError, ValueError, AttributeError) as error:
-        if isinstance(error, CheckpointError):
-            raise type(error)(f"{archive.name}: its replay buffer: {error}") from None
-        raise DamagedCheckpointError(f"{archive.name}: invalid description of its replay buffer: {error!r}") from None
-    if saved_class != class_path(type(buffer)) or not isinstance(values, dict):
-        raise CheckpointError(
-            f"{archive.name}: it holds a {str(saved_class)[:120]}, the model has a {class_path(type(buffer))}. "
-            "Give the model the same `replay_buffer_class`"
-        )
-    try:
-        set_state(buffer, values, arrays)
     except CheckpointError as error:
         raise type(error)(f"{archive.name}: its replay buffer: {error}") from None
+    except (TypeError, LookupError, ValueError, AttributeError) as error:
+        raise DamagedCheckpointError(f"{archive.name}: its replay buffer is malformed: {error!r}") from error
 
 
 def save_buffer(path: Any, buffer: Any) -> None:
-    """
-    Write a replay buffer's file.
-
-    :param path: path of the file (".pkl", SB3's suffix, may be left out), or an open binary file
-    :param buffer: the replay buffer
-    :raises CheckpointError: if it holds anything that cannot be read back
-    """
+    """Write a replay buffer's file; ".pkl", SB3's suffix, may be left out."""
     if isinstance(path, str | os.PathLike) and not Path(path).suffix:
         path = f"{os.fspath(path)}.pkl"
     with write_zip(path, "replay buffer") as archive:
@@ -233,14 +204,10 @@ def save_buffer(path: Any, buffer: Any) -> None:
 
 def load_buffer(path: Any, buffer: Any, allowed: Allowed, trusted: bool = False) -> Any:
     """
-    Read a replay buffer's file.
+    Read a replay buffer's file into a buffer that was made with the arguments of the saved one.
 
-    :param path: a file that :func:`save_buffer` or SB3 wrote
-    :param buffer: a buffer made with the arguments of the saved one, to be filled
-    :param allowed: classes and functions that the caller allows beyond the list
-    :param trusted: whether a pickle that the allow-list reader refuses may be unpickled
-    :return: the buffer; for SB3's files one of SB3's classes, which may differ from that of ``buffer``
-    :raises CheckpointError: if there is no such file, or it is damaged or refused
+    For files of SB3's, which are pickles, return one of SB3's buffers instead. If the reader refuses the pickle, it can
+    be unpickled, if ``trusted``.
     """
     path = resolve_suffix(path, ".pkl")
     is_path = isinstance(path, str | os.PathLike)
@@ -276,21 +243,14 @@ _PLAIN = (bool, int, float, type(None), GoalSelectionStrategy)
 
 def _from_pickle(file: Any, allowed: Allowed) -> ReplayBuffer:
     """Return the replay buffer in a file of SB3's, which pickles it."""
-    recorded = record(file)
-    root = recorded.root
-    is_call = isinstance(root, Recorded) and isinstance(root.func, Global)
-    if not is_call or root.func.path not in _BUFFERS:
-        raise UntrustedContentError(f"{root.func if is_call else type(root).__name__} instead of a replay buffer")
-    if not isinstance(root.state, dict):
-        raise DamagedCheckpointError("its replay buffer has no attributes")
-    state = {name: value for name, value in root.state.items() if name != "device"}
-    cls = _BUFFERS[root.func.path]
-    attributes = plain(Reconstructor(allowed, recorded.limit).build(state))
+    path, attributes = load_attributes(file, _BUFFERS, "a replay buffer", allowed, skip="device")
+    cls, attributes = _BUFFERS[path], plain(attributes)
     buffer: Any = object.__new__(cls)
     if issubclass(cls, HerReplayBuffer):
         buffer.env = None
     _check_attributes(cls, attributes)
     buffer.__dict__.update(attributes)
+    _check_starts(buffer)
     return buffer
 
 
@@ -301,13 +261,19 @@ def _check_attributes(cls: type[ReplayBuffer], attributes: dict[str, Any]) -> No
         raise DamagedCheckpointError("its replay buffer has no size")
     if not (0 <= pos < size and isinstance(full, bool)):
         raise DamagedCheckpointError(f"its replay buffer's position is {pos}")
+    n_steps, gamma = attributes.get("n_steps", 1), attributes.get("gamma", 1.0)
+    if not (isinstance(n_steps, int) and isinstance(gamma, int | float) and n_steps > 0 and 0 <= gamma <= 1):
+        raise DamagedCheckpointError(f"its n_steps and gamma are {str(n_steps)[:60]} and {str(gamma)[:60]}")
+    if n_steps > MAX_N_STEPS:
+        raise UntrustedContentError(f"{n_steps:,} `n_steps`, more than {MAX_N_STEPS:,}")
     for name, value in attributes.items():
         if not isinstance(name, str) or hasattr(cls, name):
             raise UntrustedContentError(f"an attribute {str(name)[:60]!r}")
         parts = value.values() if isinstance(value, dict) else (value,)
         for part in parts:
-            if isinstance(part, np.ndarray) and part.shape[:1] != (size,) and name != "_current_ep_start":
-                raise DamagedCheckpointError(f"its {name} has {part.shape[:1]} rows instead of {size}")
+            rows = (n_envs,) if name == "_current_ep_start" else (size, n_envs)
+            if isinstance(part, np.ndarray) and part.shape[: len(rows)] != rows:
+                raise DamagedCheckpointError(f"its {name} has shape {part.shape} instead of {rows}")
             is_shape = name in ("obs_shape", "action_dim")
             is_space = name in ("observation_space", "action_space")
             if not (is_shape or is_space or isinstance(part, (*_PLAIN, np.ndarray))):

@@ -106,25 +106,18 @@ def record_call(func: Any, args: Any, like: Recorded | None = None) -> Recorded:
 
 
 class Pickle(NamedTuple):
-    """
-    A recorded pickle.
+    """A recorded pickle."""
 
-    :param root: plain values, containers of them, :class:`Global` classes and :class:`Recorded` calls
-    :param globals: all names that the pickle imports
-    :param limit: number of instructions that its file may have in all
-    """
-
+    #: plain values, containers of them, :class:`Global` classes and :class:`Recorded` calls
     root: Any
+    #: all names that the pickle imports
     globals: list[Global]
+    #: number of instructions that its file may have in all
     limit: int
 
 
 class Budget:
-    """
-    The instructions that the pickles of one file may still spend.
-
-    :param file_size: size of the file in bytes
-    """
+    """The instructions that the pickles of a file of some size may still spend."""
 
     def __init__(self, file_size: int = 0) -> None:
         self.left = self.total = max(MIN_INSTRUCTIONS, file_size)
@@ -137,9 +130,6 @@ def record(data: bytes | BinaryIO, budget: Budget | None = None, persistent_ids:
     :param data: the pickle, or a seekable binary file at its start
     :param budget: the instructions that it may spend; None: as many as its size allows
     :param persistent_ids: whether it may refer to objects outside of it, as torch's pickles do
-    :return: its record
-    :raises DamagedCheckpointError: if it is not a whole pickle
-    :raises UntrustedContentError: for an instruction that no checkpoint needs
     """
     stream: Any = io.BytesIO(data) if isinstance(data, bytes | bytearray) else data
     try:
@@ -295,13 +285,7 @@ class _Bounds:
 
 
 def check_key(key: Any) -> Any:
-    """
-    Check a key that the reconstruction itself puts into a dict or set.
-
-    :param key: the key
-    :return: the key
-    :raises UntrustedContentError: if it is not text, bytes, a whole number up to 2**60 or None
-    """
+    """Return a key that the reconstruction puts into a dict or set, if it is text, bytes, a whole number or None."""
     if not (key is None or isinstance(key, str | bytes | int)) or (isinstance(key, int) and abs(key) > MAX_KEY):
         raise UntrustedContentError(f"the pickle has a key that is a {type(key).__name__}")
     return key

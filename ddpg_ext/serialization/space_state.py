@@ -1,5 +1,7 @@
 """Spaces of the installed Gymnasium from the attributes of ``gym``'s or ``gymnasium``'s spaces, of any version."""
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -7,16 +9,12 @@ from gymnasium import spaces
 
 from ddpg_ext.common.errors import CheckpointError, DamagedCheckpointError, UntrustedContentError
 
+#: numbers in one observation: more do not fit into any replay buffer
+MAX_ELEMENTS = 10**8
+
 
 def make_space(kind: str, state: dict[str, Any]) -> spaces.Space:
-    """
-    Return a space of the installed Gymnasium, made by its constructor, which checks it.
-
-    :param kind: name of the class: "Box", "Discrete", "MultiDiscrete", "MultiBinary", "Dict" or "Tuple"
-    :param state: attributes of the space
-    :raises UntrustedContentError: for another kind of space
-    :raises DamagedCheckpointError: for invalid attributes
-    """
+    """Return a space of this kind ("Box", ...) of the installed Gymnasium, made by its constructor, which checks it."""
     if kind not in _MAKERS:
         raise UntrustedContentError(f"a space of the class {kind}")
     try:
@@ -25,6 +23,8 @@ def make_space(kind: str, state: dict[str, Any]) -> spaces.Space:
         raise
     except Exception as error:
         raise DamagedCheckpointError(f"a {kind} space with invalid attributes: {error}") from None
+    if _n_elements(space) > MAX_ELEMENTS:
+        raise CheckpointError(f"a {kind} space of {_n_elements(space):,} numbers")
     # The generators of old gym's spaces (RandomState) have no counterpart
     rng = state.get("_np_random")
     if isinstance(rng, np.random.Generator):
@@ -42,39 +42,37 @@ def _box(state: dict[str, Any]) -> spaces.Space:
     return spaces.Box(low.astype(dtype), high.astype(dtype), dtype=dtype)
 
 
-def _discrete(state: dict[str, Any]) -> spaces.Space:
-    return spaces.Discrete(int(state["n"]), start=int(state.get("start", 0)))
-
-
 def _multi_discrete(state: dict[str, Any]) -> spaces.Space:
-    nvec = _numbers(state["nvec"])
     start = state.get("start")
-    return spaces.MultiDiscrete(nvec, start=None if start is None else _numbers(start))
+    return spaces.MultiDiscrete(_numbers(state["nvec"]), start=None if start is None else _numbers(start))
 
 
 def _multi_binary(state: dict[str, Any]) -> spaces.Space:
     n = state["n"]
-    sizes = [int(size) for size in (n if isinstance(n, tuple | list | np.ndarray) else [n])]
-    if not 0 < np.prod(sizes, dtype=object) < 1e8:
-        raise DamagedCheckpointError(f"invalid size {sizes} of a MultiBinary space")
-    return spaces.MultiBinary(sizes if isinstance(n, tuple | list | np.ndarray) else sizes[0])
+    return spaces.MultiBinary([int(size) for size in n] if isinstance(n, tuple | list | np.ndarray) else int(n))
 
 
 def _dict(state: dict[str, Any]) -> spaces.Space:
     parts = state["spaces"]
     if not isinstance(parts, dict) or not all(isinstance(key, str) for key in parts):
         raise DamagedCheckpointError("a Dict space without names for its parts")
-    return spaces.Dict({key: _space(part) for key, part in parts.items()})
+    return spaces.Dict(dict(zip(parts, _parts(parts.values()), strict=True)))
 
 
-def _tuple(state: dict[str, Any]) -> spaces.Space:
-    return spaces.Tuple([_space(part) for part in state["spaces"]])
+def _parts(values: Any) -> list[spaces.Space]:
+    parts = list(values)
+    for part in parts:
+        if not isinstance(part, spaces.Space):
+            raise DamagedCheckpointError(f"a space with a part that is a {type(part).__name__}")
+    return parts
 
 
-def _space(value: Any) -> spaces.Space:
-    if not isinstance(value, spaces.Space):
-        raise DamagedCheckpointError(f"a space with a part that is a {type(value).__name__}")
-    return value
+def _n_elements(space: spaces.Space) -> int:
+    """Return the number of elements of a space, and of its parts, however often each is used."""
+    if isinstance(space, spaces.Dict | spaces.Tuple):
+        parts: Any = space.spaces.values() if isinstance(space, spaces.Dict) else space.spaces
+        return 1 + sum(map(_n_elements, parts))
+    return 1 + math.prod(space.shape or ())
 
 
 def _numbers(value: Any) -> np.ndarray:
@@ -83,11 +81,11 @@ def _numbers(value: Any) -> np.ndarray:
     return value
 
 
-_MAKERS = {
+_MAKERS: dict[str, Callable[[dict[str, Any]], spaces.Space]] = {
     "Box": _box,
-    "Discrete": _discrete,
+    "Discrete": lambda state: spaces.Discrete(int(state["n"]), start=int(state.get("start", 0))),
     "MultiDiscrete": _multi_discrete,
     "MultiBinary": _multi_binary,
     "Dict": _dict,
-    "Tuple": _tuple,
+    "Tuple": lambda state: spaces.Tuple(_parts(state["spaces"])),
 }

@@ -33,15 +33,7 @@ def save_tensors(state: Any) -> bytes:
 
 
 def load_tensors(data: bytes, device: th.device | str = "cpu", budget: Budget | None = None) -> Any:
-    """
-    Return the state dict in a file of torch's.
-
-    :param data: the file
-    :param device: device for the tensors
-    :param budget: the instructions that its pickle may spend; None: as many as its size allows
-    :raises UntrustedContentError: if it asks for anything but tensors in plain containers
-    :raises DamagedCheckpointError: if it is not a whole file of torch's
-    """
+    """Return the state dict in a file of torch's, if it holds nothing but tensors in plain containers."""
     if not data.startswith(b"PK"):
         raise DamagedCheckpointError(
             "not weights as torch >= 1.6 writes them; older ones can be converted by loading and saving them with SB3"

@@ -3,9 +3,17 @@
 import base64
 import io
 import json
+import math
 import pickle
 import struct
 import zipfile
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from stable_baselines3.common.noise import NormalActionNoise
+from stable_baselines3.common.torch_layers import FlattenExtractor, NatureCNN
+from torch import nn
 
 # ------------------------------------------------------------ a small assembler for pickles
 
@@ -52,6 +60,20 @@ def new(path: str, *args: bytes) -> bytes:
 
 def whole(body: bytes) -> bytes:
     return b"\x80\x04" + body + b"."
+
+
+def zeros(*shape: int) -> bytes:
+    """An array of bytes, with all of them."""
+    dtype = call("numpy:dtype", text("u1"), b"\x89", b"\x88")
+    return call("numpy._core.numeric:_frombuffer", raw(bytes(math.prod(shape))), dtype, sizes(*shape), text("C"))
+
+
+def sizes(*shape: int) -> bytes:
+    return tuple_of(*map(number, shape))
+
+
+def noise(**attributes: bytes) -> bytes:
+    return new("stable_baselines3.common.noise:NormalActionNoise") + dict_of(**attributes) + b"b"
 
 
 # --------------------------------------------------------------------------------- vectors
@@ -277,6 +299,30 @@ def vectors(canary: str) -> dict[str, bytes]:
         "key that is a number with a point": b"}G" + struct.pack(">d", 0.5) + b"Ns",
         "member that is a frozenset": b"\x8f((K\x01\x91\x90",
         "key from the memo": b"\x8a\x09" + (2**64 + 1).to_bytes(9, "little") + b"\x94}h\x00Ns",
+        "noise that broadcasts": noise(_mu=zeros(2_000, 1), _sigma=zeros(1, 2_000)),
+        "noise in noise that broadcasts": new("ddpg_ext.common.noise:ScheduledActionNoise")
+        + dict_of(noise=noise(_mu=zeros(4_000, 1), _sigma=zeros(4_000)), schedule=b"N", n_steps=number(0))
+        + b"b",
+        "one noise for a million environments": new("stable_baselines3.common.noise:VectorizedActionNoise")
+        + dict_of(
+            n_envs=number(1),
+            _base_noise=noise(_mu=number(0), _sigma=number(0)) + b"\x94",
+            _noises=b"](" + b"h\x00" * 120_000 + b"e",
+        )
+        + b"b",
+        "statistics that broadcast": new("stable_baselines3.common.running_mean_std:RunningMeanStd")
+        + dict_of(mean=zeros(2_000, 1), var=zeros(1, 2_000), count=number(1))
+        + b"b",
+        "space of negative size": new("gymnasium.spaces.multi_binary:MultiBinary") + dict_of(n=number(-5)) + b"b",
+        "space of many bits": new("gymnasium.spaces.multi_binary:MultiBinary") + dict_of(n=sizes(10**6, 10**6)) + b"b",
+        "space of one part, often": new("gymnasium.spaces.dict:Dict")
+        + dict_of(
+            spaces=dict_of(a=new("gymnasium.spaces.multi_binary:MultiBinary") + dict_of(n=number(10**6)) + b"b\x94")
+            + b"("
+            + b"".join(text(str(i)) + b"h\x00" for i in range(200))
+            + b"u"
+        )
+        + b"b",
         "place far away in the memo": b"]r" + struct.pack("<I", 2**32 - 1),
         "frame in a frame": b"\x95" + struct.pack("<Q", 12) + b"\x95" + struct.pack("<Q", 1) + b"N",
         "frame that ends within an instruction": b"\x95" + struct.pack("<Q", 3) + text("abc"),
@@ -304,6 +350,66 @@ def broken_pickles(good: bytes) -> dict[str, bytes]:
         "protocol 200": b"\x80\xc8" + good[2:],
         "zeros": bytes(1000),
     }
+
+
+# ----------------------------------------------------------------------------------- bombs
+
+
+def bombs() -> dict[str, tuple[str, Any]]:
+    """Attributes of a small model, by name, that would take all memory or time. Its policy is "MlpPolicy"."""
+    networks = {
+        "wide": {"net_arch": [10**6, 10**6]},
+        "wide and ten": {"net_arch": [10] * 10 + [10**6] * 2},
+        "actor wide": {"net_arch": {"pi": [10**6, 10**6], "qf": [4, 4]}},
+        "critic wide": {"net_arch": {"pi": [4, 4], "qf": [10**6, 10**6]}},
+        "wider than any": {"net_arch": [2**62, 2**62]},
+        "wider than C knows": {"net_arch": [10**30, 10**30]},
+        "deep": {"net_arch": [4] * 10_000},
+        "very deep": {"net_arch": [1] * 200_000},
+        "deep critic": {"net_arch": {"pi": [4, 4], "qf": [4] * 10_000}},
+        "another width": {"net_arch": [4, 5]},
+        "another depth": {"net_arch": [4, 4, 4]},
+        "another action layer": {"net_arch": [4, 4], "action_layer": 1},
+        "another normalisation": {"net_arch": [4, 4], "batch_norm": False},
+        **{
+            cls.__name__: {"net_arch": [4, 4], "activation_fn": cls}
+            for cls in (nn.Transformer, nn.LSTM, nn.MultiheadAttention, nn.Linear, nn.Module, nn.CrossEntropyLoss)
+        },
+        "its extractor's features": {"net_arch": [4, 4], "features_extractor_kwargs": {"features_dim": 10**9}},
+        "its optimiser's": {"net_arch": [4, 4], "optimizer_kwargs": {"params": [0] * 10**5}},
+    }
+    return {name: ("policy_kwargs", kwargs) for name, kwargs in networks.items()} | {
+        "observations of many kinds": ("observation_space", spaces.Discrete(2**40)),
+        "observations of very many kinds": ("observation_space", spaces.Discrete(2**62)),
+        "observations of many kinds each": ("observation_space", spaces.MultiDiscrete([2**31 - 1] * 1_000)),
+        "many bits": ("observation_space", spaces.MultiBinary(99_999_999)),
+        "a long action": ("action_space", spaces.Box(-1, 1, (10**5,))),
+        "a long noise": ("action_noise", NormalActionNoise(np.zeros(10**6), np.ones(10**6))),
+        "a noise that broadcasts": ("action_noise", NormalActionNoise(np.zeros(9), np.ones((10**5, 1)))),
+        "a noise that broadcasts far": ("action_noise", NormalActionNoise(np.zeros(10**5), np.ones((10**5, 1)))),
+        "a batch": ("batch_size", 10**12),
+        "environments": ("n_envs", 10**12),
+        "transitions": ("buffer_size", 10**15),
+        "episodes": ("_stats_window_size", 10**18),
+    }
+
+
+def bombs_of_images() -> dict[str, dict[str, Any]]:
+    """The same for ``policy_kwargs`` of "CnnPolicy" with images of 20x20 pixels and small convolutions."""
+    small = {"n_filters": 2, "kernel_sizes": [3, 3], "strides": [2, 2], "paddings": [0, 0]}
+    extractors = {
+        "filters": {**small, "n_filters": 10**9},
+        "kernels": {**small, "kernel_sizes": [10**5, 3], "paddings": [10**5 - 1, 0]},
+        "paddings": {**small, "paddings": [10**6, 0], "strides": [1, 10**6]},
+        "convolutions": {"kernel_sizes": [1] * 10**5, "strides": [1] * 10**5, "paddings": [0] * 10**5},
+    }
+    found: dict[str, dict[str, Any]] = {name: {"features_extractor_kwargs": kw} for name, kw in extractors.items()}
+    found["features"] = {
+        "features_extractor_class": NatureCNN,
+        "features_extractor_kwargs": {"features_dim": 10**10, "normalized_image": False},
+    }
+    found["flattened"] = {"features_extractor_class": FlattenExtractor, "net_arch": [10**6, 10**6]}
+    return {name: {"net_arch": [4, 4], **kwargs} for name, kwargs in found.items()}
 
 
 # ------------------------------------------------------------------------------------ zips

@@ -4,20 +4,32 @@ import contextlib
 import io
 import os
 import pickle
+import re
 import resource
 import signal
 import zipfile
 
 import gymnasium as gym
 import hostile
+import numpy as np
 import pytest
 import torch as th
+from gymnasium import spaces
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from stable_baselines3 import DDPG
+from stable_baselines3.common.buffers import NStepReplayBuffer
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.envs import BitFlippingEnv
+from stable_baselines3.common.save_util import save_to_pkl
+from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor, NatureCNN
 from stable_baselines3.common.vec_env import VecNormalize
+from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
+from torch import nn
 
 from ddpg_ext import CheckpointError, DamagedCheckpointError, DDPGPaper, UntrustedContentError, load_zoo_run
 from ddpg_ext.checkpoints.vec_normalize import load_vec_normalize
+from ddpg_ext.common.cnn import PaperCNN
 from ddpg_ext.serialization.allowlist import Allowed
 from ddpg_ext.serialization.archive import ZipReader
 from ddpg_ext.serialization.reconstruct import Reconstructor, load_pickle
@@ -29,6 +41,11 @@ from ddpg_ext.zoo.run_limits import check_wrapper
 CANARY = f"/tmp/ddpg_ext_canary_{os.getpid()}"
 VECTORS = hostile.vectors(CANARY)
 FIVE = ["reduce", "noise with a method", "schedule of a call", "billion laughs", "colliding keys"]
+
+
+class SpacesEnv(gym.Env):
+    def __init__(self, observation_space):
+        self.observation_space, self.action_space = observation_space, spaces.Box(-1, 1, (2,))
 
 
 def small():
@@ -63,9 +80,11 @@ def venv():
 
 
 @pytest.fixture(autouse=True)
-def no_canary():
+def no_trace():
     yield
     assert not os.path.exists(CANARY)
+    assert th.is_grad_enabled()
+    assert th.empty(0).device.type == "cpu"
 
 
 @contextlib.contextmanager
@@ -226,6 +245,119 @@ def test_hostile_yaml(own_zip, tmp_path, kind, name):
     path.write_text(hostile.hostile_yaml(CANARY)[kind])
     assert name in refused(load_zoo_run, run)
     refused(read_yaml, path)
+
+
+@pytest.mark.parametrize("bomb", hostile.bombs())
+def test_bombs(own_zip, bomb):
+    field, value = hostile.bombs()[bomb]
+    message = refused(DDPGPaper.load, io.BytesIO(hostile.with_field(own_zip, field, pickle.dumps(value))))
+    assert not re.search("allocat|MemoryError", message)  # refused before it was asked for
+
+
+@pytest.fixture(scope="module")
+def images_zip():
+    """A file of a policy for images."""
+    buffer = io.BytesIO()
+    env = SpacesEnv(spaces.Box(0, 255, (20, 20, 3), np.uint8))
+    convolutions = {"n_filters": 2, "kernel_sizes": [3, 3], "strides": [2, 2], "paddings": [0, 0]}
+    kwargs = {"net_arch": [4, 4], "features_extractor_kwargs": convolutions}
+    DDPGPaper("CnnPolicy", env, policy_kwargs=kwargs, buffer_size=50).save(buffer)
+    DDPGPaper.load(buffer)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("bomb", hostile.bombs_of_images())
+def test_bombs_of_images(images_zip, bomb):
+    pickled = pickle.dumps(hostile.bombs_of_images()[bomb])
+    message = refused(DDPGPaper.load, io.BytesIO(hostile.with_field(images_zip, "policy_kwargs", pickled)))
+    assert not re.search("allocat|MemoryError", message)
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value"),
+    [("n_steps", 10**9), ("n_steps", 0), ("n_steps", "x"), ("gamma", float("nan")), ("gamma", 10**9), ("n_envs", 3)],
+)
+def test_bombs_in_a_replay_buffer(model, tmp_path, attribute, value):
+    buffer = NStepReplayBuffer(8, model.observation_space, model.action_space, n_steps=3)
+    setattr(buffer, attribute, value)
+    (tmp_path / "buffer.pkl").write_bytes(pickle.dumps(buffer))
+    refused(model.load_replay_buffer, tmp_path / "buffer.pkl")
+
+
+def test_the_steps_of_returns_are_the_models_not_a_files(tmp_path):
+    kwargs = {**small(), "replay_buffer_class": NStepReplayBuffer, "n_steps": 3}
+    model = DDPGPaper("MlpPolicy", "Pendulum-v1", **kwargs)
+    model.replay_buffer.n_steps, model.replay_buffer.gamma = 10**9, 5.0
+    model.save_replay_buffer(tmp_path / "buffer")
+    other = DDPGPaper("MlpPolicy", "Pendulum-v1", **kwargs)
+    other.load_replay_buffer(tmp_path / "buffer")
+    assert (other.replay_buffer.n_steps, other.replay_buffer.gamma) == (3, 0.99)
+
+
+@pytest.mark.parametrize("start", [-(10**12), 10**12])
+@pytest.mark.parametrize("writer", ["SB3", "ddpg_ext"])
+def test_episodes_that_start_far_away(tmp_path, start, writer):
+    """SB3 counts from an episode's start to its end to find its transitions."""
+    env = make_vec_env(lambda: BitFlippingEnv(n_bits=3, continuous=True))
+    kwargs = small() | {"replay_buffer_class": HerReplayBuffer}
+    model = DDPGPaper("MultiInputPolicy", env, **kwargs)
+    model.replay_buffer._current_ep_start[:] = start
+    path = tmp_path / "buffer.pkl"
+    save_to_pkl(path, model.replay_buffer) if writer == "SB3" else model.save_replay_buffer(path)
+    refused(DDPGPaper("MultiInputPolicy", env, **kwargs).load_replay_buffer, path)
+
+
+def test_statistics_of_another_shape(venv, tmp_path):
+    for name in ("mean", "var"):
+        for statistics in ("obs_rms", "ret_rms"):
+            wrapper = VecNormalize(venv)
+            setattr(getattr(wrapper, statistics), name, np.ones((1_000, 1)))
+            wrapper.save(tmp_path / "vecnormalize.pkl")
+            refused(load_vec_normalize, tmp_path / "vecnormalize.pkl", venv)
+
+
+ACTIVATIONS = [nn.ReLU, nn.Tanh, nn.ELU, nn.PReLU, nn.SiLU, nn.Softplus, nn.LeakyReLU, nn.Identity, nn.Dropout]
+
+
+class OwnExtractor(FlattenExtractor):
+    """Cannot be built on torch's meta device, and takes long lists."""
+
+    def __init__(self, observation_space, numbers):
+        super().__init__(observation_space)
+        self.register_buffer("sums", th.from_numpy(th.tensor(numbers).numpy().cumsum()))
+
+
+@settings(max_examples=8, deadline=None)
+@given(
+    data=st.data(),
+    observations=st.sampled_from(["vector", "kinds", "bits", "image", "dict"]),
+    batch_norm=st.sampled_from([True, False, "actor", "critic"]),
+    shared=st.booleans(),
+    activation=st.sampled_from(ACTIVATIONS),
+    arch=st.lists(st.integers(1, 9), max_size=12) | st.just([2] * 60),
+)
+def test_whatever_can_be_built_can_be_loaded(data, observations, batch_norm, shared, activation, arch):
+    image = spaces.Box(0, 255, (3, 36, 36), np.uint8)
+    space, extractors = {
+        "vector": (spaces.Box(-1, 1, (2, 3)), [(None, None), (OwnExtractor, {"numbers": list(range(3_000))})]),
+        "kinds": (spaces.MultiDiscrete([3, 5]), [(None, None)]),
+        "bits": (spaces.MultiBinary([2, 3]), [(None, None)]),
+        "image": (image, [(NatureCNN, {"features_dim": 6}), (PaperCNN, {"n_filters": 3}), (FlattenExtractor, None)]),
+        "dict": (
+            spaces.Dict({"a": image, "b": image, "c": spaces.Discrete(3)}),
+            [(CombinedExtractor, {"cnn_output_dim": 5}), (None, {"cnn_kwargs": {"n_filters": 2}})],
+        ),
+    }[observations]
+    extractor, extractor_kwargs = data.draw(st.sampled_from(extractors))
+    kwargs = {"net_arch": arch, "batch_norm": batch_norm, "share_features_extractor": shared}
+    kwargs |= {"features_extractor_class": extractor, "features_extractor_kwargs": extractor_kwargs}
+    kwargs |= {"activation_fn": activation, "action_layer": data.draw(st.integers(1, max(1, len(arch))))}
+    policy = "MultiInputPolicy" if observations == "dict" else "MlpPolicy"
+    model = DDPGPaper(policy, SpacesEnv(space), policy_kwargs=kwargs, buffer_size=20)
+    buffer = io.BytesIO()
+    model.save(buffer)
+    loaded = DDPGPaper.load(buffer, allow=[OwnExtractor])
+    assert all(map(th.equal, model.policy.state_dict().values(), loaded.policy.state_dict().values()))
 
 
 @pytest.mark.parametrize(
