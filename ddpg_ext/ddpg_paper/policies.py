@@ -374,7 +374,7 @@ def _zeros(space: spaces.Space) -> Any:
 
 
 def _is_width(width: Any) -> bool:
-    return isinstance(width, int | np.integer) and not isinstance(width, bool) and width > 0
+    return isinstance(width, int | np.integer) and not isinstance(width, bool) and bool(width > 0)
 
 
 def _check_network_arguments(
