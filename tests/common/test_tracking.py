@@ -1,5 +1,11 @@
 """All that the callbacks measure reaches TensorBoard and Weights & Biases, through SB3's logger."""
 
+import os
+import subprocess
+import sys
+import textwrap
+
+import pytest
 from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.monitor import Monitor
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -29,3 +35,35 @@ def test_tensorboard_has_it_all(tmp_path):
     events.Reload()
     assert set(events.Tags()["scalars"]) == {*NAMES, "eval/mean_reward", "eval/mean_ep_length"}
     assert [scalar.step for scalar in events.Scalars("eval/q_bias")] == [40, 80, 120]
+
+
+def test_weights_and_biases_has_it_all(tmp_path):
+    """Offline, with a process of its own, since wandb hooks into TensorBoard for the rest of a process."""
+    pytest.importorskip("wandb")
+    script = """
+        import wandb
+        from toy_envs import ToyEnv
+        from ddpg_ext import DDPGPaper, QValueBiasCallback, SaturationMonitor
+
+        run = wandb.init(project="test", mode="offline", sync_tensorboard=True, dir=".")
+        model = DDPGPaper("MlpPolicy", ToyEnv(), batch_size=8, buffer_size=100, tensorboard_log="tensorboard", seed=0)
+        callbacks = [SaturationMonitor(every=20), QValueBiasCallback(ToyEnv(), every=40, n_eval_episodes=1)]
+        model.learn(90, callback=callbacks)
+        model.logger.close()
+        run.finish()
+    """
+    environment = {**os.environ, "WANDB_SILENT": "true", "OMP_NUM_THREADS": "1"}
+    environment["PYTHONPATH"] = os.pathsep.join([os.environ["PYTHONPATH"], os.path.dirname(__file__) + "/../helpers"])
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    (file,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
+    content = file.read_bytes()
+    assert {name for name in NAMES if name.encode() not in content} == set()

@@ -314,12 +314,12 @@ def test_videos_without_their_packages(train, zoo, tmp_path):
 
 def test_plots(train, zoo, tmp_path):
     plots = ["-e", "Pendulum-v1", "-f", "logs", "--no-display", "--no-million", "-print", "-o", "results"]
-    train("--eval-freq", "50", "--eval-episodes", "1", "-n", "210")
+    train("--eval-freq", "50", "--eval-episodes", "2", "-n", "210")
     assert zoo("all_plots", *plots).status == 0
     result = zoo("plot_from_file", "-i", "results.pkl")
     assert (result.status, "needs at least two runs" in result.stderr) == (1, True)
     assert "Traceback" not in result.stderr
-    train("--eval-freq", "50", "--eval-episodes", "1", "-n", "210", number=2)
+    train("--eval-freq", "50", "--eval-episodes", "2", "-n", "210", number=2)
     result = zoo("plot_train", "-e", "Pendulum-v1", "-f", "logs", "-w", "1")
     assert result.status == 0, result.stderr
     result = zoo("all_plots", *plots)
@@ -344,8 +344,7 @@ def test_tracking(train, tmp_path):
     assert load_zoo_run(run)[0].num_timesteps == 120
     (log,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
     content = log.read_bytes()
-    names = (b"critic_loss", b"q_mean", b"action_saturation", b"noise_scale", b"actor_grad_norm", b"time/fps")
-    for part in (b"ddpg_paper", b"Pendulum-v1", b"saved_hyperparams", b"qf_learning_rate", *names):
+    for part in (b"ddpg_paper", b"Pendulum-v1", b"saved_hyperparams", b"qf_learning_rate"):
         assert part in content
 
 
