@@ -27,6 +27,11 @@ class BatchNorm(nn.BatchNorm1d):
         self.update_running = True
         self.num_batches_tracked = None  # torch's count is of no use with a fixed momentum
 
+    def reset_running_stats(self) -> None:
+        """Reset the running averages; torch's method expects the count."""
+        self.running_mean.zero_()  # type: ignore[union-attr]
+        self.running_var.fill_(1)  # type: ignore[union-attr]
+
     def _load_from_state_dict(self, state_dict: dict[str, th.Tensor], prefix: str, *args: Any) -> None:
         """Load without the count, which files of earlier versions have, and torch adds to those without a version."""
         state_dict.pop(f"{prefix}num_batches_tracked", None)

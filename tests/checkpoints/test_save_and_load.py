@@ -9,6 +9,7 @@ import pytest
 import torch as th
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, LinearSchedule
 from toys import CountingEnv, PointEnv, counting_envs, recorded, same, small_model, weights
 
@@ -337,3 +338,29 @@ def test_set_env(tmp_path):
     assert loaded._last_obs is None
     loaded.learn(4, reset_num_timesteps=False)
     assert (loaded.num_timesteps, loaded._last_obs[0].tolist()[2]) == (30, 4)
+
+
+class _Plain(BaseFeaturesExtractor):
+    def __init__(self, observation_space):
+        super().__init__(observation_space, 2)
+
+    def forward(self, observations):
+        return observations
+
+
+def _tenth(remaining):
+    return 1e-4 * remaining
+
+
+def test_classes_and_functions_of_a_script_are_allowed_by_name(tmp_path, monkeypatch):
+    """Those of ``__main__`` are in the file as code, of which nothing is executed."""
+    for item in (_Plain, _tenth):
+        monkeypatch.setattr(item, "__module__", "__main__")
+    model = small_model(learning_rate=_tenth, policy_kwargs=dict(net_arch=[8, 8], features_extractor_class=_Plain))
+    model.save(tmp_path / "m")
+    loaded = DDPGPaper.load(tmp_path / "m", allow=[_Plain, _tenth])
+    assert loaded.learning_rate is _tenth
+    assert loaded.policy_kwargs["features_extractor_class"] is _Plain
+    for allow in ([_Plain], [_tenth], []):
+        with pytest.raises(UntrustedContentError, match="allow="):
+            DDPGPaper.load(tmp_path / "m", allow=allow)
