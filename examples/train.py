@@ -13,6 +13,8 @@ import json
 import os
 import sys
 from pathlib import Path
+from pydoc import locate
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -83,8 +85,10 @@ def main() -> None:
     (folder / name / "args.yml").write_text(yaml.safe_dump(options))
     (folder / name / "config.yml").write_text(yaml.safe_dump(settings, sort_keys=False))
 
-    model = DDPGPaper(env=make_vec_env(args.env, seed=args.seed, monitor_dir=str(folder)), seed=args.seed, **arguments)
-    eval_env = make_vec_env(args.env, n_envs=10, seed=args.seed + 1000)
+    wrapper: Any = locate(settings["env_wrapper"]) if "env_wrapper" in settings else None
+    env = make_vec_env(args.env, seed=args.seed, monitor_dir=str(folder), wrapper_class=wrapper)
+    model = DDPGPaper(env=env, seed=args.seed, **arguments)
+    eval_env = make_vec_env(args.env, n_envs=10, seed=args.seed + 1000, wrapper_class=wrapper)
     eval_freq = args.eval_freq or max(settings["n_timesteps"] // 20, 1)
     evaluation = EvalCallback(eval_env, None, None, 10, eval_freq, str(folder), str(folder), verbose=0)
     print(f"Training on {args.env} for {settings['n_timesteps']:,} steps; everything goes to {folder}/")

