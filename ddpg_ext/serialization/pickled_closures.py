@@ -1,4 +1,4 @@
-"""Functions and classes that cloudpickle stored by value: they are never made, but some are recognised."""
+"""Functions that cloudpickle stored by value: they are never made, but some are recognised."""
 
 from typing import Any
 
@@ -37,13 +37,11 @@ def schedule_from_closure(call: Recorded) -> Any:
 
 
 def name_of_stored(call: Recorded) -> str | None:
-    """Return the module and name of a function or class stored by value, such as those of a user's script."""
+    """Return the module and name of a function stored by value, such as those of a user's script."""
     path = call.func.path if isinstance(call.func, Global) else ""
     state = call.state[1] if isinstance(call.state, tuple) and len(call.state) == 2 else None
     if path in CLOSURES and isinstance(state, dict):
         return f"{state.get('__module__')}.{state.get('__qualname__')}"
-    if path == "cloudpickle.cloudpickle._make_skeleton_class" and len(call.args) > 3 and isinstance(call.args[3], dict):
-        return f"{call.args[3].get('__module__')}.{call.args[1]}"
     return None
 
 

@@ -180,7 +180,7 @@ def load_attributes(
 
 def is_listed(name: Global) -> bool:
     """Return whether the reader knows a name that a pickle imports."""
-    lists = (ALLOWED_CLASSES, HANDLERS, ("copyreg._reconstructor",))
+    lists = (ALLOWED_CLASSES, HANDLERS, ("copyreg._reconstructor", "numpy.ndarray"))
     return any(name.path in names for names in lists) or Allowed().find_class(name.module, name.name) is not None
 
 

@@ -25,6 +25,8 @@ MAX_KEY = 2**60
 
 #: sets the state of an existing object: ``setter(object, state)``
 STATE_SETTER = "cloudpickle.cloudpickle._function_setstate"
+#: makes a class from code, such as one of a user's script
+CLASS_FROM_CODE = "cloudpickle.cloudpickle._make_skeleton_class"
 #: module prefixes that have changed: gym is now gymnasium; NumPy 2 and Python 3 have renamed modules
 _MOVED_MODULES = {
     "numpy.core.": "numpy._core.",
@@ -63,6 +65,8 @@ class Recorded(metaclass=Global):
     __slots__ = ("args", "func", "items", "pairs", "state")
     __hash__ = None  # type: ignore[assignment]
     module = name = path = ""
+    #: for cloudpickle's function that makes a class from code, of which the name is all that counts
+    find_class: Any = None
     func: Any
     args: Any
     state: Any
@@ -75,6 +79,10 @@ class Recorded(metaclass=Global):
         if cls.path == STATE_SETTER and len(args) == 2 and isinstance(args[0], Recorded):
             args[0].__setstate__(args[1])
             return None
+        if cls.find_class is not None and len(args) > 3 and isinstance(args[3], dict):
+            module = args[3].get("__module__")
+            if isinstance(module, str) and isinstance(args[1], str):
+                return cls.find_class(module, args[1])
         return record_call(cls, args)
 
     def __call__(self, *args: Any) -> Any:
@@ -161,7 +169,14 @@ class _Recorder(pickle.Unpickler):
         if key not in self.globals:
             if len(self.globals) >= MAX_GLOBALS:
                 raise CheckpointError("the pickle imports more names than any checkpoint needs")
-            attributes = {"__slots__": (), "module": module, "name": name, "path": canonical(f"{module}.{name}")}
+            attributes: dict[str, Any] = {
+                "__slots__": (),
+                "module": module,
+                "name": name,
+                "path": canonical(f"{module}.{name}"),
+            }
+            if attributes["path"] == CLASS_FROM_CODE:
+                attributes["find_class"] = self.find_class
             self.globals[key] = Global("Recorded", (Recorded,), attributes)
         return self.globals[key]
 

@@ -1,12 +1,15 @@
 """Saving and loading models: all of their parts, changed arguments, and training afterwards."""
 
 import io
+import sys
 from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch as th
+from stable_baselines3 import DDPG
+from stable_baselines3.common.callbacks import CheckpointCallback
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
@@ -21,6 +24,7 @@ from ddpg_ext import (
     LinearDecay,
     OrnsteinUhlenbeckNoise,
     ScheduledActionNoise,
+    SnapshotCallback,
     UntrustedContentError,
 )
 
@@ -364,3 +368,29 @@ def test_classes_and_functions_of_a_script_are_allowed_by_name(tmp_path, monkeyp
     for allow in ([_Plain], [_tenth], []):
         with pytest.raises(UntrustedContentError, match="allow="):
             DDPGPaper.load(tmp_path / "m", allow=allow)
+
+
+class _Noise(NormalActionNoise):
+    pass
+
+
+@pytest.mark.parametrize("from_sb3", [False, True])
+def test_instances_of_a_scripts_classes_survive(tmp_path, monkeypatch, from_sb3):
+    """A file, a checkpoint while training, a snapshot; SB3's files, too."""
+    monkeypatch.setattr(_Noise, "__module__", "__main__")
+    monkeypatch.setattr(sys.modules["__main__"], "_Noise", _Noise, raising=False)  # as in a script
+    noise = _Noise(np.zeros(1), 0.1 * np.ones(1))
+    if from_sb3:
+        model = DDPG("MlpPolicy", "Pendulum-v1", buffer_size=100, device="cpu", action_noise=noise)
+        model.learn(20, callback=CheckpointCallback(10, str(tmp_path)))
+    else:
+        model = DDPGPaper("MlpPolicy", "Pendulum-v1", buffer_size=100, device="cpu", action_noise=noise)
+        callbacks = [CheckpointCallback(10, str(tmp_path)), SnapshotCallback(tmp_path / "s", every=100)]
+        model.learn(220, callback=callbacks)
+        resumed = DDPGPaper.resume(tmp_path / "s", "Pendulum-v1", allow=[_Noise])
+        assert type(resumed.action_noise) is _Noise
+    model.save(tmp_path / "m")
+    for way in ({"allow": [_Noise]}, {"trusted": True}):
+        assert type(DDPGPaper.load(tmp_path / "m", **way).action_noise) is _Noise
+    with pytest.raises(UntrustedContentError, match="allow="):
+        DDPGPaper.load(tmp_path / "m")
