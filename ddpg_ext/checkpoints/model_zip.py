@@ -162,11 +162,13 @@ def read_model_members(archive: ZipReader, device: th.device | str, trust: Trust
         archive.read_text(name).decode(errors="replace") if name in archive else ""
         for name in ("_stable_baselines3_version", "system_info.txt")
     )
-    params = read_parameters(archive, device, budget)
+    params = read_parameters(archive, device, budget, trust.trusted)
     return ModelFile(data, params, version, system_info, archive.name, trust.trusted, frozenset(trust.custom))
 
 
-def read_parameters(archive: ZipReader, device: th.device | str, budget: Budget | None = None) -> dict[str, Any]:
+def read_parameters(
+    archive: ZipReader, device: th.device | str, budget: Budget | None = None, trusted: bool = False
+) -> dict[str, Any]:
     """Return the state dicts in a model's file by name."""
     params = {}
     for name in archive.names:
@@ -174,7 +176,9 @@ def read_parameters(archive: ZipReader, device: th.device | str, budget: Budget 
             archive.read(name)  # not needed, but a damaged file must not be used
         elif name.endswith(".pth"):
             try:
-                params[name.removesuffix(".pth")] = load_tensors(archive.read(name), get_device(device), budget)
+                params[name.removesuffix(".pth")] = load_tensors(
+                    archive.read(name), get_device(device), budget, trusted
+                )
             except CheckpointError as error:
                 raise type(error)(f"{archive.name}: its member {name}: {error}") from None
     return params

@@ -304,3 +304,15 @@ def test_other_algorithms_are_refused():
         DDPGPaper.from_sb3(original)
     with pytest.raises(UntrustedContentError, match="policy_class"):
         DDPGPaper.load(saved(original))
+
+
+def test_numpy_numbers_of_an_optimizer_need_trust(tmp_path):
+    """SB3 writes them into the file of the weights, where torch's reader refuses them."""
+    kwargs = dict(net_arch=[8, 8], optimizer_kwargs=dict(eps=np.float64(1e-5)))
+    DDPG("MlpPolicy", "Pendulum-v1", buffer_size=100, device="cpu", policy_kwargs=kwargs).save(tmp_path / "m")
+    with pytest.raises(UntrustedContentError, match="trusted=True"):
+        DDPGPaper.load(tmp_path / "m")
+    loaded = DDPGPaper.load(tmp_path / "m", trusted=True)
+    assert loaded.actor.optimizer.param_groups[0]["eps"] == 1e-5
+    loaded.save(tmp_path / "again")
+    DDPGPaper.load(tmp_path / "again")
