@@ -168,6 +168,7 @@ def test_dict_observations_have_an_input_for_each_key(tmp_path):
     types = {name: onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type) for name, tensor in tensors.items()}
     assert types == {"observation.action": np.float64, "camera": np.uint8, "gear": np.int64, "velocity": np.float32}
 
+    model.observation_space.seed(0)
     samples = [model.observation_space.sample() for _ in range(6)]
     observations = [np.stack([sample[key] for sample in samples]) for key in model.observation_space]
     assert_same_actions(model, tmp_path / "actor.onnx", observations, env, model.observation_space)
@@ -186,6 +187,7 @@ def test_dict_observations_have_an_input_for_each_key(tmp_path):
 def test_other_observations(tmp_path, space):
     model = make_model(spaces_env(space))
     export_onnx(model, tmp_path / "actor.onnx")
+    space.seed(0)
     assert_same_actions(model, tmp_path / "actor.onnx", [np.stack([space.sample() for _ in range(6)])])
 
 
