@@ -183,12 +183,17 @@ def test_resume_after_kill_and_load_zoo_agent(example, tmp_path):
     ("script", "module", "n_actions"),
     [("pendulum_from_pixels", "pygame", 1), ("car_racing", "Box2D", 2), ("dmc_cartpole_pixels", "dm_control", 1)],
 )
-def test_from_pixels(script, module, n_actions, example, monkeypatch):
+def test_from_pixels(script, module, n_actions, tmp_path, monkeypatch):
+    """In a process of its own: renderers of several libraries in one process disturb each other."""
     pytest.importorskip(module)
     monkeypatch.delenv("DISPLAY", raising=False)
-    text = example(script, "--timesteps", 25, "--episodes", 1, "--save", "model")
+    arguments = "--timesteps 25 --episodes 1 --save model".split()
+    command = [sys.executable, str(EXAMPLES / f"{script}.py"), *arguments]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    text = done.stdout
     assert re.search(r"Mean return over 1 episodes without noise: -?\d", text)
-    model = DDPGPaper.load("model", device="cpu")
+    model = DDPGPaper.load(tmp_path / "model", device="cpu")
     assert model.num_timesteps == 25
     assert model.predict(np.zeros((9, 64, 64), np.uint8))[0].shape == (n_actions,)
 
