@@ -187,7 +187,7 @@ def test_from_pixels(script, module, n_actions, tmp_path, monkeypatch):
     """In a process of its own: renderers of several libraries in one process disturb each other."""
     pytest.importorskip(module)
     monkeypatch.delenv("DISPLAY", raising=False)
-    arguments = "--timesteps 25 --episodes 1 --save model".split()
+    arguments = ["--timesteps", "25", "--episodes", "1", "--save", "model"]
     command = [sys.executable, str(EXAMPLES / f"{script}.py"), *arguments]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
