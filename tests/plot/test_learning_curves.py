@@ -14,7 +14,8 @@ from stable_baselines3.common.monitor import ResultsWriter
 
 from ddpg_ext import CheckpointNotFoundError, DamagedCheckpointError, InvalidArgumentError, MissingExtraError
 from ddpg_ext.callbacks.live_plot import moving_mean
-from ddpg_ext.plot import aggregate, main, plot_runs
+from ddpg_ext.plot import aggregate, plot_runs
+from ddpg_ext.plot.learning_curves import main
 from ddpg_ext.plot.runs import Run, read_run
 
 STEPS = np.array([100, 200, 300, 400])
