@@ -226,7 +226,8 @@ class _Watched:
         modules = [*modules]
         self.objects = [*modules, *others]
         self.attributes = [vars(watched) for watched in self.objects]
-        self.members = [vars(m)[name] for m in modules for name in ("_modules", "_parameters", "_buffers")]
+        members = [vars(m)[name] for m in modules for name in ("_modules", "_parameters", "_buffers")]
+        self.members = [*filter(None, members)]
         self.params = [param for m in modules for param in m.parameters(recurse=False)]
         self.tensors = [*self.params, *(buffer for m in modules for buffer in m.buffers(recurse=False))]
         suffixes = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -250,14 +251,14 @@ class _Watched:
         return self.fingerprint() != self.before
 
     def has_hooks(self) -> bool:
-        return any(self.hooks) or any(map(_hooks, self.params)) or any(map(_accumulate_hooks, self.params))
+        return any(self.hooks) or any(map(any, map(_hooks, self.params)))
 
     def has_replaced_methods(self) -> bool:
         return any(hasattr(type(watched), name) for watched in self.objects for name in vars(watched))
 
 
+_hooks = attrgetter("_backward_hooks", "_post_accumulate_grad_hooks")
 _requires_grad = attrgetter("requires_grad")
-_hooks, _accumulate_hooks = attrgetter("_backward_hooks"), attrgetter("_post_accumulate_grad_hooks")
 
 
 def _inherits(policy: DDPGPaperPolicy, *names: str) -> bool:
