@@ -1,7 +1,7 @@
 """
 Environment steps per second of ``learn()``, end to end: DDPGPaper, SB3's DDPG and, where it is installed, SBX's.
 
-    python benchmarks/throughput.py                     # the comparison of the documentation, about 40 minutes
+    python benchmarks/throughput.py                     # the comparison of the documentation, about 90 minutes
     python benchmarks/throughput.py --rounds 1 --steps 50 --envs Pendulum-v1 --parts compare   # a try
 
 Each competitor runs in a process of its own. The processes take turns, a chunk of steps each, for some rounds: what
@@ -137,13 +137,14 @@ QUOTIENTS = [
     ("plain", "SB3"),
     ("plain", "SBX"),
     ("plain", "SBX, 1 core"),
+    ("plain", "plain, eager"),
     ("paper", "SB3"),
     ("plain, bf16", "SB3"),
 ]
 
 
 def compare(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """The main table: all competitors on each environment, with 1 and 2 threads, with batches of 64 and 256."""
+    """The main table: all competitors on each environment, with 1 and 2 threads, with batches of 64, 256 and 1024."""
     names = [name for name in COMPETITORS if not name.startswith("SBX") or importlib.util.find_spec("sbx")]
     if "amx_bf16" not in cpu_flags():
         names.remove("plain, bf16")
@@ -333,7 +334,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
     import matplotlib.pyplot as plt
 
     rows = results["compare"]
-    names = [name for name in rows[0]["rates"] if name != "plain, eager"]
+    names = list(rows[0]["rates"])
     figure, axes = plt.subplots(figsize=(9, 4), layout="constrained")
     width = 0.8 / len(names)
     for i, name in enumerate(names):
@@ -391,7 +392,9 @@ def main() -> None:
     parser.add_argument("--envs", nargs="+", default=["Pendulum-v1", "HalfCheetah-v5"])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=1000, help="environment steps per competitor and round")
-    parser.add_argument("--settings", nargs="+", default=["64:1", "64:2", "256:2"], help="batch size : torch threads")
+    parser.add_argument(
+        "--settings", nargs="+", default=["64:1", "64:2", "256:1", "256:2", "1024:2"], help="batch size : torch threads"
+    )
     parser.add_argument("--n-envs", nargs="+", type=int, default=[1, 4, 16], help="of the scaling part")
     parser.add_argument("--endurance-steps", type=int, default=300_000)
     parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))

@@ -4,35 +4,41 @@ import platform
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import torch as th
 
-#: Vendors of processors on which oneDNN computes large float32 products faster than MKL, torch's usual kernel (both
-#: come with torch). Microseconds for 64 x 400 x 300, forward / weight gradient / input gradient, one thread:
-#: - AuthenticAMD: MKL 171 / 159 / 161, oneDNN 169 / 175 / 152 on Zen 4 (about equal); on Zen 5 oneDNN is faster
-#: - GenuineIntel (AVX-512, AMX): MKL 131 / 110 / 103, oneDNN 157 / 159 / 142, so it is not in the table
-_ONEDNN_VENDORS = {"AuthenticAMD"}
-#: oneDNN is faster for at least this number of multiplications ...
-_ONEDNN_MIN_SIZE = 1_000_000
-#: ... and this number of columns: with fewer, MKL's transposed product is several times as fast
+
+class Processor(NamedTuple):
+    """Identify a processor by what the choice of kernels depends on."""
+
+    vendor: str
+    avx512: bool
+    amx: bool
+
+
+#: Processors on which oneDNN computes float32 products faster than MKL, torch's usual kernel (both come with torch),
+#: and from how many multiplications on. All others use MKL. Measured by benchmarks/matmul_kernels.py with one thread;
+#: microseconds for 64 x 400 x 300, forward / weight gradient / input gradient:
+#: - AMD Zen 4: MKL 171 / 159 / 161, oneDNN 169 / 175 / 152; on Zen 5 oneDNN is faster
+#: - Intel with AMX: MKL 131 / 110 / 103, oneDNN 157 / 159 / 142, so it is not in the table
+_ONEDNN_FROM = {Processor("AuthenticAMD", avx512=True, amx=False): 1_000_000}
+#: oneDNN is faster from this number of columns on: with fewer, MKL's transposed product is several times as fast
 _ONEDNN_MIN_WIDTH = 8
 
 
-def _vendor() -> str:
-    """Return the vendor of the processor by its CPUID name; empty if it is unknown."""
+def processor() -> Processor:
+    """Return the processor; its vendor is the CPUID name, empty if it is unknown."""
     cpuinfo = Path("/proc/cpuinfo")
     text = cpuinfo.read_text() if cpuinfo.exists() else platform.processor()
     match = re.search("AuthenticAMD|GenuineIntel", text)
-    return match[0] if match else ""
+    avx512 = th.backends.cpu.get_cpu_capability() == "AVX512"
+    return Processor(match[0] if match else "", avx512, "amx_bf16" in text)
 
 
 def _find_onednn() -> Callable[..., th.Tensor] | None:
     """Return torch's private operator for oneDNN's product, if it is faster here and computes what is expected."""
-    if (
-        _vendor() not in _ONEDNN_VENDORS
-        or not th.backends.mkldnn.is_available()
-        or th.backends.cpu.get_cpu_capability() != "AVX512"
-    ):
+    if processor() not in _ONEDNN_FROM or not th.backends.mkldnn.is_available():
         return None
     # Small whole numbers: every order of summation gives the same float32 numbers
     x, weight, bias = (th.arange(n, dtype=th.float32).remainder(7) - 3 for n in (16 * 24, 32 * 24, 32))
@@ -48,6 +54,7 @@ def _find_onednn() -> Callable[..., th.Tensor] | None:
 
 
 _ONEDNN = _find_onednn()
+_ONEDNN_MIN_SIZE = _ONEDNN_FROM.get(processor(), 0)
 
 
 def uses_onednn(x: th.Tensor, weight: th.Tensor) -> bool:
