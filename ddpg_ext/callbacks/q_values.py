@@ -3,7 +3,7 @@
 import os
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import gymnasium as gym
 import numpy as np
@@ -76,7 +76,7 @@ class QValueBiasCallback(PeriodicCallback):
         every: int = 10_000,
         n_eval_episodes: int = 10,
         path: str | os.PathLike[str] | None = None,
-        truncated: str = "bootstrap",
+        truncated: Literal["bootstrap", "drop"] = "bootstrap",
         verbose: int = 0,
     ) -> None:
         super().__init__(every, verbose)
