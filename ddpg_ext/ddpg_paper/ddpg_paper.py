@@ -381,14 +381,18 @@ class DDPGPaper(OffPolicyAlgorithm):
             )
         with flush_denormals(), matmul_precision(self.matmul_precision):
             try:
-                return super().learn(
-                    total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar
-                )
+                super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
             except (KeyError, TypeError, ValueError) as error:
                 misfit = observation_error(error, self.observation_space)
                 if misfit is None:
                     raise
                 raise self._discarded(misfit) from error
+        if self._n_updates == 0 and 0 < self.num_timesteps <= self.learning_starts:
+            warnings.warn(
+                f"nothing was learned: training ended at step {self.num_timesteps}, gradient steps start after step "
+                f"{self.learning_starts} (`learning_starts`); train for more steps, or pass a smaller `learning_starts`"
+            )
+        return self
 
     def _setup_learn(
         self,
@@ -747,7 +751,7 @@ class DDPGPaper(OffPolicyAlgorithm):
         """
         Continue a training run exactly where :class:`~ddpg_ext.SnapshotCallback` took a snapshot.
 
-        With ``model.learn(total - model.num_timesteps, callback=SnapshotCallback(...), reset_num_timesteps=False)``
+        With ``model.learn(max(total - model.num_timesteps, 0), callback=SnapshotCallback(...), reset_num_timesteps=False)``
         the run ends with the same weights, bit for bit, as if it had never stopped (on the same machine, with the same
         versions and number of threads). If the steps differ from those that followed the snapshot, the
         ``SnapshotCallback`` warns.
