@@ -751,10 +751,10 @@ class DDPGPaper(OffPolicyAlgorithm):
         """
         Continue a training run exactly where :class:`~ddpg_ext.SnapshotCallback` took a snapshot.
 
-        With ``model.learn(total - model.num_timesteps, callback=SnapshotCallback(...), reset_num_timesteps=False)``, where
-        the steps must not be negative, the run ends with the same weights, bit for bit, as if it had never stopped (on
-        the same machine, with the same versions and number of threads). If the steps differ from those that followed
-        the snapshot, the ``SnapshotCallback`` warns.
+        With ``model.learn(total - model.num_timesteps, callback=SnapshotCallback(...), reset_num_timesteps=False)``
+        (not below 0 steps), the run ends with the same weights, bit for bit, as if it had never stopped (on the same
+        machine, with the same versions and number of threads). If the steps differ from those that followed the
+        snapshot, the ``SnapshotCallback`` warns.
 
         :param path: folder of the snapshots, of which the newest is taken, or if it is damaged the one before; or one
             snapshot
