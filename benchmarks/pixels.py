@@ -18,7 +18,7 @@ import platform
 import statistics
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 # Before MuJoCo and pygame are imported: rendering without a display
 os.environ.setdefault("MUJOCO_GL", "egl")
@@ -50,7 +50,7 @@ REPEAT = 3
 PENDULUM, CAR, CARTPOLE = "Pendulum-v1", "CarRacing-v3", "dm_control/cartpole-balance-v0"
 
 #: per variant: the policy, and what differs from the defaults, which are the paper's. A million images take 37 GB
-VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+VARIANTS: dict[str, tuple[Literal["MlpPolicy", "CnnPolicy"], dict[str, Any]]] = {
     "paper": ("CnnPolicy", {"buffer_size": 50_000}),
     "tuned": (
         "CnnPolicy",

@@ -113,6 +113,11 @@ def main() -> None:
     except Exception as error:  # renderers without a display raise any error
         print(f"No animation, because {args.env} cannot be rendered here: {error}")
     print(f"Mean return over {args.eval_episodes} episodes without noise: {mean:.1f} +/- {std:.1f}")
+    solved = probe.spec.reward_threshold if probe.spec else None
+    if args.env == "Pendulum-v1":
+        print("A random agent has about -1,200. The task is solved at about -150.")
+    elif solved is not None:
+        print(f"The task is solved at {solved:g}.")
 
 
 if __name__ == "__main__":

@@ -88,10 +88,12 @@ def main() -> None:
     if episodes.returns:
         print(f"Mean return of the last 10 training episodes: {np.mean(episodes.returns[-10:]):.1f}")
     print("The tutorial's, on Pendulum-v1 after 548,000 steps: -170.6")
+    print(f"Evaluating both actors over {args.eval_episodes} episodes")
     eval_env = make_vec_env(args.env, n_envs=10, seed=args.seed + 1000)
     for name, actor in {"last": model, "best": DDPGPaper.load(episodes.file) if episodes.returns else model}.items():
         mean, std = evaluate_policy(actor, eval_env, args.eval_episodes)
         print(f"Mean return of the {name} actor, {args.eval_episodes} episodes without noise: {mean:.1f} +/- {std:.1f}")
+    print(f"`python -m ddpg_ext enjoy --folder {args.folder} --env {args.env}` shows the agent (extra `zoo`)")
 
 
 if __name__ == "__main__":

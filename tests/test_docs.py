@@ -119,6 +119,7 @@ def test_every_argument_that_can_be_wrong_stands_on_the_page_of_errors():
 
 def test_the_citation_is_of_this_version():
     assert f"{{{ddpg_ext.__version__}}}" in (ROOT / "CITATION.bib").read_text(encoding="utf-8")
+    assert f"\nversion: {ddpg_ext.__version__}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
 
 
 def migration_tables() -> list[dict[str, tuple[str, str]]]:

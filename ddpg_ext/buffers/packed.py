@@ -4,7 +4,7 @@ import copy
 import os
 from functools import partial
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch as th
@@ -17,7 +17,7 @@ from ddpg_ext.buffers.ring import Ring
 from ddpg_ext.common.checks import check_number
 from ddpg_ext.common.errors import CheckpointError, DamagedCheckpointError, InvalidArgumentError
 
-STORAGES = ("memory", "device", "memmap")
+Storage = Literal["memory", "device", "memmap"]
 _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 _BOOL = np.dtype(bool)
 _SEQUENCES = (list, tuple)
@@ -69,14 +69,15 @@ class PackedReplayBuffer(ReplayBufferAdapter):
         *args: Any,
         n_steps: int = 1,
         gamma: float = 0.99,
-        storage: str = "memory",
+        storage: Storage = "memory",
         directory: str | os.PathLike[str] | None = None,
         **kwargs: Any,
     ) -> None:
         n_steps = check_number("n_steps", n_steps, lambda n: n > 0, "a whole number above 0", integer=True)
         gamma = check_number("gamma", gamma, lambda x: 0 <= x <= 1, "a number in [0, 1]")
-        if storage not in STORAGES:
-            raise InvalidArgumentError(f"`storage` must be one of {', '.join(map(repr, STORAGES))}, got {storage!r}")
+        if storage not in get_args(Storage):
+            accepted = ", ".join(map(repr, get_args(Storage)))
+            raise InvalidArgumentError(f"`storage` must be one of {accepted}, got {storage!r}")
         if (directory is not None) != (storage == "memmap"):
             raise InvalidArgumentError(
                 f"`directory` must be given with storage='memmap' and only then, got {directory!r} with {storage!r}"

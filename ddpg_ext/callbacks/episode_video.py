@@ -3,6 +3,7 @@
 import os
 import warnings
 from pathlib import Path
+from typing import Literal
 
 import gymnasium as gym
 import numpy as np
@@ -44,7 +45,7 @@ class EpisodeVideoCallback(PeriodicCallback):
         env: gym.Env | VecEnv | str,
         path: str | os.PathLike[str],
         every: int = 10_000,
-        file_format: str = "gif",
+        file_format: Literal["gif", "mp4"] = "gif",
         max_steps: int = 1_000,
         seed: int | None = 0,
         log: bool = False,

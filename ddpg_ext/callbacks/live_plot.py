@@ -18,10 +18,10 @@ from ddpg_ext.common.optional_imports import import_extra
 
 #: the panels in reading order: name of the curve, title of the axes
 _PANELS = {
-    "return": "return of an episode, with noise",
+    "return": "return of an episode, with noise; line: mean of {window}",
     "train/actor_loss": "actor loss",
     "train/critic_loss": "critic loss",
-    "length": "length of an episode, in steps",
+    "length": "length of an episode, in steps; line: mean of {window}",
 }
 _LOSSES = ("train/actor_loss", "train/critic_loss")
 
@@ -121,7 +121,8 @@ class LivePlotCallback(PeriodicCallback):
         self._figure.clear()
         axes = self._figure.subplots(2, 2, sharex=True)
         # Fixed margins: computing the layout would double the drawing time
-        self._figure.subplots_adjust(left=0.07, right=0.98, bottom=0.09, top=0.94, wspace=0.16, hspace=0.18)
+        self._figure.subplots_adjust(left=0.07, right=0.98, bottom=0.09, top=0.89, wspace=0.16, hspace=0.18)
+        self._figure.suptitle(self._describe_run(), fontsize=11)
         for (name, title), panel in zip(_PANELS.items(), axes.flat, strict=True):
             self._draw_panel(panel, name, title)
         for panel in axes[1]:
@@ -142,7 +143,7 @@ class LivePlotCallback(PeriodicCallback):
             self._display.update(image)
 
     def _draw_panel(self, panel: Any, name: str, title: str) -> None:
-        panel.set_title(title, fontsize=10)
+        panel.set_title(title.format(window=self.window), fontsize=10)
         panel.grid(alpha=0.3)
         curve = self.curves[name]
         if not curve:
@@ -154,8 +155,7 @@ class LivePlotCallback(PeriodicCallback):
             panel.plot(steps, values, marker="." if len(values) < 30 else None, color="C1")
             return
         panel.plot(steps, values, ".", markersize=4, alpha=0.4, color="C0")
-        panel.plot(steps, moving_mean(values, self.window), color="C0", label=f"mean of {self.window} episodes")
-        panel.legend(loc="best", fontsize=8)
+        panel.plot(steps, moving_mean(values, self.window), color="C0")
 
 
 class _LossRecorder(KVWriter):

@@ -37,3 +37,11 @@ class PeriodicCallback(BaseCallback):
 
     def _on_interval(self) -> None:
         raise NotImplementedError
+
+    def _describe_run(self) -> str:
+        """Return algorithm and environment, as the title of a picture."""
+        try:
+            spec = self.training_env.get_attr("spec", 0)[0]
+        except (AttributeError, NotImplementedError):  # a VecEnv without environments
+            spec = None
+        return type(self.model).__name__ + (f" on {spec.id}" if spec is not None else "")

@@ -3,7 +3,7 @@
 import os
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import gymnasium as gym
 import numpy as np
@@ -76,7 +76,7 @@ class QValueBiasCallback(PeriodicCallback):
         every: int = 10_000,
         n_eval_episodes: int = 10,
         path: str | os.PathLike[str] | None = None,
-        truncated: str = "bootstrap",
+        truncated: Literal["bootstrap", "drop"] = "bootstrap",
         verbose: int = 0,
     ) -> None:
         super().__init__(every, verbose)
@@ -110,7 +110,7 @@ class QValueBiasCallback(PeriodicCallback):
         logs_figure = has_tensorboard and find_spec("matplotlib") is not None
         figure: Any = None
         if logs_figure or self.path is not None:
-            figure = plot_q_values(values, f"{self.num_timesteps:,} steps")
+            figure = plot_q_values(values, f"{self._describe_run()}, step {self.num_timesteps:,}")
         if self.path is not None:
             stem = f"q_values_{self.num_timesteps}_steps"
             with atomic_file(self.path / f"{stem}.npz") as file:
@@ -167,10 +167,13 @@ def plot_q_values(values: QValues, title: str = "") -> Any:
     :return: a matplotlib ``Figure``
     :raises MissingExtraError: if matplotlib is not installed
     """
-    matplotlib = import_extra("matplotlib.figure", "ddpg_ext[extra]", "plot_q_values")
+    matplotlib, ticker = (
+        import_extra(f"matplotlib.{module}", "ddpg_ext[extra]", "plot_q_values") for module in ("figure", "ticker")
+    )
     figure = matplotlib.Figure(figsize=(5, 4.6), layout="constrained")
     axes = figure.subplots()
-    axes.set(xlabel="observed discounted return", ylabel="estimated Q", title=title)
+    axes.set(xlabel="observed discounted return", ylabel="estimated Q")
+    axes.set_title(title, fontsize=10)
     if len(values.estimated) == 0:
         axes.text(0.5, 0.5, "all episodes are cut off too early", transform=axes.transAxes, ha="center")
         return figure
@@ -184,8 +187,9 @@ def plot_q_values(values: QValues, title: str = "") -> Any:
     axes.plot(limits, limits, "--", color="gray", linewidth=1, label="estimated = observed")
     axes.set(xlim=limits, ylim=limits, aspect="equal")
     axes.locator_params(nbins=6)
-    axes.legend(loc="lower right", fontsize=8)
-    figure.colorbar(density, ax=axes, label="steps", shrink=0.8)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), fontsize=8, frameon=False)
+    ticks = ticker.LogLocator(subs=(1, 2, 5))
+    figure.colorbar(density, ax=axes, label="number of steps", shrink=0.8, ticks=ticks, format="%d").minorticks_off()
     return figure
 
 

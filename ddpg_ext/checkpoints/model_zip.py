@@ -138,6 +138,7 @@ def _is_json(value: Any) -> bool:
 
 def read_model_members(archive: ZipReader, device: th.device | str, trust: Trust) -> ModelFile:
     """Read a model's file, with the caller's permissions."""
+    _check_is_model(archive)
     fields = archive.read_json("data")
     if not isinstance(fields, dict):
         raise DamagedCheckpointError(f"{archive.name}: its member 'data' is not a JSON object")
@@ -166,6 +167,15 @@ def read_model_members(archive: ZipReader, device: th.device | str, trust: Trust
     return ModelFile(data, params, version, system_info, archive.name, trust.trusted, frozenset(trust.custom))
 
 
+def _check_is_model(archive: ZipReader) -> None:
+    if "data" not in archive:
+        is_torchs = any(name.endswith("/data.pkl") for name in archive.names)
+        advice = "; it was written by torch.save: `model.actor.load_state_dict(torch.load(path))` takes a state dict"
+        raise DamagedCheckpointError(
+            f"{archive.name}: not a model, it has no member 'data'{advice if is_torchs else ''}"
+        )
+
+
 def read_parameters(
     archive: ZipReader, device: th.device | str, budget: Budget | None = None, trusted: bool = False
 ) -> dict[str, Any]:
@@ -187,6 +197,7 @@ def read_parameters(
 def load_parameters(path: Any, device: th.device | str) -> dict[str, Any]:
     """Return the state dicts in a model's file by name."""
     with ZipReader(resolve_suffix(path, ".zip")) as archive:
+        _check_is_model(archive)
         return read_parameters(archive, device, Budget(archive.file_size))
 
 

@@ -5,9 +5,12 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 import torch as th
 
+#: accepted values of the argument ``matmul_precision``, besides None
+MatmulPrecision = Literal["highest", "high", "medium"]
 #: the process that imported the module; a fork of it has no worker threads
 _PROCESS = os.getpid()
 
@@ -54,7 +57,7 @@ def _denormals_are_flushed() -> bool:
 
 
 @contextmanager
-def matmul_precision(precision: str | None) -> Iterator[None]:
+def matmul_precision(precision: MatmulPrecision | None) -> Iterator[None]:
     """
     Set the precision of float32 matrix products inside the block.
 

@@ -7,7 +7,7 @@ import pathlib
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 import torch as th
@@ -27,7 +27,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ddpg_ext.buffers import end_episodes
 from ddpg_ext.common.checks import check_number, plain
-from ddpg_ext.common.denormals import flush_denormals, matmul_precision
+from ddpg_ext.common.denormals import MatmulPrecision, flush_denormals, matmul_precision
 from ddpg_ext.common.errors import (
     InvalidArgumentError,
     InvalidArgumentTypeError,
@@ -37,7 +37,7 @@ from ddpg_ext.common.errors import (
 )
 from ddpg_ext.common.noise import OrnsteinUhlenbeckNoise, noise_scale, seed_random_stream, vectorize
 from ddpg_ext.common.normalization import LARGEST, is_moderate, restore_statistics, running_statistics
-from ddpg_ext.ddpg_paper.executors import Executor, make_executor
+from ddpg_ext.ddpg_paper.executors import Executor, ExecutorChoice, make_executor
 from ddpg_ext.ddpg_paper.policies import (
     Actor,
     CnnPolicy,
@@ -49,6 +49,7 @@ from ddpg_ext.ddpg_paper.policies import (
 )
 from ddpg_ext.ddpg_paper.update import StepMetrics
 from ddpg_ext.ddpg_paper.validation import (
+    NoiseName,
     check_arguments,
     check_callback,
     check_policy,
@@ -142,7 +143,7 @@ class DDPGPaper(OffPolicyAlgorithm):
     @explain_keywords
     def __init__(
         self,
-        policy: str | type[DDPGPaperPolicy],
+        policy: Literal["MlpPolicy", "CnnPolicy", "MultiInputPolicy"] | type[DDPGPaperPolicy],
         env: GymEnv | str,
         learning_rate: float | Schedule = 1e-4,
         buffer_size: int = 1_000_000,
@@ -150,9 +151,9 @@ class DDPGPaper(OffPolicyAlgorithm):
         batch_size: int | None = None,
         tau: float = 1e-3,
         gamma: float = 0.99,
-        train_freq: int | tuple[int, str] = 1,
+        train_freq: int | tuple[int, Literal["step", "episode"]] = 1,
         gradient_steps: int = 1,
-        action_noise: ActionNoise | str | None = "ornstein-uhlenbeck",
+        action_noise: ActionNoise | NoiseName | None = "ornstein-uhlenbeck",
         replay_buffer_class: type[ReplayBuffer] | None = None,
         replay_buffer_kwargs: dict[str, Any] | None = None,
         optimize_memory_usage: bool = False,
@@ -168,8 +169,8 @@ class DDPGPaper(OffPolicyAlgorithm):
         qf_weight_decay: float = 1e-2,
         uniform_warmup: bool = False,
         stats_window_size: int = 100,
-        executor: str = "auto",
-        matmul_precision: str | None = None,
+        executor: ExecutorChoice = "auto",
+        matmul_precision: MatmulPrecision | None = None,
     ) -> None:
         policy = resolve_policy(policy)
         made_env: Any = maybe_make_env(env, verbose)
@@ -218,6 +219,15 @@ class DDPGPaper(OffPolicyAlgorithm):
         self._default_learning_starts = learning_starts is None
         if _init_setup_model:
             self._setup_model()
+
+    def __repr__(self) -> str:
+        names = {policy: name for name, policy in self.policy_aliases.items()}
+        policy = names.get(self.policy_class, self.policy_class.__name__)
+        observations, actions = _brief(self.observation_space), _brief(self.action_space)
+        return (
+            f"{type(self).__name__}({policy}, observations={observations}, actions={actions}, "
+            f"n_envs={self.n_envs}, num_timesteps={self.num_timesteps}, device={str(self.device)!r})"
+        )
 
     # ------------------------------------------------------------------ set-up
 
@@ -371,14 +381,18 @@ class DDPGPaper(OffPolicyAlgorithm):
             )
         with flush_denormals(), matmul_precision(self.matmul_precision):
             try:
-                return super().learn(
-                    total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar
-                )
+                super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
             except (KeyError, TypeError, ValueError) as error:
                 misfit = observation_error(error, self.observation_space)
                 if misfit is None:
                     raise
                 raise self._discarded(misfit) from error
+        if self._n_updates == 0 and 0 < self.num_timesteps <= self.learning_starts:
+            warnings.warn(
+                f"nothing was learned: training ended at step {self.num_timesteps}, gradient steps start after step "
+                f"{self.learning_starts} (`learning_starts`); train for more steps, or pass a smaller `learning_starts`"
+            )
+        return self
 
     def _setup_learn(
         self,
@@ -738,9 +752,9 @@ class DDPGPaper(OffPolicyAlgorithm):
         Continue a training run exactly where :class:`~ddpg_ext.SnapshotCallback` took a snapshot.
 
         With ``model.learn(total - model.num_timesteps, callback=SnapshotCallback(...), reset_num_timesteps=False)``
-        the run ends with the same weights, bit for bit, as if it had never stopped (on the same machine, with the same
-        versions and number of threads). If the steps differ from those that followed the snapshot, the
-        ``SnapshotCallback`` warns.
+        (not below 0 steps), the run ends with the same weights, bit for bit, as if it had never stopped (on the same
+        machine, with the same versions and number of threads). If the steps differ from those that followed the
+        snapshot, the ``SnapshotCallback`` warns.
 
         :param path: folder of the snapshots, of which the newest is taken, or if it is damaged the one before; or one
             snapshot
@@ -790,6 +804,13 @@ class DDPGPaper(OffPolicyAlgorithm):
 def _check_env(env: Any) -> None:
     if not hasattr(env, "action_space"):
         raise InvalidArgumentTypeError(f"`env` must be an environment, a VecEnv or an id, got {env!r}")
+
+
+def _brief(space: spaces.Space) -> str:
+    """Describe a space without its bounds, which fill many lines for large ones."""
+    if isinstance(space, spaces.Dict):
+        return f"Dict({', '.join(f'{key}: {_brief(part)}' for key, part in space.items())})"
+    return f"Box{space.shape}" if isinstance(space, spaces.Box) else str(space)
 
 
 def _derived_seed(seed: int, stream: int) -> int:

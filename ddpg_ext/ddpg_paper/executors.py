@@ -1,6 +1,6 @@
 """Executors carry out the gradient step; ``make_executor`` takes the fastest that supports the model."""
 
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 
@@ -8,6 +8,9 @@ from ddpg_ext.common.errors import InvalidArgumentError, InvalidArgumentTypeErro
 from ddpg_ext.ddpg_paper.fast_cpu import FastCPUExecutor
 from ddpg_ext.ddpg_paper.policies import DDPGPaperPolicy
 from ddpg_ext.ddpg_paper.update import Samples, StepResult, gradient_step
+
+#: accepted values of the argument ``executor``
+ExecutorChoice = Literal["auto", "fast", "eager"]
 
 
 class Executor(Protocol):
@@ -91,7 +94,7 @@ def check_executor(name: Any) -> None:
     :raises InvalidArgumentError: if the name is unknown
     :raises InvalidArgumentTypeError: if it is not a string
     """
-    names = ["auto", *EXECUTORS]
+    names = get_args(ExecutorChoice)
     if not isinstance(name, str):
         raise InvalidArgumentTypeError(f"`executor` must be one of {', '.join(map(repr, names))}, got {name!r}")
     if name not in names:

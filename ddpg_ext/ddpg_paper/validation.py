@@ -6,7 +6,7 @@ import inspect
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, ParamSpec
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, get_args
 
 import numpy as np
 from gymnasium import spaces
@@ -20,6 +20,7 @@ from stable_baselines3.td3 import policies as td3_policies
 
 from ddpg_ext.buffers import PackedReplayBuffer
 from ddpg_ext.common.checks import check_dict, check_flag, check_keywords, check_number, plain
+from ddpg_ext.common.denormals import MatmulPrecision
 from ddpg_ext.common.errors import (
     InvalidArgumentError,
     InvalidArgumentTypeError,
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 #: replay buffers with sums of discounted rewards, which need the model's discount factor
 _N_STEP_BUFFERS = (PackedReplayBuffer, NStepReplayBuffer)
 
-_NOISE_NAMES = ("ornstein-uhlenbeck",)
+NoiseName = Literal["ornstein-uhlenbeck"]
 
 #: the policies that stand for those of SB3's DDPG, as the same names do
 _SB3_POLICIES: dict[Any, Any] = {
@@ -271,12 +272,12 @@ def check_callback(callback: Any) -> None:
 
 
 def _check_noise(noise: Any, action_space: spaces.Space) -> None:
-    if noise is None or (isinstance(noise, str) and noise in _NOISE_NAMES):
+    if noise is None or (isinstance(noise, str) and noise in get_args(NoiseName)):
         return
     if isinstance(noise, str):
         raise InvalidArgumentError(
-            f"`action_noise` {noise!r} is unknown; {suggestion(noise, _NOISE_NAMES)}; None for no noise, or any SB3 "
-            "ActionNoise"
+            f"`action_noise` {noise!r} is unknown; {suggestion(noise, get_args(NoiseName))}; None for no noise, or any "
+            "SB3 ActionNoise"
         )
     if not isinstance(noise, ActionNoise):
         raise InvalidArgumentTypeError(f"`action_noise` must be a name, an SB3 ActionNoise or None, got {noise!r}")
@@ -342,7 +343,7 @@ def check_arguments(model: "DDPGPaper") -> None:
     train_freq = train_freq._replace(frequency=freq) if isinstance(train_freq, TrainFreq) else (freq, unit)
     model.train_freq = train_freq
     model.matmul_precision, model._executor_choice = plain(model.matmul_precision), plain(model._executor_choice)
-    if model.matmul_precision not in (None, "highest", "high", "medium"):
+    if model.matmul_precision not in (None, *get_args(MatmulPrecision)):
         raise InvalidArgumentError(
             f"`matmul_precision` must be 'highest', 'high', 'medium' or None, got {model.matmul_precision!r}"
         )

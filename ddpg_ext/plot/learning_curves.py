@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
@@ -27,8 +27,8 @@ from ddpg_ext.plot.statistics import RUNS_FOR_INTERVAL, Curve, Groups, aggregate
 def plot_runs(
     paths: Sequence[str | Path],
     *,
-    x: str = "steps",
-    metric: str | None = None,
+    x: Literal["steps", "episodes", "time"] = "steps",
+    metric: Literal["return", "length", "success", "train_return", "train_length"] | None = None,
     labels: Sequence[str] | None = None,
     window: int = 100,
     title: str | None = None,

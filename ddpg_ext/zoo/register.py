@@ -44,7 +44,7 @@ def register_zoo() -> None:
 
 
 def _accept_run_folders(utils: Any) -> None:
-    """Let ``enjoy`` and ``record_video`` take a run folder, such as one of a sweep, as their ``--folder``."""
+    """Let ``enjoy`` and ``record_video`` take any folder with an agent as their ``--folder``."""
     original = utils.get_model_path
     if hasattr(original, "__wrapped__"):
         return
@@ -52,7 +52,7 @@ def _accept_run_folders(utils: Any) -> None:
     @functools.wraps(original)
     def get_model_path(exp_id: int, folder: str, algo: str, *args: Any, **kwargs: Any) -> tuple[str, str, str]:
         run = Path(folder).resolve()
-        if any(run.glob("*/config.yml")):
+        if any(run.glob("*.zip")) or any(run.glob("*/config.yml")):
             exp_id, folder, algo = -1, str(run.parent), run.name
         return original(exp_id, folder, algo, *args, **kwargs)
 

@@ -205,7 +205,7 @@ def test_tensorboard_has_the_picture_and_text_formats_do_without(tmp_path):
     events.Reload()
     (image,) = events.Images("eval/q_values")
     assert image.step == 20
-    canvas = FigureCanvasAgg(plot_q_values(callback.last, "20 steps"))
+    canvas = FigureCanvasAgg(plot_q_values(callback.last, "DDPGPaper, step 20"))
     canvas.draw()
     expected = np.asarray(canvas.buffer_rgba())[..., :3]
     np.testing.assert_array_equal(Image.open(io.BytesIO(image.encoded_image_string)).convert("RGB"), expected)

@@ -26,6 +26,7 @@ from ddpg_ext import (
     ScheduledActionNoise,
     SnapshotCallback,
     UntrustedContentError,
+    load_zoo_run,
 )
 
 CUDA = pytest.param("cuda", marks=pytest.mark.skipif(not th.cuda.is_available(), reason="no CUDA device"))
@@ -394,3 +395,12 @@ def test_instances_of_a_scripts_classes_survive(tmp_path, monkeypatch, from_sb3)
         assert type(DDPGPaper.load(tmp_path / "m", **way).action_noise) is _Noise
     with pytest.raises(UntrustedContentError, match="allow="):
         DDPGPaper.load(tmp_path / "m")
+
+
+def test_weights_of_torch_are_named_for_what_they_are(tmp_path):
+    model, path = small_model(), tmp_path / "actor.pkl"
+    th.save(model.actor.state_dict(), path)
+    for load in (DDPGPaper.load, load_zoo_run, model.set_parameters):
+        with pytest.raises(CheckpointError, match=r"not a model.*written by torch.save.*load_state_dict"):
+            load(path)
+    small_model().actor.load_state_dict(th.load(path))

@@ -3,6 +3,7 @@
 import copy
 import inspect
 from pathlib import Path
+from typing import Literal, get_args, get_origin
 
 import numpy as np
 import pytest
@@ -15,6 +16,9 @@ from toy_envs import ToyEnv, ToyGoalEnv
 
 from ddpg_ext import DDPGPaper, OrnsteinUhlenbeckNoise
 from ddpg_ext.ddpg_paper import MultiInputPolicy
+from ddpg_ext.ddpg_paper.executors import EXECUTORS
+from ddpg_ext.plot import plot_runs
+from ddpg_ext.plot.runs import METRICS, X_AXES
 
 N_STEPS = 60
 BASE = {
@@ -234,3 +238,26 @@ def test_callers_dicts_are_never_changed(name, tmp_path):
             for key, value in theirs.items():
                 assert ours[key] == value
                 assert not isinstance(value, dict | list) or ours[key] is not value
+
+
+def literals(function, name):
+    """Return the values of the ``Literal`` in the annotation of an argument."""
+    parts = [inspect.signature(function).parameters[name].annotation]
+    while parts and get_origin(parts[0]) is not Literal:
+        parts = [*get_args(parts[0]), *parts[1:]] if get_args(parts[0]) else parts[1:]
+    return set(get_args(parts[0]))
+
+
+def test_the_types_of_choices_are_the_accepted_values():
+    assert literals(DDPGPaper, "policy") == set(DDPGPaper.policy_aliases)
+    assert literals(DDPGPaper, "executor") == {"auto", *EXECUTORS}
+    assert literals(plot_runs, "x") == set(X_AXES)
+    assert literals(plot_runs, "metric") == set(METRICS)
+
+
+def test_repr_is_one_short_line():
+    model = DDPGPaper(**{**BASE, "policy": "MultiInputPolicy"}, env=ToyGoalEnv()).learn(20)
+    assert repr(model).startswith("DDPGPaper(MultiInputPolicy, observations=Dict(")
+    assert "n_envs=1, num_timesteps=20, device=" in repr(model)
+    assert "\n" not in repr(model)
+    assert len(repr(model)) < 250

@@ -101,3 +101,14 @@ def test_optimized_memory(n_envs, recwarn):
     assert not [warning for warning in recwarn if "truncated" in str(warning.message)]
     with pytest.warns(UserWarning, match="last trajectory in the replay buffer will be truncated"):
         model.learn(4 * n_envs)
+
+
+def test_a_run_that_ends_before_learning_starts_says_so(recwarn):
+    model = small_model(PointEnv(), learning_starts=20)
+    with pytest.warns(UserWarning, match=r"ended at step 20.*after step 20 \(`learning_starts`\)"):
+        model.learn(20)
+    recwarn.clear()
+    model.learn(10, reset_num_timesteps=False)
+    model.learn(10)
+    model.learn(0)
+    assert not [warning for warning in recwarn if "learning_starts" in str(warning.message)]

@@ -68,6 +68,15 @@ def test_train_then_enjoy_and_load(train, zoo):
     assert len(set(returns.values())) > 1
 
 
+def test_enjoy_opens_a_folder_that_holds_an_agent_alone(zoo, tmp_path):
+    """Such as those of the quickstart and of the tutorial."""
+    folder = tmp_path / "runs" / "mine"
+    DDPGPaper("MlpPolicy", "Pendulum-v1", buffer_size=10, seed=0).save(folder / "Pendulum-v1.zip")
+    result = zoo("enjoy", "--folder", "runs/mine", "--env", "Pendulum-v1", "-n", "200", "--no-render", "--seed", "0")
+    assert result.status == 0, result.stderr
+    assert first_return(result.stdout) == pytest.approx(evaluate_policy(*load_zoo_run(folder, seed=0), 1)[0], abs=0.01)
+
+
 def test_training_goes_on(train, zoo, tmp_path):
     """With --trained-agent: weights, optimisers, replay buffer and normalisation of a run; settings may change."""
     first = train("--save-replay-buffer", params=["normalize:True"])
