@@ -1,11 +1,11 @@
 """Matrix products of linear layers on a CPU, with the fastest kernel in torch; all executors use the same kernel."""
 
-import platform
 import re
 from collections.abc import Callable
-from pathlib import Path
 
 import torch as th
+
+from ddpg_ext.common.processor import processor
 
 #: Vendors of processors on which oneDNN computes large float32 products faster than MKL, torch's usual kernel (both
 #: come with torch). Microseconds for 64 x 400 x 300, forward / weight gradient / input gradient, one thread:
@@ -20,9 +20,7 @@ _ONEDNN_MIN_WIDTH = 8
 
 def _vendor() -> str:
     """Return the vendor of the processor by its CPUID name; empty if it is unknown."""
-    cpuinfo = Path("/proc/cpuinfo")
-    text = cpuinfo.read_text() if cpuinfo.exists() else platform.processor()
-    match = re.search("AuthenticAMD|GenuineIntel", text)
+    match = re.search("AuthenticAMD|GenuineIntel", processor("vendor_id"))
     return match[0] if match else ""
 
 

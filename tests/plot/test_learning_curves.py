@@ -385,7 +385,7 @@ def test_bad_input_ends_with_one_line(zoo, tmp_path, capsys, arguments, message)
     with pytest.raises(SystemExit) as exit_info:
         main([argument.format(**places) for argument in arguments])
     assert exit_info.value.code == 2
-    assert re.fullmatch(f"(Warning: .*\n)*error: .*{message}.*\n", capsys.readouterr().err)
+    assert re.fullmatch(f"(Warning: .*\n)*ddpg_ext plot: error: .*{message}.*\n", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize(
