@@ -137,11 +137,7 @@ def writing(path: Path) -> Iterator[BinaryIO]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """
-    Run the command ``plot``.
-
-    :param argv: arguments of the command. None: those of the process
-    """
+    """Run the command ``plot``."""
     parser = make_parser("plot", __doc__)
     parser.add_argument("paths", nargs="+", help="run folders, or folders above them")
     parser.add_argument("--x", choices=X_AXES, default="steps", help="the x-axis; time is in hours")

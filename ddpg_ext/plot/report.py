@@ -121,11 +121,7 @@ def _write(path: Path, text: str) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """
-    Run the command ``report``.
-
-    :param argv: arguments of the command. None: those of the process
-    """
+    """Run the command ``report``."""
     parser = make_parser("report", __doc__)
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="folders with result files, joined")
     parser.add_argument("--csv", type=Path, help="the tables with all digits; the second has the suffix _improvement")

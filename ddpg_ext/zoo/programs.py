@@ -53,9 +53,6 @@ def run(program: str, arguments: list[str]) -> None:
 
     The process ends with a message for bad input (status 2) and for training that fails (status 1), and with status 130
     after Ctrl-C before training.
-
-    :param program: a key of ``DEFAULTS``
-    :param arguments: its options
     """
     try:
         register_zoo()
@@ -75,13 +72,7 @@ def run(program: str, arguments: list[str]) -> None:
 
 
 def with_defaults(program: str, arguments: list[str]) -> list[str]:
-    """
-    Put our defaults before the user's options, which override them.
-
-    :param program: a key of ``DEFAULTS``
-    :param arguments: the user's options
-    :return: the options for the Zoo
-    """
+    """Put our defaults before the user's options, which override them."""
     if program in ("train", "enjoy", "record_video", "record_training"):
         parser = argparse.ArgumentParser(add_help=False, exit_on_error=False, allow_abbrev=False)
         parser.add_argument("--algo", default=ALGORITHM)

@@ -33,11 +33,7 @@ LOCAL_RAY = {
 
 
 def main(argv: list[str] | None = None) -> None:
-    """
-    Run a sweep. The process ends with one line: status 2 for invalid input, 1 if runs failed, 130 if interrupted.
-
-    :param argv: the options; None: those of the process
-    """
+    """Run a sweep. The process ends with one line: status 2 for invalid input, 1 if runs failed, 130 if interrupted."""
     try:
         with errors_in_one_line("sweep"):
             failed = sweep(parse(sys.argv[1:] if argv is None else argv))
@@ -65,13 +61,7 @@ def _without_garbage_collection() -> Iterator[None]:
 
 
 def plan(options: argparse.Namespace) -> list[Any]:
-    """
-    Make the list of runs, and try each setting: its environment and its model are made once.
-
-    :param options: of :func:`parse`
-    :return: the runs
-    :raises InvalidArgumentError: for an unknown algorithm, task or key, and for what a model does not take
-    """
+    """Make the list of runs, and try each setting: its environment and its model are made once."""
     import_extra("ray.tune", "ddpg_ext[sweep]", "sweep")
     import_extra("rl_zoo3", "ddpg_ext[zoo]", "sweep")
     from ddpg_ext.zoo.register import register_zoo
@@ -110,12 +100,7 @@ def plan(options: argparse.Namespace) -> list[Any]:
 
 
 def sweep(options: argparse.Namespace) -> list[str]:
-    """
-    Train all runs that are not finished.
-
-    :param options: of :func:`parse`
-    :return: names of the runs that failed
-    """
+    """Train all runs that are not finished; return the names of those that failed."""
     with _without_garbage_collection():
         runs = plan(options)
         from ddpg_ext.zoo.sweep_folder import RESULT, SETTINGS, merge_settings, open_folder

@@ -23,13 +23,7 @@ BUILT_IN = {"paper": {"base": "paper"}, "tuned": {"base": "tuned"}}
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    """
-    Read the options, and the YAML file of settings, whose keys are the options' long names.
-
-    :param argv: the options
-    :return: their values; ``seed`` are numbers, ``variant`` are dicts by name
-    :raises InvalidArgumentError: for an unknown key, or a value that cannot be read
-    """
+    """Read the options, and the YAML file of settings, whose keys are the options' long names."""
     parser = make_parser("sweep", DESCRIPTION)
     add = parser.add_argument
     add("settings", nargs="?", help="YAML file of settings: the long names of these options, with their values")

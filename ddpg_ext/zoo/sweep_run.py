@@ -255,14 +255,7 @@ class ReportCallback(BaseCallback):
 
 
 def train(run: Run, folder: str, report: Report) -> str | None:
-    """
-    Train and evaluate, and leave the run folder with its ``result.json``.
-
-    :param run: what to train
-    :param folder: of the sweep, an absolute path or a URI
-    :param report: called with the numbers of the run, every few seconds
-    :return: the error of a run that failed
-    """
+    """Train and evaluate, and leave the run folder with its ``result.json``; return the error of a run that failed."""
     storage = Storage(folder)
     with storage.open_run(run.name) as (run_folder, upload):
         finished = storage.read_json(f"{run.name}/{RESULT}")
