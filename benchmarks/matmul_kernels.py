@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=101, help="turns per product")
     args = parser.parse_args()
     th.set_num_threads(1)
-    print(f"{matmul_kernels.processor()}, torch {th.__version__}, one thread; microseconds, MKL / oneDNN")
+    print(f"{matmul_kernels.detect_processor()}, torch {th.__version__}, one thread; microseconds, MKL / oneDNN")
     print("\n| batch | layer | " + " | ".join(PRODUCTS) + " |\n" + "|---" * 5 + "|")
     #: multiplications of a product, and MKL's time of the layer's three products over oneDNN's
     speedups: list[tuple[int, float]] = []
@@ -84,7 +84,7 @@ def main() -> None:
                 speedups.append((batch * n_out * n_in, totals["MKL"] / totals["oneDNN"]))
     faster = [size for size, _ in speedups if statistics.geometric_mean(s for n, s in speedups if n >= size) > 1.02]
     if faster:
-        print(f"\n{matmul_kernels.processor()}: {min(faster):_},")
+        print(f"\n{matmul_kernels.detect_processor()}: {min(faster):_},")
     else:
         print("\nNo line: MKL is as fast for all sizes.")
 

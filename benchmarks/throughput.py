@@ -24,6 +24,8 @@ from typing import Any
 import numpy as np
 import torch as th
 
+from ddpg_ext.common.processor import processor
+
 # Hyperparameters on all sides; the networks are 400-300 ReLU
 SHARED: dict[str, Any] = {"buffer_size": 200_000, "learning_starts": 300, "tau": 1e-3, "gamma": 0.99, "seed": 0}
 
@@ -146,7 +148,7 @@ QUOTIENTS = [
 def compare(args: argparse.Namespace) -> list[dict[str, Any]]:
     """The main table: all competitors on each environment, with 1 and 2 threads, with batches of 64, 256 and 1024."""
     names = [name for name in COMPETITORS if not name.startswith("SBX") or importlib.util.find_spec("sbx")]
-    if "amx_bf16" not in cpu_flags():
+    if "amx_bf16" not in processor("flags"):
         names.remove("plain, bf16")
     pairs = [pair for pair in QUOTIENTS if set(pair) <= set(names)]
     results = []
@@ -295,24 +297,12 @@ def scaling(args: argparse.Namespace) -> list[dict[str, Any]]:
     return results
 
 
-def cpu_info(name: str) -> str:
-    """An entry of the system's description of its first processor, empty where there is none."""
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.exists() else []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith(name)), "")
-
-
-def cpu_flags() -> list[str]:
-    """What the processor can do."""
-    return cpu_info("flags").split()
-
-
 def machine() -> dict[str, Any]:
     """What the figures were measured on."""
     import gymnasium
     import stable_baselines3
 
-    cpu = cpu_info("model name") or platform.processor()
+    cpu = processor()
     found = {
         "torch": th.__version__,
         "stable-baselines3": stable_baselines3.__version__,

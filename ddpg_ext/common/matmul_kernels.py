@@ -1,12 +1,12 @@
 """Matrix products of linear layers on a CPU, with the fastest kernel in torch; all executors use the same kernel."""
 
-import platform
 import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 import torch as th
+
+from ddpg_ext.common.processor import processor
 
 
 class Processor(NamedTuple):
@@ -27,18 +27,16 @@ _ONEDNN_FROM = {Processor("AuthenticAMD", avx512=True, amx=False): 1_000_000}
 _ONEDNN_MIN_WIDTH = 8
 
 
-def processor() -> Processor:
+def detect_processor() -> Processor:
     """Return the processor; its vendor is the CPUID name, empty if it is unknown."""
-    cpuinfo = Path("/proc/cpuinfo")
-    text = cpuinfo.read_text() if cpuinfo.exists() else platform.processor()
-    match = re.search("AuthenticAMD|GenuineIntel", text)
+    vendor = re.search("AuthenticAMD|GenuineIntel", processor("vendor_id"))
     avx512 = th.backends.cpu.get_cpu_capability() == "AVX512"
-    return Processor(match[0] if match else "", avx512, "amx_bf16" in text)
+    return Processor(vendor[0] if vendor else "", avx512, "amx_bf16" in processor("flags").split())
 
 
 def _find_onednn() -> Callable[..., th.Tensor] | None:
     """Return torch's private operator for oneDNN's product, if it is faster here and computes what is expected."""
-    if processor() not in _ONEDNN_FROM or not th.backends.mkldnn.is_available():
+    if detect_processor() not in _ONEDNN_FROM or not th.backends.mkldnn.is_available():
         return None
     # Small whole numbers: every order of summation gives the same float32 numbers
     x, weight, bias = (th.arange(n, dtype=th.float32).remainder(7) - 3 for n in (16 * 24, 32 * 24, 32))
@@ -54,7 +52,7 @@ def _find_onednn() -> Callable[..., th.Tensor] | None:
 
 
 _ONEDNN = _find_onednn()
-_ONEDNN_MIN_SIZE = _ONEDNN_FROM.get(processor(), 0)
+_ONEDNN_MIN_SIZE = _ONEDNN_FROM.get(detect_processor(), 0)
 
 
 def uses_onednn(x: th.Tensor, weight: th.Tensor) -> bool:

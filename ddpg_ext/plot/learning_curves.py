@@ -6,8 +6,6 @@ Draw the learning curves of finished or running trainings from their run folders
     python -m ddpg_ext plot logs/plain logs/tuned --labels plain tuned   # two settings, each of several seeds
 """
 
-import argparse
-import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +15,8 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 
 from ddpg_ext.common.checks import check_number
-from ddpg_ext.common.errors import CheckpointError, DDPGPaperError, InvalidArgumentError, suggestion
+from ddpg_ext.common.command_line import errors_in_one_line, make_parser
+from ddpg_ext.common.errors import CheckpointError, InvalidArgumentError, suggestion
 from ddpg_ext.common.files import atomic_file
 from ddpg_ext.common.optional_imports import import_extra
 from ddpg_ext.plot.runs import METRICS, X_AXES, Run, find_runs, read_run
@@ -137,39 +136,20 @@ def writing(path: Path) -> Iterator[BinaryIO]:
         raise InvalidArgumentError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
-@contextmanager
-def errors_in_one_line(parser: argparse.ArgumentParser) -> Iterator[None]:
-    """End the process with one line and status 2 for invalid input, and print each warning in one line."""
-    try:
-        with warnings.catch_warnings():
-            warnings.showwarning = lambda message, *_, **__: print(f"Warning: {message}", file=sys.stderr)
-            yield
-    except (DDPGPaperError, OSError) as error:
-        parser.exit(2, f"error: {error}\n")
-
-
 def main(argv: Sequence[str] | None = None) -> None:
-    """
-    Run the command ``plot``.
-
-    :param argv: arguments of the command. None: those of the process
-    """
-    parser = argparse.ArgumentParser(
-        prog="python -m ddpg_ext plot", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    """Run the command ``plot``."""
+    parser = make_parser("plot", __doc__)
     parser.add_argument("paths", nargs="+", help="run folders, or folders above them")
-    parser.add_argument("--x", choices=X_AXES, default="steps", help="the x-axis; time is in hours (default: steps)")
+    parser.add_argument("--x", choices=X_AXES, default="steps", help="the x-axis; time is in hours")
     parser.add_argument(
         "--metric", choices=METRICS, help="the y-axis (default: return, or train_return without evaluations)"
     )
     parser.add_argument("--labels", nargs="+", help="a label for the runs of each path (default: their algorithms)")
-    parser.add_argument("--window", type=int, default=100, help="episodes per point of a training curve (default: 100)")
+    parser.add_argument("--window", type=int, default=100, help="episodes per point of a training curve")
     parser.add_argument("--title", help="title of the picture")
-    parser.add_argument(
-        "--out", type=Path, default=Path("learning_curves.png"), help="the picture (default: learning_curves.png)"
-    )
+    parser.add_argument("--out", type=Path, default=Path("learning_curves.png"), help="the picture")
     args = parser.parse_args(argv)
-    with errors_in_one_line(parser):
+    with errors_in_one_line("plot"):
         figure, curves = plot_runs(
             args.paths, x=args.x, metric=args.metric, labels=args.labels, window=args.window, title=args.title
         )

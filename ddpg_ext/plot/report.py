@@ -5,7 +5,6 @@ Summarise the results of sweeps: a table for each task and variant, probabilitie
     python -m ddpg_ext report sweeps/mujoco sweeps/more_seeds --csv table.csv --latex table.tex --png curves.png
 """
 
-import argparse
 import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -15,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from ddpg_ext.common.command_line import errors_in_one_line, make_parser
 from ddpg_ext.common.errors import CheckpointNotFoundError
 from ddpg_ext.common.optional_imports import import_extra
 from ddpg_ext.plot import statistics
-from ddpg_ext.plot.learning_curves import draw, errors_in_one_line, save_figure, writing
+from ddpg_ext.plot.learning_curves import draw, save_figure, writing
 from ddpg_ext.plot.results import read_results
 from ddpg_ext.plot.runs import METRICS, Run
 from ddpg_ext.plot.statistics import Groups, interquartile_mean, probability_of_improvement
@@ -121,21 +121,15 @@ def _write(path: Path, text: str) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """
-    Run the command ``report``.
-
-    :param argv: arguments of the command. None: those of the process
-    """
-    parser = argparse.ArgumentParser(
-        prog="python -m ddpg_ext report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    """Run the command ``report``."""
+    parser = make_parser("report", __doc__)
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="folders with result files, joined")
     parser.add_argument("--csv", type=Path, help="the tables with all digits; the second has the suffix _improvement")
     parser.add_argument("--markdown", type=Path, help="both tables as Markdown")
     parser.add_argument("--latex", type=Path, help="both tables as LaTeX (package booktabs)")
     parser.add_argument("--png", type=Path, help="the learning curves; also .svg and .pdf")
     args = parser.parse_args(argv)
-    with errors_in_one_line(parser):
+    with errors_in_one_line("report"):
         runs = sorted(read_results(args.folders), key=lambda run: run.algo)
         failed = list({(run.env, run.algo, run.seed): run for run in runs if run.error}.values())
         groups = statistics.group_runs((run.algo, run) for run in runs if not run.error)

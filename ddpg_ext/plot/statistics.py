@@ -11,8 +11,10 @@ from ddpg_ext.common.errors import InvalidArgumentError
 from ddpg_ext.common.optional_imports import import_extra
 from ddpg_ext.plot.runs import X_AXES, Run
 
-#: fewest runs for an interquartile mean with a bootstrap interval
+#: fewest runs for a bootstrap interval
 RUNS_FOR_INTERVAL = 3
+#: fewest runs of which an interquartile mean leaves one out at each side
+RUNS_FOR_IQM = 4
 _REPETITIONS = 2_000
 #: points of an interpolated curve
 _GRID = 200
@@ -62,8 +64,8 @@ def aggregate(runs: Sequence[Run]) -> Curve:
 
     - One run: mean of the evaluation episodes, and Student's interval of that mean.
     - Two runs: mean of the runs, and their range.
-    - Three or more: interquartile mean of the runs, and the percentile bootstrap interval over runs of rliable
-      (Agarwal et al., "Deep reinforcement learning at the edge of the statistical precipice", 2021).
+    - Three or more: interquartile mean of the runs (of three, their mean), and the percentile bootstrap interval over
+      runs of rliable (Agarwal et al., "Deep reinforcement learning at the edge of the statistical precipice", 2021).
 
     Runs that were evaluated at different places are interpolated, up to the end of the shortest run. A curve of more
     than 200 places is reduced to 200 at equal distances.
@@ -92,7 +94,8 @@ def aggregate(runs: Sequence[Run]) -> Curve:
         return Curve(x, scores.mean(axis=0), scores.min(axis=0), scores.max(axis=0), "mean and range of 2 runs")
     # Each environment has its own curve, so there is one stratum
     low, high = bootstrap_interval([scores[:, None]], lambda drawn: interquartile_mean(drawn[:, 0]))
-    return Curve(x, interquartile_mean(scores), low, high, f"IQM of {len(runs)} runs, 95 % bootstrap band")
+    statistic = "mean" if len(runs) < RUNS_FOR_IQM else "IQM"
+    return Curve(x, interquartile_mean(scores), low, high, f"{statistic} of {len(runs)} runs, 95 % bootstrap band")
 
 
 def _curve_of_one(run: Run) -> Curve:

@@ -99,11 +99,7 @@ class ExperimentManager(exp_manager.ExperimentManager):
         return super()._preprocess_action_noise(hyperparams, saved_hyperparams, env)
 
     def setup_experiment(self) -> tuple[BaseAlgorithm, dict[str, Any]] | None:
-        """
-        Make the model, and remove the empty run folder if no training follows.
-
-        :return: the model and the hyperparameters that were saved; None before an optimisation
-        """
+        """Make the model, and remove the empty run folder if no training follows."""
         experiment = None
         try:
             experiment = super().setup_experiment()
@@ -113,11 +109,7 @@ class ExperimentManager(exp_manager.ExperimentManager):
         return experiment
 
     def create_log_folder(self) -> None:
-        """
-        Make the run folder.
-
-        :raises InvalidArgumentError: if it cannot be written to
-        """
+        """Make the run folder."""
         before = os.path.isdir(self.save_path)
         try:
             super().create_log_folder()
@@ -152,9 +144,6 @@ class ExperimentManager(exp_manager.ExperimentManager):
 
         The first Ctrl-C ends training after the current step, the second at once. The caller saves the model
         afterwards, which Ctrl-C does not interrupt. If training fails, the model is saved here.
-
-        :param model: the model to train
-        :raises WorkerError: if a process of an environment ends
         """
         if not self._is_ours:
             return super().learn(model)
@@ -171,11 +160,7 @@ class ExperimentManager(exp_manager.ExperimentManager):
             raise
 
     def save_trained_model(self, model: BaseAlgorithm) -> None:
-        """
-        Save the model as the Zoo does.
-
-        :param model: the model
-        """
+        """Save the model as the Zoo does."""
         try:
             super().save_trained_model(model)
         finally:
@@ -184,16 +169,7 @@ class ExperimentManager(exp_manager.ExperimentManager):
     def load_trial(
         self, storage: str, study_name: str, trial_id: int | None = None, convert: bool = True
     ) -> dict[str, Any]:
-        """
-        Load the hyperparameters of a trial, also of one that was pruned.
-
-        :param storage: storage of the study
-        :param study_name: name of the study
-        :param trial_id: number of the trial; None: the best
-        :param convert: convert Optuna's parameters to hyperparameters
-        :return: the hyperparameters
-        :raises InvalidArgumentError: if there is no such study or trial, or the trial ended before it was sampled
-        """
+        """Load the hyperparameters of a trial, also of one that was pruned."""
         try:
             return super().load_trial(storage, study_name, trial_id, convert)
         except (KeyError, IndexError) as error:
@@ -205,14 +181,7 @@ class ExperimentManager(exp_manager.ExperimentManager):
             ) from error
 
     def objective(self, trial: optuna.Trial) -> float:
-        """
-        Train and evaluate with the hyperparameters of a trial.
-
-        :param trial: Optuna's trial
-        :return: the mean return of the last evaluation
-        :raises optuna.TrialPruned: if the trial is stopped, or its hyperparameters are invalid
-        :raises WorkerError: if a process of an environment ends
-        """
+        """Train and evaluate with the hyperparameters of a trial."""
         if not self._is_ours:
             return super().objective(trial)
         self._of_thread.envs = []
@@ -238,11 +207,7 @@ class ExperimentManager(exp_manager.ExperimentManager):
             raise optuna.TrialPruned(str(error)) from error
 
     def hyperparameters_optimization(self) -> None:
-        """
-        Optimise the hyperparameters as the Zoo does.
-
-        :raises DDPGPaperError: if no trial was completed
-        """
+        """Optimise the hyperparameters as the Zoo does."""
         try:
             super().hyperparameters_optimization()
         except ValueError as error:

@@ -91,14 +91,7 @@ def check_keys(hyperparams: dict[str, Any]) -> None:
 
 
 def convert_values(hyperparams: dict[str, Any], names: dict[str, Any] | None = None) -> dict[str, Any]:
-    """
-    Convert numbers, schedules, tuples and Python expressions from their spelling in YAML.
-
-    :param hyperparams: an entry of the file
-    :param names: more names for Python expressions than this package's, ``sb3``, ``th`` and ``nn``
-    :return: a new dict
-    :raises InvalidArgumentError: for an invalid schedule or expression
-    """
+    """Convert numbers, schedules, tuples and Python expressions from their spelling in YAML."""
     values = {key: _number(value, nested=key in _NESTED) for key, value in hyperparams.items()}
     for key, value in values.items():
         if isinstance(value, str) and key in SCHEDULES:
@@ -111,14 +104,7 @@ def convert_values(hyperparams: dict[str, Any], names: dict[str, Any] | None = N
 
 
 def make_noise(hyperparams: dict[str, Any], action_shape: tuple[int, ...]) -> dict[str, Any]:
-    """
-    Replace the keys of the noise by an ``action_noise``.
-
-    :param hyperparams: hyperparameters; without any of ``NOISE_KEYS`` they stay as they are
-    :param action_shape: shape of one action
-    :return: a new dict
-    :raises InvalidArgumentError: for an unknown ``noise_type``, a key that this type does not have, or a bad value
-    """
+    """Replace the keys of the noise by an ``action_noise``."""
     keys = {key: hyperparams[key] for key in NOISE_KEYS if key in hyperparams}
     rest = {key: value for key, value in hyperparams.items() if key not in keys}
     if not keys:

@@ -12,11 +12,13 @@ from typing import Any
 
 import gymnasium as gym
 
+from ddpg_ext.common.command_line import BAD_INPUT
 from ddpg_ext.common.environments import check_environment, register
-from ddpg_ext.common.errors import DDPGPaperError, InvalidArgumentError
+from ddpg_ext.common.errors import DDPGPaperError, InvalidArgumentError, NonFiniteError
 from ddpg_ext.common.optional_imports import import_extra
 from ddpg_ext.zoo.hyperparameters import ALGORITHM
 from ddpg_ext.zoo.register import register_zoo
+from ddpg_ext.zoo.workers import WorkerError
 
 _AGENT = ["--algo", ALGORITHM, "--env", "Pendulum-v1"]
 #: Options of each program unless the user chooses another algorithm
@@ -49,10 +51,8 @@ def run(program: str, arguments: list[str]) -> None:
     """
     Run a program of the Zoo, once per process. Its options are the Zoo's; ``--algo`` is ``ddpg_paper`` by default.
 
-    The process ends with a message and status 1 for bad input, and with status 130 after Ctrl-C before training.
-
-    :param program: a key of ``DEFAULTS``
-    :param arguments: its options
+    The process ends with a message for bad input (status 2) and for training that fails (status 1), and with status 130
+    after Ctrl-C before training.
     """
     try:
         register_zoo()
@@ -66,17 +66,13 @@ def run(program: str, arguments: list[str]) -> None:
         message = _message(program, arguments, error)
         if message is None:
             raise
-        sys.exit(f"ddpg_ext {program}: error: {message}")
+        print(f"ddpg_ext {program}: error: {message}", file=sys.stderr)
+        has_failed = isinstance(error, NonFiniteError | WorkerError) or type(error) is DDPGPaperError
+        sys.exit(1 if has_failed else BAD_INPUT)
 
 
 def with_defaults(program: str, arguments: list[str]) -> list[str]:
-    """
-    Put our defaults before the user's options, which override them.
-
-    :param program: a key of ``DEFAULTS``
-    :param arguments: the user's options
-    :return: the options for the Zoo
-    """
+    """Put our defaults before the user's options, which override them."""
     if program in ("train", "enjoy", "record_video", "record_training"):
         parser = argparse.ArgumentParser(add_help=False, exit_on_error=False, allow_abbrev=False)
         parser.add_argument("--algo", default=ALGORITHM)

@@ -14,14 +14,7 @@ _PACKAGES_OF_CLASSES = ("torch", "stable_baselines3", "sb3_contrib", "ddpg_ext")
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """
-    Read ``args.yml`` or ``config.yml``, which may hold plain YAML, the Zoo's ``OrderedDict`` and tuples.
-
-    :param path: the file
-    :return: its keys and values; empty if there is no file
-    :raises DamagedCheckpointError: if it is not YAML
-    :raises UntrustedContentError: if it has any other object
-    """
+    """Read ``args.yml`` or ``config.yml``, which may hold plain YAML, the Zoo's ``OrderedDict`` and tuples."""
     if not path.exists():
         return {}
     with open_regular_file(path) as file:
@@ -82,14 +75,7 @@ def _loader(yaml: Any) -> Any:
 
 
 def literal(value: Any, name: str) -> Any:
-    """
-    Read a hyperparameter that the Zoo writes as a Python expression, without evaluating it.
-
-    :param value: a value; or text such as "{'norm_reward': False}" or "dict(norm_reward=False, clip_obs=5.0)"
-    :param name: name of the hyperparameter, for the message
-    :return: the value
-    :raises UntrustedContentError: if the text is not a literal
-    """
+    """Read a hyperparameter that the Zoo writes as a Python expression, without evaluating it."""
     if not isinstance(value, str):
         return value
     try:
@@ -104,12 +90,7 @@ def literal(value: Any, name: str) -> Any:
 
 
 def ordered(value: Any) -> list[tuple[str, dict[str, Any]]]:
-    """
-    Return the names and arguments of wrappers, in order.
-
-    :param value: ``env_wrapper`` of the Zoo's files: a name, or a list of names and of ``{name: arguments}``
-    :return: names and arguments
-    """
+    """Return the names and arguments of wrappers, in order."""
     result: list[tuple[str, dict[str, Any]]] = []
     for item in value if isinstance(value, list | tuple) else [value] if value else []:
         if isinstance(item, str):

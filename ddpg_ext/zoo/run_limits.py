@@ -128,26 +128,13 @@ _REPR.maxstring = 80
 
 
 def check_env_id(env_id: str) -> None:
-    """
-    Refuse an id with which a file would choose a module to import.
-
-    :param env_id: the environment id in a file
-    :raises UntrustedContentError: for such an id
-    """
+    """Refuse an id with which a file would choose a module to import."""
     if not re.fullmatch(r"[\w./-]{1,200}", env_id):
         raise UntrustedContentError(f"the environment id {env_id[:80]!r} names a module to import; pass env=")
 
 
 def check_env_kwargs(env_id: str, env_kwargs: dict[str, Any], source: str) -> None:
-    """
-    Refuse arguments of an environment that are not known to be harmless.
-
-    :param env_id: a registered environment
-    :param env_kwargs: arguments from a file
-    :param source: the file, for the message
-    :raises UntrustedContentError: for an argument or a value that a file may not choose, and for an environment that
-        builds another one
-    """
+    """Refuse arguments of an environment that are not known to be harmless."""
     entry_point = _entry_point(gym.registry[env_id])
     if entry_point.startswith(_BUILDERS):
         raise UntrustedContentError(
@@ -170,13 +157,7 @@ def check_env_kwargs(env_id: str, env_kwargs: dict[str, Any], source: str) -> No
 
 
 def check_wrapper(name: str, value: Any) -> None:
-    """
-    Limit the numbers of a wrapper, which decide how much memory it takes.
-
-    :param name: the wrapper
-    :param value: its arguments
-    :raises UntrustedContentError: for a number that is too large, or NaN
-    """
+    """Limit the numbers of a wrapper, which decide how much memory it takes."""
     if isinstance(value, dict | list | tuple):
         for item in value.values() if isinstance(value, dict) else value:
             check_wrapper(name, item)
@@ -188,13 +169,7 @@ def check_wrapper(name: str, value: Any) -> None:
 
 
 def check_wrapped_size(space: gym.Space, arguments: Iterable[dict[str, Any]]) -> None:
-    """
-    Limit the product of all sizes that wrappers multiply.
-
-    :param space: observation space below the wrappers
-    :param arguments: arguments of each wrapper
-    :raises UntrustedContentError: if an observation, times the repeated steps, is larger than ``MAX_WRAPPED_SIZE``
-    """
+    """Limit the product of all sizes that wrappers multiply."""
     count, shape = 1.0, 1.0
     for wrapper in arguments:
         for name, value in wrapper.items():

@@ -16,15 +16,7 @@ MAX_N_STEPS = "max_n_steps"
 def sample_ddpg_paper_params(
     trial: optuna.Trial, n_actions: int, n_envs: int, additional_args: dict[str, Any]
 ) -> dict[str, Any]:
-    """
-    Sample hyperparameters.
-
-    :param trial: Optuna's trial
-    :param n_actions: number of actions, for the noise
-    :param n_envs: number of environments
-    :param additional_args: the Zoo's arguments about HER
-    :return: arguments of ``DDPGPaper``
-    """
+    """Sample hyperparameters."""
     sampled: dict[str, Any] = {
         "learning_rate": trial.suggest_float("learning_rate", 1e-5, 3e-3, log=True),
         "qf_learning_rate": trial.suggest_float("qf_learning_rate", 1e-4, 1e-2, log=True),
@@ -51,12 +43,7 @@ def sample_ddpg_paper_params(
 
 
 def convert_ddpg_paper_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
-    """
-    Convert a trial's parameters to keys of the hyperparameter file.
-
-    :param sampled_params: Optuna's parameters of a trial
-    :return: hyperparameters
-    """
+    """Convert a trial's parameters to keys of the hyperparameter file."""
     hyperparams = dict(sampled_params)
     hyperparams["batch_size"] = 2 ** hyperparams.pop("batch_size_pow")
     hyperparams["gamma"] = 1 - hyperparams.pop("one_minus_gamma")

@@ -1,6 +1,7 @@
 """``python -m ddpg_ext sweep``: seeds, tasks and algorithms, on one machine or on a Ray cluster (Ray Tune)."""
 
 import argparse
+import gc
 import importlib
 import logging
 import os
@@ -9,11 +10,13 @@ import socket
 import sys
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
+from ddpg_ext.common.command_line import errors_in_one_line
 from ddpg_ext.common.environments import check_environment
-from ddpg_ext.common.errors import DDPGPaperError, InvalidArgumentError, suggestion
+from ddpg_ext.common.errors import InvalidArgumentError, suggestion
 from ddpg_ext.common.optional_imports import import_extra
 from ddpg_ext.zoo.sweep_options import one_line, parse
 
@@ -21,39 +24,44 @@ from ddpg_ext.zoo.sweep_options import one_line, parse
 MAX_FAILURES = 10
 #: folder of Ray Tune's own files, while it runs
 RAY_STATE = ".ray"
-#: seconds between two tables
-REPORT_EVERY = 30
-COLUMNS = {"steps": "steps", "steps_per_second": "steps/s", "return": "return", "minutes_left": "minutes left"}
+#: Settings of a Ray that starts here, if the user has not set them: workers as nice as the command, and
+#: no statistics for a dashboard, which would take 2 % of a core
+LOCAL_RAY = {
+    "RAY_worker_niceness": "0",
+    **dict.fromkeys(("RAY_enable_metrics_collection", "RAY_task_events_report_interval_ms", "RAY_event_stats"), "0"),
+}
 
 
 def main(argv: list[str] | None = None) -> None:
-    """
-    Run a sweep. The process ends with one line and status 1 for bad input, and if runs failed.
-
-    :param argv: the options; None: those of the process
-    """
+    """Run a sweep. The process ends with one line: status 2 for invalid input, 1 if runs failed, 130 if interrupted."""
     try:
-        failed = sweep(parse(sys.argv[1:] if argv is None else argv))
+        with errors_in_one_line("sweep"):
+            failed = sweep(parse(sys.argv[1:] if argv is None else argv))
     except KeyboardInterrupt:
-        print("\nsweep: interrupted; the same command continues", file=sys.stderr)
+        print("\nddpg_ext sweep: interrupted; the same command continues", file=sys.stderr)
         sys.exit(130)
-    except DDPGPaperError as error:
-        sys.exit(f"sweep: error: {error}")
     if failed:
-        sys.exit(f"sweep: {len(failed)} runs failed, see their result.json; the same command tries again: {failed}")
+        names = ", ".join(failed)
+        print(f"ddpg_ext sweep: {len(failed)} runs failed ({names}); the same command tries again", file=sys.stderr)
+        sys.exit(1)
+
+
+@contextmanager
+def _without_garbage_collection() -> Iterator[None]:
+    """Import torch, Ray and the Zoo in three quarters of the time; later collections pass over their objects."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 # ----------------------------------------------------------------------- plan
 
 
 def plan(options: argparse.Namespace) -> list[Any]:
-    """
-    Make the list of runs, and try each setting: its environment and its model are made once.
-
-    :param options: of :func:`parse`
-    :return: the runs
-    :raises InvalidArgumentError: for an unknown algorithm, task or key, and for what a model does not take
-    """
+    """Make the list of runs, and try each setting: its environment and its model are made once."""
     import_extra("ray.tune", "ddpg_ext[sweep]", "sweep")
     import_extra("rl_zoo3", "ddpg_ext[zoo]", "sweep")
     from ddpg_ext.zoo.register import register_zoo
@@ -92,23 +100,18 @@ def plan(options: argparse.Namespace) -> list[Any]:
 
 
 def sweep(options: argparse.Namespace) -> list[str]:
-    """
-    Train all runs that are not finished.
+    """Train all runs that are not finished; return the names of those that failed."""
+    with _without_garbage_collection():
+        runs = plan(options)
+        from ddpg_ext.zoo.sweep_folder import RESULT, SETTINGS, merge_settings, open_folder
+        from ddpg_ext.zoo.sweep_run import describe
 
-    :param options: of :func:`parse`
-    :return: names of the runs that failed
-    """
-    runs = plan(options)
-    from ddpg_ext.zoo.sweep_folder import RESULT, SETTINGS, merge_settings, open_folder
-    from ddpg_ext.zoo.sweep_run import describe
-
-    folder = options.folder if "://" in options.folder else os.path.abspath(options.folder)
-    storage = open_folder(folder)
+    storage = open_folder(options.folder)
     own = {f"{run.variant}/{run.env}": run._replace(seed=None)._asdict() for run in runs}
     settings = merge_settings(storage, own)
     results = {run.name: storage.read_json(f"{run.name}/{RESULT}") for run in runs}
     missing = {run.name: run for run in runs if results[run.name] is None or "error" in results[run.name]}
-    print(f"{len(runs)} runs, {len(runs) - len(missing)} of them finished; folder {folder}", flush=True)
+    print(f"{len(runs)} runs, {len(runs) - len(missing)} of them finished; folder {storage.folder}", flush=True)
     if options.dry_run:
         _print_plan(runs, missing, options.jobs or _n_cores())
     if options.dry_run or not missing:
@@ -116,7 +119,7 @@ def sweep(options: argparse.Namespace) -> list[str]:
     _connect(options)
     storage.filesystem.create_dir(storage.path)
     storage.write_json(SETTINGS, settings)
-    _tune(options, storage, folder, missing)
+    _tune(options, storage, missing)
     failed = []
     for name, run in missing.items():
         result = storage.read_json(f"{name}/{RESULT}")
@@ -132,29 +135,28 @@ def _n_cores() -> int:
 
 
 def _print_plan(runs: list[Any], missing: dict[str, Any], jobs: int) -> None:
-    from ddpg_ext.zoo.sweep_run import seconds_per_step
+    from ddpg_ext.zoo.sweep_progress import duration
+    from ddpg_ext.zoo.sweep_run import estimate_seconds
 
     one_of_each = {(run.variant, run.env): run for run in missing.values()}
-    speeds = {setting: seconds_per_step(run) for setting, run in one_of_each.items()}
-    seconds = {name: run.n_timesteps * speeds[run.variant, run.env] for name, run in missing.items()}
+    estimates = {setting: estimate_seconds(run) for setting, run in one_of_each.items()}
+    seconds = {name: estimates[run.variant, run.env] for name, run in missing.items()}
     for run in runs:
-        state = f"about {_duration(seconds[run.name])}" if run.name in missing else "finished"
+        state = f"about {duration(seconds[run.name])} h" if run.name in missing else "finished"
         print(f"{run.name}: {run.n_timesteps:,} steps, {state}")
-    total = max([sum(seconds.values()) / jobs, *seconds.values()])
-    print(f"about {_duration(total)} with {jobs} at a time, without evaluations")
+    total = max([sum(seconds.values()) / jobs, *seconds.values()], default=0)
+    print(f"about {duration(total)} h with {jobs} at a time, if episodes have their full length")
 
 
-def _duration(seconds: float) -> str:
-    return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min"
-
-
-def _tune(options: argparse.Namespace, storage: Any, folder: str, runs: dict[str, Any]) -> None:
+def _tune(options: argparse.Namespace, storage: Any, runs: dict[str, Any]) -> None:
     """Let Ray Tune schedule, spread, retry and report the runs."""
     import ray
     from ray import tune
 
+    from ddpg_ext.zoo.sweep_progress import RunLines
+
     names = list(runs)
-    trainable = tune.with_parameters(_train_trial, runs=list(runs.values()), folder=folder)
+    trainable = tune.with_parameters(_train_trial, runs=list(runs.values()), folder=storage.folder)
     try:
         tune.Tuner(
             tune.with_resources(trainable, {"cpu": 1}),
@@ -170,12 +172,7 @@ def _tune(options: argparse.Namespace, storage: Any, folder: str, runs: dict[str
                 storage_path=f"{storage.path}/{RAY_STATE}",
                 storage_filesystem=None if storage.is_local else storage.filesystem,
                 failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
-                progress_reporter=tune.CLIReporter(
-                    metric_columns=COLUMNS,
-                    parameter_columns=["run"],
-                    max_progress_rows=len(names),
-                    max_report_frequency=REPORT_EVERY,
-                ),
+                progress_reporter=RunLines(len(names)),
                 verbose=1,
             ),
         ).fit()
@@ -187,7 +184,7 @@ def _tune(options: argparse.Namespace, storage: Any, folder: str, runs: dict[str
 
 def _connect(options: argparse.Namespace) -> None:
     """Start Ray on this machine, or join a cluster."""
-    # One line per run needs Tune's old reporter; the runs write TensorBoard's files themselves
+    # A reporter needs Tune's old output; the runs write TensorBoard's files themselves
     os.environ.update(RAY_AIR_NEW_OUTPUT="0", TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1", RAY_USAGE_STATS_ENABLED="0")
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Ctrl-C ends the command: the run folders have all
     import ray
@@ -196,6 +193,7 @@ def _connect(options: argparse.Namespace) -> None:
     quiet: Any = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if options.address is None:
+            os.environ.update({**LOCAL_RAY, **os.environ})
             ray.init("local", num_cpus=options.jobs or _n_cores(), include_dashboard=False, **quiet)
         else:
             if ":" in options.address:  # Ray itself tries for a minute
@@ -215,6 +213,12 @@ def _train_trial(config: dict[str, Any], runs: list[Any], folder: str) -> None:
     """Train one run, in a worker of Ray."""
     from ray import tune
 
+    if "ddpg_ext.zoo.sweep_run" not in sys.modules:  # a process trains several runs
+        with _without_garbage_collection():
+            importlib.import_module("torch._dynamo")  # which the first optimiser imports
+            importlib.import_module("ddpg_ext.zoo.sweep_run")
     from ddpg_ext.zoo.sweep_run import train
 
-    train(runs[config["run"]], folder, tune.report)
+    error = train(runs[config["run"]], folder, tune.report)
+    if error:
+        tune.report({"error": error})

@@ -35,9 +35,8 @@ def open_folder(folder: str) -> "Storage":
             storage.filesystem.create_dir(storage.path)
         return storage
     except (OSError, ValueError) as error:
-        raise InvalidArgumentError(
-            f"--folder {folder!r} cannot be written to ({one_line(error)}); choose another folder"
-        ) from error
+        reason = getattr(error, "strerror", None) or one_line(error)  # without the name of a temporary file
+        raise InvalidArgumentError(f"--folder {folder!r} cannot be written to ({reason}); choose another") from error
 
 
 def merge_settings(storage: "Storage", settings: dict[str, Any]) -> dict[str, Any]:
@@ -48,7 +47,7 @@ def merge_settings(storage: "Storage", settings: dict[str, Any]) -> dict[str, An
         if settings[name] != known[name]:
             difference = _difference(known[name], settings[name])
             raise InvalidArgumentError(
-                f"--folder {storage.path!r} is of another sweep: {name} has {difference}; choose another folder"
+                f"--folder {storage.given!r} is of another sweep: {name} has {difference}; choose another"
             )
     return {**known, **settings}
 
@@ -63,10 +62,12 @@ def _difference(theirs: dict[str, Any], mine: dict[str, Any]) -> str:
 
 
 class Storage:
-    """The folder of a sweep: an absolute path, or a URI that pyarrow and so Ray know."""
+    """The folder of a sweep: a path, or a URI that pyarrow and so Ray know."""
 
     def __init__(self, folder: str) -> None:
-        self.filesystem, self.path = pyarrow.fs.FileSystem.from_uri(folder)
+        self.given = folder
+        self.folder = folder if "://" in folder else os.path.abspath(folder)
+        self.filesystem, self.path = pyarrow.fs.FileSystem.from_uri(self.folder)
         self.is_local = isinstance(self.filesystem, pyarrow.fs.LocalFileSystem)
 
     def read_json(self, name: str) -> Any:

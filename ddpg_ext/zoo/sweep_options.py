@@ -5,42 +5,45 @@ import importlib
 from pathlib import Path
 from typing import Any
 
+from ddpg_ext.common.command_line import make_parser
 from ddpg_ext.common.errors import InvalidArgumentError, suggestion
 from ddpg_ext.common.optional_imports import import_extra
 
+DESCRIPTION = """
+Train algorithms on tasks with several seeds. The same command continues: it keeps the runs that are finished.
+
+    python -m ddpg_ext sweep --algo ddpg_paper td3 --env Hopper-v5 HalfCheetah-v5 --seed 0-4 -n 1000000 -f sweeps/mujoco
+    python -m ddpg_ext sweep --env Hopper-v5 --seed 0-4 --variant paper tuned "wide:policy_kwargs=dict(net_arch=[512])"
+    python -m ddpg_ext sweep settings.yml --dry-run
+    python -m ddpg_ext report sweeps/mujoco
+"""
 #: keys of a variant that are no hyperparameters
 VARIANT_KEYS = ("algo", "base", "study", "study_name")
 BUILT_IN = {"paper": {"base": "paper"}, "tuned": {"base": "tuned"}}
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    """
-    Read the options, and the YAML file of settings, whose keys are the options' long names.
-
-    :param argv: the options
-    :return: their values; ``seed`` are numbers, ``variant`` are dicts by name
-    :raises InvalidArgumentError: for an unknown key, or a value that cannot be read
-    """
-    parser = argparse.ArgumentParser(prog="ddpg_ext sweep", description=__doc__)
+    """Read the options, and the YAML file of settings, whose keys are the options' long names."""
+    parser = make_parser("sweep", DESCRIPTION)
     add = parser.add_argument
     add("settings", nargs="?", help="YAML file of settings: the long names of these options, with their values")
-    add("--algo", nargs="+", default=["ddpg_paper"], help="any algorithms of the Zoo")
+    add("--algo", nargs="+", default=["ddpg_paper"], help="algorithms of the Zoo (default: ddpg_paper)")
     add("--env", nargs="+", default=[], help="environment ids")
-    add("--seed", nargs="+", default=["0"], help="numbers and ranges: 0-4 7")
-    add("-n", "--n-timesteps", type=int, default=-1, help="steps of each run; default: by the file of hyperparameters")
+    add("--seed", nargs="+", default=["0"], help="numbers and ranges: 0-4 7 (default: 0)")
+    add("-n", "--n-timesteps", type=int, default=-1, help="steps of each run (default: of the hyperparameters)")
     add("-f", "--folder", default="sweeps/sweep", help="where runs go: a folder, or a URI such as s3://bucket/sweep")
     add("-params", "--hyperparams", nargs="+", default=[], help="of all runs: key:value, as in the Zoo")
-    add("-conf", "--conf-file", help="YAML file of hyperparameters; default: that of each algorithm")
+    add("-conf", "--conf-file", help="YAML file of hyperparameters (default: that of each algorithm)")
     add("--eval-freq", type=int, default=25000, help="steps between two evaluations; -1: none")
     add("--eval-episodes", type=int, default=5, help="episodes of each evaluation")
     add("--final-episodes", type=int, default=100, help="episodes of the last and of the best agent at the end")
     add("--env-kwargs", nargs="+", default=[], help="arguments of the environments: key:value")
     add("--gym-packages", nargs="+", default=[], help="modules that register environments")
-    add("--vec-env", choices=["dummy", "subproc"], default="dummy")
+    add("--vec-env", choices=["dummy", "subproc"], default="dummy", help="where several environments of a run step")
     add("--variant", nargs="+", default=[], help="paper, tuned, name:key=value,... or name:study=STORAGE")
     add("--snapshot-freq", type=int, default=50000, help="steps between two snapshots, from which a run continues")
-    add("--jobs", type=int, help="runs at a time; default: as many as there are cores")
-    add("--address", help="a Ray cluster: auto or HOST:PORT")
+    add("--jobs", type=int, help="runs at a time (default: the number of cores)")
+    add("--address", help="a Ray cluster: auto or HOST:PORT (default: Ray starts on this machine)")
     add("--dry-run", action="store_true", help="list the runs, their steps, and an estimate of the time")
     given = parser.parse_args(argv)
     if given.settings is not None:

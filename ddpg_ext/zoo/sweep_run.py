@@ -8,8 +8,6 @@ import importlib
 import inspect
 import json
 import os
-import platform
-import re
 import shutil
 import subprocess
 import sys
@@ -26,14 +24,13 @@ from typing import Any, NamedTuple
 import gymnasium as gym
 import numpy as np
 import rl_zoo3
-import stable_baselines3
 import torch as th
 from huggingface_sb3 import EnvironmentName  # type: ignore[import-untyped]
 from rl_zoo3 import ALGOS
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EvalCallback
 from stable_baselines3.common.evaluation import evaluate_policy
-from stable_baselines3.common.utils import set_random_seed
+from stable_baselines3.common.utils import get_system_info, set_random_seed
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize, sync_envs_normalization, unwrap_vec_normalize
 
 from ddpg_ext._version import __version__
@@ -41,6 +38,7 @@ from ddpg_ext.checkpoints.snapshots import SnapshotCallback
 from ddpg_ext.checkpoints.training_state import callback_states, set_callback_states
 from ddpg_ext.common.environments import register
 from ddpg_ext.common.errors import InvalidArgumentError, InvalidArgumentTypeError, suggestion
+from ddpg_ext.common.processor import processor
 from ddpg_ext.ddpg_paper import DDPGPaper
 from ddpg_ext.zoo.experiment import ExperimentManager
 from ddpg_ext.zoo.hyperparameters import ALGORITHM, NOISE_KEYS, ZOO_KEYS, default_policy
@@ -247,28 +245,22 @@ class ReportCallback(BaseCallback):
     def numbers(self) -> dict[str, Any]:
         """Return what is reported."""
         speed = (self.num_timesteps - self._first_step) / max(time.monotonic() - self._start, 1e-9)
-        left = max(self.experiment.n_timesteps - self.num_timesteps, 0) / max(speed, 1e-9) / 60
+        left = max(self.experiment.n_timesteps - self.num_timesteps, 0) / max(speed, 1e-9)
         last = float(np.mean([info["r"] for info in self.model.ep_info_buffer or []] or [np.nan]))
         for callback in self.experiment.callbacks:
             if isinstance(callback, EvalCallback) and callback.evaluations_results:
                 last = float(callback.last_mean_reward)
-        numbers = {"steps_per_second": speed, "return": last, "minutes_left": left}
+        numbers = {"steps_per_second": speed, "return": last, "seconds_left": left}
         return {"steps": self.num_timesteps, **{name: round(value, 1) for name, value in numbers.items()}}
 
 
-def train(run: Run, folder: str, report: Report) -> None:
-    """
-    Train and evaluate, and leave the run folder with its ``result.json``.
-
-    :param run: what to train
-    :param folder: of the sweep, an absolute path or a URI
-    :param report: called with numbers for the table of the sweep, every few seconds
-    """
+def train(run: Run, folder: str, report: Report) -> str | None:
+    """Train and evaluate, and leave the run folder with its ``result.json``; return the error of a run that failed."""
     storage = Storage(folder)
     with storage.open_run(run.name) as (run_folder, upload):
         finished = storage.read_json(f"{run.name}/{RESULT}")
         if finished is not None and "error" not in finished:
-            return  # by a process that died right after
+            return None  # by a process that died right after
         (run_folder / "error.txt").unlink(missing_ok=True)
         try:
             result = _train(run, run_folder, report, upload)
@@ -279,6 +271,7 @@ def train(run: Run, folder: str, report: Report) -> None:
         upload()
         storage.write_json(f"{run.name}/{RESULT}", {**describe(run), **result})
     gc.collect()  # models have cycles, and the process does the next run
+    return result.get("error")
 
 
 def describe(run: Run) -> dict[str, Any]:
@@ -338,8 +331,8 @@ def _train(run: Run, folder: Path, report: Report, upload: Callable[[], None]) -
         "weights_sha256": weights_sha256(model),
         "seconds": round(seconds, 1),
         "resumed": resumed if experiment.continue_training else False,
-        "versions": versions(),
-        "processor": _processor(),
+        "versions": {"ddpg_ext": __version__, "rl_zoo3": rl_zoo3.__version__, **get_system_info(print_info=False)[0]},
+        "processor": processor(),
         "commit": _commit(),
     }
 
@@ -350,20 +343,6 @@ def weights_sha256(model: BaseAlgorithm) -> str:
     for name, tensor in sorted(model.policy.state_dict().items()):
         digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
-
-
-def versions() -> dict[str, str]:
-    """Return the versions that the numbers depend on."""
-    modules: Any = (stable_baselines3, rl_zoo3, gym, th, np)
-    return {"ddpg_ext": __version__, "python": platform.python_version()} | {
-        module.__name__: str(module.__version__) for module in modules
-    }
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    names = re.findall(r"model name\s*: (.+)", info.read_text()) if info.exists() else []
-    return names[0] if names else platform.machine()
 
 
 def _commit() -> str | None:
@@ -416,18 +395,29 @@ def resolve(run: Run, values: dict[str, Any], conf_file: str | None) -> Run:
     return run._replace(hyperparameters=dict(entry), n_timesteps=n_timesteps)
 
 
-def seconds_per_step(run: Run, n_steps: int = 300) -> float:
-    """Measure the training of a setting, after a warm-up, without evaluations."""
+def estimate_seconds(run: Run, n_steps: int = 300) -> float:
+    """Measure short pieces of training and of evaluation, and return the time of a run with all its evaluations."""
     with _silent_folder() as scratch:
-        _, model, _ = prepare(run._replace(eval_freq=-1), scratch)
+        experiment, model, _ = prepare(run._replace(eval_freq=-1), scratch)
         model.learning_starts = n_steps // 2  # type: ignore[attr-defined] # other algorithms ignore it
-        model.learn(n_steps)
+        model.learn(n_steps)  # without the first compilations and allocations
         start, first = time.monotonic(), model.num_timesteps
         model.learn(n_steps, reset_num_timesteps=False)
-        seconds = time.monotonic() - start
+        seconds = run.n_timesteps * (time.monotonic() - start) / (model.num_timesteps - first)
+        n_evaluations = run.n_timesteps // run.eval_freq if run.eval_freq > 0 else 0
+        n_final = min(MAX_FINAL_ENVS, run.final_episodes)
+        episode = gym.spec(experiment.env_name.gym_id).max_episode_steps or 1000
+        for n_envs, n_episodes in ((1, n_evaluations * run.eval_episodes), (n_final, 2 * run.final_episodes)):
+            env = experiment.create_envs(n_envs, eval_env=True)
+            observations: Any = env.reset()
+            start = time.monotonic()
+            for _ in range(n_steps // n_envs):
+                observations, *_ = env.step(model.predict(observations, deterministic=True)[0])
+            seconds += n_episodes * episode * (time.monotonic() - start) / (n_steps // n_envs * n_envs)
+            env.close()
         assert model.env is not None
         model.env.close()
-    return seconds / (model.num_timesteps - first)
+    return seconds
 
 
 @contextmanager

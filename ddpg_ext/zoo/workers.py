@@ -17,13 +17,7 @@ class WorkerError(DDPGPaperError):
 
 
 def worker_error(vec_envs: Iterable[VecEnv], error: Exception) -> WorkerError | None:
-    """
-    Explain an error that a process of an environment caused by its end.
-
-    :param vec_envs: environments that may have the process
-    :param error: what was raised in this process
-    :return: an error that says how the process ended and what to do; None if no process ended
-    """
+    """Explain an error that a process of an environment caused by its end."""
     if not isinstance(error, PIPE_ERRORS):
         return None
     for vec_env in vec_envs:

@@ -44,7 +44,7 @@ def test_an_operator_that_fails_its_self_test_is_not_used(operator, monkeypatch)
     [("GenuineIntel", True, True), ("GenuineIntel", True, False), ("AuthenticAMD", False, False), ("", True, True)],
 )
 def test_mkl_computes_on_processors_where_it_is_faster_or_unmeasured(other, monkeypatch):
-    monkeypatch.setattr(matmul_kernels, "processor", lambda: matmul_kernels.Processor(*other))
+    monkeypatch.setattr(matmul_kernels, "detect_processor", lambda: matmul_kernels.Processor(*other))
     assert matmul_kernels._find_onednn() is None
 
 

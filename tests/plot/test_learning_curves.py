@@ -270,7 +270,7 @@ def test_a_run_is_not_short_for_being_fast(tmp_path, recwarn):
         write_run(tmp_path / f"Pendulum-v1_{number}", episodes=[episodes])
     for x in ("episodes", "time"):
         _, curves = plot_runs([tmp_path], x=x)
-        assert curves["Pendulum-v1", "ddpg_paper"].description.startswith("IQM of 3 runs")
+        assert curves["Pendulum-v1", "ddpg_paper"].description.startswith("mean of 3 runs")
         assert curves["Pendulum-v1", "ddpg_paper"].x[-1] == 10
     assert {str(w.message).partition(":")[0] for w in recwarn} == {"Pendulum-v1, ddpg_paper"}
     assert all("the curve ends with" in str(w.message) for w in recwarn)
@@ -385,7 +385,7 @@ def test_bad_input_ends_with_one_line(zoo, tmp_path, capsys, arguments, message)
     with pytest.raises(SystemExit) as exit_info:
         main([argument.format(**places) for argument in arguments])
     assert exit_info.value.code == 2
-    assert re.fullmatch(f"(Warning: .*\n)*error: .*{message}.*\n", capsys.readouterr().err)
+    assert re.fullmatch(f"(Warning: .*\n)*ddpg_ext plot: error: .*{message}.*\n", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize(

@@ -223,4 +223,4 @@ def test_bad_input_ends_with_one_line(tmp_path, capsys, content, arguments, mess
     with pytest.raises(SystemExit) as exit_info:
         main([argument.format(path=tmp_path) for argument in arguments])
     assert exit_info.value.code == 2
-    assert re.fullmatch(f"error: .*{message.format(path=tmp_path)}.*\n", capsys.readouterr().err)
+    assert re.fullmatch(f"ddpg_ext report: error: .*{message.format(path=tmp_path)}.*\n", capsys.readouterr().err)

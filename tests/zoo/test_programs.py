@@ -189,10 +189,10 @@ def test_trials_that_cannot_be_built_are_pruned(zoo, tmp_path):
     assert result.status == 0, result.stderr
     assert load_zoo_run(tmp_path / "logs" / "ddpg_paper" / "Pendulum-v1_1")[0].n_steps == 3
     result = zoo("train", *few, buffer, "--trial-id", "0")
-    assert (result.status, "`n_steps` must be 1" in result.stderr) == (1, True)
+    assert (result.status, "`n_steps` must be 1" in result.stderr) == (2, True)
     for options, part in ((["--trial-id", "2"], "--trial-id 2"), (["--trial-id", "0", "--study-name", "no"], "'no'")):
         result = zoo("train", *few[:-2], *options)
-        assert result.status == 1
+        assert result.status == 2
         assert part in result.stderr.splitlines()[-1]
         assert "Traceback" not in result.stderr
 
@@ -326,7 +326,7 @@ def test_plots(train, zoo, tmp_path):
     train("--eval-freq", "50", "--eval-episodes", "2", "-n", "210")
     assert zoo("all_plots", *plots).status == 0
     result = zoo("plot_from_file", "-i", "results.pkl")
-    assert (result.status, "needs at least two runs" in result.stderr) == (1, True)
+    assert (result.status, "needs at least two runs" in result.stderr) == (2, True)
     assert "Traceback" not in result.stderr
     train("--eval-freq", "50", "--eval-episodes", "2", "-n", "210", number=2)
     result = zoo("plot_train", "-e", "Pendulum-v1", "-f", "logs", "-w", "1")
@@ -386,7 +386,7 @@ def test_tracking(train, tmp_path):
 def test_bad_input(zoo, tmp_path, program, options, parts):
     (tmp_path / "a_file").write_text("")
     result = zoo(program, *options)
-    assert result.status == 1
+    assert result.status == 2
     assert [part for part in parts if part not in result.stderr] == []
     assert "Traceback" not in result.stderr
     assert not list(tmp_path.glob("logs/ddpg_paper/*"))
@@ -404,7 +404,7 @@ def test_quotes_of_hyperparameters(zoo, pair):
 # -------------------------------------------------------------------------------- the Hub
 
 
-def test_load_from_hub(train, zoo, monkeypatch, tmp_path):
+def test_load_from_hub(train, zoo, monkeypatch, capsys, tmp_path):
     """A local folder replaces the download; a repository without normalisation is complete."""
     run_folder = train()
     repository = tmp_path / "repository"
@@ -432,8 +432,9 @@ def test_load_from_hub(train, zoo, monkeypatch, tmp_path):
     run("load_from_hub", arguments)
     model, _ = load_zoo_run(tmp_path / "logs" / "ddpg_paper" / "Pendulum-v1_2")
     assert model.num_timesteps == 120
-    with pytest.raises(SystemExit, match="already exists, use --force"):
+    with pytest.raises(SystemExit, match="2"):
         run("load_from_hub", [*arguments, "--exp-id", "2"])
+    assert "already exists, use --force" in capsys.readouterr().err
 
 
 # ----------------------------------------------------------------------------- the command

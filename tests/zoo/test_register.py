@@ -97,7 +97,7 @@ def test_the_package_works_without_the_zoo_and_the_programs_say_what_is_missing(
         "ddpg_ext.zoo.programs.run('train', [])\n"
     )
     result = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True)
-    assert result.returncode == 1
+    assert result.returncode == 2
     assert "pip install 'ddpg_ext[zoo]'" in result.stderr
     assert "Traceback" not in result.stderr
 

@@ -228,15 +228,15 @@ def test_a_folder_is_of_one_set_of_settings(tmp_path):
     storage.write_json(sweep_folder.SETTINGS, sweep_folder.merge_settings(storage, {"a/E": {"tau": 1, "x": {"y": 2}}}))
     merged = sweep_folder.merge_settings(storage, {"a/E": {"tau": 1, "x": {"y": 2}}, "b/E": {"tau": 2}})
     assert set(merged) == {"a/E", "b/E"}
-    with pytest.raises(DDPGPaperError, match=r"of another sweep: a/E has `y` 2 there, got 3; choose another folder"):
+    with pytest.raises(DDPGPaperError, match=r"of another sweep: a/E has `y` 2 there, got 3; choose another"):
         sweep_folder.merge_settings(storage, {"a/E": {"tau": 1, "x": {"y": 3}}})
 
 
 def test_dry_run(capsys, tmp_path):
     sweep.main([*SHORT, "--seed", "0-1", "--dry-run", "-f", str(tmp_path / "none")])
     out = capsys.readouterr().out
-    assert "ddpg_paper/Pendulum-v1_seed1: 900 steps, about" in out
-    assert "min with" in out.splitlines()[-1]
+    assert "ddpg_paper/Pendulum-v1_seed1: 900 steps, about 0:01 h" in out
+    assert out.splitlines()[-1].startswith("about 0:01 h with ")
     assert not (tmp_path / "none").exists()
 
 
@@ -257,27 +257,26 @@ def test_dry_run(capsys, tmp_path):
         (["--jobs", "0"], "--jobs must be a whole number above 0"),
         (["--env-kwargs", "gg:1"], "unexpected keyword argument 'gg'"),
         (["--gym-packages", "not_there"], "--gym-packages not_there cannot be imported"),
-        (["-f", "/proc/x"], "--folder '/proc/x' cannot be written to"),
+        (["-params", "zzz:1"], "`zzz` is unknown; known: "),
+        (["-f", "/proc/x"], "--folder '/proc/x' cannot be written to (No such file or directory); choose another"),
+        (["-f", "envs.yml/x"], "--folder 'envs.yml/x' cannot be written to (Not a directory); choose another"),
         (["-f", "s3x://a/b"], "--folder 's3x://a/b' cannot be written to"),
         (["-f", "folder", "--address", "127.0.0.1:1"], "--address '127.0.0.1:1' cannot be reached"),
         (["-conf", "gone.yml"], "gone.yml"),
+        (["envs.yml"], "the key `envs` is unknown; did you mean 'env'"),
+        (["gone.yml"], "the settings 'gone.yml' cannot be read"),
         (["--algo", "td3", "--env", "CartPole-v1"], "CartPole-v1"),
     ],
 )
-def test_bad_input_ends_with_one_line(options, part, tmp_path, monkeypatch):
+def test_bad_input_ends_with_one_short_line(options, part, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "envs.yml").write_text("envs: [Pendulum-v1]\n")
     with pytest.raises(SystemExit) as ended:
         sweep.main([*SHORT, "-f", "folder", *options])
-    message = ended.value.code
-    assert message.startswith("sweep: error: ")
+    message = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert message.startswith("ddpg_ext sweep: error: ")
     assert part in message
-    assert "\n" not in message
+    assert message.count("\n") == 1
+    assert len(message) < 300
     assert not (tmp_path / "folder").exists()
-
-
-def test_bad_settings(tmp_path):
-    (tmp_path / "s.yml").write_text("envs: [Pendulum-v1]\n")
-    with pytest.raises(SystemExit, match="the key `envs` is unknown; did you mean 'env'"):
-        sweep.main([str(tmp_path / "s.yml")])
-    with pytest.raises(SystemExit, match="cannot be read"):
-        sweep.main([str(tmp_path / "gone.yml")])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -114,7 +115,9 @@ def test_a_run_that_raises_does_not_end_the_others(tmp_path):
         process = start(tmp_path / "sweep", *options)
         output = process.communicate()[0]
     assert process.returncode == 1
-    assert "1 runs failed" in output.splitlines()[-1]
+    assert output.splitlines()[-1].startswith("ddpg_ext sweep: 1 runs failed (ddpg_paper/Failing-v0_seed1)")
+    assert "Failing-v0_seed1  failed: RuntimeError: the robot fell" in output
+    assert re.search(r"Failing-v0_seed2 +50 steps +\d+ steps/s  return +-[\d,.]+  finished", output)
     found = results(tmp_path / "sweep")
     assert found["Failing-v0_seed1"]["error"] == "RuntimeError: the robot fell"
     assert "weights_sha256" in found["Failing-v0_seed2"]

@@ -1,0 +1,39 @@
+"""What the commands of ``python -m ddpg_ext`` have in common: their help, and how they end for invalid input."""
+
+import argparse
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ddpg_ext.common.errors import DDPGPaperError
+
+#: exit status for invalid input, as argparse's
+BAD_INPUT = 2
+
+
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Show the defaults that the help of an option does not name, and keep the lines of the description."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        is_complete = "default" in (action.help or "") or action.default in (None, False, [])
+        return action.help if is_complete else super()._get_help_string(action)
+
+
+def make_parser(command: str, description: str | None) -> argparse.ArgumentParser:
+    """Make the parser of a command."""
+    return argparse.ArgumentParser(
+        prog=f"python -m ddpg_ext {command}", description=description, formatter_class=HelpFormatter
+    )
+
+
+@contextmanager
+def errors_in_one_line(command: str) -> Iterator[None]:
+    """End the process with one line and status 2 for invalid input, and print each warning in one line."""
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_, **__: print(f"Warning: {message}", file=sys.stderr)
+            yield
+    except (DDPGPaperError, OSError) as error:
+        print(f"ddpg_ext {command}: error: {error}", file=sys.stderr)
+        sys.exit(BAD_INPUT)

@@ -1,0 +1,58 @@
+"""What Ray Tune prints while a sweep runs: one line for each run."""
+
+import time
+from typing import Any
+
+from ray.tune import ProgressReporter
+
+#: shortest and longest time between two reports, in seconds; it grows while the sweep runs
+INTERVALS = (5, 60)
+
+
+class RunLines(ProgressReporter):
+    """Print a line for each run that trains, and a last line for each run when it has ended."""
+
+    def __init__(self, n_runs: int) -> None:
+        self._n_runs = n_runs  # Tune makes its trials when it starts them
+        self._start = self._last = time.monotonic()
+        self._ended: set[str] = set()
+
+    def should_report(self, trials: list[Any], done: bool = False) -> bool:
+        """Return whether a run has ended, or the last report was long ago."""
+        now = time.monotonic()
+        interval = min(max(INTERVALS[0], (now - self._start) / 10), INTERVALS[1])
+        return now - self._last > interval or len(self._ended) < sum(map(_has_ended, trials))
+
+    def report(self, trials: list[Any], done: bool, *sys_info: str) -> None:
+        """Print the lines."""
+        self._last = time.monotonic()
+        ended = [str(trial) for trial in trials if _has_ended(trial)]
+        running = [str(trial) for trial in trials if trial.status == "RUNNING"]
+        n_waiting = self._n_runs - len(ended) - len(running)
+        lines = [f"{len(ended)} of {self._n_runs} runs have ended, {len(running)} train, {n_waiting} wait"]
+        width = max(map(len, map(str, trials)))
+        shown = {*running, *ended} - self._ended
+        lines += [f"  {trial!s:{width}}  {_progress(trial)}" for trial in trials if str(trial) in shown]
+        print(time.strftime("%H:%M:%S"), "\n".join(lines), flush=True)
+        self._ended |= set(ended)
+
+
+def _progress(trial: Any) -> str:
+    numbers = trial.last_result or {}
+    if "error" in numbers or trial.status == "ERROR":
+        return f"failed: {numbers.get('error', 'its process died, several times')}"
+    if "steps" not in numbers:
+        return "was finished" if _has_ended(trial) else "starts"
+    left = "finished" if _has_ended(trial) else f"{duration(numbers['seconds_left'])} h left"
+    speed = f"{numbers['steps_per_second']:>7,.0f} steps/s"
+    return f"{numbers['steps']:>11,} steps  {speed}  return {numbers['return']:>9,.1f}  {left}"
+
+
+def duration(seconds: float) -> str:
+    """Return hours and minutes, rounded up."""
+    minutes = -int(-seconds // 60)
+    return f"{minutes // 60}:{minutes % 60:02d}"
+
+
+def _has_ended(trial: Any) -> bool:
+    return trial.status in ("TERMINATED", "ERROR")
