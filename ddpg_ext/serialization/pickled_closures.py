@@ -16,10 +16,14 @@ FUNCTION_PARTS = {
     *("cloudpickle.cloudpickle._make_cell", "cloudpickle.cloudpickle._make_empty_cell"),
 }
 
-#: Byte code of functions of one float in a closure, by CPython version (the same from 3.6 to 3.10, and in 3.11 and
-#: 3.12). It names no global and no attribute, so it says all that the function does.
-_RETURN_CELL = (b"\x88\x00S\x00", b"\x95\x01\x97\x00\x89\x01S\x00")
-_RETURN_CELL_TIMES_ARGUMENT = (b"|\x00\x88\x00\x14\x00S\x00", b"\x95\x01\x97\x00|\x00\x89\x01z\x05\x00\x00S\x00")
+#: Byte code of functions of one float in a closure, by CPython version (3.6 to 3.10; 3.11 and 3.12; 3.13). It names no
+#: global and no attribute, so it says all that the function does.
+_RETURN_CELL = (b"\x88\x00S\x00", b"\x95\x01\x97\x00\x89\x01S\x00", b">\x01\x95\x00T\x01$\x00")
+_RETURN_CELL_TIMES_ARGUMENT = (
+    b"|\x00\x88\x00\x14\x00S\x00",
+    b"\x95\x01\x97\x00|\x00\x89\x01z\x05\x00\x00S\x00",
+    b">\x01\x95\x00U\x00T\x01-\x05\x00\x00$\x00",
+)
 
 
 def schedule_from_closure(call: Recorded) -> Any:

@@ -88,7 +88,7 @@ class Model:
         shape = (1,) if isinstance(space, spaces.Discrete) else space.shape
         values, dtype = rng.integers(0, 3, size=(self.n_envs, *shape)), np.dtype(space.dtype)
         if dtype.kind == "u" and dtype.itemsize > 1:
-            return np.where(values == 2, np.iinfo(dtype).max, values).astype(dtype)
+            return np.where(values == 2, np.iinfo(dtype).max, values.astype(dtype))
         if dtype.kind == "f":
             # With both zeros, which are equal and yet not the same
             return np.choose(values, [-0.0, 0.0, 1.5]).astype(dtype)
