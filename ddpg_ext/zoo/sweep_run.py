@@ -401,9 +401,10 @@ def estimate_seconds(run: Run, n_steps: int = 300) -> float:
         model.learn(n_steps, reset_num_timesteps=False)
         seconds = run.n_timesteps * (time.monotonic() - start) / (model.num_timesteps - first)
         n_evaluations = run.n_timesteps // run.eval_freq if run.eval_freq > 0 else 0
-        n_final = min(MAX_FINAL_ENVS, run.final_episodes)
+        n_final = run.final_episodes * (2 if n_evaluations else 1)  # without evaluations there is no best agent
         episode = gym.spec(experiment.env_name.gym_id).max_episode_steps or 1000
-        for n_envs, n_episodes in ((1, n_evaluations * run.eval_episodes), (n_final, 2 * run.final_episodes)):
+        n_envs_final = min(MAX_FINAL_ENVS, run.final_episodes)
+        for n_envs, n_episodes in ((1, n_evaluations * run.eval_episodes), (n_envs_final, n_final)):
             env = experiment.create_envs(n_envs, eval_env=True)
             observations: Any = env.reset()
             start = time.monotonic()

@@ -42,8 +42,6 @@ HOSTILE = {
     "an infinite number": math.inf,
 }
 SETTINGS = Path(__file__).parents[2] / "benchmarks" / "settings"
-#: Numbers among the defaults of Gymnasium's constructors that a file may not choose: the size of a renderer's memory
-REFUSED_NUMBERS = {"max_geom"}
 
 
 def environments(package):
@@ -94,8 +92,7 @@ def test_no_argument_of_any_environment_takes_text_a_path_or_code(package):
         for name, default in names.items():
             value = list(default) if isinstance(default, tuple) else default
             if isinstance(value, bool | int | float) or (isinstance(value, list) and len(value) <= 3):
-                is_wrong = is_refused(env_id, name, value) != (name in REFUSED_NUMBERS)
-                wrong += [(env_id, name, value)] if is_wrong else []
+                wrong += [(env_id, name, value)] if is_refused(env_id, name, value) else []
     assert wrong == []
 
 
@@ -111,7 +108,6 @@ def test_arguments_belong_to_their_environments():
         del gym.registry["OwnRunLimits-v0"]
     assert is_refused("Hopper-v5", "g", 5.0)
     assert is_refused("Hopper-v5", "frame_skip", 10**9)
-    assert is_refused("Hopper-v5", "frame_skip", 2.0)
 
 
 def test_arguments_of_dm_control():
@@ -168,7 +164,7 @@ def folder(tmp_path, monkeypatch):
     [
         ("HalfCheetah-v5", {"xml_file": "/tmp/scene.xml"}, "`xml_file` with the value '/tmp/scene.xml'"),
         ("HalfCheetah-v5", "{'xml_file': '/tmp/scene.xml'}", "`xml_file`"),
-        ("HalfCheetah-v5", {"frame_skip": 10**9}, "only an integer from 1 to 100"),
+        ("HalfCheetah-v5", {"frame_skip": 10**9}, "only a number from -2048 to 2048"),
         ("HalfCheetah-v5", {"max_geom": 10**9}, "`max_geom`"),
         ("Pendulum-v1", f"{{'g': {16**5000:#x}}}", "thousands of digits"),
         ("Pendulum-v1", {"x" * 9999: 1}, "pass load_zoo_run(..., env_kwargs={...})"),
