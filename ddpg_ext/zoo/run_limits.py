@@ -158,7 +158,8 @@ def _accepted(env_id: str, entry_point: str) -> dict[str, _Kind]:
     if entry_point.startswith("gymnasium.envs."):
         parameters: dict[str, inspect.Parameter] = {}
         with suppress(ImportError):
-            creator: Any = load_env_creator(gym.registry[env_id].entry_point)  # type: ignore[arg-type]
+            creator: Any = gym.registry[env_id].entry_point
+            creator = load_env_creator(creator) if isinstance(creator, str) else creator
             for base in reversed(inspect.getmro(creator) if inspect.isclass(creator) else [creator]):
                 parameters |= inspect.signature(vars(base).get("__init__", base)).parameters
         kinds = {name: _kind(parameter.default) for name, parameter in parameters.items()}
