@@ -75,10 +75,13 @@ def suggestion(name: str, known: Iterable[str]) -> str:
 
     :param name: the name that was given
     :param known: the accepted names
-    :return: "did you mean 'x' or 'y'?", or "known: 'x', 'y'" where no name is close: all, or the ten that are closest
+    :return: "did you mean 'x'? Known: 'x', 'y'", or "known: 'x', 'y'" where no name is close; of more than ten names,
+        the closest
     """
     known = sorted(known)
-    if close := get_close_matches(name, known, n=3):
-        return f"did you mean {' or '.join(map(repr, close))}?"
-    shown = known if len(known) <= 10 else sorted(get_close_matches(name, known, n=10, cutoff=0))
-    return f"known: {', '.join(map(repr, shown))}{', ...' if len(shown) < len(known) else ''}"
+    close = get_close_matches(name, known, n=3)
+    if len(known) > 10:
+        nearest = ", ".join(map(repr, get_close_matches(name, known, n=10, cutoff=0)))
+        return f"did you mean {' or '.join(map(repr, close))}?" if close else f"known: {nearest}, ..."
+    names = ", ".join(map(repr, known))
+    return f"did you mean {close[0]!r}? Known: {names}" if close else f"known: {names}"

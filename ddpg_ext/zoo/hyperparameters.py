@@ -35,7 +35,6 @@ OPTIONS = {name: f"--{name.replace('_', '-')}" for name in ("env", "seed", "verb
 _EXPRESSIONS = ("policy_kwargs", "replay_buffer_class", "replay_buffer_kwargs")
 #: Numbers are converted in their dicts and lists, too
 _NESTED = ("policy_kwargs", "replay_buffer_kwargs", "noise_std", "noise_schedule", "train_freq")
-_ARGUMENTS = [name for name in inspect.signature(DDPGPaper).parameters if not name.startswith("_")]
 
 
 def read_hyperparameters(env_id: str, file: str | Path = FILE) -> dict[str, Any]:
@@ -80,9 +79,9 @@ def default_policy(observation_space: spaces.Space) -> str:
     return "MultiInputPolicy" if isinstance(observation_space, spaces.Dict) else "MlpPolicy"
 
 
-def check_keys(hyperparams: dict[str, Any]) -> None:
+def check_keys(hyperparams: dict[str, Any], algorithm: type = DDPGPaper) -> None:
     """Raise InvalidArgumentTypeError for a key that is unknown or an option of the program."""
-    known = {*_ARGUMENTS, *NOISE_KEYS, *ZOO_KEYS} - set(OPTIONS)
+    known = {*inspect.signature(algorithm).parameters, *NOISE_KEYS, *ZOO_KEYS} - {*OPTIONS, "_init_setup_model"}
     for key in hyperparams:
         if key in OPTIONS:
             raise InvalidArgumentTypeError(f"`{key}` is an option of the program: pass {OPTIONS[key]} instead")

@@ -1,13 +1,15 @@
 """Limits of what the files of a run may ask from an environment and its wrappers."""
 
+import inspect
 import math
 import re
 import reprlib
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import gymnasium as gym
-from gymnasium.envs.registration import EnvSpec
+from gymnasium.envs.registration import EnvSpec, load_env_creator
 
 from ddpg_ext.common.errors import UntrustedContentError
 
@@ -58,51 +60,17 @@ def _mapping(**kinds: _Kind) -> _Kind:
     )
 
 
-def _of_kind(kind: _Kind, *names: str) -> dict[str, _Kind]:
-    return dict.fromkeys(names, kind)
-
-
 _FLAG = _Kind("true or false", lambda value: isinstance(value, int) and value in (0, 1))
 _PIXELS = _integer(1, 2048)
 _CAMERA = _integer(-1, 1000)
-_RENDER_FLAGS = _mapping(**_of_kind(_FLAG, "shadow", "reflection", "wireframe", "skybox", "fog", "haze"))
+_RENDER_FLAGS = _mapping(**dict.fromkeys(("shadow", "reflection", "wireframe", "skybox", "fog", "haze"), _FLAG))
 _RENDER = {
     "render_kwargs": _mapping(width=_PIXELS, height=_PIXELS, camera_id=_CAMERA, render_flag_overrides=_RENDER_FLAGS)
 }
 #: Arguments of ``gym.make`` itself
 _OF_MAKE = {"max_episode_steps": _integer(-1, 10**9), "disable_env_checker": _FLAG}
-#: Arguments that a file may choose, by the beginning of the environment's entry point. None is text, a path, a class
-#: or a function. Of all other environments, a file may choose only the arguments of ``gym.make``
+#: Arguments that a file may choose, by the environment's entry point; see :func:`_accepted` for those of Gymnasium
 _ARGUMENTS: dict[str, dict[str, _Kind]] = {
-    "gymnasium.envs.classic_control.": {
-        **_of_kind(_number(), "g", "goal_velocity"),
-        "sutton_barto_reward": _FLAG,
-    },
-    "gymnasium.envs.box2d.": {
-        **_of_kind(_FLAG, "continuous", "hardcore", "domain_randomize", "enable_wind", "verbose"),
-        **_of_kind(_number(), "gravity", "wind_power", "turbulence_power", "lap_complete_percent"),
-    },
-    "gymnasium.envs.toy_text.": {
-        **_of_kind(_FLAG, "natural", "sab", "is_slippery", "is_rainy", "fickle_passenger"),
-        **_of_kind(_number(0, 1), "success_rate", "rainy_probability", "fickle_probability"),
-        "reward_schedule": _numbers(3),
-    },
-    "gymnasium.envs.mujoco.": {
-        **_of_kind(_number(), "forward_reward_weight", "healthy_reward", "ctrl_cost_weight", "contact_cost_weight"),
-        **_of_kind(_number(), "uph_cost_weight", "impact_cost_weight", "reward_near_weight", "reward_dist_weight"),
-        "reward_control_weight": _number(),
-        "reset_noise_scale": _number(0, 100),
-        **_of_kind(_numbers(2), "healthy_z_range", "healthy_state_range", "healthy_angle_range"),
-        **_of_kind(_numbers(2), "contact_force_range", "contact_cost_range", "impact_cost_range"),
-        **_of_kind(_FLAG, "terminate_when_unhealthy", "use_contact_forces"),
-        **_of_kind(_FLAG, "exclude_current_positions_from_observation", "include_cfrc_ext_in_observation"),
-        **_of_kind(_FLAG, "include_cinert_in_observation", "include_cvel_in_observation"),
-        "include_qfrc_actuator_in_observation": _FLAG,
-        "frame_skip": _integer(1, 100),
-        "main_body": _integer(0, 1000),
-        **_of_kind(_PIXELS, "width", "height"),
-        "camera_id": _CAMERA,
-    },
     "shimmy.registration:_make_dm_control_suite_env": {
         "task_kwargs": _mapping(time_limit=_number(0), random=_integer(0, 2**32 - 1)),
         "environment_kwargs": _mapping(
@@ -141,10 +109,7 @@ def check_env_kwargs(env_id: str, env_kwargs: dict[str, Any], source: str) -> No
             f"{source}: the environment {env_id} builds another environment, which its arguments "
             f"{_shown(env_kwargs)} choose; pass env= with the environment"
         )
-    accepted = dict(_OF_MAKE)
-    for beginning, arguments in _ARGUMENTS.items():
-        if entry_point.startswith(beginning):
-            accepted.update(arguments)
+    accepted = _accepted(env_id, entry_point)
     for name, value in env_kwargs.items():
         kind = accepted.get(name)
         if kind is None or not kind.accepts(value):
@@ -185,6 +150,31 @@ def check_wrapped_size(space: gym.Space, arguments: Iterable[dict[str, Any]]) ->
             f"the run's config.yml asks for wrappers whose sizes multiply to {size:.3g} numbers or steps, more than "
             f"{MAX_WRAPPED_SIZE:,}; pass env= with the wrapped environment"
         )
+
+
+def _accepted(env_id: str, entry_point: str) -> dict[str, _Kind]:
+    """Return the arguments that a file may choose: those of Gymnasium's environments whose defaults are numbers."""
+    accepted = dict(_ARGUMENTS.get(entry_point, {}))
+    if entry_point.startswith("gymnasium.envs."):
+        parameters: dict[str, inspect.Parameter] = {}
+        with suppress(ImportError):
+            creator: Any = gym.registry[env_id].entry_point
+            creator = load_env_creator(creator) if isinstance(creator, str) else creator
+            for base in reversed(inspect.getmro(creator) if inspect.isclass(creator) else [creator]):
+                parameters |= inspect.signature(vars(base).get("__init__", base)).parameters
+        kinds = {name: _kind(parameter.default) for name, parameter in parameters.items()}
+        accepted = {"camera_id": _CAMERA} | {name: kind for name, kind in kinds.items() if kind}
+    return accepted | _OF_MAKE
+
+
+def _kind(default: Any) -> _Kind | None:
+    """Return what may replace a default: flags, numbers, as many numbers; never text, paths, classes or functions."""
+    if isinstance(default, bool):
+        return _FLAG
+    if isinstance(default, int | float):  # a whole number may be a size or a count
+        return _number(-2048, 2048) if isinstance(default, int) else _number()
+    is_numbers = isinstance(default, tuple) and all(isinstance(item, int | float) for item in default)
+    return _numbers(len(default)) if is_numbers else None
 
 
 def _is_size(value: Any) -> bool:

@@ -10,8 +10,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Any
 
 from ddpg_ext.common.command_line import errors_in_one_line
@@ -46,14 +45,18 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(1)
 
 
-@contextmanager
-def _without_garbage_collection() -> Iterator[None]:
-    """Import torch, Ray and the Zoo in three quarters of the time; later collections pass over their objects."""
+def _import_all() -> None:
+    """Import torch, Ray and the Zoo without garbage collection, which takes a quarter of the time, also at the exit."""
+    if "ddpg_ext.zoo.sweep_run" in sys.modules:  # a process of Ray trains several runs
+        return
     gc.disable()
     try:
-        yield
+        import_extra("ray.tune", "ddpg_ext[sweep]", "sweep")
+        import_extra("rl_zoo3", "ddpg_ext[zoo]", "sweep")
+        importlib.import_module("torch._dynamo")  # as the first optimiser does
+        importlib.import_module("ddpg_ext.zoo.sweep_run")
     finally:
-        gc.freeze()
+        gc.freeze()  # collections pass over the modules from now on
         gc.enable()
 
 
@@ -62,8 +65,7 @@ def _without_garbage_collection() -> Iterator[None]:
 
 def plan(options: argparse.Namespace) -> list[Any]:
     """Make the list of runs, and try each setting: its environment and its model are made once."""
-    import_extra("ray.tune", "ddpg_ext[sweep]", "sweep")
-    import_extra("rl_zoo3", "ddpg_ext[zoo]", "sweep")
+    _import_all()
     from ddpg_ext.zoo.register import register_zoo
     from ddpg_ext.zoo.sweep_run import ALGOS, Run, resolve
 
@@ -101,10 +103,9 @@ def plan(options: argparse.Namespace) -> list[Any]:
 
 def sweep(options: argparse.Namespace) -> list[str]:
     """Train all runs that are not finished; return the names of those that failed."""
-    with _without_garbage_collection():
-        runs = plan(options)
-        from ddpg_ext.zoo.sweep_folder import RESULT, SETTINGS, merge_settings, open_folder
-        from ddpg_ext.zoo.sweep_run import describe
+    runs = plan(options)
+    from ddpg_ext.zoo.sweep_folder import RESULT, SETTINGS, merge_settings, open_folder
+    from ddpg_ext.zoo.sweep_run import describe
 
     storage = open_folder(options.folder)
     own = {f"{run.variant}/{run.env}": run._replace(seed=None)._asdict() for run in runs}
@@ -213,10 +214,7 @@ def _train_trial(config: dict[str, Any], runs: list[Any], folder: str) -> None:
     """Train one run, in a worker of Ray."""
     from ray import tune
 
-    if "ddpg_ext.zoo.sweep_run" not in sys.modules:  # a process trains several runs
-        with _without_garbage_collection():
-            importlib.import_module("torch._dynamo")  # which the first optimiser imports
-            importlib.import_module("ddpg_ext.zoo.sweep_run")
+    _import_all()
     from ddpg_ext.zoo.sweep_run import train
 
     error = train(runs[config["run"]], folder, tune.report)

@@ -5,7 +5,6 @@ import copy
 import gc
 import hashlib
 import importlib
-import inspect
 import json
 import os
 import shutil
@@ -37,11 +36,11 @@ from ddpg_ext._version import __version__
 from ddpg_ext.checkpoints.snapshots import SnapshotCallback
 from ddpg_ext.checkpoints.training_state import callback_states, set_callback_states
 from ddpg_ext.common.environments import register
-from ddpg_ext.common.errors import InvalidArgumentError, InvalidArgumentTypeError, suggestion
+from ddpg_ext.common.errors import InvalidArgumentError
 from ddpg_ext.common.processor import processor
 from ddpg_ext.ddpg_paper import DDPGPaper
 from ddpg_ext.zoo.experiment import ExperimentManager
-from ddpg_ext.zoo.hyperparameters import ALGORITHM, NOISE_KEYS, ZOO_KEYS, default_policy
+from ddpg_ext.zoo.hyperparameters import ALGORITHM, check_keys, default_policy
 from ddpg_ext.zoo.register import register_zoo
 from ddpg_ext.zoo.sweep_folder import RESULT, SNAPSHOTS, Storage
 from ddpg_ext.zoo.sweep_options import VARIANT_KEYS, one_line
@@ -371,10 +370,7 @@ def resolve(run: Run, values: dict[str, Any], conf_file: str | None) -> Run:
     n_timesteps = int(own.get("n_timesteps", run.n_timesteps))
     with _silent_folder() as scratch:
         try:
-            known = {*inspect.signature(ALGOS[run.algo]).parameters, *ZOO_KEYS, *NOISE_KEYS}
-            for key in custom:
-                if key not in known - {"env", "_init_setup_model"}:
-                    raise InvalidArgumentTypeError(f"the hyperparameter `{key}` is unknown; {suggestion(key, known)}")
+            check_keys(custom, ALGOS[run.algo])
             experiment = ExperimentManager(
                 argparse.Namespace(), run.algo, run.env, str(scratch), n_timesteps=n_timesteps, config=conf_file
             )
@@ -405,9 +401,10 @@ def estimate_seconds(run: Run, n_steps: int = 300) -> float:
         model.learn(n_steps, reset_num_timesteps=False)
         seconds = run.n_timesteps * (time.monotonic() - start) / (model.num_timesteps - first)
         n_evaluations = run.n_timesteps // run.eval_freq if run.eval_freq > 0 else 0
-        n_final = min(MAX_FINAL_ENVS, run.final_episodes)
+        n_final = run.final_episodes * (2 if n_evaluations else 1)  # without evaluations there is no best agent
         episode = gym.spec(experiment.env_name.gym_id).max_episode_steps or 1000
-        for n_envs, n_episodes in ((1, n_evaluations * run.eval_episodes), (n_final, 2 * run.final_episodes)):
+        n_envs_final = min(MAX_FINAL_ENVS, run.final_episodes)
+        for n_envs, n_episodes in ((1, n_evaluations * run.eval_episodes), (n_envs_final, n_final)):
             env = experiment.create_envs(n_envs, eval_env=True)
             observations: Any = env.reset()
             start = time.monotonic()
