@@ -14,23 +14,13 @@ from stable_baselines3.common.vec_env import VecNormalize
 from ddpg_ext.buffers.adapter import ReplayBufferAdapter, Transitions, _each, _normalized, extends_constructor
 from ddpg_ext.buffers.memmap import Memory, ScratchFiles, check_directory
 from ddpg_ext.buffers.ring import Ring
-from ddpg_ext.common.checks import check_number
+from ddpg_ext.common.checks import check_equal_arguments, check_number
 from ddpg_ext.common.errors import CheckpointError, DamagedCheckpointError, InvalidArgumentError
 
 STORAGES = ("memory", "device", "memmap")
 _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 _BOOL = np.dtype(bool)
 _SEQUENCES = (list, tuple)
-
-
-def check_equal_arguments(buffer: Any, values: dict[str, Any], *names: str) -> None:
-    """Raise a ``CheckpointError`` unless a saved buffer was made with the arguments of this one."""
-    for name in names:
-        if values[name] != getattr(buffer, name):
-            raise CheckpointError(
-                f"it was made with {name}={str(values[name])[:60]}, the model has {getattr(buffer, name)!r}: they must "
-                "be equal"
-            )
 
 
 @extends_constructor

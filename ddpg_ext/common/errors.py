@@ -70,13 +70,7 @@ class EnvironmentNotFoundError(CheckpointError):
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
-    """
-    Return the end of an error message about an unknown name, after its semicolon.
-
-    :param name: the name that was given
-    :param known: the accepted names
-    :return: "did you mean 'x'? Known: 'x', 'y'", or "known: 'x', 'y'" where no name is close
-    """
+    """Return the end of an error on an unknown name: "did you mean 'x'? Known: 'x', 'y'", or "known: 'x', 'y'"."""
     known = sorted(known)
     close = get_close_matches(name, known, n=1)
     names = ", ".join(map(repr, known))

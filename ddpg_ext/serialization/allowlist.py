@@ -138,21 +138,17 @@ def _dtype(value: Any) -> bool:
     return isinstance(value, type) and (issubclass(value, np.number) or value in (float, int, bool))
 
 
-def _generator(value: Any) -> bool:
-    return isinstance(value, np.random.Generator)
-
-
-def _noise(value: Any) -> bool:
-    return isinstance(value, ActionNoise)
-
-
 def _noises(value: Any) -> bool:
-    return isinstance(value, list) and len(value) <= MAX_ENVS and all(map(_noise, value))
+    return isinstance(value, list) and len(value) <= MAX_ENVS and all(map(_a(ActionNoise), value))
 
 
 def _schedule(value: Any) -> bool:
     # An instance, not a class: a class would be made again and again
     return callable(value) and not isinstance(value, type)
+
+
+def _a(cls: type) -> Check:
+    return lambda value: isinstance(value, cls)
 
 
 def _or_none(check: Check) -> Check:
@@ -201,15 +197,16 @@ _INSTANCES = (
         },
         {"_dtype": np.float32},
     ),
-    AllowedClass(VectorizedActionNoise, {"n_envs": _integer, "_base_noise": _noise, "_noises": _noises}),
+    AllowedClass(VectorizedActionNoise, {"n_envs": _integer, "_base_noise": _a(ActionNoise), "_noises": _noises}),
     AllowedClass(
         OrnsteinUhlenbeckNoise,
         {
             **{"mean": _array, "sigma": _array, "theta": _number, "dt": _number, "dtype": _dtype},
-            **{"initial_noise": _or_none(_array), "noise_prev": _array, "seed": _or_none(_integer), "_rng": _generator},
+            **{"initial_noise": _or_none(_array), "noise_prev": _array},
+            **{"seed": _or_none(_integer), "_rng": _a(np.random.Generator)},
         },
     ),
-    AllowedClass(ScheduledActionNoise, {"noise": _noise, "schedule": _schedule, "n_steps": _integer}),
+    AllowedClass(ScheduledActionNoise, {"noise": _a(ActionNoise), "schedule": _schedule, "n_steps": _integer}),
     AllowedClass(LinearDecay, {"n_steps": _number, "start": _number, "end": _number}),
     AllowedClass(FloatSchedule, {"value_schedule": _schedule}),
     AllowedClass(ConstantSchedule, {"val": _number}),
