@@ -33,15 +33,9 @@ def evaluation_env(
         )
     trained_with = model.get_vec_normalize_env()
     if trained_with is not None and unwrap_vec_normalize(vec_env) is None:
-        vec_env = VecNormalize(
-            vec_env,
-            training=False,
-            norm_obs=trained_with.norm_obs,
-            norm_reward=False,
-            clip_obs=trained_with.clip_obs,
-            epsilon=trained_with.epsilon,
-            norm_obs_keys=trained_with.norm_obs_keys,
-        )
+        names = ("norm_obs", "clip_obs", "epsilon", "norm_obs_keys")
+        kwargs: dict[str, Any] = {name: getattr(trained_with, name) for name in names}
+        vec_env = VecNormalize(vec_env, training=False, norm_reward=False, **kwargs)
     for name in ("observation_space", "action_space"):
         space, expected = getattr(vec_env, name), getattr(model, name)
         if space != expected:

@@ -41,6 +41,16 @@ def make_array(dtype: Any, shape: Any, data: Any, order: Any = "C") -> np.ndarra
         raise DamagedCheckpointError(f"an array of shape {shape}") from None
 
 
+def object_array(items: Any, shape: Any) -> np.ndarray:
+    """Return an array of objects from a list of as many as the shape asks for."""
+    if not isinstance(items, list) or len(items) != math.prod(check_shape(shape)):
+        raise DamagedCheckpointError(f"an array of objects of shape {shape} without as many objects")
+    array = np.empty(len(items), dtype=object)
+    for index, item in enumerate(items):
+        array[index] = item
+    return array.reshape(shape)
+
+
 def check_shape(shape: Any) -> tuple[int, ...]:
     """Return the shape that a file gives to an array as a tuple."""
     shape = (shape,) if isinstance(shape, int) else shape
@@ -84,14 +94,8 @@ def array_of(call: Call) -> np.ndarray:
     if not isinstance(cls, Global) or cls.path != "numpy.ndarray":
         raise UntrustedContentError("an array that is not a plain one")
     _, shape, dtype, fortran, data = call.state
-    if not isinstance(dtype, np.dtype) or dtype.kind != "O":
-        return make_array(dtype, shape, data, "F" if fortran else "C")
-    if not isinstance(data, list) or len(data) != math.prod(check_shape(shape)):
-        raise DamagedCheckpointError(f"an array of objects of shape {shape} without as many objects")
-    array = np.empty(len(data), dtype=object)
-    for index, item in enumerate(data):
-        array[index] = item
-    return array.reshape(shape)
+    is_of_objects = isinstance(dtype, np.dtype) and dtype.kind == "O"
+    return object_array(data, shape) if is_of_objects else make_array(dtype, shape, data, "F" if fortran else "C")
 
 
 def array_from_buffer(call: Call) -> np.ndarray:

@@ -53,7 +53,10 @@ class Reconstructor:
         self._n_values += 1
         if isinstance(node, Global):
             return self._named(node)
-        if node is None or isinstance(node, bool | int | float | str | bytes | bytearray):
+        if isinstance(node, str | bytes | bytearray):
+            self._count(len(node) // 4)  # each use of the same bytes may become an array of its own
+            return node
+        if node is None or isinstance(node, bool | int | float):
             return node
         if id(node) in self._done:
             value, n_values = self._done[id(node)]

@@ -26,7 +26,7 @@ from ddpg_ext.common.checks import check_equal_arguments, plain
 from ddpg_ext.common.errors import CheckpointError, DamagedCheckpointError, UntrustedContentError
 from ddpg_ext.serialization.allowlist import Allowed, class_path
 from ddpg_ext.serialization.archive import ZipReader, ZipWriter, open_regular_file, resolve_suffix, write_zip
-from ddpg_ext.serialization.numpy_state import check_shape, make_dtype
+from ddpg_ext.serialization.numpy_state import check_shape, make_dtype, object_array
 from ddpg_ext.serialization.reconstruct import load_attributes, load_pickle, refusal
 from ddpg_ext.serialization.safe_pickle import Budget
 from ddpg_ext.serialization.writing import dump_plain
@@ -46,11 +46,7 @@ _NOT_STATE = ("env", "device", *_SPACES)
 
 
 def get_state(buffer: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """
-    Return the plain values of a replay buffer by name, and its arrays by name.
-
-    The arrays are views of the rows that hold transitions.
-    """
+    """Return the plain values of a replay buffer by name, and views of the rows of its arrays that hold transitions."""
     if hasattr(buffer, "snapshot_state"):
         return buffer.snapshot_state()
     values: dict[str, Any] = {}
@@ -89,7 +85,7 @@ def set_state(buffer: Any, values: dict[str, Any], arrays: dict[str, Any]) -> No
         if name in ("n_steps", "gamma") and isinstance(buffer, NStepReplayBuffer):
             continue  # they are the model's
         if name == "infos":
-            value = _object_array(value, buffer.infos.shape)
+            value = object_array([info for row in value for info in row], buffer.infos.shape)
         elif type(value) is not type(present_values[name]) and not isinstance(value, int | float | str | None):
             raise DamagedCheckpointError(f"its {name} is a {type(value).__name__}")
         setattr(buffer, name, value)
@@ -125,13 +121,6 @@ def _n_rows(buffer: Any, array: np.ndarray) -> int | None:
     has_a_row_per_transition = array.ndim > 0 and array.shape[0] == buffer.buffer_size
     # With `optimize_memory_usage`, the next observation of the last transition is one row further
     return min(buffer.pos + 1, buffer.buffer_size) if has_a_row_per_transition and not buffer.full else None
-
-
-def _object_array(rows: Any, shape: tuple[int, ...]) -> np.ndarray:
-    array = np.empty(shape, dtype=object)
-    for index in np.ndindex(shape):
-        array[index] = rows[index[0]][index[1]]
-    return array
 
 
 # ------------------------------------------------------------------------ files
@@ -200,12 +189,7 @@ def save_buffer(path: Any, buffer: Any) -> None:
 
 
 def load_buffer(path: Any, buffer: Any, allowed: Allowed, trusted: bool = False) -> Any:
-    """
-    Read a replay buffer's file into a buffer that was made with the arguments of the saved one.
-
-    For files of SB3's, which are pickles, return one of SB3's buffers instead. If the reader refuses the pickle, it can
-    be unpickled, if ``trusted``.
-    """
+    """Read a replay buffer's file into an equal buffer; for a pickle of SB3's, return a buffer of SB3's instead."""
     path = resolve_suffix(path, ".pkl")
     is_path = isinstance(path, str | os.PathLike)
     name = os.fspath(path) if is_path else "the file"

@@ -201,11 +201,7 @@ _GETS = {"GET", "BINGET", "LONG_BINGET"}
 
 
 class _Bounds:
-    """
-    The first pass: runs the instructions on a stack that holds, for each object, only whether it may be a key.
-
-    Keys are hashed while ``Unpickler`` runs, so unsuitable ones must be found before.
-    """
+    """The first pass, on a stack of whether objects may be keys: bounds the cost, and refuses what is slow to hash."""
 
     def __init__(self, budget: Budget, persistent_ids: bool) -> None:
         self.budget = budget

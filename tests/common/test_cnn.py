@@ -2,7 +2,6 @@
 
 import math
 
-import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
@@ -10,6 +9,7 @@ from gymnasium import spaces
 from stable_baselines3 import DQN, PPO, SAC
 from torch import nn
 from torch.nn import functional as F
+from toys import ChaosEnv
 
 from ddpg_ext import InvalidArgumentError, InvalidArgumentTypeError, UnsupportedSpaceError
 from ddpg_ext.common.cnn import PaperCNN, PaperCombinedExtractor
@@ -137,25 +137,9 @@ def test_a_dict_of_images_and_vectors():
     assert th.equal(features, th.cat([expected[0], expected[1], parts["n"], parts["speed"]], dim=1))
 
 
-class Pictures(gym.Env):
-    """Random pictures, for continuous and for discrete actions."""
-
-    observation_space = images(24, 24, 3)
-
-    def __init__(self, action_space):
-        self.action_space = action_space
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        return self.observation_space.sample(), {}
-
-    def step(self, action):
-        return self.observation_space.sample(), 0.0, False, False, {}
-
-
 @pytest.mark.parametrize("algorithm", [SAC, PPO, DQN])
 def test_any_sb3_algorithm_takes_it(algorithm):
-    env = Pictures(spaces.Discrete(2) if algorithm is DQN else spaces.Box(-1, 1, (1,)))
+    env = ChaosEnv(images(24, 24, 3), spaces.Discrete(2) if algorithm is DQN else spaces.Box(-1, 1, (1,)))
     kwargs = {"policy_kwargs": {"features_extractor_class": PaperCNN, "net_arch": [16]}, "device": "cpu"}
     sizes = {"n_steps": 16, "batch_size": 8} if algorithm is PPO else {"buffer_size": 50, "learning_starts": 8}
     model = algorithm("CnnPolicy", env, seed=0, **kwargs, **sizes)

@@ -93,7 +93,8 @@ def array(cls: str, code: str, data: bytes, *shape: int) -> bytes:
 
 SB3 = "stable_baselines3.common."
 NORMAL, SCHEDULE, TRAIN_FREQ = f"{SB3}noise:NormalActionNoise", f"{SB3}utils:FloatSchedule", f"{SB3}type_aliases:Train"
-BITS, FUNCTION = "gymnasium.spaces.multi_binary:MultiBinary", "cloudpickle.cloudpickle:_make_function"
+BITS, DICT = "gymnasium.spaces.multi_binary:MultiBinary", "gymnasium.spaces.dict:Dict"
+FUNCTION = "cloudpickle.cloudpickle:_make_function"
 LINEAR, OBJECT = name("torch.nn.modules.linear:Linear"), name("builtins:object")
 noise = partial(made, NORMAL)
 
@@ -106,7 +107,12 @@ def vectors(canary: str) -> dict[str, bytes]:
     command, opened = text(f"touch {canary}"), text(f"open({canary!r}, 'w')")
     code, words = text(f"open({canary!r}, 'w').close()"), b"](" + text("touch") + text(canary) + b"e"
     system, os_system, zero = call("os:system", command), name("os:system"), number(0)
-    inner = raw(whole(system))
+    inner, megabyte = raw(whole(system)), raw(bytes(2**20)) + b"\x940]("
+    generator = partial(call, "numpy.random._pickle:__generator_ctor")
+    constant = call("types:CodeType", zero, zero, zero, zero, number(2), zero, raw(b"d\x00S\x00"))
+    returned = call("types:CodeType", number(1), raw(b"\x95\x01\x97\x00\x89\x01S\x00"))
+    unnamed, cell = (b"}", text("f"), b"N"), call("cloudpickle.cloudpickle:_make_cell", system)
+    often = b"(" + b"".join(text(str(i)) + b"h\x00" for i in range(200)) + b"u"
     colliding = [b"\x8a\x10" + ((2**61 - 1) * i).to_bytes(16, "little") for i in range(1, 20_000)]
     vectors = {
         # every instruction that reaches a callable
@@ -195,24 +201,16 @@ def vectors(canary: str) -> dict[str, bytes]:
         "space with a call": made("gymnasium.spaces.box:Box", low=system, high=number(1), dtype=text("f4")),
         "space of another kind": made("gymnasium.spaces.graph:Graph", a=number(1)),
         "space of no shape": made("gym.spaces.multi_binary:MultiBinary", n=number(2**31 - 1)),
-        "generator that reads elsewhere": call("numpy.random._pickle:__generator_ctor", text("MT19937"))
+        "generator that reads elsewhere": generator(text("MT19937"))
         + dict_of(
             bit_generator=text("MT19937"), state=dict_of(key=zero, pos=number(10**9)), has_uint32=zero, uinteger=zero
         )
         + b"b",
-        "generator of another name": call("numpy.random._pickle:__generator_ctor", text("os.system"))
+        "generator of another name": generator(text("os.system"))
         + dict_of(bit_generator=text("os.system"), state=b"}")
         + b"b",
-        "function, stored as code": call(
-            FUNCTION,
-            call("types:CodeType", zero, zero, zero, zero, number(2), zero, raw(b"d\x00S\x00")),
-            *(b"}", text("f"), b"N", b")"),
-        ),
-        "function with another closure": call(
-            FUNCTION,
-            call("types:CodeType", number(1), raw(b"\x95\x01\x97\x00\x89\x01S\x00")),
-            *(b"}", text("f"), b"N", tuple_of(call("cloudpickle.cloudpickle:_make_cell", system))),
-        ),
+        "function, stored as code": call(FUNCTION, constant, *unnamed, b")"),
+        "function with another closure": call(FUNCTION, returned, *unnamed, tuple_of(cell)),
         "cloudpickle's class": call("cloudpickle.cloudpickle:_make_skeleton_class", name("builtins:type"), text("x")),
         "cloudpickle's module": call("cloudpickle.cloudpickle:subimport", text("this")),
         "state setter as a function": call("cloudpickle.cloudpickle:_function_setstate", os_system, b"}"),
@@ -228,6 +226,14 @@ def vectors(canary: str) -> dict[str, bytes]:
         "huge integer": b"\x8b" + struct.pack("<i", 10**6) + b"\x7f" * 10**6,
         "huge integer in text": b"L" + b"9" * 100_000 + b"L\n",
         "huge promise": b"\x8e" + struct.pack("<Q", 2**62) + b"x",
+        "a megabyte, often": megabyte + call("builtins:bytearray", b"h\x00") * 2_000 + b"e",
+        "a megabyte as arrays": megabyte
+        + call("numpy._core.numeric:_frombuffer", b"h\x00", dtype("u1"), sizes(2**20), text("C")) * 2_000
+        + b"e",
+        "a megabyte of text": text("x" * 2**20)
+        + b"\x940]("
+        + call("_codecs:encode", b"h\x00", text("latin1")) * 2_000
+        + b"e",
         "huge bytearray": call("builtins:bytearray", number(2**31 - 1)),
         "many instructions": b"]" * 310_000,
         "many names": b"".join(name(f"m{i}:n") + b"0" for i in range(2_000)) + b"N",
@@ -251,13 +257,7 @@ def vectors(canary: str) -> dict[str, bytes]:
         ),
         "space of negative size": made(BITS, n=number(-5)),
         "space of many bits": made(BITS, n=sizes(10**6, 10**6)),
-        "space of one part, often": made(
-            "gymnasium.spaces.dict:Dict",
-            spaces=dict_of(a=made(BITS, n=number(10**6)) + b"\x94")
-            + b"("
-            + b"".join(text(str(i)) + b"h\x00" for i in range(200))
-            + b"u",
-        ),
+        "space of one part, often": made(DICT, spaces=dict_of(a=made(BITS, n=number(10**6)) + b"\x94") + often),
         "place far away in the memo": b"]r" + struct.pack("<I", 2**32 - 1),
         "frame in a frame": b"\x95" + struct.pack("<Q", 12) + b"\x95" + struct.pack("<Q", 1) + b"N",
         "frame that ends within an instruction": b"\x95" + struct.pack("<Q", 3) + text("abc"),

@@ -27,6 +27,7 @@ from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtr
 from stable_baselines3.common.vec_env import VecNormalize
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 from torch import nn
+from toys import ChaosEnv
 
 from ddpg_ext import CheckpointError, DamagedCheckpointError, DDPGPaper, UntrustedContentError, load_zoo_run
 from ddpg_ext.checkpoints.vec_normalize import load_vec_normalize
@@ -41,11 +42,6 @@ from ddpg_ext.zoo.run_files import ordered, read_yaml
 CANARY = f"/tmp/ddpg_ext_canary_{os.getpid()}"
 VECTORS = hostile.vectors(CANARY)
 FIVE = ["reduce", "noise with a method", "schedule of a call", "billion laughs", "colliding keys"]
-
-
-class SpacesEnv(gym.Env):
-    def __init__(self, observation_space):
-        self.observation_space, self.action_space = observation_space, spaces.Box(-1, 1, (2,))
 
 
 def small(**kwargs):
@@ -240,7 +236,7 @@ def test_bombs(own_zip, bomb):
 @pytest.fixture(scope="module")
 def images_zip():
     """A file of a policy for images."""
-    env = SpacesEnv(spaces.Box(0, 255, (20, 20, 3), np.uint8))
+    env = ChaosEnv(spaces.Box(0, 255, (20, 20, 3), np.uint8))
     convolutions = {"n_filters": 2, "kernel_sizes": [3, 3], "strides": [2, 2], "paddings": [0, 0]}
     kwargs = {"net_arch": [4, 4], "features_extractor_kwargs": convolutions}
     images_zip = content(DDPGPaper("CnnPolicy", env, policy_kwargs=kwargs, buffer_size=50))
@@ -335,7 +331,7 @@ def test_whatever_can_be_built_can_be_loaded(data, observations, batch_norm, sha
     kwargs |= {"features_extractor_class": extractor, "features_extractor_kwargs": extractor_kwargs}
     kwargs |= {"activation_fn": activation, "action_layer": data.draw(st.integers(1, max(1, len(arch))))}
     policy = "MultiInputPolicy" if observations == "dict" else "MlpPolicy"
-    model = DDPGPaper(policy, SpacesEnv(space), policy_kwargs=kwargs, buffer_size=20)
+    model = DDPGPaper(policy, ChaosEnv(space), policy_kwargs=kwargs, buffer_size=20)
     loaded = DDPGPaper.load(io.BytesIO(content(model)), allow=[OwnExtractor])
     assert all(map(th.equal, model.policy.state_dict().values(), loaded.policy.state_dict().values()))
 
