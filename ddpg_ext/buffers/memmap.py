@@ -78,12 +78,7 @@ class Memory:
 
 
 class ScratchFiles(Memory):
-    """
-    Arrays in temporary files that are mapped into memory.
-
-    The files have no name, belong to this process alone, and are gone with it. They are sparse: they take as much of
-    the disk as was written.
-    """
+    """Arrays in sparse temporary files without names, mapped into memory; they are gone with this process."""
 
     is_scratch = True
     #: resident memory that mapped files may take before it is given back, in bytes

@@ -14,23 +14,13 @@ from stable_baselines3.common.vec_env import VecNormalize
 from ddpg_ext.buffers.adapter import ReplayBufferAdapter, Transitions, _each, _normalized, extends_constructor
 from ddpg_ext.buffers.memmap import Memory, ScratchFiles, check_directory
 from ddpg_ext.buffers.ring import Ring
-from ddpg_ext.common.checks import check_number
+from ddpg_ext.common.checks import check_equal_arguments, check_number
 from ddpg_ext.common.errors import CheckpointError, DamagedCheckpointError, InvalidArgumentError
 
 Storage = Literal["memory", "device", "memmap"]
 _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 _BOOL = np.dtype(bool)
 _SEQUENCES = (list, tuple)
-
-
-def check_equal_arguments(buffer: Any, values: dict[str, Any], *names: str) -> None:
-    """Raise a ``CheckpointError`` unless a saved buffer was made with the arguments of this one."""
-    for name in names:
-        if values[name] != getattr(buffer, name):
-            raise CheckpointError(
-                f"it was made with {name}={str(values[name])[:60]}, the model has {getattr(buffer, name)!r}: they must "
-                "be equal"
-            )
 
 
 @extends_constructor
@@ -228,30 +218,24 @@ class PackedReplayBuffer(ReplayBufferAdapter):
 
     def snapshot_state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """Return all that a file needs for the buffer to continue exactly: plain values, and arrays as views."""
-        values = {name: getattr(self, name) for name in ("buffer_size", "n_envs", "seed")}
-        of_ring = {"layout": self._ring.layout, "counts": self._ring.counts}
-        return {**values, **of_ring, "generator": self._rng}, self._ring.arrays()
+        values: dict[str, Any] = {name: getattr(self, name) for name in ("buffer_size", "n_envs", "seed")}
+        values |= {"layout": self._ring.layout, "counts": self._ring.counts, "generator": self._rng}
+        return values, self._ring.arrays()
 
     def load_snapshot_state(self, values: dict[str, Any], arrays: dict[str, Any]) -> None:
-        """
-        Replace transitions and random stream. If that fails on the way, the buffer is empty.
-
-        :param values: those of :meth:`snapshot_state`
-        :param arrays: by name; each with ``shape`` and ``read_into(target)``
-        :raises CheckpointError: if they are not those of a buffer of this size and these spaces
-        """
+        """Take back what :meth:`snapshot_state` returned; if that fails on the way, the buffer is empty."""
         self._check_parts(values, arrays)
         check_equal_arguments(self, values, "buffer_size", "n_envs")
-        if values["layout"] != self._ring.layout:
+        layout, own = values["layout"], self._ring.layout
+        if layout != own:
             raise CheckpointError(
-                f"its rows are made of {str(values['layout'])[:200]}, the model's of {str(self._ring.layout)[:200]}: "
-                "the spaces must be equal"
+                f"its rows are {layout!s:.200}, the model's are {own!s:.200}: the spaces must be equal"
             )
         counts, seed, generator = values["counts"], values["seed"], values["generator"]
         is_pcg64 = isinstance(getattr(generator, "bit_generator", None), np.random.PCG64)
         if not (isinstance(generator, np.random.Generator) and is_pcg64 and type(seed) in (int, type(None))):
             raise DamagedCheckpointError("its random generator is invalid")
-        if not (isinstance(counts, list) and len(counts) == 3 and all(type(count) is int for count in counts)):
+        if not isinstance(counts, list) or list(map(type, counts)) != [int] * 3:
             raise DamagedCheckpointError(f"its counts are {str(counts)[:60]}")
         try:
             self._ring.load(counts, int(arrays["ends"].shape[0]), lambda name, target: arrays[name].read_into(target))
@@ -274,10 +258,8 @@ class PackedReplayBuffer(ReplayBufferAdapter):
         self.__dict__.update(state)
         self._device: th.device = get_device(self._device)  # that of the file may not be here
         self._allocate()
-        stored = {
-            name: SimpleNamespace(shape=array.shape, read_into=partial(np.copyto, src=array))
-            for name, array in arrays.items()
-        }
+        readers = {name: partial(np.copyto, src=array) for name, array in arrays.items()}
+        stored = {name: SimpleNamespace(shape=arrays[name].shape, read_into=read) for name, read in readers.items()}
         self.load_snapshot_state(values, stored)
 
     @property

@@ -9,10 +9,10 @@ from numpy.typing import ArrayLike
 from stable_baselines3.common.type_aliases import ReplayBufferSamples, TensorDict
 from stable_baselines3.common.vec_env import VecNormalize
 
-from ddpg_ext.buffers.adapter import extends_constructor
-from ddpg_ext.buffers.packed import PackedReplayBuffer, check_equal_arguments
+from ddpg_ext.buffers.adapter import _as_array, extends_constructor
+from ddpg_ext.buffers.packed import PackedReplayBuffer
 from ddpg_ext.buffers.sum_tree import SumTree
-from ddpg_ext.common.checks import check_number
+from ddpg_ext.common.checks import check_equal_arguments, check_number
 from ddpg_ext.common.errors import (
     DamagedCheckpointError,
     InvalidArgumentError,
@@ -241,10 +241,7 @@ class PrioritizedReplayBuffer(PackedReplayBuffer):
 
 def _as_indices(indices: ArrayLike) -> np.ndarray:
     """Return indices of a batch as an array of the shape ``(n,)``, int64, each >= 0."""
-    try:
-        array = np.asarray(indices)
-    except (ValueError, TypeError) as error:
-        raise InvalidArgumentTypeError(f"`indices` must be those of a batch: {error}") from None
+    array = _as_array("indices", indices)
     if array.size and array.dtype.kind not in "iu":
         raise InvalidArgumentTypeError(f"`indices` must be those of a batch, whole numbers, got {indices!r}")
     rows = array.astype(np.int64, copy=False)

@@ -40,17 +40,16 @@ class Segment(NamedTuple):
 
 class Ring:
     """
-    A ring of rows for each environment: observation, action, done, reward, in the order of time.
+    Rows for each environment in the order of time: observation, action, done, reward.
 
-    The next observation of a transition is the observation of the row behind it, and so is not stored again. Where it
-    is another one, it has a place in a table: at the end of an episode, and wherever the observation that is added next
-    differs in any bit. ``end_ids`` says for each row where its next observation is: 0, in the row behind it, or else
-    1 + its place in the table. Places are given back when their row is overwritten; when few are left, the table
-    doubles.
+    The next observation of a transition is the observation of the row behind it. Where it is another one, at the end of
+    an episode or wherever the observation that is added next differs in any bit, it has a place in a table: ``end_ids``
+    says for each row 0, or 1 + its place. Places are given back when their row is overwritten; when few are left, the
+    table doubles.
 
-    A ring has one row more than transitions. This row, ``head``, is written next; until then its observation is the
-    next observation of the newest transition. Behind the last row there is room for one observation more, so that a row
-    and the observation behind it are always one contiguous window of memory.
+    A ring has one row more than transitions: ``head``, which is written next, and whose observation is the next
+    observation of the newest transition until then. Behind the last row there is room for one observation more, so that
+    a row and the observation behind it are always one contiguous window of memory.
 
     A row is known by its place among the rows of all environments, ``env * (capacity + 2) + place in its ring``. Of
     Dict observations, ``obs_shape`` and ``obs_dtype`` are dicts.
@@ -197,14 +196,12 @@ class Ring:
 
     def write(self, episode_ends: np.ndarray | None, goes_on: bool, pending: bytes) -> None:
         """
-        Write what is staged, one step of all environments, to the head.
+        Write what is staged, one step of all environments, to the head; ``episode_ends`` is None if no episode ends.
 
-        A keyboard interrupt on the way leaves every transition that counts whole: what is overwritten counts no more,
-        and what is written does not count yet. If the disk is full, what is stored is unharmed.
-
-        ``episode_ends`` is None if no episode ends. ``goes_on`` says that the observations are the newest next
-        observations, and the head is not 0: they are in their place, and what is staged of them is not looked at.
-        ``pending`` are the next observations as they were given.
+        An interrupt leaves every transition that counts whole: what is overwritten counts no more, what is written not
+        yet. If the disk is full, what is stored is unharmed. ``goes_on`` says that the observations are the newest next
+        observations, and the head is not 0: they are in their place already. ``pending`` are the next observations as
+        they were given.
         """
         head = self.head
         if len(self._free) < 2 * self.n_envs:
@@ -274,10 +271,9 @@ class Ring:
 
     def sequences(self, rows: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """
-        Follow rows to the end of their episodes, each row being the first of ``length``.
+        Return ``length`` rows from each row on, their rewards, and whether an episode ends or nothing follows there.
 
-        Return the rows, their rewards, and whether no row follows, because an episode ends or it is the newest one; all
-        of shape ``(n, length)``.
+        All three have the shape ``(n, length)``.
         """
         first = rows - rows % (self._n_rows + 1)
         in_ring = ((rows - first)[:, None] + np.arange(length)) % self._n_rows  # (n, length)
@@ -348,10 +344,9 @@ class Ring:
 
     def load(self, counts: list[int], n_ends: int, read: Callable[[str, np.ndarray], None]) -> None:
         """
-        Replace all that is stored. If that fails on the way, :meth:`clear` has to follow.
+        Replace all that is stored by the arrays of a ring with these counts; after an error, :meth:`clear` must follow.
 
-        ``counts`` and the length of ``ends`` are those of the ring that ``arrays`` came from. ``read`` is called with a
-        name of ``arrays``, and an array of that shape to fill.
+        ``read`` fills an array of that name in :meth:`arrays`, of which ``ends`` has the length ``n_ends``.
         """
         self.memory.check_process()
         self.clear()

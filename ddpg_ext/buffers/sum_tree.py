@@ -12,10 +12,10 @@ MAX_CHANGES = 64
 
 class SumTree:
     """
-    Values >= 0 with the sums of groups of them, and of groups of groups.
+    Values >= 0, float64, with the sums of groups of them, and of groups of groups.
 
-    A changed sum is computed again from its terms, so that rounding errors do not build up over millions of updates.
-    ``leaves`` are the values, float64, kept and not copied; their number is a multiple of ``WIDTH``.
+    Changed sums are computed again from their terms, so that rounding errors do not build up. ``leaves`` are the
+    values, which are not copied; their number is a multiple of ``WIDTH``.
     """
 
     def __init__(self, leaves: np.ndarray) -> None:
@@ -65,11 +65,7 @@ class SumTree:
         self._changed.clear()
 
     def find(self, points: np.ndarray) -> np.ndarray:
-        """
-        Return the index of the value into which each point in [0, total) falls if all values are laid end to end.
-
-        Rounding may, very rarely, give another index close to it.
-        """
+        """Return the index of the value into which each point in [0, total) falls, very rarely of one beside it."""
         self._refresh()
         ends = self._top.cumsum()
         found = ends.searchsorted(points, side="right")

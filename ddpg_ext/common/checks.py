@@ -7,17 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from ddpg_ext.common.errors import InvalidArgumentError, InvalidArgumentTypeError, suggestion
+from ddpg_ext.common.errors import CheckpointError, InvalidArgumentError, InvalidArgumentTypeError, suggestion
 
 
 def plain(value: Any) -> Any:
-    """
-    Return Python's number for one of NumPy's, because files hold plain numbers.
-
-    :param value: a number or text of NumPy's, also as an array without dimensions; or a dict, list or tuple, which is
-        copied with its numbers. Anything else is returned as it is
-    :return: the plain value
-    """
+    """Return Python's number or text for one of NumPy's, also within dicts, lists and tuples; files hold these."""
     if type(value) is dict:
         return {key: plain(item) for key, item in value.items()}
     if type(value) in (list, tuple):
@@ -30,18 +24,7 @@ def plain(value: Any) -> Any:
 
 
 def check_number(name: str, value: Any, in_range: Callable[[Any], bool], accepted: str, integer: bool = False) -> Any:
-    """
-    Check the type and the range of a number, and return it as a plain ``int`` or ``float``.
-
-    :param name: name of the argument
-    :param value: its value
-    :param in_range: returns whether a value is accepted (NaN fails every comparison)
-    :param accepted: the accepted values in words
-    :param integer: whether only whole numbers are accepted
-    :return: the number
-    :raises InvalidArgumentTypeError: if the value is not a number
-    :raises InvalidArgumentError: if it is out of range
-    """
+    """Return a number as a plain ``int`` or ``float``; NaN fails every ``in_range``; ``accepted`` is for the error."""
     value = plain(value)
     if isinstance(value, bool) or not isinstance(value, Integral if integer else Real):
         raise InvalidArgumentTypeError(f"`{name}` must be {accepted}, got {value!r}")
@@ -73,16 +56,21 @@ def check_dict(name: str, value: Any) -> None:
         raise InvalidArgumentTypeError(f"`{name}` must be a dict of keyword arguments, or None, got {value!r}")
 
 
+def check_equal_arguments(buffer: Any, values: dict[str, Any], *names: str) -> None:
+    """Raise a ``CheckpointError`` unless a saved buffer was made with the arguments of this one."""
+    for name in names:
+        if values[name] != getattr(buffer, name):
+            raise CheckpointError(
+                f"it was made with {name}={str(values[name])[:60]}, the model has {getattr(buffer, name)!r}: they must "
+                "be equal"
+            )
+
+
 def check_keywords(name: str, value: Any, receiver: type, n_positional: int, taken: Collection[str] = ()) -> None:
     """
-    Check that a class accepts a dict of keyword arguments.
+    Raise an ``InvalidArgumentTypeError`` unless a class accepts a dict of keyword arguments.
 
-    :param name: name of the argument that holds the dict
-    :param value: its value
-    :param receiver: the class
-    :param n_positional: number of positional arguments that the class receives before the keyword arguments
-    :param taken: names of the other keyword arguments that it receives
-    :raises InvalidArgumentTypeError: if the value is not a dict, a key is unknown or a required key is missing
+    ``n_positional`` and ``taken`` are the positional arguments and the keywords that the class receives besides.
     """
     check_dict(name, value)
     parameters = inspect.signature(receiver).parameters.values()

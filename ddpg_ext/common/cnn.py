@@ -52,8 +52,7 @@ class PaperCNN(BaseFeaturesExtractor):
     ) -> None:
         normalized_image = check_flag("normalized_image", normalized_image)
         n_filters = check_number("n_filters", n_filters, lambda n: n > 0, "a whole number above 0", integer=True)
-        kernel_sizes = _check_sizes("kernel_sizes", kernel_sizes, 1)
-        strides = _check_sizes("strides", strides, 1)
+        kernel_sizes, strides = _check_sizes("kernel_sizes", kernel_sizes, 1), _check_sizes("strides", strides, 1)
         paddings = _check_sizes("paddings", paddings, 0)
         if features_dim is not None:
             accepted = "a whole number above 0, or None"
@@ -193,9 +192,9 @@ def _check_images(space: spaces.Space, normalized_image: bool) -> None:
 
 
 def _check_sizes(name: str, values: Any, least: int) -> list[int]:
-    what = f"a list of whole numbers of at least {least}, one for each convolution"
+    accepted = f"a list of whole numbers of at least {least}, one for each convolution"
     if not isinstance(values, list | tuple):
-        raise InvalidArgumentTypeError(f"`{name}` must be {what}, got {values!r}")
+        raise InvalidArgumentTypeError(f"`{name}` must be {accepted}, got {values!r}")
     if not values:
-        raise InvalidArgumentError(f"`{name}` must be {what}, got {values!r}")
-    return [check_number(name, value, lambda n: n >= least, what, integer=True) for value in values]
+        raise InvalidArgumentError(f"`{name}` must be {accepted}, got {values!r}")
+    return [check_number(name, value, lambda n: n >= least, accepted, integer=True) for value in values]

@@ -39,36 +39,21 @@ _PACKAGES = (
 
 
 def missing_package(env_id: str) -> str | None:
-    """
-    Return the package that an environment needs and that is not installed, with the command that installs it.
-
-    :param env_id: an environment id
-    :return: name and command; None if nothing is missing, or the environment is unknown
-    """
+    """Return the package that an environment lacks, with the command that installs it; None if it lacks none."""
     package = _package_of(env_id)
     name = None if package is None else _missing_part(package)
     return None if package is None or name is None else f"{name} ({package.install})"
 
 
 def register(env_id: str) -> None:
-    """
-    Register an environment with Gymnasium, if a known package that is installed provides it.
-
-    :param env_id: an environment id, which may be registered already or unknown
-    """
+    """Register an environment with Gymnasium, if a known package that is installed provides it."""
     package = _package_of(env_id)
     if env_id not in gym.registry and package is not None and package.registers and _missing_part(package) is None:
         importlib.import_module(package.registers)
 
 
 def check_environment(env_id: str, advice: str = "") -> None:
-    """
-    Check that an environment exists; register it if it comes from a known package.
-
-    :param env_id: an environment id
-    :param advice: last sentence of the error message
-    :raises InvalidArgumentError: if the environment is not registered, or a package that it needs is missing
-    """
+    """Raise an ``InvalidArgumentError`` unless an environment exists; register it if a known package has it."""
     missing = missing_package(env_id)
     if missing is not None:
         raise InvalidArgumentError(f"the environment {env_id!r} needs {missing}")

@@ -71,12 +71,9 @@ class EnvironmentNotFoundError(CheckpointError):
 
 def suggestion(name: str, known: Iterable[str]) -> str:
     """
-    Return the end of an error message about an unknown name, after its semicolon.
+    Return the end of an error on an unknown name: "did you mean 'x'? Known: 'x', 'y'", or "known: 'x', 'y'".
 
-    :param name: the name that was given
-    :param known: the accepted names
-    :return: "did you mean 'x'? Known: 'x', 'y'", or "known: 'x', 'y'" where no name is close; of more than ten names,
-        the closest
+    Of more than ten names only the closest are given.
     """
     known = sorted(known)
     close = get_close_matches(name, known, n=3)

@@ -16,16 +16,11 @@ def evaluation_env(
     model: BaseAlgorithm, env: gym.Env | VecEnv | str, render_mode: str | None = None, training: bool = False
 ) -> VecEnv:
     """
-    Prepare an environment in which a model is evaluated.
+    Return an environment, which may be given by its id, in which a model is evaluated.
 
-    Adds a ``VecTransposeImage`` where images need one, and a ``VecNormalize`` with the model's statistics if the
-    training environment has one; that wrapper never learns and does not change rewards.
+    A ``VecTransposeImage`` is added where images need one, and a frozen ``VecNormalize`` with the model's statistics,
+    which leaves rewards as they are. With ``training``, ``env`` must not be the model's own environment.
 
-    :param model: the model to evaluate
-    :param env: an environment id, an environment or a ``VecEnv``, with all other wrappers that change observations
-    :param render_mode: render mode of an environment that is made from an id
-    :param training: whether ``env`` must differ from the model's own environment, because training is running
-    :return: the vectorised environment
     :raises InvalidArgumentError: if ``env`` has other spaces than the model, or is the training environment
     """
     vec_env: Any = env
@@ -38,15 +33,9 @@ def evaluation_env(
         )
     trained_with = model.get_vec_normalize_env()
     if trained_with is not None and unwrap_vec_normalize(vec_env) is None:
-        vec_env = VecNormalize(
-            vec_env,
-            training=False,
-            norm_obs=trained_with.norm_obs,
-            norm_reward=False,
-            clip_obs=trained_with.clip_obs,
-            epsilon=trained_with.epsilon,
-            norm_obs_keys=trained_with.norm_obs_keys,
-        )
+        names = ("norm_obs", "clip_obs", "epsilon", "norm_obs_keys")
+        kwargs: dict[str, Any] = {name: getattr(trained_with, name) for name in names}
+        vec_env = VecNormalize(vec_env, training=False, norm_reward=False, **kwargs)
     for name in ("observation_space", "action_space"):
         space, expected = getattr(vec_env, name), getattr(model, name)
         if space != expected:
@@ -65,13 +54,7 @@ def _share_environments(one: VecEnv, other: VecEnv) -> bool:
 
 
 def copy_statistics(model: BaseAlgorithm, vec_env: VecEnv) -> None:
-    """
-    Copy the current statistics of the model's ``VecNormalize``, if it has one.
-
-    :param model: the model whose environment has the statistics
-    :param vec_env: an environment that :func:`evaluation_env` returned
-    :raises InvalidArgumentError: if the statistics have other shapes
-    """
+    """Copy the statistics of the model's ``VecNormalize``, if any, to the result of :func:`evaluation_env`."""
     source, target = model.get_vec_normalize_env(), unwrap_vec_normalize(vec_env)
     if source is None or target is None or source is target:
         return

@@ -17,13 +17,10 @@ except ImportError:  # Windows, where an open file cannot be deleted
 @contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """
-    Write a file that appears under its name only when it is complete.
+    Write a file that appears under its name only when it is complete; missing folders are created.
 
     The content goes to a temporary file in the same folder, which is flushed to the disk and renamed. Before the
     rename, nothing (a kill, a full disk, a crash of the machine) changes an existing file of that name.
-
-    :param path: the file; missing folders are created
-    :yield: the temporary file, opened for writing
     """
     path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -45,12 +42,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
 
 
 def remove_abandoned(folder: Path, pattern: str) -> None:
-    """
-    Delete temporary files that a process left behind when it was killed, but none that is being written.
-
-    :param folder: the folder
-    :param pattern: pattern of the names
-    """
+    """Delete temporary files that a process left when it was killed, but none that is being written."""
     for temporary in folder.glob(pattern):
         with contextlib.suppress(OSError):
             with open(temporary, "rb") as file:
@@ -65,12 +57,7 @@ def _lock(file: BinaryIO) -> None:
 
 
 def check_can_write(folder: Path) -> None:
-    """
-    Check that files can be created in a folder; leave nothing behind.
-
-    :param folder: a folder, which need not exist yet
-    :raises OSError: if it or its nearest existing parent is not writable
-    """
+    """Raise an ``OSError`` unless files can be created in a folder, which need not exist; leave nothing behind."""
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     # Permissions are not enough: a superuser has all of them, and the file system may be read-only

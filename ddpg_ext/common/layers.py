@@ -95,14 +95,7 @@ class ActionInput(nn.Module):
 
 
 def linear(x: th.Tensor, weight: th.Tensor, bias: th.Tensor) -> th.Tensor:
-    """
-    Return x W^T + b, computed by the fastest kernel: see :mod:`ddpg_ext.common.matmul_kernels`.
-
-    :param x: shape ``(batch, in_features)``
-    :param weight: shape ``(out_features, in_features)``
-    :param bias: shape ``(out_features,)``
-    :return: shape ``(batch, out_features)``
-    """
+    """Return x W^T + b by the fastest kernel (:mod:`ddpg_ext.common.matmul_kernels`); ``weight`` is ``(out, in)``."""
     return Affine.apply(x, weight, bias) if uses_onednn(x, weight) else F.linear(x, weight, bias)
 
 

@@ -56,24 +56,12 @@ _ONEDNN_MIN_SIZE = _ONEDNN_FROM.get(detect_processor(), 0)
 
 
 def uses_onednn(x: th.Tensor, weight: th.Tensor) -> bool:
-    """
-    Return whether to use :func:`large_product`: for large float32 products on a CPU.
-
-    :param x: shape ``(batch, in_features)``
-    :param weight: shape ``(out_features, in_features)``
-    :return: True for :func:`large_product`, False for torch's own product
-    """
+    """Return whether to use :func:`large_product`: for large float32 products on a CPU, ``weight`` being (out, in)."""
     return is_large(x.shape[0], weight) and x.device.type == "cpu" and x.dtype == weight.dtype == th.float32
 
 
 def is_large(batch_size: int, weight: th.Tensor) -> bool:
-    """
-    Return whether :func:`large_product` is available and faster for a minibatch of this size.
-
-    :param batch_size: size of the minibatch
-    :param weight: shape ``(out_features, in_features)``
-    :return: True if it is
-    """
+    """Return whether :func:`large_product` is available, and faster for a minibatch of this size."""
     # The size comes first, since most products are too small
     is_large_enough = batch_size * weight.numel() >= _ONEDNN_MIN_SIZE
     return is_large_enough and _ONEDNN is not None and min(weight.shape) >= _ONEDNN_MIN_WIDTH
@@ -81,39 +69,22 @@ def is_large(batch_size: int, weight: th.Tensor) -> bool:
 
 def is_narrow(n_rows: int, n_inner: int, n_columns: int) -> bool:
     """
-    Return whether a product is so narrow that MKL needs up to six times as long for it as for its transpose.
+    Return whether MKL needs up to six times as long for a product (n_rows, n_columns) as for its transpose.
 
-    :param n_rows: rows of the product and its first factor
-    :param n_inner: columns of the first factor, rows of the second
-    :param n_columns: columns of the product and its second factor
-    :return: True if it is; False for small products, where the difference does not matter
+    For small products, where the difference does not matter, the answer is False.
     """
     return 1 < n_columns < 32 < n_rows and n_rows * n_inner >= 4096
 
 
 def memory_for_product(n_rows: int, n_inner: int, n_columns: int) -> th.Tensor:
-    """
-    Return memory to pass as ``out`` for a product.
-
-    :param n_rows: rows of the product and its first factor
-    :param n_inner: columns of the first factor, rows of the second
-    :param n_columns: columns of the product and its second factor
-    :return: memory, stored column by column for a narrow product, so that torch computes its transpose
-    """
+    """Return memory for ``out=`` of a product; that of a narrow one is stored column by column, its transpose."""
     if is_narrow(n_rows, n_inner, n_columns):
         return th.empty(n_columns, n_rows).t()
     return th.empty(n_rows, n_columns)
 
 
 def large_product(x: th.Tensor, weight: th.Tensor, bias: th.Tensor | None) -> th.Tensor:
-    """
-    Return x W^T + b for float32 on a CPU, computed by oneDNN, without autograd.
-
-    :param x: shape ``(batch, in_features)``
-    :param weight: shape ``(out_features, in_features)``
-    :param bias: shape ``(out_features,)``, or None
-    :return: shape ``(batch, out_features)``
-    """
+    """Return x W^T + b, or x W^T, for float32 on a CPU, computed by oneDNN, without autograd."""
     assert _ONEDNN is not None  # for mypy
     return _ONEDNN(x, weight, bias, "none", [], "")
 

@@ -72,11 +72,7 @@ class OrnsteinUhlenbeckNoise(ActionNoise):
         self.reset()
 
     def __call__(self) -> np.ndarray:
-        """
-        Advance the process by one step.
-
-        :return: the noise, of ``mean``'s shape
-        """
+        """Advance the process by one step, and return the noise, of ``mean``'s shape."""
         gaussian = self._rng.standard_normal(self.mean.shape)
         self.noise_prev = (
             self.noise_prev
@@ -100,10 +96,6 @@ class OrnsteinUhlenbeckNoise(ActionNoise):
         if seed is not None:
             seed = check_number("seed", seed, lambda n: n >= 0, "a whole number >= 0, or None", integer=True)
         self.seed = seed
-        self.restart_stream(seed)
-
-    def restart_stream(self, seed: int | None) -> None:
-        """Restart the random stream, but keep the attribute ``seed``, which the user set."""
         self._rng = np.random.default_rng(seed)
 
     def spawn(self, n: int) -> list[OrnsteinUhlenbeckNoise]:
@@ -142,12 +134,12 @@ class LinearDecay:
     end: float = 0.0
 
     def __post_init__(self) -> None:
-        n_steps = check_number("n_steps", self.n_steps, lambda n: 0 < n < np.inf, "a finite number above 0")
-        start, end = (
-            check_number(name, getattr(self, name), lambda x: -np.inf < x < np.inf, "a finite number")
-            for name in ("start", "end")
-        )
-        self.__dict__.update(n_steps=n_steps, start=start, end=end)  # it is frozen
+        numbers = {
+            "n_steps": check_number("n_steps", self.n_steps, lambda n: 0 < n < np.inf, "a finite number above 0")
+        }
+        for name in ("start", "end"):
+            numbers[name] = check_number(name, getattr(self, name), lambda x: abs(x) < np.inf, "a finite number")
+        self.__dict__.update(numbers)  # it is frozen
 
     def __call__(self, step: int) -> float:
         return self.start + (self.end - self.start) * min(step / self.n_steps, 1.0)
@@ -185,16 +177,13 @@ class ScheduledActionNoise(ActionNoise):
 
         :raises InvalidArgumentError: if the schedule gives a negative or non-finite scale
         """
+        step = self.n_steps
         try:
-            scale = float(self.schedule(self.n_steps))
+            scale = float(self.schedule(step))
         except (TypeError, ValueError) as error:
-            raise InvalidArgumentError(
-                f"`schedule` must give numbers, but failed at step {self.n_steps}: {error}"
-            ) from error
+            raise InvalidArgumentError(f"`schedule` must give numbers, but failed at step {step}: {error}") from error
         if not (np.isfinite(scale) and scale >= 0):
-            raise InvalidArgumentError(
-                f"`schedule` gave {scale} at step {self.n_steps}; a noise scale must be finite and >= 0"
-            )
+            raise InvalidArgumentError(f"`schedule` gave {scale} at step {step}; a noise scale must be finite and >= 0")
         return scale
 
     def __call__(self) -> np.ndarray:
@@ -221,10 +210,6 @@ class ScheduledActionNoise(ActionNoise):
         if hasattr(self.noise, "set_random_seed"):
             self.noise.set_random_seed(seed)
 
-    def restart_stream(self, seed: int | None) -> None:
-        """Restart the random stream of the wrapped noise, but keep its attribute ``seed``."""
-        seed_random_stream(self.noise, seed)
-
     def spawn(self, n: int) -> list[ScheduledActionNoise]:
         """
         Return copies for parallel environments, independent if those of the wrapped noise are.
@@ -242,12 +227,14 @@ class ScheduledActionNoise(ActionNoise):
 
 
 def seed_random_stream(noise: ActionNoise, seed: int | None) -> None:
-    """Seed a noise that has its own generator; SB3's noises draw from NumPy's global generator."""
+    """Seed the own generator of a noise, which SB3's do not have, but keep ``seed``, which the user set."""
     if isinstance(noise, VectorizedActionNoise):
         seed_random_stream(noise.base_noise, seed)
         noise.noises = independent_copies(noise.base_noise, noise.n_envs)
-    elif hasattr(noise, "restart_stream"):
-        noise.restart_stream(seed)
+    elif isinstance(noise, ScheduledActionNoise):
+        seed_random_stream(noise.noise, seed)
+    elif isinstance(noise, OrnsteinUhlenbeckNoise):
+        noise._rng = np.random.default_rng(seed)
 
 
 def independent_copies(noise: ActionNoise, n: int) -> list[Any]:

@@ -15,11 +15,7 @@ _LARGEST_SQUARE = LARGEST**2
 
 
 def is_moderate(values: np.ndarray) -> bool:
-    """
-    Return whether no value is NaN, infinite or above ``LARGEST`` in size.
-
-    :param values: array of numbers, of any shape
-    """
+    """Return whether no number in an array of any shape is NaN, infinite or above ``LARGEST`` in size."""
     # One product tells for nearly all arrays; it is the fastest test for NaN and infinity, too
     if values.dtype.char in "fd" and np.vdot(values, values) <= _LARGEST_SQUARE:
         return True
@@ -27,12 +23,7 @@ def is_moderate(values: np.ndarray) -> bool:
 
 
 def running_statistics(env: VecNormalize | None) -> Statistics:
-    """
-    Return the present statistics; no array is copied, since an update makes new ones.
-
-    :param env: the normalising wrapper, or None
-    :return: the statistics for :func:`restore_statistics`; empty without a wrapper
-    """
+    """Return the present statistics, none without a wrapper; nothing is copied, as updates make new arrays."""
     if env is None:
         return []
     obs_rms = getattr(env, "obs_rms", None)
@@ -41,10 +32,6 @@ def running_statistics(env: VecNormalize | None) -> Statistics:
 
 
 def restore_statistics(statistics: Statistics) -> None:
-    """
-    Restore former statistics.
-
-    :param statistics: from :func:`running_statistics`
-    """
+    """Restore the statistics that :func:`running_statistics` returned."""
     for rms, state in statistics:
         vars(rms).update(state)

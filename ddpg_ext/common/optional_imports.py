@@ -8,12 +8,8 @@ from ddpg_ext.common.errors import MissingExtraError
 
 def import_extra(module: str, requirement: str, feature: str) -> Any:
     """
-    Import a module of an optional package.
+    Import and return a module of an optional package, which ``pip install requirement`` installs for a feature.
 
-    :param module: name of the module
-    :param requirement: argument for ``pip install``, such as "ddpg_ext[onnx]"
-    :param feature: name of the feature that needs the module, for the error message
-    :return: the module
     :raises MissingExtraError: if the module, or one that it imports, is not installed
     """
     try:

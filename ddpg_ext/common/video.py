@@ -59,13 +59,7 @@ def record_episode(
 
 
 def check_video_format(suffix: str) -> None:
-    """
-    Check that videos with a file name suffix can be written.
-
-    :param suffix: the suffix, with its dot
-    :raises InvalidArgumentError: if it is neither ".gif" nor ".mp4"
-    :raises MissingExtraError: if the package that writes such files is not installed
-    """
+    """Raise an error unless videos with this file name suffix can be written."""
     if suffix == ".gif":
         import_extra("PIL.Image", "ddpg_ext[extra]", "a GIF")
     elif suffix == ".mp4":
@@ -75,15 +69,7 @@ def check_video_format(suffix: str) -> None:
 
 
 def recording_env(model: BaseAlgorithm, env: gym.Env | VecEnv | str, training: bool = False) -> VecEnv:
-    """
-    Prepare an environment for :func:`record_frames`.
-
-    :param model: the model that acts
-    :param env: see :func:`record_episode`
-    :param training: whether training is running
-    :return: the vectorised environment
-    :raises InvalidArgumentError: if it does not render to arrays, or does not fit the model
-    """
+    """Return an environment for :func:`record_frames`; with ``training``, other than the model's own."""
     vec_env = evaluation_env(model, env, render_mode="rgb_array", training=training)
     if vec_env.render_mode != "rgb_array":
         raise InvalidArgumentError(f"`env` must have render_mode='rgb_array', got {vec_env.render_mode!r}")
@@ -94,13 +80,9 @@ def record_frames(
     model: BaseAlgorithm, vec_env: VecEnv, max_steps: int, seed: int | None
 ) -> tuple[list[np.ndarray], float]:
     """
-    Play an episode without noise and render each step.
+    Play an episode without noise, and return a frame of each state but the last, and the return.
 
-    :param model: the model that acts
-    :param vec_env: an environment that :func:`recording_env` returned
-    :param max_steps: maximum number of steps
-    :param seed: seed of the episode, or None
-    :return: a frame of each state but the last, shape ``(height, width, 3)``, and the return before normalisation
+    Frames have the shape ``(height, width, 3)``; rewards are summed before normalisation.
     """
     copy_statistics(model, vec_env)
     normalize = unwrap_vec_normalize(vec_env)
@@ -139,13 +121,7 @@ def frames_per_second(vec_env: VecEnv) -> float:
 
 
 def write_video(frames: list[np.ndarray], fps: float, path: Path) -> None:
-    """
-    Write frames to a video file.
-
-    :param frames: frames of one size, shape ``(height, width, 3)``, uint8
-    :param fps: frames per second
-    :param path: a file that ends in ".gif" or ".mp4"
-    """
+    """Write frames of one size, shape ``(height, width, 3)``, uint8, to a file that ends in ".gif" or ".mp4"."""
     if path.suffix == ".mp4":
         _write_mp4(frames, fps, path)
         return

@@ -9,8 +9,8 @@ listed kind.
 import builtins
 import math
 import sys
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from enum import Enum
 from numbers import Integral, Real
 from typing import Any
@@ -80,11 +80,7 @@ _OWN_KINDS = (BasePolicy, torch_layers.BaseFeaturesExtractor, buffers.BaseBuffer
 
 
 class Allowed:
-    """
-    Finds classes by the names in a file: those on the list, and the classes and functions that the caller allows.
-
-    With ``trusted``, a pickle that asks for anything else may be unpickled, which can execute anything.
-    """
+    """Finds the classes on the list, and what the caller allows; with ``trusted``, other pickles may be unpickled."""
 
     def __init__(self, extra: Iterable[Any] = (), trusted: bool = False) -> None:
         self.trusted = trusted
@@ -138,21 +134,17 @@ def _dtype(value: Any) -> bool:
     return isinstance(value, type) and (issubclass(value, np.number) or value in (float, int, bool))
 
 
-def _generator(value: Any) -> bool:
-    return isinstance(value, np.random.Generator)
-
-
-def _noise(value: Any) -> bool:
-    return isinstance(value, ActionNoise)
-
-
 def _noises(value: Any) -> bool:
-    return isinstance(value, list) and len(value) <= MAX_ENVS and all(map(_noise, value))
+    return isinstance(value, list) and len(value) <= MAX_ENVS and all(map(_a(ActionNoise), value))
 
 
 def _schedule(value: Any) -> bool:
     # An instance, not a class: a class would be made again and again
     return callable(value) and not isinstance(value, type)
+
+
+def _a(cls: type) -> Check:
+    return lambda value: isinstance(value, cls)
 
 
 def _or_none(check: Check) -> Check:
@@ -161,20 +153,18 @@ def _or_none(check: Check) -> Check:
 
 @dataclass(frozen=True)
 class AllowedClass:
-    """A class whose instances a file may hold."""
+    """A class whose instances a file may hold, with a check for each of their attributes."""
 
     cls: type
-    #: a check for each of its attributes
-    attributes: Mapping[str, Check]
-    #: values of attributes that older files do not have
-    defaults: Mapping[str, Any] = field(default_factory=dict)
+    attributes: dict[str, Check]
 
     def make(self, state: Any) -> Any:
         """Return an instance with these attributes, each checked, without calling its constructor."""
         name = self.cls.__name__
         if not isinstance(state, dict):
             raise DamagedCheckpointError(f"a {name} has no attributes")
-        state = {**self.defaults, **state}
+        if "_dtype" in self.attributes:  # SB3's noises of older files have none
+            state = {"_dtype": np.float32, **state}
         for key, value in state.items():
             if key not in self.attributes:
                 raise UntrustedContentError(f"a {name} with the attribute {str(key)[:60]!r}, which it does not have")
@@ -191,32 +181,26 @@ class AllowedClass:
         return instance
 
 
-_INSTANCES = (
-    AllowedClass(NormalActionNoise, {"_mu": _array, "_sigma": _array, "_dtype": _dtype}, {"_dtype": np.float32}),
-    AllowedClass(
-        OrnsteinUhlenbeckActionNoise,
-        {
-            **{"_theta": _number, "_mu": _array, "_sigma": _array, "_dt": _number, "_dtype": _dtype},
-            **{"initial_noise": _or_none(_array), "noise_prev": _array},
-        },
-        {"_dtype": np.float32},
-    ),
-    AllowedClass(VectorizedActionNoise, {"n_envs": _integer, "_base_noise": _noise, "_noises": _noises}),
-    AllowedClass(
-        OrnsteinUhlenbeckNoise,
-        {
-            **{"mean": _array, "sigma": _array, "theta": _number, "dt": _number, "dtype": _dtype},
-            **{"initial_noise": _or_none(_array), "noise_prev": _array, "seed": _or_none(_integer), "_rng": _generator},
-        },
-    ),
-    AllowedClass(ScheduledActionNoise, {"noise": _noise, "schedule": _schedule, "n_steps": _integer}),
-    AllowedClass(LinearDecay, {"n_steps": _number, "start": _number, "end": _number}),
-    AllowedClass(FloatSchedule, {"value_schedule": _schedule}),
-    AllowedClass(ConstantSchedule, {"val": _number}),
-    AllowedClass(LinearSchedule, {"start": _number, "end": _number, "end_fraction": _number}),
-    AllowedClass(RunningMeanStd, {"mean": _array, "var": _array, "count": _number}),
-)
-ALLOWED_CLASSES = {class_path(allowed.cls): allowed for allowed in _INSTANCES}
+_START = {"initial_noise": _or_none(_array), "noise_prev": _array}
+_INSTANCES: dict[type, dict[str, Check]] = {
+    NormalActionNoise: {"_mu": _array, "_sigma": _array, "_dtype": _dtype},
+    OrnsteinUhlenbeckActionNoise: {
+        **{"_theta": _number, "_mu": _array, "_sigma": _array, "_dt": _number, "_dtype": _dtype},
+        **_START,
+    },
+    VectorizedActionNoise: {"n_envs": _integer, "_base_noise": _a(ActionNoise), "_noises": _noises},
+    OrnsteinUhlenbeckNoise: {
+        **{"mean": _array, "sigma": _array, "theta": _number, "dt": _number, "dtype": _dtype, **_START},
+        **{"seed": _or_none(_integer), "_rng": _a(np.random.Generator)},
+    },
+    ScheduledActionNoise: {"noise": _a(ActionNoise), "schedule": _schedule, "n_steps": _integer},
+    LinearDecay: {"n_steps": _number, "start": _number, "end": _number},
+    FloatSchedule: {"value_schedule": _schedule},
+    ConstantSchedule: {"val": _number},
+    LinearSchedule: {"start": _number, "end": _number, "end_fraction": _number},
+    RunningMeanStd: {"mean": _array, "var": _array, "count": _number},
+}
+ALLOWED_CLASSES = {class_path(cls): AllowedClass(cls, attributes) for cls, attributes in _INSTANCES.items()}
 
 
 def linear_to_zero(initial: Any) -> LinearSchedule:

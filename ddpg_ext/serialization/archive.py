@@ -48,8 +48,8 @@ def _memory_of(data: Any) -> Iterator[memoryview]:
 class ZipWriter:
     """Writes members into a zip file."""
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._archive = zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True)
+    def __init__(self, archive: zipfile.ZipFile) -> None:
+        self._archive = archive
 
     def write(self, name: str, data: Any) -> None:
         """Write bytes or an array as a member, without a second copy of it in memory."""
@@ -59,43 +59,28 @@ class ZipWriter:
                 for start in range(0, len(view), _CHUNK):
                     member.write(view[start : start + _CHUNK])
 
-    def abandon(self) -> None:
-        """Keep Python from ending the archive when the file is closed, or the disk full."""
-        self._archive.fp = None
-
-    def close(self) -> None:
-        """End the archive."""
-        self._archive.close()
-
 
 @contextlib.contextmanager
 def write_zip(path: Any, kind: str) -> Iterator[ZipWriter]:
     """
-    Write a zip file. An error inside the block leaves the file that was there.
+    Write a zip file of a kind: "model", "replay buffer" or "snapshot". An error leaves the file that was there.
 
-    :param path: path of the file; or an open binary file, which is not written atomically
-    :param kind: kind of the file: "model", "replay buffer" or "snapshot"
-    :yield: the writer
+    ``path`` may be an open binary file, which is not written atomically.
     """
     with contextlib.nullcontext(path) if hasattr(path, "write") else atomic_file(Path(path)) as file:
-        writer = ZipWriter(cast(BinaryIO, file))
+        archive = zipfile.ZipFile(cast(BinaryIO, file), "w", zipfile.ZIP_STORED, allowZip64=True)
         try:
+            writer = ZipWriter(archive)
             writer.write(FORMAT, json.dumps({"kind": kind, "format": FORMAT_VERSION, "ddpg_ext": __version__}).encode())
             yield writer
-            writer.close()
+            archive.close()
         except BaseException:
-            writer.abandon()
+            archive.fp = None  # so that Python does not end the archive when the file is closed, or the disk full
             raise
 
 
 def open_regular_file(path: str | os.PathLike[str]) -> BinaryIO:
-    """
-    Open a file for reading.
-
-    :param path: path of the file
-    :raises CheckpointNotFoundError: if there is no such file
-    :raises CheckpointError: if it is a folder, a pipe or a device (which could be read forever)
-    """
+    """Open a file for reading, if it is no folder, and no pipe or device, which could be read forever."""
     try:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0))
     except FileNotFoundError:
@@ -108,8 +93,15 @@ def open_regular_file(path: str | os.PathLike[str]) -> BinaryIO:
     return os.fdopen(descriptor, "rb")
 
 
-class HostileArchiveError(DamagedCheckpointError):
-    """A zip file looks as if it was made to harm. It counts as damaged, because a flipped bit can do that, too."""
+@contextlib.contextmanager
+def _as_damage(name: str) -> Iterator[None]:
+    """Raise errors of broken zip files as a :class:`DamagedCheckpointError` that names the file or its member."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise type(error)(f"{name}: {error}") from None
+    except _BROKEN as error:
+        raise DamagedCheckpointError(f"{name} is damaged: {error}") from None
 
 
 class ZipReader:
@@ -120,15 +112,11 @@ class ZipReader:
         self._owned = isinstance(source, str | os.PathLike)
         self._file: Any = open_regular_file(source) if isinstance(source, str | os.PathLike) else source
         try:
-            self.file_size = _check_directory_size(self._file)
-            self._archive = zipfile.ZipFile(self._file)
-            self._infos = _check_members(self._archive.infolist(), self.file_size)
-            self.kind = self._read_kind()
-        except _BROKEN as error:
-            self.close()
-            if isinstance(error, CheckpointError):
-                raise type(error)(f"{self.name}: {error}") from None
-            raise DamagedCheckpointError(f"{self.name}: not a whole zip file: {error}") from None
+            with _as_damage(self.name):
+                self.file_size = _check_directory_size(self._file)
+                self._archive = zipfile.ZipFile(self._file)
+                self._infos = _check_members(self._archive.infolist(), self.file_size)
+                self.kind = self._read_kind()
         except BaseException:
             self.close()
             raise
@@ -173,10 +161,8 @@ class ZipReader:
     def read(self, name: str) -> bytes:
         """Return the content of a member."""
         self.size(name)
-        try:
+        with _as_damage(f"{self.name}: {name}"):
             return self._archive.read(name)
-        except _BROKEN as error:
-            raise DamagedCheckpointError(f"{self.name}: {name} is damaged: {error}") from None
 
     def read_text(self, name: str) -> bytes:
         """Return the content of a member of text, JSON or a pickle, whose values take more memory than its bytes."""
@@ -189,26 +175,22 @@ class ZipReader:
         size = self.size(name)
         if target.nbytes != size:
             raise DamagedCheckpointError(f"{self.name}: {name} has {size:,} bytes instead of {target.nbytes:,}")
-        try:
-            with cast(zipfile.ZipExtFile, self._archive.open(name)) as member:
-                for view in _memory_of(target):
-                    done = 0
-                    while done < len(view):
-                        n = member.readinto(view[done : done + _CHUNK])
-                        if not n:
-                            raise EOFError("it ends too early")
-                        done += n
-                if member.read(1):  # and the checksum, which is checked at the end
-                    raise EOFError("it is longer than it says")
-        except _BROKEN as error:
-            raise DamagedCheckpointError(f"{self.name}: {name} is damaged: {error}") from None
+        with _as_damage(f"{self.name}: {name}"), cast(zipfile.ZipExtFile, self._archive.open(name)) as member:
+            for view in _memory_of(target):
+                done = 0
+                while done < len(view):
+                    n = member.readinto(view[done : done + _CHUNK])
+                    if not n:
+                        raise EOFError("it ends too early")
+                    done += n
+            if member.read(1):  # and the checksum, which is checked at the end
+                raise EOFError("it is longer than it says")
 
     def read_json(self, name: str) -> Any:
         """Return the JSON in a member."""
-        try:
-            return parse_json(self.read_text(name))
-        except DamagedCheckpointError as error:
-            raise DamagedCheckpointError(f"{self.name}: {name}: {error}") from None
+        data = self.read_text(name)
+        with _as_damage(f"{self.name}: {name}"):
+            return parse_json(data)
 
 
 def parse_json(data: bytes) -> Any:
@@ -237,7 +219,7 @@ def _check_directory_size(file: Any) -> int:
             raise DamagedCheckpointError("not a whole zip file")
         entries, directory_size = struct.unpack("<QQ", record[32:48])
     if entries > MAX_MEMBERS or directory_size > 1000 * MAX_MEMBERS:
-        raise HostileArchiveError(f"it has {entries:,} members, more than any checkpoint needs")
+        raise DamagedCheckpointError(f"it has {entries:,} members, more than any checkpoint needs")
     file.seek(0)
     return size
 
@@ -245,26 +227,24 @@ def _check_directory_size(file: Any) -> int:
 def _check_members(infos: list[zipfile.ZipInfo], file_size: int) -> dict[str, zipfile.ZipInfo]:
     members: dict[str, zipfile.ZipInfo] = {}
     for info in infos:
-        name = info.filename
-        path = PurePosixPath(name)
-        if name in members:
-            raise HostileArchiveError(f"it has two members {name[:80]!r}")
-        if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name or not name or "\0" in name:
-            raise HostileArchiveError(f"the name of its member {name[:80]!r} leads out of it")
-        if stat.S_ISLNK(info.external_attr >> 16):
-            raise HostileArchiveError(f"its member {name[:80]!r} is a symbolic link")
-        if info.flag_bits & 0x1:
-            raise HostileArchiveError(f"its member {name[:80]!r} is encrypted")
-        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise HostileArchiveError(f"its member {name[:80]!r} is compressed in a way that checkpoints are not")
-        if info.compress_type == zipfile.ZIP_STORED and info.compress_size != info.file_size:
-            raise DamagedCheckpointError(f"its member {name[:80]!r} has two sizes")
+        name, path = info.filename, PurePosixPath(info.filename)
+        is_outside = path.is_absolute() or ".." in path.parts or not name or any(char in name for char in "\\:\0")
+        faults = {
+            "is there twice": name in members,
+            "has a name that leads out of it": is_outside,
+            "is a symbolic link": stat.S_ISLNK(info.external_attr >> 16),
+            "is encrypted": info.flag_bits & 0x1,
+            "is compressed in another way": info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED),
+            "has two sizes": info.compress_type == zipfile.ZIP_STORED and info.compress_size != info.file_size,
+        }
+        for fault in filter(faults.get, faults):
+            raise DamagedCheckpointError(f"its member {name[:80]!r} {fault}")
         members[name] = info
     unpacked = sum(info.file_size for info in infos)
     if unpacked > max(MIN_UNPACKED, MAX_RATIO * file_size):
-        raise HostileArchiveError(f"a zip bomb: {file_size:,} bytes that would unpack to {unpacked:,}")
+        raise DamagedCheckpointError(f"a zip bomb: {file_size:,} bytes that would unpack to {unpacked:,}")
     if sum(info.compress_size for info in infos) > file_size:
-        raise HostileArchiveError("a zip bomb: its members overlap")
+        raise DamagedCheckpointError("a zip bomb: its members overlap")
     return members
 
 

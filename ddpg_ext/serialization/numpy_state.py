@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ddpg_ext.common.errors import DamagedCheckpointError, UntrustedContentError
+from ddpg_ext.serialization.safe_pickle import Call, Global
 
 _PLAIN_DTYPE = re.compile(r"[<>|=]?[biufcSU]\d{1,4}")
 _BIT_GENERATORS: dict[str, type[np.random.BitGenerator]] = {
@@ -16,11 +17,7 @@ _BIT_GENERATORS: dict[str, type[np.random.BitGenerator]] = {
 
 
 def make_dtype(code: Any) -> np.dtype:
-    """
-    Return the dtype of plain numbers or text with a code such as "<f4".
-
-    :raises UntrustedContentError: for any other dtype: structured, of objects, ...
-    """
+    """Return the dtype of plain numbers or text with a code such as "<f4"; refuse any other, of objects for example."""
     if not (isinstance(code, str) and _PLAIN_DTYPE.fullmatch(code)):
         raise UntrustedContentError(f"an array of dtype {str(code)[:40]!r}, where plain numbers are expected")
     try:
@@ -29,22 +26,14 @@ def make_dtype(code: Any) -> np.dtype:
         raise DamagedCheckpointError(f"there is no dtype {code!r}") from None
 
 
-def make_array(dtype: np.dtype, shape: Any, data: Any, order: str = "C") -> np.ndarray:
-    """
-    Return an array with memory of its own.
-
-    :param dtype: type of the elements
-    :param shape: shape of the array
-    :param data: its bytes
-    :param order: "C" or "F"
-    :raises DamagedCheckpointError: if the bytes are more or fewer than shape and dtype ask for
-    """
+def make_array(dtype: Any, shape: Any, data: Any, order: Any = "C") -> np.ndarray:
+    """Return an array with memory of its own, if its shape and dtype ask for exactly these bytes."""
     shape = check_shape(shape)
+    if not isinstance(dtype, np.dtype) or dtype.kind == "O" or dtype.itemsize == 0:
+        raise DamagedCheckpointError(f"an array of dtype {str(dtype)[:40]}, whose elements are not bytes")
     if not isinstance(data, bytes | bytearray) or len(data) != math.prod(shape) * dtype.itemsize:
         size = len(data) if isinstance(data, bytes | bytearray) else "no"
         raise DamagedCheckpointError(f"an array of shape {shape} and dtype {dtype} has {size} bytes")
-    if dtype.itemsize == 0:
-        raise DamagedCheckpointError(f"an array of dtype {dtype}, whose elements have no size")
     array = np.frombuffer(bytearray(data), dtype) if math.prod(shape) else np.empty(0, dtype)
     try:
         return array.reshape(shape, order="F" if order == "F" else "C")
@@ -52,49 +41,26 @@ def make_array(dtype: np.dtype, shape: Any, data: Any, order: str = "C") -> np.n
         raise DamagedCheckpointError(f"an array of shape {shape}") from None
 
 
-def check_shape(shape: Any) -> tuple[int, ...]:
-    """
-    Return the shape that a file gives to an array, as a tuple.
+def object_array(items: Any, shape: Any) -> np.ndarray:
+    """Return an array of objects from a list of as many as the shape asks for."""
+    if not isinstance(items, list) or len(items) != math.prod(check_shape(shape)):
+        raise DamagedCheckpointError(f"an array of objects of shape {shape} without as many objects")
+    array = np.empty(len(items), dtype=object)
+    for index, item in enumerate(items):
+        array[index] = item
+    return array.reshape(shape)
 
-    :raises DamagedCheckpointError: if it is not a shape
-    """
+
+def check_shape(shape: Any) -> tuple[int, ...]:
+    """Return the shape that a file gives to an array as a tuple."""
     shape = (shape,) if isinstance(shape, int) else shape
     if not (isinstance(shape, tuple | list) and len(shape) <= 32 and all(type(n) is int and n >= 0 for n in shape)):
         raise DamagedCheckpointError(f"invalid shape {str(shape)[:80]} of an array")
     return tuple(shape)
 
 
-def make_generator(state: Any, seed_sequence: dict[str, Any] | None = None) -> np.random.Generator:
-    """
-    Return a generator in a state.
-
-    :param state: a bit generator's ``state``
-    :param seed_sequence: attributes of the ``SeedSequence`` that it spawns from
-    :raises DamagedCheckpointError: if the state is invalid
-    """
-    bit_generator = make_bit_generator(state)
-    if seed_sequence is not None:
-        try:
-            sequence = np.random.SeedSequence(
-                _natural_numbers(seed_sequence["entropy"]),
-                spawn_key=tuple(_natural_numbers(list(seed_sequence["spawn_key"]))),
-                pool_size=min(int(seed_sequence["pool_size"]), 64),
-                n_children_spawned=int(seed_sequence["n_children_spawned"]),
-            )
-            saved, bit_generator = bit_generator.state, type(bit_generator)(sequence)
-            bit_generator.state = saved
-        except (TypeError, ValueError, KeyError, OverflowError):
-            raise DamagedCheckpointError("invalid seed sequence of a random generator") from None
-    return np.random.Generator(bit_generator)
-
-
 def make_bit_generator(state: Any) -> np.random.BitGenerator:
-    """
-    Return a bit generator in a state.
-
-    :param state: a bit generator's ``state``
-    :raises DamagedCheckpointError: if the state is invalid
-    """
+    """Return a bit generator in a state, if it is one that ``state`` of a bit generator can be."""
     try:
         bit_generator = _BIT_GENERATORS[state["bit_generator"]](0)
         inner = state["state"]
@@ -109,19 +75,73 @@ def make_bit_generator(state: Any) -> np.random.BitGenerator:
     return bit_generator
 
 
-def make_random_state(state: Any) -> np.random.RandomState:
-    """
-    Return a ``RandomState`` in a state.
+# ------------------------------------------------- calls in pickles, their arguments and states being built already
 
-    :param state: the result of ``RandomState.get_state(legacy=False)``
-    :raises DamagedCheckpointError: if the state is invalid
-    """
+
+def dtype_of(call: Call) -> np.dtype:
+    """Return a dtype, of plain values or of objects."""
+    code, _, _ = call.args
+    if call.state is not None:
+        if any(part is not None for part in call.state[2:5]):
+            raise UntrustedContentError("a structured array")
+        code = call.state[1] + code
+    return np.dtype(object) if code in ("O8", "|O8", "O", "|O") else make_dtype(code)
+
+
+def array_of(call: Call) -> np.ndarray:
+    """Return an array of plain values; or one of objects (the infos of a HER buffer), which are on the list."""
+    cls, _, _ = call.args
+    if not isinstance(cls, Global) or cls.path != "numpy.ndarray":
+        raise UntrustedContentError("an array that is not a plain one")
+    _, shape, dtype, fortran, data = call.state
+    is_of_objects = isinstance(dtype, np.dtype) and dtype.kind == "O"
+    return object_array(data, shape) if is_of_objects else make_array(dtype, shape, data, "F" if fortran else "C")
+
+
+def array_from_buffer(call: Call) -> np.ndarray:
+    """Return an array that protocol 5 stores; NumPy >= 2.3 adds the order of permuted axes."""
+    data, dtype, shape, order, *axes = call.args
+    array = make_array(dtype, shape, data, order)
+    return array if axes in ([], [None]) else array.transpose(*axes)
+
+
+def scalar_of(call: Call) -> Any:
+    """Return a number or text of NumPy's."""
+    dtype, data = call.args
+    return make_array(dtype, (), data)[()]
+
+
+def seed_sequence_of(call: Call) -> np.random.SeedSequence:
+    """Return the ``SeedSequence`` from which a generator spawns others."""
+    entropy, n_children_spawned, _, pool_size, spawn_key = call.state
+    return np.random.SeedSequence(
+        _natural_numbers(entropy),
+        spawn_key=tuple(_natural_numbers(spawn_key)),
+        pool_size=min(int(pool_size), 64),
+        n_children_spawned=int(n_children_spawned),
+    )
+
+
+def bit_generator_of(call: Call) -> tuple[Any, Any]:
+    """Return a bit generator's state, and its seed sequence or None; not yet the generator."""
+    return call.state if isinstance(call.state, tuple) else (call.state, None)
+
+
+def generator_of(call: Call) -> np.random.Generator:
+    """Return a generator. In NumPy 1's pickles, its state is the call's, and its argument only a name."""
+    state, sequence = (call.state, None) if isinstance(call.state, dict) else call.args[0]
     bit_generator = make_bit_generator(state)
-    random_state = np.random.RandomState(bit_generator)  # gym's spaces have these
-    try:
-        random_state.set_state(state)
-    except (TypeError, ValueError, KeyError):
-        raise DamagedCheckpointError("invalid state of a random generator") from None
+    if isinstance(sequence, np.random.SeedSequence):
+        saved, bit_generator = bit_generator.state, type(bit_generator)(sequence)
+        bit_generator.state = saved
+    return np.random.Generator(bit_generator)
+
+
+def random_state_of(call: Call) -> np.random.RandomState:
+    """Return a ``RandomState``, which gym's spaces have."""
+    state = call.state if isinstance(call.state, dict) else call.args[0][0]
+    random_state = np.random.RandomState(make_bit_generator(state))
+    random_state.set_state(state)
     return random_state
 
 
@@ -129,8 +149,6 @@ def _natural_numbers(value: Any) -> Any:
     """Return numbers that may be NumPy's, in lists or arrays, as Python's."""
     if isinstance(value, list | tuple | np.ndarray):
         return [_natural_numbers(item) for item in value]
-    if value is None:
-        return None
-    if not isinstance(value, Integral) or value < 0:
-        raise ValueError("not a natural number")
-    return int(value)
+    if value is not None and (not isinstance(value, Integral) or value < 0):
+        raise ValueError("a seed that is not a natural number")
+    return value if value is None else int(value)

@@ -4,7 +4,7 @@ from typing import Any
 
 from ddpg_ext.common.errors import UntrustedContentError
 from ddpg_ext.serialization.allowlist import ALLOWED_CLASSES, linear_to_zero
-from ddpg_ext.serialization.safe_pickle import Global, Recorded
+from ddpg_ext.serialization.safe_pickle import Recorded, called
 
 #: functions of cloudpickle's that make a function
 CLOSURES = ("cloudpickle.cloudpickle._make_function", "cloudpickle.cloudpickle._make_skel_func")
@@ -42,28 +42,20 @@ def schedule_from_closure(call: Recorded) -> Any:
 
 def name_of_stored(call: Recorded) -> str | None:
     """Return the module and name of a function stored by value, such as those of a user's script."""
-    path = call.func.path if isinstance(call.func, Global) else ""
-    state = call.state[1] if isinstance(call.state, tuple) and len(call.state) == 2 else None
-    if path in CLOSURES and isinstance(state, dict):
-        return f"{state.get('__module__')}.{state.get('__qualname__')}"
-    return None
-
-
-def is_lambda_type(func: Any) -> bool:
-    """Return whether this is the type of functions, as older versions of cloudpickle name it."""
-    return (
-        isinstance(func, Recorded)
-        and isinstance(func.func, Global)
-        and func.func.path == "cloudpickle.cloudpickle._builtin_type"
-        and func.args == ("LambdaType",)
-    )
+    slots = _slots(call)
+    return f"{slots.get('__module__')}.{slots.get('__qualname__')}" if called(call) in CLOSURES and slots else None
 
 
 def is_function(node: Any) -> bool:
     """Return whether a recorded value is a function, stored by value."""
-    if not isinstance(node, Recorded):
-        return False
-    return is_lambda_type(node.func) or (isinstance(node.func, Global) and node.func.path in CLOSURES)
+    func: Any = getattr(node, "func", None)  # of older versions of cloudpickle, the type of functions
+    is_lambda_type = called(func) == "cloudpickle.cloudpickle._builtin_type" and func.args == ("LambdaType",)
+    return called(node) in CLOSURES or is_lambda_type
+
+
+def _slots(call: Recorded) -> dict[str, Any]:
+    state = call.state
+    return state[1] if isinstance(state, tuple) and len(state) == 2 and isinstance(state[1], dict) else {}
 
 
 def _byte_code(call: Recorded) -> bytes | None:
@@ -79,13 +71,8 @@ def _byte_code(call: Recorded) -> bytes | None:
 
 def _closed_over_number(call: Recorded) -> float | None:
     """Return the number in a function's only closure cell."""
-    state = call.state
-    slots = state[1] if isinstance(state, tuple) and len(state) == 2 and isinstance(state[1], dict) else {}
-    cells = slots.get("__closure__") or slots.get("closure")
-    if cells is None and call.args and isinstance(call.args[-1], tuple):
-        cells = call.args[-1]
+    cells = _slots(call).get("__closure__") or _slots(call).get("closure") or (call.args or [None])[-1]
     if not (isinstance(cells, tuple) and len(cells) == 1 and isinstance(cells[0], Recorded)):
         return None
-    args = cells[0].args
-    value = args[0] if len(args) == 1 else None
+    value = cells[0].args[0] if len(cells[0].args) == 1 else None
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None

@@ -1,20 +1,18 @@
 """Turns the record of a pickle (:mod:`ddpg_ext.serialization.safe_pickle`) into objects of the allow-list."""
 
 import collections
-import math
 import pathlib
 import pickle
 from collections.abc import Callable, Container
 from typing import Any
 
-import numpy as np
 from stable_baselines3.common.type_aliases import TrainFreq
 
 from ddpg_ext.common.errors import CheckpointError, DamagedCheckpointError, UntrustedContentError
 from ddpg_ext.serialization import numpy_state, space_state
 from ddpg_ext.serialization.allowlist import ALLOWED_CLASSES, ENUMS, Allowed, linear_to_zero
-from ddpg_ext.serialization.pickled_closures import CLOSURES, is_lambda_type, name_of_stored, schedule_from_closure
-from ddpg_ext.serialization.safe_pickle import Budget, Global, Recorded, check_key, record, record_call
+from ddpg_ext.serialization.pickled_closures import CLOSURES, is_function, name_of_stored, schedule_from_closure
+from ddpg_ext.serialization.safe_pickle import Budget, Call, Global, Recorded, check_key, record, record_call
 
 #: how deep containers may be nested
 MAX_DEPTH = 60
@@ -29,9 +27,6 @@ def refusal(name: str, error: UntrustedContentError, kind: str) -> UntrustedCont
         "class or function of your own in allow=[...]; or, if you trust whoever made the file with your account, pass "
         "trusted=True"
     )
-
-
-Handler = Callable[["Reconstructor", Recorded], Any]
 
 
 class Reconstructor:
@@ -58,7 +53,10 @@ class Reconstructor:
         self._n_values += 1
         if isinstance(node, Global):
             return self._named(node)
-        if node is None or isinstance(node, bool | int | float | str | bytes | bytearray):
+        if isinstance(node, str | bytes | bytearray):
+            self._count(len(node) // 4)  # each use of the same bytes may become an array of its own
+            return node
+        if node is None or isinstance(node, bool | int | float):
             return node
         if id(node) in self._done:
             value, n_values = self._done[id(node)]
@@ -99,56 +97,57 @@ class Reconstructor:
         stored = name_of_stored(call)
         if stored in self.allowed.extra:
             return self.allowed.extra[stored]  # the caller's own, in place of the code in the file
-        if is_lambda_type(call.func):
+        if is_function(call):
             return schedule_from_closure(call)
         if not isinstance(call.func, Global):
             raise UntrustedContentError("a call of something that is itself the result of a call")
         path = call.func.path
         if path == "copyreg._reconstructor":
             return self._call(self._reconstructed(call))
-        if path in ALLOWED_CLASSES:
-            if call.args != () or call.items or call.pairs:
-                raise UntrustedContentError(f"{call.func} made in an unusual way")
-            return ALLOWED_CLASSES[path].make(self._build(call.state))
+        if not any(path in known for known in (ALLOWED_CLASSES, HANDLERS, self.allowed.extra)):
+            raise UntrustedContentError(f"the global {call.func}")
+        # Names stay names: a handler knows those that it is to accept
+        args = tuple(arg if isinstance(arg, Global) and path in HANDLERS else self._build(arg) for arg in call.args)
+        items, pairs = [*map(self._build, call.items)], [(key, self._build(value)) for key, value in call.pairs]
+        built = Call(call.func, args, self._build(call.state), items, pairs)
         if path in HANDLERS:
-            return HANDLERS[path](self, call)
-        if path in self.allowed.extra:
-            return self._make_allowed(self.allowed.extra[path], call)
-        raise UntrustedContentError(f"the global {call.func}")
+            return HANDLERS[path](built)
+        if path in ALLOWED_CLASSES:
+            if args or items or pairs:
+                raise UntrustedContentError(f"{call.func} made in an unusual way")
+            return ALLOWED_CLASSES[path].make(built.state)
+        return _make_allowed(self.allowed.extra[path], built)
 
     def _reconstructed(self, call: Recorded) -> Recorded:
         """Return the call of the class in ``_reconstructor(cls, object, None)``, as protocols 0 and 1 write it."""
-        args = call.args
-        if len(args) != 3 or not isinstance(args[0], Global):
-            raise DamagedCheckpointError("a reconstruction without a class")
-        if args[0].path == "stable_baselines3.common.type_aliases.TrainFreq":  # a tuple
-            return record_call(args[0], args[2])
-        if args[2] is not None or not isinstance(args[1], Global) or args[1].path != "builtins.object":
+        cls, base, state = call.args
+        if isinstance(cls, Global) and cls.path == "stable_baselines3.common.type_aliases.TrainFreq":  # a tuple
+            return record_call(cls, state)
+        if state is not None or not isinstance(base, Global) or base.path != "builtins.object":
             raise UntrustedContentError("a reconstruction of something else than a plain object")
-        if args[0].name == "_reconstructor":
-            raise UntrustedContentError("a reconstruction of a reconstruction")
-        return record_call(args[0], (), call)
+        if not isinstance(cls, Global) or cls.name == "_reconstructor":
+            raise UntrustedContentError("a reconstruction of something else than a class")
+        return record_call(cls, (), call)
 
-    def _make_allowed(self, allowed: Any, call: Recorded) -> Any:
-        """Make an object of the caller's own the way ``pickle`` makes it."""
-        args = self._build(call.args)
-        state = self._build(call.state)
-        try:
-            is_empty = isinstance(allowed, type) and state is not None
-            made = allowed.__new__(allowed, *args) if is_empty else allowed(*args)
-            if hasattr(made, "__setstate__") and state is not None:
-                made.__setstate__(state)
-            elif state is not None:
-                made.__dict__.update(state)
-            for item in call.items:
-                made.append(self._build(item))
-            for key, value in call.pairs:
-                made[key] = self._build(value)
-        except CheckpointError:
-            raise
-        except Exception as error:
-            raise DamagedCheckpointError(f"{call.func} cannot be made from what the file holds: {error}") from error
-        return made
+
+def _make_allowed(allowed: Any, call: Call) -> Any:
+    """Make an object of the caller's own the way ``pickle`` makes it."""
+    try:
+        is_empty = isinstance(allowed, type) and call.state is not None
+        made = allowed.__new__(allowed, *call.args) if is_empty else allowed(*call.args)
+        if hasattr(made, "__setstate__") and call.state is not None:
+            made.__setstate__(call.state)
+        elif call.state is not None:
+            made.__dict__.update(call.state)
+        for item in call.items:
+            made.append(item)
+        for key, value in call.pairs:
+            made[key] = value
+    except CheckpointError:
+        raise
+    except Exception as error:
+        raise DamagedCheckpointError(f"{call.func} cannot be made from what the file holds: {error}") from error
+    return made
 
 
 def load_pickle(data: bytes, allowed: Allowed | None = None, budget: Budget | None = None) -> Any:
@@ -180,235 +179,98 @@ def load_attributes(
 
 def is_listed(name: Global) -> bool:
     """Return whether the reader knows a name that a pickle imports."""
-    lists = (ALLOWED_CLASSES, HANDLERS, ("copyreg._reconstructor", "numpy.ndarray"))
+    lists = (ALLOWED_CLASSES, HANDLERS, CLOSURES, ("copyreg._reconstructor", "numpy.ndarray"))
     return any(name.path in names for names in lists) or Allowed().find_class(name.module, name.name) is not None
 
 
-def _args(call: Recorded, *kinds: Any) -> tuple[Any, ...]:
-    """Return the arguments, after a check of their number and types."""
-    args = call.args
-    if len(args) != len(kinds) or not all(isinstance(arg, kind) for arg, kind in zip(args, kinds, strict=True)):
-        raise DamagedCheckpointError(f"invalid arguments of {call.func}")
-    return tuple(args)
+# ------------------------------------------- calls in pickles, their arguments and states being built already
 
 
-# ---------------------------------------------------------------------- numpy
+def _ordered_dict(call: Call) -> Any:
+    (listed,) = call.args or ([],)  # Python 2 and the Zoo: a list of pairs
+    return collections.OrderedDict((check_key(key), value) for key, value in [*listed, *call.pairs])
 
 
-def _dtype(reconstructor: Reconstructor, call: Recorded) -> np.dtype:
-    code, *_ = _args(call, str, (int, bool), (int, bool))
-    state = call.state
-    if state is not None:
-        if not isinstance(state, tuple) or len(state) < 5 or any(part is not None for part in state[2:5]):
-            raise UntrustedContentError("a structured array")
-        if not (isinstance(state[1], str) and len(state[1]) == 1 and state[1] in "<>|="):
-            raise DamagedCheckpointError("invalid byte order of a dtype")
-        code = state[1] + code
-    return np.dtype(object) if code in ("O8", "|O8", "O", "|O") else numpy_state.make_dtype(code)
+def _deque(call: Call) -> Any:
+    items, *maxlen = call.args or ((),)
+    return collections.deque([*items, *call.items], *maxlen)
 
 
-def _plain_dtype(reconstructor: Reconstructor, node: Any) -> np.dtype:
-    dtype = reconstructor._build(node)
-    if not isinstance(dtype, np.dtype) or dtype.kind == "O":
-        raise DamagedCheckpointError("invalid dtype of an array or number")
-    return dtype
-
-
-def _reconstructed_array(reconstructor: Reconstructor, call: Recorded) -> np.ndarray:
-    cls, _, _ = _args(call, Global, tuple, (bytes, Recorded, str))
-    state = call.state
-    if cls.path != "numpy.ndarray" or not isinstance(state, tuple) or len(state) != 5:
-        raise UntrustedContentError("an array that is not a plain one")
-    _, shape, dtype_node, fortran, data = state
-    dtype = reconstructor._build(dtype_node)
-    if isinstance(dtype, np.dtype) and dtype.kind == "O":
-        return _object_array(reconstructor, numpy_state.check_shape(shape), data)
-    dtype = _plain_dtype(reconstructor, dtype_node)
-    return numpy_state.make_array(dtype, shape, reconstructor._build(data), "F" if fortran else "C")
-
-
-def _object_array(reconstructor: Reconstructor, shape: tuple[int, ...], data: Any) -> np.ndarray:
-    """Return an array of objects (the infos of a HER buffer), each of which is reconstructed like any other."""
-    if not isinstance(data, list) or len(data) != math.prod(shape):
-        raise DamagedCheckpointError(f"an array of objects of shape {shape} without as many objects")
-    array = np.empty(len(data), dtype=object)
-    for index, item in enumerate(data):
-        array[index] = reconstructor._build(item)
-    return array.reshape(shape)
-
-
-def _array_from_buffer(reconstructor: Reconstructor, call: Recorded) -> np.ndarray:
-    kinds: tuple[Any, ...] = ((bytes, bytearray), (Recorded, Global), tuple, str)
-    if len(call.args) == 5:  # NumPy >= 2.3, for arrays with permuted axes
-        kinds = (*kinds, (tuple, type(None)))
-    data, dtype_node, shape, order, *axes = _args(call, *kinds)
-    array = numpy_state.make_array(_plain_dtype(reconstructor, dtype_node), shape, data, order)
-    if axes and axes[0] is not None:
-        if not all(type(axis) is int for axis in axes[0]) or sorted(axes[0]) != list(range(array.ndim)):
-            raise DamagedCheckpointError(f"invalid axes {axes[0]!r:.80} of an array of shape {array.shape}")
-        array = array.transpose(axes[0])
-    return array
-
-
-def _scalar(reconstructor: Reconstructor, call: Recorded) -> Any:
-    dtype_node, data = _args(call, Recorded, (bytes, bytearray, Recorded))
-    dtype = _plain_dtype(reconstructor, dtype_node)
-    return numpy_state.make_array(dtype, (), reconstructor._build(data))[()]
-
-
-def _bit_generator(reconstructor: Reconstructor, call: Recorded) -> Any:
-    """Return a bit generator's state, and that of its seed sequence if it has one; not yet the generator."""
-    state = reconstructor._build(call.state)
-    state, sequence = state if isinstance(state, tuple) and len(state) == 2 else (state, None)
-    if not isinstance(state, dict) or not isinstance(sequence, dict | None):
-        raise DamagedCheckpointError("a random generator without state")
-    return state, sequence
-
-
-def _seed_sequence(reconstructor: Reconstructor, call: Recorded) -> dict[str, Any]:
-    state = reconstructor._build(call.state)
-    if not isinstance(state, tuple) or len(state) != 5:
-        raise DamagedCheckpointError("a seed sequence without state")
-    names = ("entropy", "n_children_spawned", "pool", "pool_size", "spawn_key")
-    return dict(zip(names, state, strict=True))
-
-
-def _generator_state(reconstructor: Reconstructor, call: Recorded) -> tuple[Any, Any]:
-    if isinstance(call.state, dict):  # NumPy 1: the name of the bit generator is the argument, its state the state
-        return reconstructor._build(call.state), None
-    if call.args and isinstance(call.args[0], Recorded):
-        made = reconstructor._build(call.args[0])
-        if isinstance(made, tuple):
-            return made
-    raise DamagedCheckpointError("a random generator without state")
-
-
-def _generator(reconstructor: Reconstructor, call: Recorded) -> np.random.Generator:
-    return numpy_state.make_generator(*_generator_state(reconstructor, call))
-
-
-def _random_state(reconstructor: Reconstructor, call: Recorded) -> Any:
-    return numpy_state.make_random_state(_generator_state(reconstructor, call)[0])
-
-
-# --------------------------------------------------------------------- Python
-
-
-def _ordered_dict(reconstructor: Reconstructor, call: Recorded) -> Any:
-    pairs: Any = call.pairs
-    if call.args != ():  # Python 2 and the Zoo: a list of pairs
-        (listed,) = _args(call, list)
-        if not all(isinstance(pair, list | tuple) and len(pair) == 2 and type(pair[0]) is str for pair in listed):
-            raise DamagedCheckpointError("an OrderedDict made from something else than pairs")
-        pairs = [*listed, *pairs]
-    return collections.OrderedDict((key, reconstructor._build(value)) for key, value in pairs)
-
-
-def _deque(reconstructor: Reconstructor, call: Recorded) -> Any:
-    kinds = (tuple, list), (int, type(None))
-    items, *maxlen = _args(call, *kinds[: len(call.args)]) or ((),)
-    return collections.deque(map(reconstructor._build, [*items, *call.items]), *maxlen)
-
-
-def _set(reconstructor: Reconstructor, call: Recorded) -> Any:
-    (items,) = _args(call, list)
+def _set(call: Call) -> Any:
+    (items,) = call.args
     members = {check_key(item) for item in items}
     return frozenset(members) if call.func.name == "frozenset" else members
 
 
-def _bytearray(reconstructor: Reconstructor, call: Recorded) -> bytearray:
-    args = reconstructor._build(call.args)
-    if args and not isinstance(args[0], bytes | str):  # a number would be a size to reserve
-        raise DamagedCheckpointError("invalid arguments of a bytearray")
-    return bytearray(*(arg.encode("latin-1") if isinstance(arg, str) else arg for arg in args[:1]))
+def _bytes(call: Call) -> bytes | bytearray:
+    data = call.args[0] if call.args else b""
+    if not isinstance(data, bytes | str):  # a number would be a size to reserve
+        raise DamagedCheckpointError("invalid arguments of bytes")
+    data = data.encode("latin-1") if isinstance(data, str) else data
+    return bytearray(data) if call.func.name == "bytearray" else data
 
 
-def _bytes(reconstructor: Reconstructor, call: Recorded) -> bytes:
-    _args(call)  # protocols below 3 store only empty ones this way
-    return b""
-
-
-def _encode(reconstructor: Reconstructor, call: Recorded) -> bytes:
+def _encode(call: Call) -> bytes:
     """Return bytes that protocols below 3 store as text, one character per byte."""
-    text, encoding = _args(call, str, str)
+    text, encoding = call.args
     if encoding not in ("latin1", "latin-1"):
         raise UntrustedContentError(f"bytes stored in the encoding {encoding!r:.60}")
     return text.encode("latin-1")
 
 
-def _getattr(reconstructor: Reconstructor, call: Recorded) -> Any:
+def _getattr(call: Call) -> Any:
     """Return a member of an enum, as some Python versions store it; no other attribute is read."""
-    owner, name = _args(call, Global, str)
-    members = ENUMS[owner.path].__members__ if owner.path in ENUMS else {}
+    owner, name = call.args
+    members = ENUMS[owner.path].__members__ if isinstance(owner, Global) and owner.path in ENUMS else {}
     if name not in members:
-        raise UntrustedContentError(f"the attribute {name[:60]!r} of {owner}")
+        raise UntrustedContentError(f"the attribute {name!r:.60} of {owner!s:.200}")
     return members[name]
 
 
-def _path(reconstructor: Reconstructor, call: Recorded) -> pathlib.Path:
-    return pathlib.Path(*_args(call, *[str] * len(call.args)))
+def _enum(call: Call) -> Any:
+    (value,) = call.args
+    return ENUMS[call.func.path](value)
 
 
-# ------------------------------------------------------------------------ SB3
-
-
-def _train_freq(reconstructor: Reconstructor, call: Recorded) -> TrainFreq:
-    args = reconstructor._build(call.args)
-    if not (isinstance(args, tuple) and len(args) == 2 and isinstance(args[0], int)):
+def _train_freq(call: Call) -> TrainFreq:
+    frequency, unit = call.args
+    if not isinstance(frequency, int) or isinstance(unit, Global):
         raise DamagedCheckpointError("invalid arguments of a TrainFreq")
-    return TrainFreq(*args)
-
-
-def _attributes(reconstructor: Reconstructor, call: Recorded) -> dict[str, Any]:
-    state = reconstructor._build(call.state)
-    if not isinstance(state, dict):
-        raise DamagedCheckpointError(f"a {call.func.name} without attributes")
-    return state
-
-
-def _space(reconstructor: Reconstructor, call: Recorded) -> Any:
-    return space_state.make_space(call.func.name, {**_attributes(reconstructor, call), **dict(call.pairs)})
-
-
-def _linear_schedule(reconstructor: Reconstructor, call: Recorded) -> Any:
-    """Return the schedule of ``rl_zoo3.utils.SimpleLinearSchedule``."""
-    return linear_to_zero(_attributes(reconstructor, call).get("initial_value"))
+    return TrainFreq(frequency, unit)
 
 
 _SPACES = (
     *("box.Box", "discrete.Discrete", "dict.Dict", "multi_discrete.MultiDiscrete", "multi_binary.MultiBinary"),
     *("tuple.Tuple", "dict_space.Dict", "tuple_space.Tuple"),
 )
-HANDLERS: dict[str, Handler] = {
-    "numpy.dtype": _dtype,
-    "numpy._core.multiarray._reconstruct": _reconstructed_array,
-    "numpy._core.numeric._frombuffer": _array_from_buffer,
-    "numpy._core.multiarray.scalar": _scalar,
-    "numpy.random._pickle.__bit_generator_ctor": _bit_generator,
-    "numpy.random._pickle.__generator_ctor": _generator,
-    "numpy.random._pickle.__randomstate_ctor": _random_state,
-    "numpy.random.bit_generator.__pyx_unpickle_SeedSequence": _seed_sequence,
-    "gymnasium.utils.seeding.RandomNumberGenerator._generator_ctor": _generator,
+HANDLERS: dict[str, Callable[[Call], Any]] = {
+    "numpy.dtype": numpy_state.dtype_of,
+    "numpy._core.multiarray._reconstruct": numpy_state.array_of,
+    "numpy._core.numeric._frombuffer": numpy_state.array_from_buffer,
+    "numpy._core.multiarray.scalar": numpy_state.scalar_of,
+    "numpy.random._pickle.__bit_generator_ctor": numpy_state.bit_generator_of,
+    "numpy.random._pickle.__generator_ctor": numpy_state.generator_of,
+    "numpy.random._pickle.__randomstate_ctor": numpy_state.random_state_of,
+    "numpy.random.bit_generator.__pyx_unpickle_SeedSequence": numpy_state.seed_sequence_of,
+    "gymnasium.utils.seeding.RandomNumberGenerator._generator_ctor": numpy_state.generator_of,
     "collections.OrderedDict": _ordered_dict,
     "collections.deque": _deque,
-    "builtins.set": _set,
-    "builtins.frozenset": _set,
-    "builtins.bytes": _bytes,
-    "builtins.bytearray": _bytearray,
+    **dict.fromkeys(("builtins.set", "builtins.frozenset"), _set),
+    **dict.fromkeys(("builtins.bytes", "builtins.bytearray"), _bytes),
     "builtins.getattr": _getattr,
     "_codecs.encode": _encode,
-    **dict.fromkeys(ENUMS, lambda _, call: ENUMS[call.func.path](*_args(call, (str, int)))),
-    "pathlib.PosixPath": _path,
-    "pathlib.WindowsPath": _path,
+    **dict.fromkeys(ENUMS, _enum),
+    **dict.fromkeys(("pathlib.PosixPath", "pathlib.WindowsPath"), lambda call: pathlib.Path(*call.args)),
     "stable_baselines3.common.type_aliases.TrainFreq": _train_freq,
-    **dict.fromkeys((f"gymnasium.spaces.{name}" for name in _SPACES), _space),
-    "rl_zoo3.utils.SimpleLinearSchedule": _linear_schedule,
-    **dict.fromkeys(CLOSURES, lambda _, call: schedule_from_closure(call)),
+    **dict.fromkeys(
+        (f"gymnasium.spaces.{name}" for name in _SPACES),
+        lambda call: space_state.make_space(call.func.name, {**call.state, **dict(call.pairs)}),
+    ),
+    "rl_zoo3.utils.SimpleLinearSchedule": lambda call: linear_to_zero(call.state.get("initial_value")),
 }
 #: names above that no installed package has any more, and why files still have them
 HISTORICAL_NAMES = {
     "gymnasium.spaces.dict_space.Dict": "gym before 0.13",
     "gymnasium.spaces.tuple_space.Tuple": "gym before 0.13",
     "gymnasium.utils.seeding.RandomNumberGenerator._generator_ctor": "gym 0.22 to 0.26",
-    "cloudpickle.cloudpickle._make_skel_func": "cloudpickle before 2.2",
 }

@@ -7,6 +7,7 @@ plain values and a dict of NumPy arrays. ``load_snapshot_state(values, arrays)``
 ``shape``, ``dtype`` and ``read_into(target)``, and is not in memory yet.
 """
 
+import contextlib
 import io
 import os
 import pickle
@@ -21,11 +22,11 @@ from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.her.goal_selection_strategy import GoalSelectionStrategy
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
-from ddpg_ext.common.checks import plain
+from ddpg_ext.common.checks import check_equal_arguments, plain
 from ddpg_ext.common.errors import CheckpointError, DamagedCheckpointError, UntrustedContentError
 from ddpg_ext.serialization.allowlist import Allowed, class_path
 from ddpg_ext.serialization.archive import ZipReader, ZipWriter, open_regular_file, resolve_suffix, write_zip
-from ddpg_ext.serialization.numpy_state import check_shape, make_dtype
+from ddpg_ext.serialization.numpy_state import check_shape, make_dtype, object_array
 from ddpg_ext.serialization.reconstruct import load_attributes, load_pickle, refusal
 from ddpg_ext.serialization.safe_pickle import Budget
 from ddpg_ext.serialization.writing import dump_plain
@@ -37,18 +38,15 @@ LAYOUT = f"{FOLDER}layout.pkl"
 MAX_N_STEPS = 10**4
 
 #: attributes that come from the model that the buffer belongs to
-_NOT_STATE = ("env", "device", "observation_space", "action_space", "obs_shape", "action_dim")
+_SPACES = ("observation_space", "action_space", "obs_shape", "action_dim")
+_NOT_STATE = ("env", "device", *_SPACES)
 
 
 # ------------------------------------------------------------- a buffer's state
 
 
 def get_state(buffer: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """
-    Return the plain values of a replay buffer by name, and its arrays by name.
-
-    The arrays are views of the rows that hold transitions.
-    """
+    """Return the plain values of a replay buffer by name, and views of the rows of its arrays that hold transitions."""
     if hasattr(buffer, "snapshot_state"):
         return buffer.snapshot_state()
     values: dict[str, Any] = {}
@@ -76,11 +74,7 @@ def set_state(buffer: Any, values: dict[str, Any], arrays: dict[str, Any]) -> No
     present_values, present_arrays = get_state(buffer)
     if set(arrays) != set(present_arrays) or set(values) - {"infos"} != set(present_values) - {"infos"}:
         raise DamagedCheckpointError(f"its parts are not those of a {type(buffer).__name__}")
-    for name in ("buffer_size", "n_envs"):
-        if name in values and values[name] != getattr(buffer, name):
-            raise CheckpointError(
-                f"it was made with {name}={values[name]!r}, the model has {getattr(buffer, name)!r}: they must be equal"
-            )
+    check_equal_arguments(buffer, values, *(name for name in ("buffer_size", "n_envs") if name in values))
     for name, stored in arrays.items():
         owner, _, key = name.partition("/")
         target = getattr(buffer, owner)
@@ -91,7 +85,7 @@ def set_state(buffer: Any, values: dict[str, Any], arrays: dict[str, Any]) -> No
         if name in ("n_steps", "gamma") and isinstance(buffer, NStepReplayBuffer):
             continue  # they are the model's
         if name == "infos":
-            value = _object_array(value, buffer.infos.shape)
+            value = object_array([info for row in value for info in row], buffer.infos.shape)
         elif type(value) is not type(present_values[name]) and not isinstance(value, int | float | str | None):
             raise DamagedCheckpointError(f"its {name} is a {type(value).__name__}")
         setattr(buffer, name, value)
@@ -103,9 +97,8 @@ def set_state(buffer: Any, values: dict[str, Any], arrays: dict[str, Any]) -> No
 def _check_starts(buffer: Any) -> None:
     """Check where the last episodes of SB3's HER buffer start, since their ends are computed by counting from there."""
     starts = getattr(buffer, "_current_ep_start", np.zeros(1, int))
-    if not (isinstance(starts, np.ndarray) and starts.dtype.kind in "iu"):
-        raise DamagedCheckpointError("its episodes start nowhere")
-    if not ((starts >= 0) & (starts < buffer.buffer_size)).all():
+    is_array = isinstance(starts, np.ndarray) and starts.dtype.kind in "iu"
+    if not is_array or ((starts < 0) | (starts >= buffer.buffer_size)).any():
         raise DamagedCheckpointError("its episodes start outside of it")
 
 
@@ -128,13 +121,6 @@ def _n_rows(buffer: Any, array: np.ndarray) -> int | None:
     has_a_row_per_transition = array.ndim > 0 and array.shape[0] == buffer.buffer_size
     # With `optimize_memory_usage`, the next observation of the last transition is one row further
     return min(buffer.pos + 1, buffer.buffer_size) if has_a_row_per_transition and not buffer.full else None
-
-
-def _object_array(rows: Any, shape: tuple[int, ...]) -> np.ndarray:
-    array = np.empty(shape, dtype=object)
-    for index in np.ndindex(shape):
-        array[index] = rows[index[0]][index[1]]
-    return array
 
 
 # ------------------------------------------------------------------------ files
@@ -203,21 +189,15 @@ def save_buffer(path: Any, buffer: Any) -> None:
 
 
 def load_buffer(path: Any, buffer: Any, allowed: Allowed, trusted: bool = False) -> Any:
-    """
-    Read a replay buffer's file into a buffer that was made with the arguments of the saved one.
-
-    For files of SB3's, which are pickles, return one of SB3's buffers instead. If the reader refuses the pickle, it can
-    be unpickled, if ``trusted``.
-    """
+    """Read a replay buffer's file into an equal buffer; for a pickle of SB3's, return a buffer of SB3's instead."""
     path = resolve_suffix(path, ".pkl")
     is_path = isinstance(path, str | os.PathLike)
     name = os.fspath(path) if is_path else "the file"
-    file: Any = open_regular_file(path) if is_path else path
-    try:
+    with open_regular_file(path) if is_path else contextlib.nullcontext(path) as file:
         start = file.tell()
-        magic = file.read(2)
+        is_zip = file.read(2) == b"PK"
         file.seek(start)
-        if magic == b"PK":
+        if is_zip:
             with ZipReader(path if is_path else io.BytesIO(file.read())) as archive:
                 read_members(archive, buffer, allowed)
             return buffer
@@ -230,9 +210,6 @@ def load_buffer(path: Any, buffer: Any, allowed: Allowed, trusted: bool = False)
             return pickle.load(file)
         except CheckpointError as error:
             raise type(error)(f"{name}: {error}") from None
-    finally:
-        if is_path:
-            file.close()
 
 
 _BUFFERS: dict[str, type[ReplayBuffer]] = {
@@ -255,28 +232,23 @@ def _from_pickle(file: Any, allowed: Allowed) -> ReplayBuffer:
 
 
 def _check_attributes(cls: type[ReplayBuffer], attributes: dict[str, Any]) -> None:
-    size, n_envs = attributes.get("buffer_size"), attributes.get("n_envs")
-    pos, full = attributes.get("pos"), attributes.get("full")
-    if not (type(size) is int and type(n_envs) is int and type(pos) is int and size > 0 and n_envs > 0):
-        raise DamagedCheckpointError("its replay buffer has no size")
-    if not (0 <= pos < size and isinstance(full, bool)):
-        raise DamagedCheckpointError(f"its replay buffer's position is {pos}")
+    size, n_envs, pos, full = (attributes.get(name, 0) for name in ("buffer_size", "n_envs", "pos", "full"))
+    are_numbers = type(size) is type(n_envs) is type(pos) is int and type(full) is bool
+    if not (are_numbers and size > 0 and n_envs > 0 and 0 <= pos < size):
+        raise DamagedCheckpointError(f"it has {size!r:.60} rows for {n_envs!r:.60} environments, and is at {pos!r:.60}")
     n_steps, gamma = attributes.get("n_steps", 1), attributes.get("gamma", 1.0)
     if not (isinstance(n_steps, int) and isinstance(gamma, int | float) and n_steps > 0 and 0 <= gamma <= 1):
-        raise DamagedCheckpointError(f"its n_steps and gamma are {str(n_steps)[:60]} and {str(gamma)[:60]}")
+        raise DamagedCheckpointError(f"its n_steps and gamma are {n_steps!r:.60} and {gamma!r:.60}")
     if n_steps > MAX_N_STEPS:
         raise UntrustedContentError(f"{n_steps:,} `n_steps`, more than {MAX_N_STEPS:,}")
     for name, value in attributes.items():
         if not isinstance(name, str) or hasattr(cls, name):
             raise UntrustedContentError(f"an attribute {str(name)[:60]!r}")
-        parts = value.values() if isinstance(value, dict) else (value,)
-        for part in parts:
-            rows = (n_envs,) if name == "_current_ep_start" else (size, n_envs)
+        rows = (n_envs,) if name == "_current_ep_start" else (size, n_envs)
+        for part in value.values() if isinstance(value, dict) else (value,):
             if isinstance(part, np.ndarray) and part.shape[: len(rows)] != rows:
                 raise DamagedCheckpointError(f"its {name} has shape {part.shape} instead of {rows}")
-            is_shape = name in ("obs_shape", "action_dim")
-            is_space = name in ("observation_space", "action_space")
-            if not (is_shape or is_space or isinstance(part, (*_PLAIN, np.ndarray))):
+            if not (name in _SPACES or isinstance(part, (*_PLAIN, np.ndarray))):
                 raise UntrustedContentError(f"a {type(part).__name__} as its {name}")
     needed = ["observations", "actions", "rewards", "dones", "observation_space", "action_space", "obs_shape"]
     missing = [name for name in needed if name not in attributes]

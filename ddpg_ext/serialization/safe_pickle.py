@@ -113,6 +113,21 @@ def record_call(func: Any, args: Any, like: Recorded | None = None) -> Recorded:
     return call
 
 
+def called(node: Any) -> str:
+    """Return the name of the global that a record calls; empty if it is no record, or calls something else."""
+    return node.func.path if isinstance(node, Recorded) and isinstance(node.func, Global) else ""
+
+
+class Call(NamedTuple):
+    """A recorded call with the objects in place of their records."""
+
+    func: Any
+    args: tuple[Any, ...]
+    state: Any
+    items: list[Any]
+    pairs: list[tuple[Any, Any]]
+
+
 class Pickle(NamedTuple):
     """A recorded pickle."""
 
@@ -132,13 +147,7 @@ class Budget:
 
 
 def record(data: bytes | BinaryIO, budget: Budget | None = None, persistent_ids: bool = False) -> Pickle:
-    """
-    Read one pickle without executing it.
-
-    :param data: the pickle, or a seekable binary file at its start
-    :param budget: the instructions that it may spend; None: as many as its size allows
-    :param persistent_ids: whether it may refer to objects outside of it, as torch's pickles do
-    """
+    """Read a pickle, or a file at its start, without executing it; ``persistent_ids`` are those of torch's pickles."""
     stream: Any = io.BytesIO(data) if isinstance(data, bytes | bytearray) else data
     try:
         start = stream.tell()
@@ -169,14 +178,9 @@ class _Recorder(pickle.Unpickler):
         if key not in self.globals:
             if len(self.globals) >= MAX_GLOBALS:
                 raise CheckpointError("the pickle imports more names than any checkpoint needs")
-            attributes: dict[str, Any] = {
-                "__slots__": (),
-                "module": module,
-                "name": name,
-                "path": canonical(f"{module}.{name}"),
-            }
-            if attributes["path"] == CLASS_FROM_CODE:
-                attributes["find_class"] = self.find_class
+            path = canonical(f"{module}.{name}")
+            attributes: dict[str, Any] = {"__slots__": (), "module": module, "name": name, "path": path}
+            attributes["find_class"] = self.find_class if path == CLASS_FROM_CODE else None
             self.globals[key] = Global("Recorded", (Recorded,), attributes)
         return self.globals[key]
 
@@ -197,11 +201,7 @@ _GETS = {"GET", "BINGET", "LONG_BINGET"}
 
 
 class _Bounds:
-    """
-    The first pass: runs the instructions on a stack that holds, for each object, only whether it may be a key.
-
-    Keys are hashed while ``Unpickler`` runs, so unsuitable ones must be found before.
-    """
+    """The first pass, on a stack of whether objects may be keys: bounds the cost, and refuses what is slow to hash."""
 
     def __init__(self, budget: Budget, persistent_ids: bool) -> None:
         self.budget = budget
@@ -266,24 +266,24 @@ class _Bounds:
             stack.extend([is_key] * len(opcode.stack_after))
 
     def _top(self) -> bool:
-        if len(self.stack) <= (self.marks[-1] if self.marks else 0):
-            raise DamagedCheckpointError("the pickle takes more than it put there")
-        return self.stack[-1]
+        (top,) = self._cut(len(self.stack) - 1)
+        self.stack.append(top)
+        return top
 
     def _take(self, before: list[Any]) -> list[bool]:
-        """Take the operands of an instruction from the stack, and return the last of them."""
-        n, operands = len(before), []
+        """Take the operands of an instruction from the stack; return those above the mark, or all where it has none."""
+        above = None
         if pickletools.markobject in before:
-            start = self.marks.pop()
-            operands = self.stack[start:]
-            del self.stack[start:]
-            n = before.index(pickletools.markobject)
-        if n:
-            start = len(self.stack) - n
-            if start < (self.marks[-1] if self.marks else 0):
-                raise DamagedCheckpointError("the pickle takes more than it put there")
-            operands = operands if n < len(before) else self.stack[start:]
-            del self.stack[start:]
+            above = self._cut(self.marks.pop())
+            before = before[: before.index(pickletools.markobject)]
+        operands = self._cut(len(self.stack) - len(before))
+        return operands if above is None else above
+
+    def _cut(self, start: int) -> list[bool]:
+        if start < (self.marks[-1] if self.marks else 0):
+            raise DamagedCheckpointError("the pickle takes more than it put there")
+        operands = self.stack[start:]
+        del self.stack[start:]
         return operands
 
     def _check_keys(self, name: str, operands: list[bool]) -> None:

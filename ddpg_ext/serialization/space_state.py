@@ -42,11 +42,6 @@ def _box(state: dict[str, Any]) -> spaces.Space:
     return spaces.Box(low.astype(dtype), high.astype(dtype), dtype=dtype)
 
 
-def _multi_discrete(state: dict[str, Any]) -> spaces.Space:
-    start = state.get("start")
-    return spaces.MultiDiscrete(_numbers(state["nvec"]), start=None if start is None else _numbers(start))
-
-
 def _multi_binary(state: dict[str, Any]) -> spaces.Space:
     n = state["n"]
     return spaces.MultiBinary([int(size) for size in n] if isinstance(n, tuple | list | np.ndarray) else int(n))
@@ -75,8 +70,8 @@ def _n_elements(space: spaces.Space) -> int:
     return 1 + math.prod(space.shape or ())
 
 
-def _numbers(value: Any) -> np.ndarray:
-    if not isinstance(value, np.ndarray) or value.dtype.kind not in "iu":
+def _numbers(value: Any) -> Any:
+    if value is not None and (not isinstance(value, np.ndarray) or value.dtype.kind not in "iu"):
         raise DamagedCheckpointError("a space without an array of whole numbers as its sizes")
     return value
 
@@ -84,7 +79,7 @@ def _numbers(value: Any) -> np.ndarray:
 _MAKERS: dict[str, Callable[[dict[str, Any]], spaces.Space]] = {
     "Box": _box,
     "Discrete": lambda state: spaces.Discrete(int(state["n"]), start=int(state.get("start", 0))),
-    "MultiDiscrete": _multi_discrete,
+    "MultiDiscrete": lambda state: spaces.MultiDiscrete(_numbers(state["nvec"]), start=_numbers(state.get("start"))),
     "MultiBinary": _multi_binary,
     "Dict": _dict,
     "Tuple": lambda state: spaces.Tuple(_parts(state["spaces"])),

@@ -19,12 +19,7 @@ _ALLOWED_GLOBALS = re.compile(
 
 
 def save_tensors(state: Any) -> bytes:
-    """
-    Return torch's file of a state dict.
-
-    :param state: the state dict, which may hold NumPy's numbers
-    :raises CheckpointError: if it holds anything but tensors and plain values, which could not be read back
-    """
+    """Return torch's file of a state dict, if it holds only tensors, plain values and NumPy's numbers."""
     state = plain(state)
     _check_content(state)
     buffer = io.BytesIO()

@@ -8,31 +8,23 @@ from typing import Any
 from ddpg_ext.common.errors import CheckpointError, UntrustedContentError
 from ddpg_ext.serialization.allowlist import Allowed
 from ddpg_ext.serialization.reconstruct import Reconstructor, is_listed, load_pickle
-from ddpg_ext.serialization.safe_pickle import Global, record
+from ddpg_ext.serialization.safe_pickle import record
 
 #: packages whose objects hold more than their attributes, so that a user cannot allow them
 _NOT_THE_CALLERS = {*sys.stdlib_module_names, "numpy", "torch"} - {"__main__"}
 
 
 def check_readable(pickled: bytes) -> None:
-    """
-    Check that a pickle can be read back, if need be with ``allow``, ``custom_objects`` or ``trusted``.
-
-    :raises CheckpointError: if it is beyond the reader's limits
-    """
+    """Raise a ``CheckpointError`` for a pickle beyond the reader's limits, whatever the caller allows or trusts."""
     with contextlib.suppress(UntrustedContentError):  # the caller can replace it, or allow it, or trust the file
         load_pickle(pickled)
 
 
 def dump_plain(values: dict[str, Any], owner: str, advice: str) -> bytes:
     """
-    Pickle plain values, which may hold instances of the caller's own classes.
+    Pickle values by name so that the reader reads them; those of the caller's own classes, if the caller allows these.
 
-    :param values: the values by name
-    :param owner: what they belong to, for the error
-    :param advice: what to do about a value that cannot be stored, for the error
-    :return: a pickle that the reader reads, if the caller allows these classes
-    :raises CheckpointError: for a value that cannot be stored, or not be read back
+    A :class:`CheckpointError` names the owner of the value that cannot be read back, and ends with the advice.
     """
     try:
         return _dump(values)
@@ -58,10 +50,6 @@ def _dump(value: Any) -> bytes:
         Reconstructor(Allowed(), recorded.limit).build(recorded.root)
     except UntrustedContentError:
         unknown = [name for name in recorded.globals if not is_listed(name)]
-        if not unknown or not all(map(_is_the_callers, unknown)):
+        if not unknown or any(name.module.partition(".")[0] in _NOT_THE_CALLERS for name in unknown):
             raise
     return pickled
-
-
-def _is_the_callers(name: Global) -> bool:
-    return name.module.partition(".")[0] not in _NOT_THE_CALLERS

@@ -75,29 +75,31 @@ def test_copies_have_files_of_their_own(copied, tmp_path):
     assert stored(buffer) == list(range(600))
 
 
+def script(code):
+    """Code for a process of its own, with the names of this module."""
+    imports = f"import sys; sys.path.insert(0, {os.path.dirname(__file__)!r}); from test_memmap import *\n"
+    return imports + textwrap.dedent(code)
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_forked_child_cannot_use_its_parents_files():
+def test_a_forked_child_cannot_use_its_parents_files(tmp_path):
     """In a process without threads, which may fork."""
     code = f"""
-        import os, sys, tempfile
-        sys.path.insert(0, {os.path.dirname(__file__)!r})
-        from test_memmap import *
-        with tempfile.TemporaryDirectory() as directory:
-            buffer = make(directory)
-            add(buffer, 3)
-            child = os.fork()
-            if child == 0:
-                for use in (lambda: add(buffer, 1), lambda: buffer.sample(1), lambda: pickle.dumps(buffer)):
-                    try:
-                        use()
-                    except ReplayBufferError as error:
-                        print(error, flush=True)
-                del buffer
-                os._exit(0)
-            os.waitpid(child, 0)
-            print(stored(buffer))
+        buffer = make({str(tmp_path)!r})
+        add(buffer, 3)
+        child = os.fork()
+        if child == 0:
+            for use in (lambda: add(buffer, 1), lambda: buffer.sample(1), lambda: pickle.dumps(buffer)):
+                try:
+                    use()
+                except ReplayBufferError as error:
+                    print(error, flush=True)
+            del buffer
+            os._exit(0)
+        os.waitpid(child, 0)
+        print(stored(buffer))
     """
-    result = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True)
+    result = subprocess.run([sys.executable, "-c", script(code)], capture_output=True, text=True)
     assert result.stdout.count("belong to the process that made it") == 3, result.stderr
     assert result.stdout.endswith("[0, 1, 2]\n")
 
@@ -132,27 +134,13 @@ def test_a_full_disk_is_an_error_and_harms_nothing(n_stored, tmp_path, monkeypat
     assert stored(buffer) == list(range(n_stored + 5))
 
 
-PRIVATE_DISK = """
-    mount -t tmpfs -o size={size} tmpfs {directory} || exit 77
-    exec {python} -c "
-    import sys
-    sys.path.insert(0, {tests!r})
-    from test_memmap import *
-    {code}
-    "
-"""
-
-
 def on_a_private_disk(directory, size, code):
     """What a script prints that has a disk of its own, where that can be had."""
     if not sys.platform.startswith("linux"):
         pytest.skip("mounts a file system of its own")
-    code = textwrap.indent(textwrap.dedent(code), "    ").strip()
-    tests = os.path.dirname(__file__)
-    script = PRIVATE_DISK.format(size=size, directory=str(directory), python=sys.executable, tests=tests, code=code)
-    command = ["unshare", "-rm", "sh", "-c", textwrap.dedent(script)]
+    mount = f'mount -t tmpfs -o size={size} tmpfs {directory} || exit 77; exec {sys.executable} -c "$0"'
     try:
-        result = subprocess.run(command, capture_output=True, text=True)
+        result = subprocess.run(["unshare", "-rm", "sh", "-c", mount, script(code)], capture_output=True, text=True)
     except FileNotFoundError:
         pytest.skip("needs unshare")
     if result.returncode == 77 or "unshare" in result.stderr:

@@ -7,8 +7,9 @@ import pytest
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 from toy_envs import ToyEnv
+from toys import small_model
 
-from ddpg_ext import DDPGPaper, NonFiniteError
+from ddpg_ext import NonFiniteError
 from ddpg_ext.common.denormals import _set_flush_denormal, flush_denormals
 
 DENORMAL = 1e-40
@@ -110,10 +111,7 @@ class Spy(BaseCallback):
 
 
 def make_model(**kwargs):
-    return DDPGPaper(
-        "MlpPolicy", ToyEnv(**kwargs), seed=0, device="cpu", buffer_size=100, batch_size=8,
-        policy_kwargs={"net_arch": [8, 8]},
-    )  # fmt: skip
+    return small_model(ToyEnv(**kwargs), policy_kwargs={"net_arch": [8, 8]})
 
 
 def test_learn_flushes_and_restores(before):

@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import textwrap
 
 import gymnasium as gym
 import pytest
@@ -61,18 +62,16 @@ def test_every_environment_of_gymnasium_that_needs_a_package_is_known(monkeypatc
 def test_dm_controls_tasks_are_registered():
     """As for a user who has not imported shimmy: in a process of its own, since importing it again does nothing."""
     pytest.importorskip("dm_control")
-    source = (
-        "import gymnasium as gym\n"
-        "from ddpg_ext.common.environments import check_environment\n"
-        "env_id = 'dm_control/cartpole-balance-v0'\n"
-        "assert env_id not in gym.registry\n"
-        "check_environment(env_id)\n"
-        "env = gym.make(env_id)\n"
-        "assert 'position' in env.observation_space.spaces\n"
-        "env.close()\n"
-    )
+    source = """
+        import gymnasium as gym
+        from ddpg_ext.common.environments import check_environment
+        env_id = "dm_control/cartpole-balance-v0"
+        assert env_id not in gym.registry
+        check_environment(env_id)
+        assert "position" in gym.make(env_id).observation_space.spaces
+    """
     environ = {**os.environ, "MUJOCO_GL": "egl", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, env=environ)
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(source)], capture_output=True, text=True, env=environ)
     assert done.returncode == 0, done.stderr
 
 

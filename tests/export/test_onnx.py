@@ -99,7 +99,6 @@ def assert_same_actions(model, path, observations, normalize=None, space=None):
         {"net_arch": [400, 300]},  # at the paper's width the CPU kernel depends on the batch size
         {"features_extractor_class": Extractor, "activation_fn": th.nn.ELU},
     ],
-    ids=["plain", "paper", "own"],
 )
 def test_mlp_policy_for_every_size_of_batch(tmp_path, policy_kwargs):
     model = make_model(spaces_env(box(5)), **policy_kwargs)
@@ -128,13 +127,11 @@ def test_any_spaces_and_statistics(
     path = tmp_path_factory.mktemp("onnx") / "actor.onnx"
     action_space = spaces.Box(low, low + width, action_shape, action_dtype)
     env = DummyVecEnv([lambda: spaces_env(box(obs_dim, dtype=obs_dtype), action_space)])
-    normalize = None
+    normalize, mean, std = None, 0.0, 1.0
     if normalized:
         env = normalize = VecNormalize(env, clip_obs=clip)
         set_statistics(normalize, offset=offset, scale=scale)
         mean, std = normalize.obs_rms.mean, np.sqrt(normalize.obs_rms.var)
-    else:
-        mean, std = 0.0, 1.0
     model = make_model(env)
     export_onnx(model, path)
     # Some of them beyond the clipping
@@ -143,14 +140,9 @@ def test_any_spaces_and_statistics(
 
 
 def test_dict_observations_have_an_input_for_each_key(tmp_path):
-    space = spaces.Dict(
-        {
-            "velocity": box(3),
-            "action": box(2, dtype=np.float64),
-            "gear": spaces.Discrete(4),
-            "camera": spaces.Box(0, 255, (3, 36, 36), np.uint8),
-        }
-    )
+    image = spaces.Box(0, 255, (3, 36, 36), np.uint8)
+    vectors = {"velocity": box(3), "action": box(2, dtype=np.float64)}
+    space = spaces.Dict({**vectors, "gear": spaces.Discrete(4), "camera": image})
     env = VecNormalize(DummyVecEnv([lambda: spaces_env(space)]), norm_obs_keys=["velocity"])
     set_statistics(env)
     model = make_model(env, "MultiInputPolicy")
@@ -160,10 +152,8 @@ def test_dict_observations_have_an_input_for_each_key(tmp_path):
     tensors = {an_input.name: an_input.type.tensor_type for an_input in graph.input}
     shapes = {name: [dim.dim_param or dim.dim_value for dim in tensor.shape.dim] for name, tensor in tensors.items()}
     assert shapes == {
-        "observation.action": ["batch", 2],
-        "camera": ["batch", 3, 36, 36],
-        "gear": ["batch"],
-        "velocity": ["batch", 3],
+        **{"observation.action": ["batch", 2], "camera": ["batch", 3, 36, 36]},
+        **{"gear": ["batch"], "velocity": ["batch", 3]},
     }
     types = {name: onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type) for name, tensor in tensors.items()}
     assert types == {"observation.action": np.float64, "camera": np.uint8, "gear": np.int64, "velocity": np.float32}
@@ -174,16 +164,10 @@ def test_dict_observations_have_an_input_for_each_key(tmp_path):
     assert_same_actions(model, tmp_path / "actor.onnx", observations, env, model.observation_space)
 
 
-@pytest.mark.parametrize(
-    "space",
-    [
-        spaces.Discrete(5),
-        spaces.MultiBinary(4),
-        spaces.Box(0, 255, (3, 8, 8), np.uint8),
-        spaces.Box(-1, 1, (2, 3), np.float32),
-    ],
-    ids=str,
-)
+OTHERS = [spaces.Discrete(5), spaces.MultiBinary(4), spaces.Box(0, 255, (3, 8, 8), np.uint8), spaces.Box(-1, 1, (2, 3))]
+
+
+@pytest.mark.parametrize("space", OTHERS, ids=str)
 def test_other_observations(tmp_path, space):
     model = make_model(spaces_env(space))
     export_onnx(model, tmp_path / "actor.onnx")
@@ -269,16 +253,17 @@ def test_statistics_of_other_observations(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("wrong", ["yes", True, RunningMeanStd(shape=(3,))], ids=["text", "flag", "statistics"])
-def test_something_else_than_statistics(tmp_path, wrong):
-    with pytest.raises(InvalidArgumentTypeError, match="`vec_normalize` must be a VecNormalize, 'auto' or None"):
-        export_onnx(make_model(spaces_env(box(3))), tmp_path / "actor.onnx", vec_normalize=wrong)
-
-
-@pytest.mark.parametrize("opset", [17, 99])
-def test_an_opset_that_the_exporter_does_not_write(tmp_path, opset):
-    with pytest.raises(InvalidArgumentError, match=f"`opset` must be a whole number from 18 to 23, got {opset}"):
-        export_onnx(make_model(spaces_env(box(3))), tmp_path / "actor.onnx", opset=opset)
+@pytest.mark.parametrize(
+    ("name", "value", "error", "accepted"),
+    [
+        *(("vec_normalize", x, InvalidArgumentTypeError, "a VecNormalize, 'auto' or None") for x in ("yes", True)),
+        ("vec_normalize", RunningMeanStd(shape=(3,)), InvalidArgumentTypeError, "a VecNormalize, 'auto' or None"),
+        *(("opset", x, InvalidArgumentError, f"a whole number from 18 to 23, got {x}") for x in (17, 99)),
+    ],
+)
+def test_bad_arguments(tmp_path, name, value, error, accepted):
+    with pytest.raises(error, match=f"`{name}` must be {accepted}"):
+        export_onnx(make_model(spaces_env(box(3))), tmp_path / "actor.onnx", **{name: value})
 
 
 def test_a_model_of_sb3_and_a_missing_package(monkeypatch):

@@ -24,7 +24,12 @@ def resolve(path):
         return getattr(resolve(module), name)  # a method
 
 
-@pytest.mark.parametrize("path", [path for path in HANDLERS if path not in HISTORICAL_NAMES])
+CLOUDPICKLE = [
+    path for path in (STATE_SETTER, *sorted(FUNCTION_PARTS)) if path.rpartition(".")[2] not in OLD_CLOUDPICKLE
+]
+
+
+@pytest.mark.parametrize("path", [*(path for path in HANDLERS if path not in HISTORICAL_NAMES), *CLOUDPICKLE])
 def test_functions_and_classes_that_the_reader_knows(path):
     assert callable(resolve(path))
     assert canonical(path) == path
@@ -35,13 +40,6 @@ def test_historical_names_are_marked_because_nothing_has_them_any_more(path):
     assert path in HANDLERS
     with pytest.raises((AttributeError, ModuleNotFoundError, ValueError)):
         resolve(path)
-
-
-@pytest.mark.parametrize(
-    "path", [STATE_SETTER, *(path for path in sorted(FUNCTION_PARTS) if path.rpartition(".")[2] not in OLD_CLOUDPICKLE)]
-)
-def test_functions_of_cloudpickle(path):
-    assert callable(resolve(path))
 
 
 @pytest.mark.parametrize("path", sorted({*WRAPPERS, *(name for name in _MOVED.values() if name not in _WRAPPERS)}))
