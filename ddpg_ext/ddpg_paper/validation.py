@@ -6,6 +6,7 @@ import inspect
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ParamSpec
 
 import numpy as np
@@ -26,8 +27,9 @@ from ddpg_ext.common.errors import (
     UnsupportedSpaceError,
     suggestion,
 )
+from ddpg_ext.common.noise import plain_parameters
 from ddpg_ext.ddpg_paper.executors import check_executor
-from ddpg_ext.ddpg_paper.policies import CnnPolicy, DDPGPaperPolicy, MlpPolicy, MultiInputPolicy
+from ddpg_ext.ddpg_paper.policies import CnnPolicy, DDPGPaperPolicy, MlpPolicy, MultiInputPolicy, plain_net_arch
 
 if TYPE_CHECKING:
     from ddpg_ext.ddpg_paper.ddpg_paper import DDPGPaper
@@ -248,6 +250,8 @@ def check_policy(policy_class: Any, policy_kwargs: dict[str, Any]) -> dict[str, 
             if value != only:
                 raise InvalidArgumentError(f"`policy_kwargs[{key!r}]` must be {only}, got {value!r}: {reason}")
     check_keywords("policy_kwargs", policy_kwargs, policy_class, 3)
+    with suppress(InvalidArgumentError):  # which the policy raises, unless it is a subclass with widths of its own kind
+        policy_kwargs |= {"net_arch": plain_net_arch(policy_kwargs["net_arch"])} if "net_arch" in policy_kwargs else {}
     return policy_kwargs
 
 
@@ -285,6 +289,7 @@ def _check_noise(noise: Any, action_space: spaces.Space) -> None:
             "`action_noise` must be the noise of one environment, of which each gets a copy with a stream of its own; "
             f"got different ones: {noise.noises}"
         )
+    plain_parameters(noise)
     # Draw once to see the shape, from a copy, and leave the global generator as it was
     state = np.random.get_state()  # noqa: NPY002
     shape = np.shape(copy.deepcopy(noise.base_noise if isinstance(noise, VectorizedActionNoise) else noise)())

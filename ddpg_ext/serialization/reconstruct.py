@@ -8,6 +8,7 @@ from collections.abc import Callable, Container
 from typing import Any
 
 import numpy as np
+import torch as th
 from stable_baselines3.common.type_aliases import TrainFreq
 
 from ddpg_ext.common.errors import CheckpointError, DamagedCheckpointError, UntrustedContentError
@@ -18,6 +19,8 @@ from ddpg_ext.serialization.safe_pickle import Budget, Global, Recorded, check_k
 
 #: how deep containers may be nested
 MAX_DEPTH = 60
+#: classes that a ``defaultdict`` may make its values with
+_FACTORIES = (bool, dict, float, int, list, set, str, tuple)
 #: values that may result from a small file; a larger file may have one for each of its bytes
 MIN_VALUES = 4_000_000
 
@@ -349,6 +352,48 @@ def _path(reconstructor: Reconstructor, call: Recorded) -> pathlib.Path:
     return pathlib.Path(*_args(call, *[str] * len(call.args)))
 
 
+def _builtin(reconstructor: Reconstructor, call: Recorded) -> Any:
+    """Return a complex number, a range or a slice."""
+    made = {"complex": complex, "range": range, "slice": slice}[call.func.name](*reconstructor._build(call.args))
+    reconstructor._count(len(made) if isinstance(made, range) else 1)  # the caller may make a list of it
+    return made
+
+
+def _dict_subclass(reconstructor: Reconstructor, call: Recorded) -> Any:
+    args = reconstructor._build(call.args)
+    if call.func.name == "Counter":
+        return collections.Counter(*args)
+    if len(args) > 1 or not all(arg is None or arg in _FACTORIES for arg in args):
+        raise UntrustedContentError("a defaultdict that makes something else than numbers, text and containers")
+    pairs = {check_key(key): reconstructor._build(value) for key, value in call.pairs}
+    return collections.defaultdict(args[0] if args else None, pairs)
+
+
+# ---------------------------------------------------------------------- torch
+
+
+def _device(reconstructor: Reconstructor, call: Recorded) -> th.device:
+    args = call.args
+    if not 1 <= len(args) <= 2 or not isinstance(args[0], str) or not all(type(arg) is int for arg in args[1:]):
+        raise DamagedCheckpointError("invalid arguments of a device")
+    try:
+        return th.device(*args)
+    except RuntimeError:
+        raise DamagedCheckpointError(f"there is no device {args!r:.60}") from None
+
+
+def _size(reconstructor: Reconstructor, call: Recorded) -> th.Size:
+    return th.Size(numpy_state.check_shape(*_args(call, tuple)))
+
+
+def _tensor(reconstructor: Reconstructor, call: Recorded) -> th.Tensor:
+    """Return a tensor, which :func:`ddpg_ext.serialization.writing.dumps` stores as an array."""
+    (array,) = reconstructor._build(call.args)
+    if not isinstance(array, np.ndarray):
+        raise DamagedCheckpointError("a tensor made of something else than an array")
+    return th.from_numpy(array)
+
+
 # ------------------------------------------------------------------------ SB3
 
 
@@ -397,6 +442,11 @@ HANDLERS: dict[str, Handler] = {
     "builtins.bytearray": _bytearray,
     "builtins.getattr": _getattr,
     "_codecs.encode": _encode,
+    **dict.fromkeys(("builtins.complex", "builtins.range", "builtins.slice"), _builtin),
+    **dict.fromkeys(("collections.defaultdict", "collections.Counter"), _dict_subclass),
+    "torch.device": _device,
+    "torch.Size": _size,
+    "torch.utils.dlpack.from_dlpack": _tensor,
     **dict.fromkeys(ENUMS, lambda _, call: ENUMS[call.func.path](*_args(call, (str, int)))),
     "pathlib.PosixPath": _path,
     "pathlib.WindowsPath": _path,

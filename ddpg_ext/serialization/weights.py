@@ -25,7 +25,7 @@ def save_tensors(state: Any) -> bytes:
     :param state: the state dict, which may hold NumPy's numbers
     :raises CheckpointError: if it holds anything but tensors and plain values, which could not be read back
     """
-    state = plain(state)
+    state = plain(state, tensors=False)
     _check_content(state)
     buffer = io.BytesIO()
     th.save(state, buffer)
@@ -48,7 +48,7 @@ def load_tensors(
     for name in index.globals:
         if not _ALLOWED_GLOBALS.fullmatch(f"{name.module}.{name.name}"):
             if trusted:  # an optimiser's NumPy numbers, for example
-                return plain(th.load(io.BytesIO(data), map_location=device, weights_only=False))
+                return plain(th.load(io.BytesIO(data), map_location=device, weights_only=False), tensors=False)
             raise UntrustedContentError(
                 f"weights that ask for the global {name}; if you trust whoever made the file, pass trusted=True"
             )
