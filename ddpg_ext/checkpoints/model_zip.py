@@ -53,6 +53,8 @@ class ModelFile:
     trusted: bool = False
     #: the fields that the caller has replaced
     replaced: frozenset[str] = frozenset()
+    #: whether it is the content of a live model
+    is_live: bool = False
 
 
 @dataclass
