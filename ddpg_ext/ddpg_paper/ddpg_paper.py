@@ -55,7 +55,7 @@ from ddpg_ext.ddpg_paper.policies import (
     DDPGPaperPolicy,
     MlpPolicy,
     MultiInputPolicy,
-    inherits_method,
+    is_method,
 )
 from ddpg_ext.ddpg_paper.update import StepMetrics
 from ddpg_ext.ddpg_paper.validation import (
@@ -72,6 +72,8 @@ from ddpg_ext.ddpg_paper.validation import (
 SelfDDPGPaper = TypeVar("SelfDDPGPaper", bound="DDPGPaper")
 ErrorT = TypeVar("ErrorT", bound=Exception)
 
+#: before a user replaces it
+_SB3_PREDICT = OffPolicyAlgorithm.predict
 _METRIC_NAMES = [f"train/{name}" for name in StepMetrics._fields]
 _CURES = {
     "action": "The actor's weights or the noise are not finite.",
@@ -434,7 +436,7 @@ class DDPGPaper(OffPolicyAlgorithm):
             # A bad value in the step that follows must not spoil the normalisation
             self._statistics_before = running_statistics(self._vec_normalize_env)
         warming_up = self.uniform_warmup and self.num_timesteps < learning_starts
-        if warming_up or not inherits_method(self, OffPolicyAlgorithm, "predict"):
+        if warming_up or not is_method(self.predict, _SB3_PREDICT):
             return super()._sample_action(learning_starts if warming_up else 0, action_noise, n_envs)
         # As SB3, but without scaling the policy's actions to the environment's bounds and back
         assert self._last_obs is not None  # for mypy
@@ -569,8 +571,8 @@ class DDPGPaper(OffPolicyAlgorithm):
     def _with_step_number(self, error: NonFiniteError) -> NonFiniteError:
         return NonFiniteError(
             f"step {self.num_timesteps}, gradient step {self._n_updates + 1}: {error}. Training stopped before it "
-            "reached the network's weights; the model can still be saved. Lower learning rates or rewards of "
-            "smaller size (VecNormalize) are the usual cure."
+            "reached the network's weights; the model can still be saved. Lower learning rates, or rewards and "
+            "observations of smaller size (VecNormalize), are the usual cure."
         )
 
     def _update_learning_rate(self, optimizers: list[th.optim.Optimizer] | th.optim.Optimizer) -> None:

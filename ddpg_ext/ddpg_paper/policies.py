@@ -32,6 +32,9 @@ from ddpg_ext.ddpg_paper.networks import Actor, Critic
 NetworkT = TypeVar("NetworkT", Actor, Critic)
 BatchNormChoice = bool | Literal["actor", "critic"]
 
+#: SB3's methods, before a user replaces them
+SB3_PREDICT, SB3_OBS_TO_TENSOR = BasePolicy.predict, BasePolicy.obs_to_tensor
+
 
 class DDPGPaperPolicy(BasePolicy):
     """
@@ -276,12 +279,11 @@ class DDPGPaperPolicy(BasePolicy):
         :param observation: a batch of observations, shape ``(n_envs, *obs_shape)``, or a dict of them
         :return: actions in [-1, 1], shape ``(n_envs, *action_shape)``
         """
-        if not inherits_method(self, BasePolicy, "predict"):
+        if not is_method(self.predict, SB3_PREDICT):
             return self.scale_action(self.predict(observation)[0])
         self.set_training_mode(False)
-        if self._has_vector_obs and inherits_method(
-            self, BasePolicy, "obs_to_tensor"
-        ):  # skips SB3's checks for single observations, images and dicts
+        if self._has_vector_obs and is_method(self.obs_to_tensor, SB3_OBS_TO_TENSOR):
+            # Skips SB3's checks for single observations, images and dicts
             tensor: PyTorchObs = th.as_tensor(observation, device=next(self.actor.parameters()).device)
         else:
             tensor, _ = self.obs_to_tensor(observation)
@@ -321,9 +323,9 @@ class DDPGPaperPolicy(BasePolicy):
 MlpPolicy = DDPGPaperPolicy
 
 
-def inherits_method(instance: Any, base: type, name: str) -> bool:
-    """Return whether a method is that of a base class, replaced neither by a subclass nor on the instance."""
-    return getattr(getattr(instance, name), "__func__", None) is getattr(base, name)
+def is_method(method: Any, function: Any) -> bool:
+    """Return whether a method is this function, replaced neither by a subclass nor on an instance or a class."""
+    return getattr(method, "__func__", None) is function
 
 
 class CnnPolicy(DDPGPaperPolicy):
