@@ -2,7 +2,9 @@
 
 import copy
 import inspect
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch as th
@@ -118,32 +120,57 @@ def build_model(
     """Build a model from the content of its file, with some attributes changed."""
     changes = dict(changes or {})
     original = file if sb3_compat.is_sb3(file.data) else None
-    try:
+    is_ours = original is None
+    with _naming_the_file(file, changes, is_ours):
         if original is not None:
             file = sb3_compat.convert(original)
         _check_values(file, changes)
         _check_architecture(file)
-        vec_env = None if env is None else _fit_env(cls, file, env, is_ours=original is None)
-        if env is not None and force_reset:
-            file.data["_last_obs"] = None
+    # An error of the environment is none of the file
+    vec_env = None if env is None else cls._wrap_env(env, file.data.get("verbose", 0))
+    with _naming_the_file(file, changes, is_ours):
+        if vec_env is not None:
+            _fit_to_env(file, vec_env, is_ours)
+            if force_reset:
+                file.data["_last_obs"] = None
         model = cls(file.data["policy_class"], vec_env, device=device, _init_setup_model=False)  # type: ignore[arg-type]
         model.__dict__.update({**_attributes(model, file.data), **changes})
         model._setup_model()
         _set_parameters(model, file, original)
+    return model
+
+
+@contextmanager
+def _naming_the_file(file: ModelFile, changes: Mapping[str, Any], is_ours: bool) -> Iterator[None]:
+    """Raise errors that name the file, the value in it that is refused, and what to do about it."""
+    try:
+        yield
     except CheckpointError as error:
         text = str(error)
         raise type(error)(text if text.startswith(file.name) else f"{file.name}: {text}") from error
     except DDPGPaperError as error:
-        if changes:  # the caller's, most likely
-            raise
         is_invalid = isinstance(error, InvalidArgumentError | InvalidArgumentTypeError)
-        kind = DamagedCheckpointError if is_invalid and not file.replaced else CheckpointError
-        cure = "; replace the value with custom_objects={'its name': ...}" if is_invalid else ""
-        raise kind(f"{file.name}: no model can be made of it: {error}{cure}") from error
+        name = _field_of(error, file.data) if is_invalid else None
+        if name in changes:  # the caller's
+            raise
+        kind = DamagedCheckpointError if is_invalid and is_ours and not file.replaced else CheckpointError
+        cure = f"custom_objects={{{name!r}: ...}} replaces it"
+        if file.is_live:
+            cure = f"set the SB3 model's `{name}` before it is converted"
+        raise kind(f"{file.name}: no model can be made of it: {error}{f'; {cure}' if name else ''}") from error
     except Exception as error:
         text = str(error)[:2000] or repr(error)
         raise CheckpointError(f"{file.name}: no model can be made of it: {text}") from error
-    return model
+
+
+def _field_of(error: DDPGPaperError, data: Mapping[str, Any]) -> str | None:
+    """Return the attribute that holds the argument that an error names first."""
+    named = re.search(r"`(\w+)", str(error))
+    name = named[1] if named else ""
+    name = _ATTRIBUTES.get(name, name)
+    if name in data:
+        return name
+    return "policy_kwargs" if name in inspect.signature(DDPGPaperPolicy).parameters else None
 
 
 def _check_values(file: ModelFile, changes: dict[str, Any]) -> None:
@@ -268,10 +295,9 @@ def _check_architecture(file: ModelFile) -> None:
             )
 
 
-def _fit_env(cls: type["DDPGPaper"], file: ModelFile, env: GymEnv | str, is_ours: bool) -> VecEnv:
-    """Wrap an environment as SB3 does, and check that it has the spaces of the file."""
+def _fit_to_env(file: ModelFile, vec_env: VecEnv, is_ours: bool) -> None:
+    """Check that an environment has the spaces of a file, and put it into the file's content."""
     data = file.data
-    vec_env = cls._wrap_env(env, data.get("verbose", 0))
     saved = data["observation_space"]
     if not is_ours and saved.shape == vec_env.observation_space.shape and not isinstance(saved, spaces.Dict):
         # Bounds and types of observations have changed between gym and gymnasium; a network only sees their shape
@@ -283,7 +309,6 @@ def _fit_env(cls: type["DDPGPaper"], file: ModelFile, env: GymEnv | str, is_ours
     # The environment's own, whose generators it shares
     data["observation_space"], data["action_space"] = vec_env.observation_space, vec_env.action_space
     data["n_envs"] = vec_env.num_envs
-    return vec_env
 
 
 def _attributes(model: "DDPGPaper", data: dict[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import cloudpickle
 import numpy as np
 import stable_baselines3 as sb3
 import torch as th
@@ -26,7 +25,7 @@ from ddpg_ext.serialization.pickled_closures import FUNCTION_PARTS, is_function
 from ddpg_ext.serialization.reconstruct import load_pickle
 from ddpg_ext.serialization.safe_pickle import Budget, record
 from ddpg_ext.serialization.weights import load_tensors, save_tensors
-from ddpg_ext.serialization.writing import check_readable
+from ddpg_ext.serialization.writing import check_readable, dumps
 
 if TYPE_CHECKING:
     from ddpg_ext.ddpg_paper import DDPGPaper
@@ -54,6 +53,8 @@ class ModelFile:
     trusted: bool = False
     #: the fields that the caller has replaced
     replaced: frozenset[str] = frozenset()
+    #: whether it is the content of a live model
+    is_live: bool = False
 
 
 @dataclass
@@ -113,7 +114,7 @@ def _field(name: str, value: Any) -> Any:
     """Return the JSON of an attribute: the value itself, or SB3's description of its pickle."""
     if _is_json(value):
         return value
-    pickled = cloudpickle.dumps(value)
+    pickled = dumps(value)
     try:
         check_readable(pickled)
     except CheckpointError as error:

@@ -42,6 +42,8 @@ _SHARED = (
 )
 #: whole numbers for which SB3 also takes floats
 _STEPS = ("verbose", "_total_timesteps", "buffer_size", "batch_size", "learning_starts", "gradient_steps", "n_steps")
+#: smallest values here that mean the same as SB3's smaller ones
+_LEAST = {"learning_starts": 0, "gradient_steps": -1}
 _POLICY_KWARGS = (
     *("activation_fn", "features_extractor_class", "features_extractor_kwargs", "normalize_images"),
     *("optimizer_class", "optimizer_kwargs", "share_features_extractor"),
@@ -196,14 +198,25 @@ def convert(file: ModelFile) -> ModelFile:
         uniform_warmup=True,  # what SB3 does
         start_time=time.time_ns(),
         replay_buffer_class=None if buffer_class in _PLAIN_BUFFERS else buffer_class,
-        _import_note=_import_note(data, state),
+        qf_weight_decay=_weight_decay(file, "critic"),
+        _import_note=_import_note(file, state),
     )
-    optimizer_kwargs = converted["policy_kwargs"].get("optimizer_kwargs")
-    weight_decay = optimizer_kwargs.get("weight_decay", 0.0) if isinstance(optimizer_kwargs, dict) else 0.0
-    converted["qf_weight_decay"] = weight_decay
+    for name, least in _LEAST.items():
+        if isinstance(converted.get(name), int):
+            converted[name] = max(converted[name], least)
     action_dim = get_action_dim(action_space)
     policy = {our: t for name in state for our, t in _split(state[name], _our_names(name), action_dim).items()}
     return dataclasses.replace(file, data=converted, params={"policy": policy})
+
+
+def _weight_decay(file: ModelFile, network: str) -> Any:
+    """Return the weight decay of one of SB3's optimisers, which the optimiser's class may have by default."""
+    kwargs = (file.data.get("policy_kwargs") or {}).get("optimizer_kwargs") or {}
+    try:
+        (group, *_) = file.params[f"{network}.optimizer"]["param_groups"]
+        return group.get("weight_decay", 0.0)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return kwargs.get("weight_decay", 0.0) if isinstance(kwargs, dict) else 0.0
 
 
 def _number_of_steps(value: Any) -> Any:
@@ -222,6 +235,11 @@ def _policy_kwargs(data: dict[str, Any], state: State) -> dict[str, Any]:
     if not isinstance(saved, dict):
         raise DamagedCheckpointError("its `policy_kwargs` are not a dict")
     kwargs = {key: saved[key] for key in _POLICY_KWARGS if key in saved}
+    if isinstance(kwargs.get("optimizer_kwargs"), dict):
+        kwargs["optimizer_kwargs"] = {k: v for k, v in kwargs["optimizer_kwargs"].items() if k != "weight_decay"}
+    for key in ("normalize_images", "share_features_extractor"):  # SB3 takes 1 for True
+        if isinstance(kwargs.get(key), int):
+            kwargs[key] = bool(kwargs[key])
     # SB3's default architecture has changed over time; the weights know
     arch = {"pi": _widths(state, "actor.mu"), "qf": _widths(state, "critic.qf0")}
     kwargs.update(net_arch=arch, batch_norm=False, action_layer=1, final_init=None)
@@ -235,9 +253,9 @@ def _policy_kwargs(data: dict[str, Any], state: State) -> dict[str, Any]:
     return kwargs
 
 
-def _import_note(data: dict[str, Any], state: State) -> str | None:
+def _import_note(file: ModelFile, state: State) -> str | None:
     """Return the warning to show once when an imported TD3 or DDPG is trained."""
-    lost = []
+    data, lost = file.data, []
     n_critics = len({match["critic"] for name in state if (match := _LAYER.fullmatch(name))})
     if n_critics > 1:
         lost.append(f"{n_critics - 1} of its critics, and the minimum over them in the targets")
@@ -245,9 +263,12 @@ def _import_note(data: dict[str, Any], state: State) -> str | None:
         lost.append(f"its policy delay of {data['policy_delay']}")
     if data.get("target_noise_clip") and data.get("target_policy_noise"):
         lost.append("the noise on its target actions")
+    weight_decay = _weight_decay(file, "actor")
+    if weight_decay:
+        lost.append(f"the weight decay of its actor ({weight_decay})")
     if not lost:
         return None
-    return f"this model was a TD3; as a DDPGPaper it is trained without {'; '.join(lost)}"
+    return f"this model was SB3's; as a DDPGPaper it is trained without {'; '.join(lost)}"
 
 
 def load_optimizers(model: "DDPGPaper", file: ModelFile) -> None:
@@ -263,7 +284,7 @@ def load_optimizers(model: "DDPGPaper", file: ModelFile) -> None:
         optimizer = getattr(model, name).optimizer
         state = optimizer.state_dict()
         state["state"] = _entries_by_index(entries, _parameter_names(model.policy, name))
-        ours = ("params", "fused", "foreach", "capturable", "differentiable")
+        ours = ("params", "fused", "foreach", "capturable", "differentiable", "weight_decay")
         theirs = {key: value for key, value in saved["param_groups"][0].items() if key not in ours}
         for group in state["param_groups"]:
             group.update({key: value for key, value in theirs.items() if key in group})
@@ -285,7 +306,7 @@ def live_model_file(model: Any) -> ModelFile:
     data = plain(dict(vars(model)))
     for key in ("action_noise", "ep_info_buffer", "ep_success_buffer", "replay_buffer_kwargs"):
         data[key] = copy.deepcopy(data.get(key))
-    return ModelFile(data, copy.deepcopy(model.get_parameters()), name="the model")
+    return ModelFile(data, copy.deepcopy(model.get_parameters()), name="the model", is_live=True)
 
 
 def to_sb3(model: "DDPGPaper") -> DDPG:

@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch as th
-from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
@@ -333,7 +332,7 @@ def _read_snapshot(cls: type[Model], path: Path, env: GymEnv | str, device: th.d
             if set(state) - {"callbacks"} != expected:  # older snapshots have none
                 raise DamagedCheckpointError(f"its {STATE} is not a training state")
         file = read_model_members(archive, device, trust)
-        vec_env = cls._wrap_env(maybe_make_env(env, 0), 0)
+        vec_env = cls._wrap_env(env)
         if state["vec_normalize"] is not None and unwrap_vec_normalize(vec_env) is None:
             # A copy, since the wrapper updates the statistics that it gets
             vec_env = vec_normalize.make_vec_normalize(vec_env, copy.deepcopy(state["vec_normalize"]))

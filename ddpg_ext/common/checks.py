@@ -6,18 +6,30 @@ from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
+import torch as th
 
 from ddpg_ext.common.errors import CheckpointError, InvalidArgumentError, InvalidArgumentTypeError, suggestion
 
 
-def plain(value: Any) -> Any:
-    """Return Python's number or text for one of NumPy's, also within dicts, lists and tuples; files hold these."""
+def plain(value: Any, tensors: bool = True) -> Any:
+    """
+    Return Python's number for one of NumPy's or torch's, because files hold plain numbers.
+
+    :param value: a number or text of NumPy's, also as an array or a tensor without dimensions; a ``range``, which
+        becomes a list; or a dict, list or tuple, which is copied with its numbers. Anything else is returned as it is
+    :param tensors: False leaves tensors as they are, such as the step counts in an optimiser's state
+    :return: the plain value
+    """
     if type(value) is dict:
-        return {key: plain(item) for key, item in value.items()}
+        return {key: plain(item, tensors) for key, item in value.items()}
     if type(value) in (list, tuple):
-        return type(value)(plain(item) for item in value)
+        return type(value)(plain(item, tensors) for item in value)
+    if type(value) is range:
+        return list(value)
     if isinstance(value, np.ndarray) and value.ndim == 0:
         return plain(value[()])
+    if tensors and type(value) is th.Tensor and value.ndim == 0:
+        return value.item()
     if isinstance(value, np.floating):
         return float(value)  # `item` returns a long double as it is
     return value.item() if isinstance(value, np.generic) else value

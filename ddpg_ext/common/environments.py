@@ -7,6 +7,8 @@ from importlib.util import find_spec
 from typing import NamedTuple
 
 import gymnasium as gym
+from stable_baselines3.common.base_class import maybe_make_env
+from stable_baselines3.common.type_aliases import GymEnv
 
 from ddpg_ext.common.errors import InvalidArgumentError
 
@@ -62,6 +64,25 @@ def check_environment(env_id: str, advice: str = "") -> None:
         close = get_close_matches(env_id, gym.registry, n=3, cutoff=0.5)
         hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else "."
         raise InvalidArgumentError(f"there is no environment {env_id!r}{hint} {advice}".strip())
+
+
+def make_environment(env: GymEnv | str, verbose: int = 0) -> GymEnv:
+    """
+    Make the environment of an id as SB3 does, also if a known package has to register it first.
+
+    :param env: an environment id, or an environment, which is returned as it is
+    :param verbose: SB3's
+    :raises InvalidArgumentError: if there is no such environment, or a package that it needs is missing
+    """
+    if not isinstance(env, str):
+        return env
+    try:
+        register(env)
+        return maybe_make_env(env, verbose)
+    except (gym.error.Error, ImportError) as error:
+        if ":" not in env:  # else Gymnasium imports the module before it
+            check_environment(env)
+        raise InvalidArgumentError(f"the environment {env!r} cannot be made: {error}") from error
 
 
 def _package_of(env_id: str) -> _Package | None:

@@ -33,6 +33,14 @@ class NonFiniteError(DDPGPaperError, ValueError):
     """
 
 
+class EnvironmentMismatchError(InvalidArgumentError, AssertionError):
+    """An environment does not fit the model; the message says in what."""
+
+
+class WorkerError(DDPGPaperError, RuntimeError):
+    """A process of a ``SubprocVecEnv`` has ended; the model is unharmed and can be saved."""
+
+
 class ReplayBufferError(DDPGPaperError, RuntimeError):
     """A replay buffer is empty, or its files cannot be used; the stored transitions are unharmed."""
 

@@ -9,8 +9,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch as th
 from numpy.typing import ArrayLike, DTypeLike
-from stable_baselines3.common.noise import ActionNoise, VectorizedActionNoise
+from stable_baselines3.common.noise import (
+    ActionNoise,
+    NormalActionNoise,
+    OrnsteinUhlenbeckActionNoise,
+    VectorizedActionNoise,
+)
 
 from ddpg_ext.common.checks import check_number, plain
 from ddpg_ext.common.errors import InvalidArgumentError, InvalidArgumentTypeError
@@ -224,6 +230,19 @@ class ScheduledActionNoise(ActionNoise):
 
     def __repr__(self) -> str:
         return f"ScheduledActionNoise({self.noise!r}, {self.schedule!r})"
+
+
+def plain_parameters(noise: ActionNoise) -> None:
+    """Make arrays of the parameters of SB3's noises that are tensors or ranges, which files do not hold."""
+    if isinstance(noise, VectorizedActionNoise):
+        for one in (noise.base_noise, *noise.noises):
+            plain_parameters(one)
+    elif isinstance(noise, ScheduledActionNoise):
+        plain_parameters(noise.noise)
+    elif isinstance(noise, NormalActionNoise | OrnsteinUhlenbeckActionNoise):
+        for name, value in vars(noise).items():
+            if isinstance(value, th.Tensor | range):
+                vars(noise)[name] = np.asarray(value.detach().cpu() if isinstance(value, th.Tensor) else value)
 
 
 def seed_random_stream(noise: ActionNoise, seed: int | None) -> None:

@@ -13,9 +13,9 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3 import DDPG, TD3
-from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.noise import ActionNoise, VectorizedActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
@@ -28,16 +28,26 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ddpg_ext.buffers import end_episodes
 from ddpg_ext.common.checks import check_number, plain
 from ddpg_ext.common.denormals import MatmulPrecision, flush_denormals, matmul_precision
+from ddpg_ext.common.environments import make_environment
 from ddpg_ext.common.errors import (
+    EnvironmentMismatchError,
     InvalidArgumentError,
     InvalidArgumentTypeError,
     NonFiniteError,
+    ReplayBufferError,
     UnsupportedSpaceError,
     suggestion,
 )
 from ddpg_ext.common.noise import OrnsteinUhlenbeckNoise, noise_scale, seed_random_stream, vectorize
 from ddpg_ext.common.normalization import LARGEST, is_moderate, restore_statistics, running_statistics
+from ddpg_ext.common.workers import naming_workers
 from ddpg_ext.ddpg_paper.executors import Executor, ExecutorChoice, make_executor
+from ddpg_ext.ddpg_paper.observations import (
+    check_normalization,
+    check_spaces,
+    fit_observation,
+    observation_error,
+)
 from ddpg_ext.ddpg_paper.policies import (
     Actor,
     CnnPolicy,
@@ -45,7 +55,7 @@ from ddpg_ext.ddpg_paper.policies import (
     DDPGPaperPolicy,
     MlpPolicy,
     MultiInputPolicy,
-    inherits_method,
+    is_method,
 )
 from ddpg_ext.ddpg_paper.update import StepMetrics
 from ddpg_ext.ddpg_paper.validation import (
@@ -54,11 +64,8 @@ from ddpg_ext.ddpg_paper.validation import (
     check_callback,
     check_policy,
     check_seed,
-    check_spaces,
     explain_keywords,
-    fit_observation,
     make_replay_buffer,
-    observation_error,
     resolve_policy,
     scheduled_rate,
 )
@@ -66,6 +73,8 @@ from ddpg_ext.ddpg_paper.validation import (
 SelfDDPGPaper = TypeVar("SelfDDPGPaper", bound="DDPGPaper")
 ErrorT = TypeVar("ErrorT", bound=Exception)
 
+#: before a user replaces it
+_SB3_PREDICT = OffPolicyAlgorithm.predict
 _METRIC_NAMES = [f"train/{name}" for name in StepMetrics._fields]
 _CURES = {
     "action": "The actor's weights or the noise are not finite.",
@@ -173,7 +182,7 @@ class DDPGPaper(OffPolicyAlgorithm):
         matmul_precision: MatmulPrecision | None = None,
     ) -> None:
         policy = resolve_policy(policy)
-        made_env: Any = maybe_make_env(env, verbose)
+        made_env: Any = make_environment(env, verbose)
         if isinstance(policy, str) and policy not in self.policy_aliases:
             raise InvalidArgumentError(f"`policy` {policy!r} is unknown; {suggestion(policy, self.policy_aliases)}")
         if made_env is not None or _init_setup_model:  # `load` passes neither
@@ -252,8 +261,9 @@ class DDPGPaper(OffPolicyAlgorithm):
             self._seed_replay_buffer(self.seed)
         self.actor, self.actor_target = self.policy.actor, self.policy.actor_target
         self.critic, self.critic_target = self.policy.critic, self.policy.critic_target
+        self._logger = Logger(None, [])  # silent, until `learn` or `set_logger`
         self._set_weight_decay()
-        self._set_learning_rates()
+        self._update_learning_rate([self.actor.optimizer, self.critic.optimizer])
         self._check_minibatch(self.batch_size)
         self._setup_noise()
         self._setup_executor()
@@ -366,6 +376,7 @@ class DDPGPaper(OffPolicyAlgorithm):
         :raises NonFiniteError: if an observation, a reward, an action or a loss is NaN or infinite, or one of the first
             three is above 1e15 in size. The model can be saved then
         :raises UnsupportedSpaceError: if an observation does not fit the observation space
+        :raises WorkerError: if a process of a ``SubprocVecEnv`` ends. The model can be saved then
         """
         if self._import_note is not None:
             warnings.warn(self._import_note)
@@ -379,7 +390,7 @@ class DDPGPaper(OffPolicyAlgorithm):
             raise InvalidArgumentError(
                 "the model has no environment to learn in; call `set_env` or load it with `env=`"
             )
-        with flush_denormals(), matmul_precision(self.matmul_precision):
+        with flush_denormals(), matmul_precision(self.matmul_precision), naming_workers():
             try:
                 super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
             except (KeyError, TypeError, ValueError) as error:
@@ -439,7 +450,7 @@ class DDPGPaper(OffPolicyAlgorithm):
             # A bad value in the step that follows must not spoil the normalisation
             self._statistics_before = running_statistics(self._vec_normalize_env)
         warming_up = self.uniform_warmup and self.num_timesteps < learning_starts
-        if warming_up or not inherits_method(self, OffPolicyAlgorithm, "predict"):
+        if warming_up or not is_method(self.predict, _SB3_PREDICT):
             return super()._sample_action(learning_starts if warming_up else 0, action_noise, n_envs)
         # As SB3, but without scaling the policy's actions to the environment's bounds and back
         assert self._last_obs is not None  # for mypy
@@ -531,15 +542,19 @@ class DDPGPaper(OffPolicyAlgorithm):
         :param gradient_steps: number of minibatches
         :param batch_size: transitions per minibatch; None: the model's ``batch_size``
         :raises InvalidArgumentError: if ``batch_size`` is 1, with batch normalisation
-        :raises NonFiniteError: if a loss is NaN or infinite
+        :raises NonFiniteError: if a loss is NaN or infinite, or a gradient is too large for single precision
+        :raises ReplayBufferError: if the replay buffer is empty
         """
         batch_size = self.batch_size if batch_size is None else batch_size
         self._check_minibatch(batch_size)
-        buffer: Any = self.replay_buffer
+        buffer: Any = getattr(self, "replay_buffer", None)
+        if buffer is None or not buffer.size():
+            raise ReplayBufferError(
+                "there is nothing to train on: call `learn`, or `load_replay_buffer`, before `train`"
+            )
         if self._default_learning_starts and isinstance(buffer, HerReplayBuffer) and not np.any(buffer.ep_length > 0):
             return  # goals are drawn from complete episodes, and no episode is complete yet
-        for name, rate in self._set_learning_rates().items():
-            self.logger.record(f"train/{name}", rate)
+        self._update_learning_rate([self.actor.optimizer, self.critic.optimizer])
         executor = self._ensure_executor()
         for _ in range(gradient_steps):
             batch = buffer.sample(batch_size, env=self._vec_normalize_env)
@@ -570,25 +585,28 @@ class DDPGPaper(OffPolicyAlgorithm):
     def _with_step_number(self, error: NonFiniteError) -> NonFiniteError:
         return NonFiniteError(
             f"step {self.num_timesteps}, gradient step {self._n_updates + 1}: {error}. Training stopped before it "
-            "reached the network's weights; the model can still be saved. Lower learning rates or rewards of "
-            "smaller size (VecNormalize) are the usual cure."
+            "reached the network's weights; the model can still be saved. Lower learning rates, or rewards and "
+            "observations of smaller size (VecNormalize), are the usual cure."
         )
 
-    def _set_learning_rates(self) -> dict[str, float]:
-        """Set the learning rates of both optimisers, and return them by argument."""
-        rates = {}
-        for name, network in (("learning_rate", self.actor), ("qf_learning_rate", self.critic)):
-            schedule = self.lr_schedule if network is self.actor else self.qf_lr_schedule
-            rates[name] = scheduled_rate(name, schedule, self._current_progress_remaining)
-            update_learning_rate(network.optimizer, rates[name])
-        return rates
+    def _update_learning_rate(self, optimizers: list[th.optim.Optimizer] | th.optim.Optimizer) -> None:
+        """Set and log the learning rates of optimisers, as SB3 does: the critic's has a schedule of its own."""
+        for optimizer in optimizers if isinstance(optimizers, list) else [optimizers]:
+            is_critics = optimizer is self.critic.optimizer
+            name = "qf_learning_rate" if is_critics else "learning_rate"
+            schedule = self.qf_lr_schedule if is_critics else self.lr_schedule
+            rate = scheduled_rate(name, schedule, self._current_progress_remaining)
+            update_learning_rate(optimizer, rate)
+            self.logger.record(f"train/{name}", rate)
 
     @staticmethod
     def _wrap_env(env: GymEnv | str, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
         """Do as SB3 does for the constructor, ``set_env`` and ``load``, and also make the environment of an id."""
-        made_env: Any = maybe_make_env(env, verbose)
+        made_env: Any = make_environment(env, verbose)
         _check_env(made_env)
-        return OffPolicyAlgorithm._wrap_env(made_env, verbose, monitor_wrapper)
+        vec_env = OffPolicyAlgorithm._wrap_env(made_env, verbose, monitor_wrapper)
+        check_normalization(vec_env)
+        return vec_env
 
     def set_env(self, env: GymEnv | str, force_reset: bool = True) -> None:
         """
@@ -596,9 +614,20 @@ class DDPGPaper(OffPolicyAlgorithm):
 
         :param env: an id, an environment or a ``VecEnv``, with the model's spaces and number of environments
         :param force_reset: reset it before training continues
+        :raises EnvironmentMismatchError: if it has other spaces or another number of environments
+        :raises InvalidArgumentError: if there is no environment with the id
         :raises InvalidArgumentTypeError: if it is no environment
         """
-        super().set_env(env, force_reset)  # type: ignore[arg-type] # _wrap_env makes it
+        vec_env = self._wrap_env(env, self.verbose)
+        if vec_env.num_envs != self.n_envs:
+            raise EnvironmentMismatchError(
+                f"`env` must have the model's number of environments, {self.n_envs}, got {vec_env.num_envs}; "
+                "DDPGPaper.load(path, env=...) takes any number"
+            )
+        try:
+            super().set_env(vec_env, force_reset)
+        except ValueError as error:
+            raise EnvironmentMismatchError(f"`env` must have the model's spaces: {error}") from error
         buffer = getattr(self, "replay_buffer", None)
         if isinstance(buffer, HerReplayBuffer):
             buffer.env = self.env
@@ -701,7 +730,7 @@ class DDPGPaper(OffPolicyAlgorithm):
             parameters = load_parameters(load_path_or_dict, device)
         super().set_parameters(parameters, exact_match, device)
         self._set_weight_decay()
-        self._set_learning_rates()
+        self._update_learning_rate([self.actor.optimizer, self.critic.optimizer])
 
     def save_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
         """

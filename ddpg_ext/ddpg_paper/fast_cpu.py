@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.policies import BaseModel
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from torch import nn
@@ -23,7 +24,15 @@ from torch.optim import optimizer as th_optimizer
 from ddpg_ext.common.layers import ActionInput
 from ddpg_ext.ddpg_paper.manual_backward import LAYERS, Chain, Grads, ManualCritic
 from ddpg_ext.ddpg_paper.policies import Actor, Critic, DDPGPaperPolicy
-from ddpg_ext.ddpg_paper.update import SATURATION_THRESHOLD, Samples, StepMetrics, StepResult, check_finite
+from ddpg_ext.ddpg_paper.update import (
+    SATURATION_THRESHOLD,
+    Samples,
+    StepMetrics,
+    StepResult,
+    check_finite,
+    check_gradients,
+    gradients_may_overflow,
+)
 
 
 class _Adam:
@@ -85,6 +94,7 @@ class FastCPUExecutor:
         self.actor_adam = _Adam(policy.actor.optimizer, self.actor.grads)
         self.critic_adam = _Adam(policy.critic.optimizer, self.critic.grads)
         self.target_pairs = policy.target_pairs()
+        self.networks = policy.actor, policy.critic
         self.watched = _Watched(policy.modules(), (policy.actor.optimizer, policy.critic.optimizer))
         self.batch_size = 0
         self.fingerprint = self._fingerprint()
@@ -139,11 +149,13 @@ class FastCPUExecutor:
     def _fingerprint(self) -> list[Any]:
         """Identify the memory and the settings that this executor relies on and a user may exchange."""
         fingerprint = self.watched.fingerprint()
-        for network in (self.policy.actor, self.policy.critic):
+        for network in self.networks:  # whose exchange is noticed above
             optimizer = network.optimizer
             fingerprint += [id(optimizer), id(optimizer.state), len(optimizer.state)]
-            fingerprint += [group.get(name) for group in optimizer.param_groups for name in ("amsgrad", "maximize")]
-        return [*fingerprint, self.policy.joint_statistics]
+            for group in optimizer.param_groups:
+                fingerprint += [group.get("amsgrad"), group.get("maximize")]
+        fingerprint.append(self.policy.joint_statistics)
+        return fingerprint
 
     def step(self, batch: Samples, gamma: float, tau: float) -> StepResult:
         """Do as :func:`ddpg_ext.ddpg_paper.update.gradient_step`."""
@@ -189,7 +201,10 @@ class FastCPUExecutor:
         weights = getattr(batch, "weights", None)
         weighted = td_errors if weights is None else td_errors * weights.numpy()
         critic_loss = check_finite(float(np.vdot(weighted, td_errors)) / self.batch_size, "critic loss")
+        squares = float(np.vdot(obs.numpy(), obs.numpy()))
         self.critic.backward(th.from_numpy(weighted * np.float32(-2 / self.batch_size)))
+        if gradients_may_overflow(critic_loss, squares):
+            check_gradients(self.critic.grads.values(), "critic", squares)
         self.critic_adam.step()
 
         # Update the actor policy using the sampled policy gradient: ascend Q(s, mu(s)) of the critic as just updated
@@ -198,6 +213,8 @@ class FastCPUExecutor:
         q_of_actor = self.critic.forward(critic_obs, actions, update_running=False).numpy()
         actor_loss = check_finite(-_mean(q_of_actor), "actor loss")
         self.actor.backward(self.critic.action_gradient(self.actor_grad.fill_(-1 / self.batch_size)))
+        if gradients_may_overflow(actor_loss, squares):
+            check_gradients(self.actor.grads.values(), "actor", squares)
         self.actor_adam.step()
 
         # Update the target networks: theta' <- tau theta + (1 - tau) theta'
@@ -240,6 +257,7 @@ class _Watched:
 
     def fingerprint(self) -> list[Any]:
         return [
+            *_class_methods(),
             *map(len, self.attributes),  # a replaced method is one more attribute
             *map(id, chain.from_iterable(map(dict.values, self.members))),
             *map(th.Tensor.data_ptr, self.tensors),
@@ -251,14 +269,31 @@ class _Watched:
         return self.fingerprint() != self.before
 
     def has_hooks(self) -> bool:
-        return any(self.hooks) or any(map(any, map(_hooks, self.params)))
+        return any(self.hooks) or any(chain.from_iterable(map(_hooks, self.params)))
 
     def has_replaced_methods(self) -> bool:
-        return any(hasattr(type(watched), name) for watched in self.objects for name in vars(watched))
+        on_instances = any(hasattr(type(watched), name) for watched in self.objects for name in vars(watched))
+        return on_instances or _class_methods() != _METHODS
 
 
 _hooks = attrgetter("_backward_hooks", "_post_accumulate_grad_hooks")
 _requires_grad = attrgetter("requires_grad")
+_forward = attrgetter("forward")
+_CLASSES = [*LAYERS, nn.Linear, nn.Sequential, ActionInput, FlattenExtractor, Actor, Critic]
+_POLICY_METHODS = ("predict", "_predict", "scaled_actions", "obs_to_tensor", "target_pairs", "set_training_mode")
+_policy_methods = attrgetter(*_POLICY_METHODS)
+_optimizer_methods = attrgetter("step", "zero_grad")
+
+
+def _class_methods() -> list[Any]:
+    """Return the methods of classes that the executor replaces; a user may replace them, too."""
+    classes = [*map(_forward, _CLASSES), BaseModel.extract_features, nn.Module.__call__]
+    return [*classes, *_policy_methods(DDPGPaperPolicy), *_optimizer_methods(th.optim.Adam)]
+
+
+th.optim.Adam([th.zeros(1)])  # the first one makes torch wrap `Adam.step`
+#: the same, before a user replaces them
+_METHODS = _class_methods()
 
 
 def _inherits(policy: DDPGPaperPolicy, *names: str) -> bool:

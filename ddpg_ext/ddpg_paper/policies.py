@@ -23,7 +23,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
 
-from ddpg_ext.common.checks import check_class, check_dict, check_flag, check_keywords
+from ddpg_ext.common.checks import check_class, check_dict, check_flag, check_keywords, plain
 from ddpg_ext.common.cnn import PaperCNN, PaperCombinedExtractor
 from ddpg_ext.common.errors import InvalidArgumentError, UnsupportedSpaceError
 from ddpg_ext.common.layers import BatchNorm, ScalarToVector, is_scalar
@@ -31,6 +31,9 @@ from ddpg_ext.ddpg_paper.networks import Actor, Critic
 
 NetworkT = TypeVar("NetworkT", Actor, Critic)
 BatchNormChoice = bool | Literal["actor", "critic"]
+
+#: SB3's methods, before a user replaces them
+SB3_PREDICT, SB3_OBS_TO_TENSOR = BasePolicy.predict, BasePolicy.obs_to_tensor
 
 
 class DDPGPaperPolicy(BasePolicy):
@@ -123,8 +126,8 @@ class DDPGPaperPolicy(BasePolicy):
             squash_output=True,
             normalize_images=normalize_images,
         )
-        self.net_arch = list(self.default_net_arch) if net_arch is None else net_arch
-        actor_arch, critic_arch = _check_net_arch(self.net_arch)
+        self.net_arch = plain_net_arch(self.default_net_arch if net_arch is None else net_arch)
+        actor_arch, critic_arch = get_actor_critic_arch(self.net_arch)
         if action_layer is None:
             action_layer = min(self.default_action_layer, max(1, len(critic_arch)))
         _check_network_arguments(batch_norm, batch_norm_statistics, action_layer, final_init, critic_arch)
@@ -276,12 +279,11 @@ class DDPGPaperPolicy(BasePolicy):
         :param observation: a batch of observations, shape ``(n_envs, *obs_shape)``, or a dict of them
         :return: actions in [-1, 1], shape ``(n_envs, *action_shape)``
         """
-        if not inherits_method(self, BasePolicy, "predict"):
+        if not is_method(self.predict, SB3_PREDICT):
             return self.scale_action(self.predict(observation)[0])
         self.set_training_mode(False)
-        if self._has_vector_obs and inherits_method(
-            self, BasePolicy, "obs_to_tensor"
-        ):  # skips SB3's checks for single observations, images and dicts
+        if self._has_vector_obs and is_method(self.obs_to_tensor, SB3_OBS_TO_TENSOR):
+            # Skips SB3's checks for single observations, images and dicts
             tensor: PyTorchObs = th.as_tensor(observation, device=next(self.actor.parameters()).device)
         else:
             tensor, _ = self.obs_to_tensor(observation)
@@ -321,9 +323,9 @@ class DDPGPaperPolicy(BasePolicy):
 MlpPolicy = DDPGPaperPolicy
 
 
-def inherits_method(instance: Any, base: type, name: str) -> bool:
-    """Return whether a method is that of a base class, replaced neither by a subclass nor on the instance."""
-    return getattr(getattr(instance, name), "__func__", None) is getattr(base, name)
+def is_method(method: Any, function: Any) -> bool:
+    """Return whether a method is this function, replaced neither by a subclass nor on an instance or a class."""
+    return getattr(method, "__func__", None) is function
 
 
 class CnnPolicy(DDPGPaperPolicy):
@@ -353,17 +355,27 @@ class MultiInputPolicy(DDPGPaperPolicy):
     default_features_extractor_class = PaperCombinedExtractor
 
 
-def _check_net_arch(net_arch: Any) -> tuple[list[int], list[int]]:
-    """Return the widths of actor and critic."""
-    if isinstance(net_arch, dict) and set(net_arch) != {"pi", "qf"}:
-        raise InvalidArgumentError(f"`net_arch` as a dict must have the keys 'pi' and 'qf', got {sorted(net_arch)}")
-    if not isinstance(net_arch, list | dict):
-        raise InvalidArgumentError(f"`net_arch` must be a list of widths or dict(pi=[...], qf=[...]), got {net_arch!r}")
-    actor_arch, critic_arch = get_actor_critic_arch(net_arch)
-    for name, widths in (("pi", actor_arch), ("qf", critic_arch)):
-        if not isinstance(widths, list) or not all(map(_is_width, widths)):
-            raise InvalidArgumentError(f"`net_arch` ({name}) must be a list of positive widths, got {widths!r}")
-    return [*map(int, actor_arch)], [*map(int, critic_arch)]
+def plain_net_arch(net_arch: Any) -> list[int] | dict[str, list[int]]:
+    """
+    Return widths as a list of plain numbers, or as two lists by network.
+
+    :param net_arch: a list, tuple or array of widths for both networks, or a dict of them with the keys "pi" and "qf";
+        other keys are left out, as in SB3
+    :raises InvalidArgumentError: for anything else
+    """
+    if isinstance(net_arch, dict) and net_arch.keys() >= {"pi", "qf"}:
+        return {name: _plain_widths(net_arch[name]) for name in ("pi", "qf")}
+    return _plain_widths(net_arch)
+
+
+def _plain_widths(widths: Any) -> list[int]:
+    is_sequence = isinstance(widths, list | tuple | range) or getattr(widths, "ndim", 0) == 1  # arrays and tensors
+    plain_widths = [plain(width) for width in widths] if is_sequence else None
+    if plain_widths is None or not all(map(_is_width, plain_widths)):
+        raise InvalidArgumentError(
+            f"`net_arch` must be a list of positive widths, or dict(pi=[...], qf=[...]), got {widths!r}"
+        )
+    return plain_widths
 
 
 def _zeros(space: spaces.Space) -> Any:

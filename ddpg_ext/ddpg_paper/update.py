@@ -1,12 +1,12 @@
 """One gradient step of Algorithm 1, written once, in the paper's order."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch as th
-from stable_baselines3.common.type_aliases import DictReplayBufferSamples, ReplayBufferSamples
+from stable_baselines3.common.type_aliases import DictReplayBufferSamples, PyTorchObs, ReplayBufferSamples
 
 from ddpg_ext.common.errors import NonFiniteError
 from ddpg_ext.common.layers import BatchNorm
@@ -14,6 +14,8 @@ from ddpg_ext.ddpg_paper.policies import Critic, DDPGPaperPolicy
 
 #: components of an action beyond this, in absolute value, count as saturated
 SATURATION_THRESHOLD = 0.99
+
+_LARGEST_GRADIENT = math.sqrt(th.finfo(th.float32).max)
 
 #: A minibatch. Prioritised replay adds ``weights`` (importance-sampling weights, shape ``(batch, 1)``) and ``indices``.
 Samples = ReplayBufferSamples | DictReplayBufferSamples
@@ -62,13 +64,14 @@ def gradient_step(policy: DDPGPaperPolicy, batch: Samples, gamma: float, tau: fl
     td_errors = targets - q_values
     weights = getattr(batch, "weights", None)
     critic_loss = td_errors.square().mean() if weights is None else (weights * td_errors.square()).mean()
-    minimise(critic_loss, policy.critic.optimizer, "critic loss")
+    squares = sum_of_squares(batch.observations)
+    minimise(critic_loss, policy.critic.optimizer, "critic", squares)
 
     # Update the actor policy using the sampled policy gradient: ascend Q(s, mu(s)) of the critic as just updated
     with _frozen(policy.critic):
         actions = policy.actor(batch.observations)
         actor_loss = -policy.critic(batch.observations, actions, *other_obs).mean()
-        minimise(actor_loss, policy.actor.optimizer, "actor loss")
+        minimise(actor_loss, policy.actor.optimizer, "actor", squares)
 
     # Update the target networks: theta' <- tau theta + (1 - tau) theta'
     target_tensors, online_tensors = policy.target_pairs()
@@ -97,18 +100,22 @@ def td_targets(policy: DDPGPaperPolicy, batch: Samples, gamma: float) -> th.Tens
         return batch.rewards + (1 - batch.dones) * discounts * next_q
 
 
-def minimise(loss: th.Tensor, optimizer: th.optim.Optimizer, name: str) -> None:
+def minimise(loss: th.Tensor, optimizer: th.optim.Optimizer, name: str, squares: float) -> None:
     """
     Take one optimiser step down a loss.
 
     :param loss: a scalar
     :param optimizer: the optimiser of the network that the loss is for
-    :param name: name of the loss, for the error message
-    :raises NonFiniteError: if the loss is NaN or infinite
+    :param name: name of the network, for the error message
+    :param squares: sum of the squares of the observations
+    :raises NonFiniteError: if the loss is NaN or infinite, or a gradient too large for the optimiser
     """
-    check_finite(loss.item(), name)
+    value = check_finite(loss.item(), f"{name} loss")
     optimizer.zero_grad()
     loss.backward()
+    if gradients_may_overflow(value, squares):
+        params = (param for group in optimizer.param_groups for param in group["params"])
+        check_gradients([param.grad for param in params if param.grad is not None], name, squares)
     optimizer.step()
 
 
@@ -117,6 +124,31 @@ def check_finite(loss: float, name: str) -> float:
     if not math.isfinite(loss):
         raise NonFiniteError(f"the {name} is {loss}")
     return loss
+
+
+def sum_of_squares(observations: PyTorchObs) -> float:
+    """Return the sum of the squares of all observations that are no images."""
+    parts = observations.values() if isinstance(observations, dict) else [observations]
+    return sum(float(th.linalg.vector_norm(part)) ** 2 for part in parts if part.is_floating_point())
+
+
+def gradients_may_overflow(loss: float, squares: float) -> bool:
+    """
+    Return whether squares of gradients, which Adam averages, may be too large for single precision.
+
+    A gradient is at most the product of TD error, observation and the weights between: up to 1e14 times these.
+    """
+    return (1 + abs(loss)) * (1 + squares) > 1e28
+
+
+def check_gradients(grads: Iterable[th.Tensor], name: str, squares: float) -> None:
+    """Raise NonFiniteError if the square of a gradient is NaN or infinite, which would stay in Adam's averages."""
+    largest = float(th.stack([grad.abs().max() for grad in grads]).max())
+    if not largest <= _LARGEST_GRADIENT:
+        raise NonFiniteError(
+            f"the {name}'s gradient is {largest:.2g}, whose square is too large for single precision; the size of the "
+            f"minibatch's observations is {math.sqrt(squares):.2g}"
+        )
 
 
 @contextmanager

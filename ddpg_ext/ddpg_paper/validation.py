@@ -5,7 +5,8 @@ import functools
 import inspect
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, get_args
 
 import numpy as np
@@ -14,7 +15,7 @@ from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise, VectorizedActionNoise
 from stable_baselines3.common.type_aliases import Schedule, TrainFreq
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
+from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 from stable_baselines3.td3 import policies as td3_policies
 
@@ -24,11 +25,11 @@ from ddpg_ext.common.denormals import MatmulPrecision
 from ddpg_ext.common.errors import (
     InvalidArgumentError,
     InvalidArgumentTypeError,
-    UnsupportedSpaceError,
     suggestion,
 )
+from ddpg_ext.common.noise import plain_parameters
 from ddpg_ext.ddpg_paper.executors import check_executor
-from ddpg_ext.ddpg_paper.policies import CnnPolicy, DDPGPaperPolicy, MlpPolicy, MultiInputPolicy
+from ddpg_ext.ddpg_paper.policies import CnnPolicy, DDPGPaperPolicy, MlpPolicy, MultiInputPolicy, plain_net_arch
 
 if TYPE_CHECKING:
     from ddpg_ext.ddpg_paper.ddpg_paper import DDPGPaper
@@ -51,9 +52,6 @@ _SB3_POLICY_KWARGS = {
 }
 _P = ParamSpec("_P")
 
-#: observations that SB3's buffers and preprocessing know, alone or in a Dict
-ARRAY_SPACES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
-
 
 def scheduled_rate(name: str, schedule: Schedule, progress_remaining: float) -> float:
     """
@@ -75,111 +73,6 @@ def scheduled_rate(name: str, schedule: Schedule, progress_remaining: float) -> 
             "it must give finite numbers >= 0"
         )
     return rate
-
-
-def check_spaces(observation_space: spaces.Space, action_space: spaces.Space, policy: str | type) -> None:
-    """
-    Raise an error if DDPG does not support the spaces.
-
-    :param observation_space: observation space
-    :param action_space: action space
-    :param policy: name or class of the policy
-    :raises UnsupportedSpaceError: if DDPG cannot act in the action space, or the policy is for other observations
-    """
-    if not isinstance(action_space, spaces.Box):
-        raise UnsupportedSpaceError(
-            f"DDPG needs a continuous action space (gymnasium.spaces.Box), got {action_space}. "
-            "For discrete actions use, for example, SB3's DQN."
-        )
-    with np.errstate(over="ignore", invalid="ignore"):
-        has_finite_range = np.isfinite(action_space.high - action_space.low).all()
-    if not has_finite_range:
-        raise UnsupportedSpaceError(
-            f"the action space must have finite bounds and a finite range, got {action_space}. "
-            "gymnasium.wrappers.TransformAction(env, lambda action: 2.0 * action, gymnasium.spaces.Box(-1.0, 1.0, "
-            f"{action_space.shape})) gives actions from -2 to 2, for example."
-        )
-    if not ((action_space.low < action_space.high).all() and np.issubdtype(action_space.dtype, np.floating)):
-        raise UnsupportedSpaceError(
-            f"each action must be a floating-point number with low < high, got {action_space}. "
-            "Leave constant actions out, and round in the environment."
-        )
-    is_dict = isinstance(observation_space, spaces.Dict)
-    for space in observation_space.values() if is_dict else [observation_space]:  # type: ignore[attr-defined]
-        if not isinstance(space, ARRAY_SPACES):
-            raise UnsupportedSpaceError(
-                "observations must be a Box, Discrete, MultiDiscrete or MultiBinary, or a Dict of these, got "
-                f"{observation_space}. gymnasium.wrappers.FlattenObservation makes one vector of Tuple and nested ones."
-            )
-        is_matrix = isinstance(space, spaces.MultiDiscrete) and len(space.shape) != 1
-        if is_matrix or np.any(getattr(space, "start", 0)):
-            raise UnsupportedSpaceError(
-                "Discrete and MultiDiscrete observations must start at 0 and have at most one dimension, as SB3's "
-                f"one-hot codes need it, got {space}. gymnasium.wrappers.TransformObservation subtracts `start`, or "
-                "flattens."
-            )
-    if is_dict and not all(isinstance(key, str) for key in observation_space):  # type: ignore[attr-defined]
-        raise UnsupportedSpaceError(f"the keys of Dict observations must be strings, got {observation_space}")
-    if policy in ("MlpPolicy", "CnnPolicy") and is_dict:
-        raise UnsupportedSpaceError(f"use 'MultiInputPolicy' for Dict observations, not {policy!r}")
-    if policy == "MultiInputPolicy" and not is_dict:
-        raise UnsupportedSpaceError(
-            f"'MultiInputPolicy' is for Dict observations; use 'MlpPolicy' for {observation_space}"
-        )
-
-
-def fit_observation(observation: Any, space: spaces.Space, batch_shape: tuple[int, ...]) -> Any:
-    """
-    Return an observation as arrays of numbers, with the keys and the shapes of its space.
-
-    As in SB3's ``DummyVecEnv``, tensors and arrays of objects become arrays of numbers, and other keys are left out.
-
-    :param observation: an observation, or a batch of them; arrays that fit are returned as they are
-    :param space: a space that :func:`check_spaces` accepts
-    :param batch_shape: dimensions in front of those of the space
-    :raises UnsupportedSpaceError: if the observation does not fit
-    """
-    if isinstance(space, spaces.Dict):
-        if not isinstance(observation, Mapping) or not space.keys() <= observation.keys():
-            raise _misfit(observation, space)
-        return {key: fit_observation(observation[key], part, batch_shape) for key, part in space.items()}
-    shape = batch_shape + (space.shape or ())
-    if type(observation) is np.ndarray and observation.shape == shape and observation.dtype.kind in "biuf":
-        return observation
-    try:
-        array = np.asarray(observation)
-        fitted = np.empty(shape, array.dtype if array.dtype.kind in "biuf" else space.dtype)
-        fitted[...] = array
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise _misfit(observation, space) from error
-    return fitted
-
-
-def observation_error(error: Exception, space: spaces.Space) -> UnsupportedSpaceError | None:
-    """
-    Return the package's error for an observation that ``DummyVecEnv`` cannot store, None for any other error.
-
-    :param error: an error that was raised while the environment was reset or made a step
-    :param space: the observation space
-    """
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    if trace is None or trace.tb_frame.f_code is not DummyVecEnv._save_obs.__code__:
-        return None
-    return _misfit(trace.tb_frame.f_locals["obs"], space)
-
-
-def _misfit(observation: Any, space: spaces.Space) -> UnsupportedSpaceError:
-    """Return the error for an observation that does not fit its space."""
-    if isinstance(observation, Mapping):
-        shapes: Any = {key: np.shape(part) for key, part in observation.items()}
-    else:
-        shapes = np.shape(observation)
-    return UnsupportedSpaceError(
-        f"the environment gave an observation ({type(observation).__name__}, shape {shapes}) that does not fit its "
-        f"observation space {space}; gymnasium.utils.env_checker.check_env helps to find the cause"
-    )
 
 
 def explain_keywords(init: Callable[_P, None]) -> Callable[_P, None]:
@@ -249,6 +142,8 @@ def check_policy(policy_class: Any, policy_kwargs: dict[str, Any]) -> dict[str, 
             if value != only:
                 raise InvalidArgumentError(f"`policy_kwargs[{key!r}]` must be {only}, got {value!r}: {reason}")
     check_keywords("policy_kwargs", policy_kwargs, policy_class, 3)
+    with suppress(InvalidArgumentError):  # which the policy raises, unless it is a subclass with widths of its own kind
+        policy_kwargs |= {"net_arch": plain_net_arch(policy_kwargs["net_arch"])} if "net_arch" in policy_kwargs else {}
     return policy_kwargs
 
 
@@ -286,6 +181,7 @@ def _check_noise(noise: Any, action_space: spaces.Space) -> None:
             "`action_noise` must be the noise of one environment, of which each gets a copy with a stream of its own; "
             f"got different ones: {noise.noises}"
         )
+    plain_parameters(noise)
     # Draw once to see the shape, from a copy, and leave the global generator as it was
     state = np.random.get_state()  # noqa: NPY002
     shape = np.shape(copy.deepcopy(noise.base_noise if isinstance(noise, VectorizedActionNoise) else noise)())

@@ -72,7 +72,7 @@ _CLASSES: dict[str, type] = {
         buffers.NStepReplayBuffer,
         HerReplayBuffer,
         *(getattr(np, name) for name in ("float16", "float32", "float64", "int32", "int64", "uint8")),
-        *(getattr(builtins, name) for name in ("float", "int", "bool")),
+        *(getattr(builtins, name) for name in ("float", "int", "bool", "str", "list", "tuple", "dict", "set")),
     )
 }
 #: bases of the classes of this package that a file may name
@@ -95,6 +95,8 @@ class Allowed:
         path = f"{module}.{name}"
         if path in self.extra or path in _CLASSES:
             return self.extra.get(path) or _CLASSES[path]
+        if module == "torch" and isinstance(getattr(th, name, None), th.dtype):
+            return getattr(th, name)
         if module.startswith("torch.nn.modules.") or module == "torch.nn":
             return _subclass(getattr(th.nn, name, None), th.nn.Module, "torch.nn.modules.")
         if module.startswith("torch.optim"):

@@ -6,6 +6,8 @@ import pickle
 from collections.abc import Callable, Container
 from typing import Any
 
+import numpy as np
+import torch as th
 from stable_baselines3.common.type_aliases import TrainFreq
 
 from ddpg_ext.common.errors import CheckpointError, DamagedCheckpointError, UntrustedContentError
@@ -16,6 +18,9 @@ from ddpg_ext.serialization.safe_pickle import Budget, Call, Global, Recorded, c
 
 #: how deep containers may be nested
 MAX_DEPTH = 60
+#: what a ``defaultdict`` may make its values with, by name
+_FACTORIES: dict[Any, Any] = {f"builtins.{made.__name__}": made for made in (bool, dict, float, int, list, set, str)}
+_FACTORIES |= {"builtins.tuple": tuple, None: None}
 #: values that may result from a small file; a larger file may have one for each of its bytes
 MIN_VALUES = 4_000_000
 
@@ -232,6 +237,46 @@ def _enum(call: Call) -> Any:
     return ENUMS[call.func.path](value)
 
 
+def _builtin(call: Call) -> Any:
+    """Return a complex number, a range or a slice."""
+    made = {"complex": complex, "range": range, "slice": slice}[call.func.name](*call.args)
+    if isinstance(made, range) and len(made) > MIN_VALUES:  # the caller may make a list of it
+        raise DamagedCheckpointError("a range of too many numbers")
+    return made
+
+
+def _dict_subclass(call: Call) -> Any:
+    if call.func.name == "Counter":
+        return collections.Counter(*call.args)
+    factory, *others = [getattr(arg, "path", arg) for arg in call.args] or [None]
+    if others or factory not in _FACTORIES:
+        raise UntrustedContentError("a defaultdict that makes something else than numbers, text and containers")
+    return collections.defaultdict(_FACTORIES[factory], [(check_key(key), value) for key, value in call.pairs])
+
+
+def _device(call: Call) -> th.device:
+    args = call.args
+    if not 1 <= len(args) <= 2 or not isinstance(args[0], str) or not all(type(arg) is int for arg in args[1:]):
+        raise DamagedCheckpointError("invalid arguments of a device")
+    try:
+        return th.device(*args)
+    except RuntimeError:
+        raise DamagedCheckpointError(f"there is no device {args!r:.60}") from None
+
+
+def _size(call: Call) -> th.Size:
+    (shape,) = call.args
+    return th.Size(numpy_state.check_shape(shape))
+
+
+def _tensor(call: Call) -> th.Tensor:
+    """Return a tensor, which :func:`ddpg_ext.serialization.writing.dumps` stores as an array."""
+    (array,) = call.args
+    if not isinstance(array, np.ndarray):
+        raise DamagedCheckpointError("a tensor made of something else than an array")
+    return th.from_numpy(array)
+
+
 def _train_freq(call: Call) -> TrainFreq:
     frequency, unit = call.args
     if not isinstance(frequency, int) or isinstance(unit, Global):
@@ -259,6 +304,11 @@ HANDLERS: dict[str, Callable[[Call], Any]] = {
     **dict.fromkeys(("builtins.bytes", "builtins.bytearray"), _bytes),
     "builtins.getattr": _getattr,
     "_codecs.encode": _encode,
+    **dict.fromkeys(("builtins.complex", "builtins.range", "builtins.slice"), _builtin),
+    **dict.fromkeys(("collections.defaultdict", "collections.Counter"), _dict_subclass),
+    "torch.device": _device,
+    "torch.Size": _size,
+    "torch.utils.dlpack.from_dlpack": _tensor,
     **dict.fromkeys(ENUMS, _enum),
     **dict.fromkeys(("pathlib.PosixPath", "pathlib.WindowsPath"), lambda call: pathlib.Path(*call.args)),
     "stable_baselines3.common.type_aliases.TrainFreq": _train_freq,

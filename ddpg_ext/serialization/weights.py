@@ -20,7 +20,7 @@ _ALLOWED_GLOBALS = re.compile(
 
 def save_tensors(state: Any) -> bytes:
     """Return torch's file of a state dict, if it holds only tensors, plain values and NumPy's numbers."""
-    state = plain(state)
+    state = plain(state, tensors=False)
     _check_content(state)
     buffer = io.BytesIO()
     th.save(state, buffer)
@@ -43,7 +43,7 @@ def load_tensors(
     for name in index.globals:
         if not _ALLOWED_GLOBALS.fullmatch(f"{name.module}.{name.name}"):
             if trusted:  # an optimiser's NumPy numbers, for example
-                return plain(th.load(io.BytesIO(data), map_location=device, weights_only=False))
+                return plain(th.load(io.BytesIO(data), map_location=device, weights_only=False), tensors=False)
             raise UntrustedContentError(
                 f"weights that ask for the global {name}; if you trust whoever made the file, pass trusted=True"
             )

@@ -1,9 +1,14 @@
 """Pickles to be written, checked by the reader, so that nothing is written that cannot be read."""
 
 import contextlib
+import io
 import pickle
 import sys
-from typing import Any
+from typing import Any, ClassVar
+
+import cloudpickle
+import torch as th
+from torch.utils.dlpack import from_dlpack
 
 from ddpg_ext.common.errors import CheckpointError, UntrustedContentError
 from ddpg_ext.serialization.allowlist import Allowed
@@ -12,6 +17,26 @@ from ddpg_ext.serialization.safe_pickle import record
 
 #: packages whose objects hold more than their attributes, so that a user cannot allow them
 _NOT_THE_CALLERS = {*sys.stdlib_module_names, "numpy", "torch"} - {"__main__"}
+
+
+def _reduce_tensor(tensor: th.Tensor) -> Any:
+    try:
+        return from_dlpack, (tensor.detach().cpu().numpy(),)
+    except (TypeError, RuntimeError):  # NumPy has no bfloat16, and no sparse arrays
+        return tensor.__reduce_ex__(4)
+
+
+class _Pickler(cloudpickle.Pickler):
+    """SB3's pickler, which here stores a tensor as an array, because arrays can be read without executing anything."""
+
+    dispatch_table: ClassVar[Any] = {**cloudpickle.Pickler.dispatch_table, th.Tensor: _reduce_tensor}
+
+
+def dumps(value: Any) -> bytes:
+    """Return the pickle of an attribute, with code where SB3 stores code."""
+    stream = io.BytesIO()
+    _Pickler(stream).dump(value)
+    return stream.getvalue()
 
 
 def check_readable(pickled: bytes) -> None:

@@ -16,12 +16,12 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv
 
-from ddpg_ext.common.errors import DDPGPaperError, InvalidArgumentError
-from ddpg_ext.ddpg_paper.validation import check_spaces
+from ddpg_ext.common.errors import DDPGPaperError, InvalidArgumentError, WorkerError
+from ddpg_ext.common.workers import PIPE_ERRORS, naming_workers, startup_error
+from ddpg_ext.ddpg_paper.observations import check_spaces
 from ddpg_ext.zoo import hyperparameters as hp
 from ddpg_ext.zoo.interrupts import StopOnCtrlC, ignored_interrupts
 from ddpg_ext.zoo.search_space import MAX_N_STEPS
-from ddpg_ext.zoo.workers import PIPE_ERRORS, WorkerError, startup_error, worker_error
 
 
 class ExperimentManager(exp_manager.ExperimentManager):
@@ -149,14 +149,12 @@ class ExperimentManager(exp_manager.ExperimentManager):
             return super().learn(model)
         self._stop.start()
         try:
-            super().learn(model)
+            with naming_workers():
+                super().learn(model)
         except Exception as error:
-            reason = worker_error(self._of_thread.envs, error)
-            print(f"Training stopped: {reason or type(error).__name__}")
+            print(f"Training stopped: {error if isinstance(error, WorkerError) else type(error).__name__}")
             self._stop.end_training()
             self.save_trained_model(model)
-            if reason:
-                raise reason from error
             raise
 
     def save_trained_model(self, model: BaseAlgorithm) -> None:
@@ -188,14 +186,10 @@ class ExperimentManager(exp_manager.ExperimentManager):
         if self._has_dict_observations:
             trial.set_user_attr(MAX_N_STEPS, 1)
         try:
-            return super().objective(trial)
+            with naming_workers():
+                return super().objective(trial)
         except optuna.TrialPruned as pruned:
             self._reason = pruned.__cause__ or self._reason
-            raise
-        except PIPE_ERRORS as error:
-            reason = worker_error(self._of_thread.envs, error)
-            if reason:
-                raise reason from error
             raise
         except DDPGPaperError as error:
             for env in self._of_thread.envs:  # without a model, the Zoo does not close them

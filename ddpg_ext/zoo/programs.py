@@ -14,11 +14,10 @@ import gymnasium as gym
 
 from ddpg_ext.common.command_line import BAD_INPUT
 from ddpg_ext.common.environments import check_environment, register
-from ddpg_ext.common.errors import DDPGPaperError, InvalidArgumentError, NonFiniteError
+from ddpg_ext.common.errors import DDPGPaperError, InvalidArgumentError, NonFiniteError, WorkerError
 from ddpg_ext.common.optional_imports import import_extra
 from ddpg_ext.zoo.hyperparameters import ALGORITHM
 from ddpg_ext.zoo.register import register_zoo
-from ddpg_ext.zoo.workers import WorkerError
 
 _AGENT = ["--algo", ALGORITHM, "--env", "Pendulum-v1"]
 #: Options of each program unless the user chooses another algorithm

@@ -38,6 +38,7 @@ from ddpg_ext.checkpoints.training_state import callback_states, set_callback_st
 from ddpg_ext.common.environments import register
 from ddpg_ext.common.errors import InvalidArgumentError
 from ddpg_ext.common.processor import processor
+from ddpg_ext.common.workers import naming_workers
 from ddpg_ext.ddpg_paper import DDPGPaper
 from ddpg_ext.zoo.experiment import ExperimentManager
 from ddpg_ext.zoo.hyperparameters import ALGORITHM, check_keys, default_policy
@@ -262,7 +263,8 @@ def train(run: Run, folder: str, report: Report) -> str | None:
             return None  # by a process that died right after
         (run_folder / "error.txt").unlink(missing_ok=True)
         try:
-            result = _train(run, run_folder, report, upload)
+            with naming_workers():
+                result = _train(run, run_folder, report, upload)
             shutil.rmtree(run_folder / SNAPSHOTS, ignore_errors=True)
         except Exception as error:
             (run_folder / "error.txt").write_text(traceback.format_exc())

@@ -1,6 +1,6 @@
 """What goes in comes out: arguments of all numeric types are plain numbers in the model, and survive all files."""
 
-import copy
+import collections
 import inspect
 
 import gymnasium as gym
@@ -8,10 +8,15 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from stable_baselines3 import DDPG, HerReplayBuffer
+from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.callbacks import CheckpointCallback
-from stable_baselines3.common.noise import ActionNoise, NormalActionNoise, OrnsteinUhlenbeckActionNoise
+from stable_baselines3.common.noise import (
+    ActionNoise,
+    NormalActionNoise,
+    OrnsteinUhlenbeckActionNoise,
+    VectorizedActionNoise,
+)
 from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.utils import LinearSchedule
@@ -20,7 +25,6 @@ from torch import nn
 from toys import PointEnv
 
 from ddpg_ext import (
-    CheckpointError,
     DDPGPaper,
     LinearDecay,
     OrnsteinUhlenbeckNoise,
@@ -37,11 +41,11 @@ SMALL = {"policy_kwargs": {"net_arch": [5, 5]}, "batch_size": 4, "buffer_size": 
 
 WHOLE = {
     **{"int": int, "np.int64": np.int64, "np.int32": np.int32, "np.uint8": np.uint8},
-    **{"0-d array": np.array},
+    **{"0-d array": np.array, "tensor": th.tensor},
 }
 REAL = {
     **{"float": float, "np.float64": np.float64, "np.float32": np.float32, "np.float16": np.float16},
-    **{"np.longdouble": np.longdouble, "0-d array": np.array},
+    **{"np.longdouble": np.longdouble, "0-d array": np.array, "tensor": th.tensor},
 }
 #: values of all numeric arguments of the constructor
 WHOLE_ARGUMENTS = {
@@ -108,13 +112,13 @@ def test_the_numeric_arguments_are_all_here():
     [
         *({name: kind(value) for name, value in WHOLE_ARGUMENTS.items()} for kind in WHOLE.values()),
         *({name: kind(value) for name, value in REAL_ARGUMENTS.items()} for kind in REAL.values()),
-        *({name: kind(value) for name, value in FLAGS.items()} for kind in (np.bool_, np.array)),
+        *({name: kind(value) for name, value in FLAGS.items()} for kind in (np.bool_, np.array, th.tensor)),
         *MIXED,
     ],
     ids=[
         *(f"whole {name}" for name in WHOLE),
         *(f"real {name}" for name in REAL),
-        *("np.bool_", "0-d bool"),
+        *("np.bool_", "0-d bool", "bool tensor"),
         *(", ".join(kwargs) for kwargs in MIXED),
     ],
 )
@@ -165,12 +169,78 @@ NOISES = [
     lambda: NormalActionNoise(np.zeros(2), np.float32(0.1)),
     lambda: NormalActionNoise([0.0, 0.0], [np.float32(0.1), 0.1]),
     lambda: OrnsteinUhlenbeckActionNoise(np.zeros(2), np.float32(0.1), np.array(0.25), np.float32(0.5)),
+    lambda: NormalActionNoise(range(2), th.tensor([0.1, 0.2])),
+    lambda: ScheduledActionNoise(
+        OrnsteinUhlenbeckActionNoise(th.zeros(2), th.tensor(0.1), th.tensor(0.5), initial_noise=th.ones(2)),
+        LinearDecay(th.tensor(100)),
+    ),
+    lambda: VectorizedActionNoise(NormalActionNoise(th.zeros(2), th.ones(2)), 1),
 ]
 
 
 @pytest.mark.parametrize("make_noise", NOISES, ids=map(str, range(len(NOISES))))
 def test_noises_survive_all_files(tmp_path, make_noise):
     run_through_all_files(tmp_path, action_noise=make_noise())
+
+
+def test_tensors_in_a_noise_change_no_draw():
+    noises = [NormalActionNoise(of([0.0, 1]), of([0.1, 0.2])) for of in (np.array, lambda v: th.tensor(v).double())]
+    models = [DDPGPaper("MlpPolicy", PointEnv(), action_noise=noise, **SMALL).learn(20) for noise in noises]
+    assert models[1].action_noise is noises[1]
+    actions = [model.replay_buffer.sample(1000).actions.sum() for model in models]
+    assert actions[0] == actions[1]
+
+
+class Described(FlattenExtractor):
+    def __init__(self, observation_space, value):
+        super().__init__(observation_space)
+        self.value = value
+
+
+VALUES = [
+    *(1j, np.complex64(1j), slice(0, 3), slice(None, None, -1), collections.Counter("ab")),
+    *(collections.defaultdict(int, a=1), collections.defaultdict(None, a=[1]), collections.defaultdict(list)),
+    *(th.device("cpu"), th.device("cuda", 0), th.float32, th.bool, th.Size([2, 3]), float, str, list, dict),
+    *(th.ones(2), th.tensor([[True]]), th.arange(6).reshape(2, 3).t(), th.zeros(0), th.ones(1, requires_grad=True)),
+    *({"nested": [(th.ones(1), th.float64)]}, np.datetime64("2020-01-01").astype("i8")),
+]
+
+
+@pytest.mark.parametrize("value", VALUES, ids=repr)
+def test_values_that_an_extractor_takes_survive_a_file(tmp_path, value):
+    extractor = {"features_extractor_class": Described, "features_extractor_kwargs": {"value": value}}
+    model = DDPGPaper("MlpPolicy", PointEnv(), **{**SMALL, "policy_kwargs": {"net_arch": [5, 5], **extractor}})
+    model.save(tmp_path / "model")
+    loaded = DDPGPaper.load(tmp_path / "model", allow=[Described]).actor.features_extractor.value
+    sb3s = load_from_zip_file(tmp_path / "model")[0]["policy_kwargs"]["features_extractor_kwargs"]["value"]
+    for read in (loaded, sb3s):
+        assert repr(read) == repr(plain(value)).replace(", requires_grad=True", "")
+
+
+def test_attributes_of_a_subclass_survive_a_file(tmp_path):
+    class Noted(DDPGPaper):
+        pass
+
+    model = Noted("MlpPolicy", PointEnv(), **SMALL)
+    model.span, model.weights = range(2, 9), th.ones(3)
+    model.save(tmp_path / "model")
+    assert Noted.load(tmp_path / "model").span == range(2, 9)
+    assert th.equal(Noted.load(tmp_path / "model").weights, th.ones(3))
+
+
+WIDTHS = [(5, 4), range(4, 6), np.array([5, 4]), th.tensor([5, 4]), (np.int64(5), np.array(4)), ()]
+WIDTHS += [{"pi": (5,), "qf": range(4, 6)}, {"pi": [5], "qf": np.array([4, 5]), "vf": [3]}]
+
+
+@pytest.mark.parametrize("net_arch", WIDTHS, ids=repr)
+def test_widths_survive_a_file(tmp_path, net_arch):
+    kwargs = {**SMALL, "policy_kwargs": {"net_arch": net_arch}}
+    model = DDPGPaper("MlpPolicy", PointEnv(), **kwargs)
+    model.save(tmp_path / "model")
+    loaded = DDPGPaper.load(tmp_path / "model", policy_kwargs={"net_arch": net_arch})
+    check_equal([model, loaded], ["policy_kwargs"])
+    widths = net_arch["pi"] if isinstance(net_arch, dict) else net_arch
+    assert [layer.out_features for layer in loaded.actor.mu if isinstance(layer, nn.Linear)][:-1] == [*map(int, widths)]
 
 
 def test_schedules_survive_all_files(tmp_path):
@@ -205,53 +275,9 @@ def test_vec_normalize_of_numpy_numbers(tmp_path):
     assert DDPGPaper.resume(tmp_path, DummyVecEnv([PointEnv])).env.gamma == 0.5
 
 
-@pytest.mark.parametrize("value", [1, 1.5, True, "text", None, np.ones(1), [np.ones(2)], th.tensor(1.0)])
+@pytest.mark.parametrize("value", [1, 1.5, True, "text", None, np.ones(1), [np.ones(2)], th.ones(1)])
 def test_other_values_are_left_as_they_are(value):
     assert plain(value) is value or plain(value)[0] is value[0]
-
-
-# ---------------------------------------------------------------------- SB3
-
-
-@pytest.mark.parametrize(
-    "kwargs",
-    [
-        {"learning_starts": 1e1, "verbose": False},
-        {"learning_starts": 10.5},
-        {"learning_starts": np.float32(10), "verbose": np.int64(0), "buffer_size": np.int64(60)},
-        {"batch_size": np.int64(8), "tau": np.float32(0.5), "gamma": np.array(0.5), "learning_rate": np.float64(1e-3)},
-        {"n_steps": np.int64(2), "gamma": np.float32(0.5), "gradient_steps": np.int64(2)},
-        {"policy_kwargs": {"net_arch": [np.int64(5)] * 2, "optimizer_kwargs": {"eps": np.float64(1e-5)}}},
-        {"action_noise": NormalActionNoise([0.0, 0.0], np.float32(0.1))},
-    ],
-    ids=str,
-)
-@pytest.mark.parametrize("how", ["zip", "live"])
-def test_numbers_of_sb3_models(tmp_path, kwargs, how):
-    theirs = DDPG("MlpPolicy", PointEnv(), **copy.deepcopy({**SMALL, "learning_starts": 10, **kwargs}))
-    theirs.learn(5e1 + 0.5)
-    theirs.save_replay_buffer(tmp_path / "buffer")
-    if how == "zip":
-        if "policy_kwargs" in kwargs:  # its optimiser has NumPy's number
-            return
-        theirs.save(tmp_path / "model")
-        ours = DDPGPaper.load(tmp_path / "model", PointEnv())
-    else:
-        ours = DDPGPaper.from_sb3(theirs)
-    ours.load_replay_buffer(tmp_path / "buffer")
-    check_equal([ours], [*WHOLE_ARGUMENTS, "tau", "gamma", "learning_rate"])
-    assert type(ours.learning_starts) is int
-    ours.learn(30, callback=SnapshotCallback(tmp_path, every=20), reset_num_timesteps=False)
-    ours.save(tmp_path / "ours")
-    DDPGPaper.load(tmp_path / "ours").load_replay_buffer(tmp_path / "buffer")
-    DDPGPaper.resume(tmp_path, PointEnv())
-
-
-def test_a_value_that_sb3_takes_is_named_with_the_cure(tmp_path):
-    DDPG("MlpPolicy", PointEnv(), tau=0, **copy.deepcopy(SMALL)).save(tmp_path / "model")
-    with pytest.raises(CheckpointError, match=r"`tau` must be a number in \(0, 1\], got 0; .*custom_objects"):
-        DDPGPaper.load(tmp_path / "model")
-    assert DDPGPaper.load(tmp_path / "model", custom_objects={"tau": 0.5}).tau == 0.5
 
 
 # ------------------------------------------------------------- environments

@@ -11,7 +11,7 @@ import pytest
 from gymnasium.envs.classic_control import PendulumEnv
 from gymnasium.envs.registration import EnvSpec
 
-from ddpg_ext import InvalidArgumentError
+from ddpg_ext import DDPGPaper, InvalidArgumentError, InvalidArgumentTypeError, SnapshotCallback
 from ddpg_ext.common import environments
 from ddpg_ext.common.environments import check_environment, missing_package
 
@@ -82,3 +82,50 @@ def test_unknown_environments():
         check_environment("Pendulumm-v1", "Do this.")
     with pytest.raises(InvalidArgumentError, match=r"no environment 'Xyzzyqq-v0'\. Do this."):
         check_environment("Xyzzyqq-v0", "Do this.")
+
+
+# ------------------------------------------------------- ids that a user gives
+
+
+WRONG_IDS = {
+    "Pendulm-v1": "there is no environment 'Pendulm-v1'; did you mean 'Pendulum-v1'",
+    "Pendulum-v9": "there is no environment 'Pendulum-v9'; did you mean 'Pendulum-v1'",
+    "no_such_module:Pendulum-v1": "'no_such_module:Pendulum-v1' cannot be made: No module",
+    "Ant-v3": "'Ant-v3' cannot be made: The mujoco",
+}
+
+
+@pytest.mark.parametrize("env_id", WRONG_IDS)
+def test_an_error_blames_the_id_and_not_the_file(tmp_path, env_id):
+    kwargs = {"policy_kwargs": {"net_arch": [4]}, "buffer_size": 300, "learning_starts": 1000, "device": "cpu"}
+    model = DDPGPaper("MlpPolicy", "Pendulum-v1", **kwargs)
+    model.learn(401, callback=SnapshotCallback(tmp_path / "snapshots", every=100))
+    model.save(tmp_path / "model")
+    for take in (
+        lambda: DDPGPaper("MlpPolicy", env_id),
+        lambda: DDPGPaper.load(tmp_path / "model", env_id),
+        lambda: DDPGPaper.resume(tmp_path / "snapshots", env_id),
+        lambda: model.set_env(env_id),
+    ):
+        with pytest.raises(InvalidArgumentError, match=WRONG_IDS[env_id]) as told:
+            take()
+        assert str(tmp_path) not in str(told.value)
+
+
+@pytest.mark.parametrize("env", [3, None, ["Pendulum-v1"], PendulumEnv])
+def test_an_error_blames_what_is_no_environment(tmp_path, env):
+    kwargs = {"policy_kwargs": {"net_arch": [4]}, "buffer_size": 30, "device": "cpu"}
+    DDPGPaper("MlpPolicy", "Pendulum-v1", **kwargs).save(tmp_path / "model")
+    if env is not None:
+        with pytest.raises(InvalidArgumentTypeError, match="`env` must be an environment"):
+            DDPGPaper.load(tmp_path / "model", env)
+
+
+def test_an_environment_that_fails_is_not_the_files_fault(tmp_path, monkeypatch):
+    def fail(**kwargs):
+        raise RuntimeError("no licence")
+
+    monkeypatch.setitem(gym.registry, "Failing-v0", EnvSpec("Failing-v0", entry_point=fail))
+    DDPGPaper("MlpPolicy", "Pendulum-v1", policy_kwargs={"net_arch": [4]}, buffer_size=30).save(tmp_path / "model")
+    with pytest.raises(RuntimeError, match="no licence"):
+        DDPGPaper.load(tmp_path / "model", "Failing-v0")

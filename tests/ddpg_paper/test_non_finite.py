@@ -1,5 +1,7 @@
 """A NaN, infinite or huge observation, reward or loss stops training before it is stored or learned from."""
 
+import contextlib
+
 import numpy as np
 import pytest
 import torch as th
@@ -203,6 +205,39 @@ def test_actor_loss(weights_of, assert_same_bits):
     kept = [name for name in after if not name.startswith("critic.") and "running" not in name]
     assert_same_bits({k: before[k] for k in kept}, {k: after[k] for k in kept})
     assert all(param.requires_grad for param in model.critic.parameters())
+
+
+class Scaled(ToyEnv):
+    """Observations and rewards of any size."""
+
+    def __init__(self, size, reward_size=1.0):
+        super().__init__(episode_length=LENGTH)
+        self.observation_space = spaces.Box(-np.inf, np.inf, self.observation_space.shape, np.float32)
+        self.size, self.reward_size = size, reward_size
+
+    def step(self, action):
+        observation, reward, *rest = super().step(action)
+        return np.float32(self.size) * observation, self.reward_size * reward, *rest
+
+
+@pytest.mark.parametrize("executor", ["fast", "eager"])
+@pytest.mark.parametrize("batch_norm", [True, False])
+@pytest.mark.parametrize("sizes", [(1e5, 1.0), (1e9, 1.0), (1e11, 1.0), (1e13, 1.0), (1e14, 1.0), (1e5, 1e14)])
+def test_gradients_whose_squares_overflow(sizes, batch_norm, executor, weights_of, assert_same_bits):
+    """Adam's averages of squares stay finite: training goes on, or stops before them and says what is too large."""
+    kwargs = {"net_arch": [16, 16], "batch_norm": batch_norm, "final_init": None}
+    model = make_model(DummyVecEnv([lambda: Scaled(*sizes)]), policy_kwargs=kwargs, executor=executor)
+    before = weights_of(model)
+    if batch_norm or sizes[0] < 1e13:  # with fewer digits it depends on the weights
+        with contextlib.suppress(NonFiniteError):
+            model.learn(60)
+    else:
+        with pytest.raises(NonFiniteError, match=r"gradient step 1: .*gradient is .*single precision.* observations"):
+            model.learn(60)
+        kept = [name for name in before if "running" not in name]
+        assert_same_bits(*({name: each[name] for name in kept} for each in (before, weights_of(model))))
+    assert not batch_norm or model.num_timesteps == 60
+    assert_clean(model)
 
 
 def test_is_a_value_error_of_the_packages_own():

@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 import torch as th
+from stable_baselines3.common.buffers import ReplayBuffer
 from toys import CountingEnv, PointEnv, counting_envs, first, small_model
 
 import ddpg_ext.ddpg_paper.ddpg_paper as algorithm
+from ddpg_ext import ReplayBufferError
 from ddpg_ext.ddpg_paper.update import td_targets
 
 
@@ -112,3 +114,31 @@ def test_a_run_that_ends_before_learning_starts_says_so(recwarn):
     model.learn(10)
     model.learn(0)
     assert not [warning for warning in recwarn if "learning_starts" in str(warning.message)]
+
+
+# ------------------------------------------------------------ train by itself
+
+
+def test_training_from_a_stored_buffer_alone(tmp_path):
+    """As with data that others have collected: `train` needs no `learn` before it, and no logger."""
+    collected = small_model(PointEnv()).learn(30)
+    collected.save_replay_buffer(tmp_path / "buffer")
+    model = small_model(PointEnv())
+    model.load_replay_buffer(tmp_path / "buffer")
+    before = [param.clone() for param in model.critic.parameters()]
+    model.train(gradient_steps=2)
+    assert model._n_updates == 2
+    assert any(not th.equal(a, b) for a, b in zip(before, model.critic.parameters(), strict=True))
+    model.learn(10)
+    assert "train/critic_loss" in model.logger.name_to_value
+
+
+@pytest.mark.parametrize("buffer_class", [None, ReplayBuffer])
+def test_training_without_transitions(tmp_path, buffer_class):
+    model = small_model(PointEnv(), replay_buffer_class=buffer_class)
+    with pytest.raises(ReplayBufferError, match="call `learn`, or `load_replay_buffer`, before `train`"):
+        model.train(gradient_steps=1)
+    del model.replay_buffer
+    with pytest.raises(ReplayBufferError, match="call `learn`, or `load_replay_buffer`, before `train`"):
+        model.train(gradient_steps=1)
+    model.learn(20)

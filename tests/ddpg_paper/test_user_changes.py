@@ -6,11 +6,20 @@ import numpy as np
 import pytest
 import torch as th
 from stable_baselines3 import HerReplayBuffer
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.envs import BitFlippingEnv
 from stable_baselines3.common.noise import VectorizedActionNoise
+from stable_baselines3.common.policies import BaseModel, BasePolicy
+from stable_baselines3.common.torch_layers import FlattenExtractor
+from torch import nn
 
 from ddpg_ext import DDPGPaper, InvalidArgumentError, OrnsteinUhlenbeckNoise
+from ddpg_ext.buffers import PackedReplayBuffer
+from ddpg_ext.common.layers import ActionInput, BatchNorm
 from ddpg_ext.ddpg_paper import MlpPolicy
+from ddpg_ext.ddpg_paper.networks import Actor, Critic
 
 
 def make_model(**kwargs):
@@ -109,6 +118,85 @@ def test_hooks_and_replaced_methods_are_called(name, steps_before):
         model.learn(90, reset_num_timesteps=False)
     assert len(warnings) == 1
     assert len(calls) >= 20
+
+
+#: methods of classes that a user may replace
+CLASS_METHODS = [
+    *((cls, "forward") for cls in (nn.Linear, nn.ReLU, nn.Tanh, nn.Sequential, BatchNorm, ActionInput)),
+    *((cls, "forward") for cls in (Actor, Critic, FlattenExtractor)),
+    *((nn.Module, "__call__"), (BaseModel, "extract_features"), (th.optim.Adam, "step"), (th.optim.Adam, "zero_grad")),
+    *((BasePolicy, "predict"), (BasePolicy, "obs_to_tensor"), (MlpPolicy, "_predict"), (MlpPolicy, "target_pairs")),
+]
+
+
+@pytest.mark.parametrize(("owner", "name"), CLASS_METHODS)
+@pytest.mark.parametrize("steps_before", [0, 100])
+def test_replaced_methods_of_classes_are_called(monkeypatch, owner, name, steps_before):
+    model, calls = make_model(), []
+    model.learn(steps_before)
+    original = getattr(owner, name)
+
+    def method(*args, **kwargs):
+        calls.append(1)
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, method)
+    with pytest.warns(UserWarning, match="'fast' does not support replaced methods .* continues with 'eager'") as told:
+        model.learn(90, reset_num_timesteps=False)
+    assert len(told) == 1
+    assert len(calls) >= 20
+
+
+def test_a_replaced_predict_of_the_models_class_acts(monkeypatch):
+    model, calls, original = make_model().learn(70), [], BaseAlgorithm.predict
+    monkeypatch.setattr(BaseAlgorithm, "predict", lambda *args, **kwargs: calls.append(1) or original(*args, **kwargs))
+    model.learn(10, reset_num_timesteps=False)
+    assert len(calls) == 10
+
+
+@pytest.mark.parametrize("buffer_class", [None, ReplayBuffer, PackedReplayBuffer])
+@pytest.mark.parametrize("name", ["sample", "_get_samples"])
+def test_replaced_methods_of_the_replay_buffer_are_called(buffer_class, name):
+    model, calls = make_model(replay_buffer_class=buffer_class).learn(70), []
+    replaced(lambda m: m.replay_buffer, name)(model, lambda: calls.append(1))
+    model.learn(10, reset_num_timesteps=False)
+    assert len(calls) == 10
+
+
+def test_a_replay_buffer_with_samples_of_its_own():
+    class OwnSamples(PackedReplayBuffer):
+        def _get_samples(self, batch_inds, env=None):
+            slots.append(batch_inds)
+            return super()._get_samples(batch_inds, env)
+
+    slots = []
+    kwargs = {"buffer_size": 300, "policy_kwargs": {"net_arch": [8]}, "replay_buffer_class": OwnSamples}
+    DDPGPaper("MlpPolicy", make_vec_env("Pendulum-v1", 3), **kwargs).learn(99)
+    assert {len(batch) for batch in slots} == {64}
+    assert 25 < np.concatenate(slots).max() < 33
+
+
+class OwnRates(DDPGPaper):
+    """Sets a rate of its own after SB3's way."""
+
+    def _update_learning_rate(self, optimizers):
+        DDPGPaper._update_learning_rate(self, optimizers)
+        for optimizer in optimizers:
+            optimizer.param_groups[0]["lr"] = 0.0
+
+
+@pytest.mark.parametrize("executor", ["fast", "eager"])
+@pytest.mark.parametrize("how", ["subclass", "instance"])
+def test_learning_rates_of_ones_own(executor, how):
+    kwargs = {"policy_kwargs": {"net_arch": [8, 8]}, "buffer_size": 99, "executor": executor, "qf_learning_rate": 0.25}
+    model = (OwnRates if how == "subclass" else DDPGPaper)("MlpPolicy", "Pendulum-v1", **kwargs)
+    if how == "instance":
+        model._update_learning_rate = lambda optimizers: OwnRates._update_learning_rate(model, optimizers)
+    before = [param.detach().clone() for param in model.policy.parameters()]
+    model.learn(70)
+    assert model._n_updates == 7
+    assert all(th.equal(a, b) for a, b in zip(before, model.policy.parameters(), strict=True))
+    assert model.logger.name_to_value["train/qf_learning_rate"] == 0.25
 
 
 def test_a_replaced_predict_of_the_model_acts():

@@ -1,13 +1,28 @@
 """Several environments at once, in one process or in several, and SB3's wrappers around them."""
 
+import os
+import signal
+import sys
+
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
+from stable_baselines3.common.vec_env import (
+    DummyVecEnv,
+    SubprocVecEnv,
+    VecFrameStack,
+    VecMonitor,
+    VecNormalize,
+    VecTransposeImage,
+)
 from toys import PointEnv, counting_envs, drawn, first, same, small_model, weights
 
-from ddpg_ext import DDPGPaper
+from ddpg_ext import DDPGPaper, InvalidArgumentError, UnsupportedSpaceError
+from ddpg_ext.common.errors import WorkerError
 from ddpg_ext.ddpg_paper.executors import EXECUTORS
 
 
@@ -115,3 +130,114 @@ def test_the_policy_acts_on_normalised_observations():
 
 
 # -------------------------------------------------------------- VecFrameStack
+
+
+class Pictures(gym.Env):
+    """An image with channels last and a vector, from both of which a policy sees something."""
+
+    observation_space = spaces.Dict(image=spaces.Box(0, 255, (36, 36, 3), np.uint8), speed=spaces.Box(-1, 1, (2,)))
+    action_space = spaces.Box(-1, 1, (1,))
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return self.observation_space.sample(), {}
+
+    def step(self, action):
+        return self.observation_space.sample(), 0.0, False, False, {}
+
+
+def normalized(vec_env):
+    keys = ["speed"] if isinstance(vec_env.observation_space, spaces.Dict) else None
+    return VecNormalize(vec_env, norm_obs_keys=keys)
+
+
+def stacked(vec_env):
+    return VecFrameStack(vec_env, 2)
+
+
+@pytest.mark.parametrize("env_class", [Pictures, PointEnv])
+@pytest.mark.parametrize("around", [lambda env: env, VecMonitor])
+def test_wrappers_that_change_normalised_observations_are_refused(env_class, around):
+    """The replay buffer stores the observations before they are normalised, which are not those of the policy."""
+    policy = "MultiInputPolicy" if env_class is Pictures else "MlpPolicy"
+
+    def make_model(env):
+        return DDPGPaper(policy, env, buffer_size=20, batch_size=4, policy_kwargs={"net_arch": [4]}, device="cpu")
+
+    with pytest.raises(UnsupportedSpaceError, match="VecNormalize around VecFrameStack"):
+        make_model(around(stacked(normalized(DummyVecEnv([env_class])))))
+    inside = DummyVecEnv([env_class])
+    if env_class is Pictures:
+        with pytest.raises(UnsupportedSpaceError, match=r"VecNormalize\(VecTransposeImage\(env\)\)"):
+            make_model(normalized(inside))  # which SB3 wraps in VecTransposeImage
+        inside = VecTransposeImage(inside)
+    model = make_model(normalized(stacked(inside))).learn(12)
+    with pytest.raises(UnsupportedSpaceError, match="VecNormalize around VecFrameStack"):
+        model.set_env(around(stacked(normalized(DummyVecEnv([env_class])))))
+
+
+# ---------------------------------------------------------------- processes
+
+
+class Deadly(PointEnv):
+    end = staticmethod(lambda: None)
+    steps = 0
+
+    def step(self, action):
+        self.steps += 1
+        if self.steps == 20:
+            self.end()
+        return super().step(action)
+
+
+class Killed(Deadly):
+    end = staticmethod(lambda: os.kill(os.getpid(), signal.SIGKILL))
+
+
+class Exiting(Deadly):
+    end = staticmethod(lambda: sys.exit(3))
+
+
+@pytest.mark.parametrize(("env_class", "end"), [(Killed, "was killed by SIGKILL"), (Exiting, "ended with status 3")])
+def test_a_process_that_ends_is_named(tmp_path, env_class, end):
+    env = SubprocVecEnv([PointEnv, env_class])
+    model = small_model(env)
+    with pytest.raises(WorkerError, match=f"process 1 of 2 environments {end}"):
+        model.learn(1000)
+    env.closed = True  # its pipes are broken
+    model.save(tmp_path / "model")
+    assert DDPGPaper.load(tmp_path / "model", device="cpu").num_timesteps == 38
+
+
+def test_a_process_of_an_evaluation_that_ends_is_named():
+    env = SubprocVecEnv([Killed])
+    callback = EvalCallback(VecMonitor(env), eval_freq=30)
+    with pytest.raises(WorkerError, match="process 0 of 1 environments was killed by SIGKILL"):
+        small_model(PointEnv()).learn(100, callback=callback)
+    env.closed = True
+
+
+def test_other_errors_of_pipes_stay_as_they_are():
+    class Broken(PointEnv):
+        def step(self, action):
+            raise BrokenPipeError("its own")
+
+    with pytest.raises(BrokenPipeError, match="its own"):
+        small_model(Broken()).learn(10)
+
+
+# ------------------------------------------------------------------- set_env
+
+
+@pytest.mark.parametrize("n_envs", [2, 3])
+def test_another_number_of_environments(n_envs):
+    model = small_model(PointEnv()).learn(20)
+    with pytest.raises(InvalidArgumentError, match=rf"number of environments, 1, got {n_envs}; DDPGPaper.load\(path"):
+        model.set_env(DummyVecEnv([PointEnv] * n_envs))
+    model.learn(5)
+
+
+def test_another_environment():
+    model = small_model(PointEnv())
+    with pytest.raises(InvalidArgumentError, match="`env` must have the model's spaces: Observation spaces do"):
+        model.set_env("Pendulum-v1")
