@@ -47,11 +47,20 @@ def name_of_stored(call: Recorded) -> str | None:
 
 def is_lambda_type(func: Any) -> bool:
     """Return whether this is the type of functions, as older versions of cloudpickle name it."""
+    return _is_builtin_type(func, "LambdaType")
+
+
+def is_method_type(func: Any) -> bool:
+    """Return whether this is the type of methods."""
+    return _is_builtin_type(func, "MethodType")
+
+
+def _is_builtin_type(func: Any, name: str) -> bool:
     return (
         isinstance(func, Recorded)
         and isinstance(func.func, Global)
         and func.func.path == "cloudpickle.cloudpickle._builtin_type"
-        and func.args == ("LambdaType",)
+        and func.args == (name,)
     )
 
 

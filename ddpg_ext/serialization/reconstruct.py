@@ -4,23 +4,27 @@ import collections
 import math
 import pathlib
 import pickle
+import types
 from collections.abc import Callable, Container
 from typing import Any
 
 import numpy as np
-import torch as th
 from stable_baselines3.common.type_aliases import TrainFreq
 
 from ddpg_ext.common.errors import CheckpointError, DamagedCheckpointError, UntrustedContentError
-from ddpg_ext.serialization import numpy_state, space_state
+from ddpg_ext.serialization import numpy_state, space_state, value_handlers
 from ddpg_ext.serialization.allowlist import ALLOWED_CLASSES, ENUMS, Allowed, linear_to_zero
-from ddpg_ext.serialization.pickled_closures import CLOSURES, is_lambda_type, name_of_stored, schedule_from_closure
-from ddpg_ext.serialization.safe_pickle import Budget, Global, Recorded, check_key, record, record_call
+from ddpg_ext.serialization.pickled_closures import (
+    CLOSURES,
+    is_lambda_type,
+    is_method_type,
+    name_of_stored,
+    schedule_from_closure,
+)
+from ddpg_ext.serialization.safe_pickle import Budget, Global, Recorded, canonical, check_key, record, record_call
 
 #: how deep containers may be nested
 MAX_DEPTH = 60
-#: classes that a ``defaultdict`` may make its values with
-_FACTORIES = (bool, dict, float, int, list, set, str, tuple)
 #: values that may result from a small file; a larger file may have one for each of its bytes
 MIN_VALUES = 4_000_000
 
@@ -93,15 +97,17 @@ class Reconstructor:
         return type(node)(node) if isinstance(node, set | frozenset) else self._call(node)
 
     def _named(self, name: Global) -> type:
-        cls = self.allowed.find_class(name.module, name.name)
+        cls = self.allowed.find_class(canonical(f"{name.module}.").removesuffix("."), name.name)
         if cls is None:
             raise UntrustedContentError(f"the global {name}")
         return cls
 
     def _call(self, call: Recorded) -> Any:
-        stored = name_of_stored(call)
-        if stored in self.allowed.extra:
-            return self.allowed.extra[stored]  # the caller's own, in place of the code in the file
+        own = self.allowed.own(name_of_stored(call))
+        if own is not None:
+            return own  # the caller's, in place of the code in the file
+        if is_method_type(call.func):
+            return self._method(call)
         if is_lambda_type(call.func):
             return schedule_from_closure(call)
         if not isinstance(call.func, Global):
@@ -131,6 +137,16 @@ class Reconstructor:
         if args[0].name == "_reconstructor":
             raise UntrustedContentError("a reconstruction of a reconstruction")
         return record_call(args[0], (), call)
+
+    def _method(self, call: Recorded) -> Any:
+        """Return the method of an object or class, if the caller allows its function."""
+        if len(call.args) != 2:
+            raise DamagedCheckpointError("a method without function and object")
+        function, owner = (self._build(arg) for arg in call.args)
+        function = getattr(function, "__func__", function)  # that of a class method
+        if not isinstance(function, types.FunctionType):
+            raise UntrustedContentError("a method that is no function")
+        return types.MethodType(function, owner)
 
     def _make_allowed(self, allowed: Any, call: Recorded) -> Any:
         """Make an object of the caller's own the way ``pickle`` makes it."""
@@ -352,48 +368,6 @@ def _path(reconstructor: Reconstructor, call: Recorded) -> pathlib.Path:
     return pathlib.Path(*_args(call, *[str] * len(call.args)))
 
 
-def _builtin(reconstructor: Reconstructor, call: Recorded) -> Any:
-    """Return a complex number, a range or a slice."""
-    made = {"complex": complex, "range": range, "slice": slice}[call.func.name](*reconstructor._build(call.args))
-    reconstructor._count(len(made) if isinstance(made, range) else 1)  # the caller may make a list of it
-    return made
-
-
-def _dict_subclass(reconstructor: Reconstructor, call: Recorded) -> Any:
-    args = reconstructor._build(call.args)
-    if call.func.name == "Counter":
-        return collections.Counter(*args)
-    if len(args) > 1 or not all(arg is None or arg in _FACTORIES for arg in args):
-        raise UntrustedContentError("a defaultdict that makes something else than numbers, text and containers")
-    pairs = {check_key(key): reconstructor._build(value) for key, value in call.pairs}
-    return collections.defaultdict(args[0] if args else None, pairs)
-
-
-# ---------------------------------------------------------------------- torch
-
-
-def _device(reconstructor: Reconstructor, call: Recorded) -> th.device:
-    args = call.args
-    if not 1 <= len(args) <= 2 or not isinstance(args[0], str) or not all(type(arg) is int for arg in args[1:]):
-        raise DamagedCheckpointError("invalid arguments of a device")
-    try:
-        return th.device(*args)
-    except RuntimeError:
-        raise DamagedCheckpointError(f"there is no device {args!r:.60}") from None
-
-
-def _size(reconstructor: Reconstructor, call: Recorded) -> th.Size:
-    return th.Size(numpy_state.check_shape(*_args(call, tuple)))
-
-
-def _tensor(reconstructor: Reconstructor, call: Recorded) -> th.Tensor:
-    """Return a tensor, which :func:`ddpg_ext.serialization.writing.dumps` stores as an array."""
-    (array,) = reconstructor._build(call.args)
-    if not isinstance(array, np.ndarray):
-        raise DamagedCheckpointError("a tensor made of something else than an array")
-    return th.from_numpy(array)
-
-
 # ------------------------------------------------------------------------ SB3
 
 
@@ -442,11 +416,7 @@ HANDLERS: dict[str, Handler] = {
     "builtins.bytearray": _bytearray,
     "builtins.getattr": _getattr,
     "_codecs.encode": _encode,
-    **dict.fromkeys(("builtins.complex", "builtins.range", "builtins.slice"), _builtin),
-    **dict.fromkeys(("collections.defaultdict", "collections.Counter"), _dict_subclass),
-    "torch.device": _device,
-    "torch.Size": _size,
-    "torch.utils.dlpack.from_dlpack": _tensor,
+    **value_handlers.HANDLERS,
     **dict.fromkeys(ENUMS, lambda _, call: ENUMS[call.func.path](*_args(call, (str, int)))),
     "pathlib.PosixPath": _path,
     "pathlib.WindowsPath": _path,

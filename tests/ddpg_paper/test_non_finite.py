@@ -232,7 +232,7 @@ def test_gradients_whose_squares_overflow(sizes, batch_norm, executor, weights_o
         with contextlib.suppress(NonFiniteError):
             model.learn(60)
     else:
-        with pytest.raises(NonFiniteError, match="gradient step 1: .*gradient is .*single precision.* observations"):
+        with pytest.raises(NonFiniteError, match=r"gradient step 1: .*gradient is .*single precision.* observations"):
             model.learn(60)
         kept = [name for name in before if "running" not in name]
         assert_same_bits(*({name: each[name] for name in kept} for each in (before, weights_of(model))))

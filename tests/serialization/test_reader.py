@@ -58,6 +58,14 @@ def own_function(progress):
     return progress / 2
 
 
+class _Reduced:
+    def __init__(self, cls, args, state):
+        self.reduced = (np.empty(0).__reduce__()[0], (cls, args, b"b"), state)
+
+    def __reduce__(self):
+        return self.reduced
+
+
 VALUES = {
     "plain": {"a": [1, 2.5, None, True, "x"], "b": (1, (2,)), 3: b"bytes"},
     "negative and large": [-1, 2**31, -(2**40), 2**100, 1e300, float("inf")],
@@ -90,6 +98,14 @@ VALUES = {
     "train_freq": TrainFreq(3, TrainFrequencyUnit.EPISODE),
     "goal strategy": GoalSelectionStrategy.FUTURE,
     "linear decay": LinearDecay(100, 1.0, 0.1),
+    "complex": 1 - 2.5j,
+    "range": range(3, 9, 2),
+    "slice": slice(None, 5),
+    "counter": collections.Counter("abba"),
+    "default dict": collections.defaultdict(list, a=[1]),
+    "device": th.device("cuda", 1),
+    "dtype of torch": th.float64,
+    "size": th.Size([2, 3]),
     "activation": th.nn.ReLU,
     "optimiser": th.optim.Adam,
     "extractor": FlattenExtractor,
@@ -175,6 +191,25 @@ def test_other_functions_are_refused(function):
         load_pickle(cloudpickle.dumps(function))
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        range(10**9),
+        collections.defaultdict(print),
+        collections.defaultdict(th.nn.ReLU),
+        cloudpickle.loads,
+        _Reduced(th.device, ("no such device",), None),
+        _Reduced(th.Size, ((-1,),), None),
+        _Reduced(complex, ("1" * 10**6,), None),
+        _Reduced(th.utils.dlpack.from_dlpack, (3,), None),
+    ],
+    ids=str,
+)
+def test_values_beyond_the_list_are_refused(value):
+    with pytest.raises(CheckpointError):
+        load_pickle(pickle.dumps(value))
+
+
 def test_own_classes_take_permission():
     value = {"schedule": OwnSchedule(0.5), "class": OwnSchedule, "function": own_function}
     data = pickle.dumps(value)
@@ -195,14 +230,6 @@ def array_of(shape, dtype):
     """The pickle of an empty array, but with this shape or dtype."""
     state = (1, shape, np.dtype(dtype), False, b"")
     return pickle.dumps(_Reduced(np.ndarray, (0,), state), protocol=2)
-
-
-class _Reduced:
-    def __init__(self, cls, args, state):
-        self.reduced = (np.empty(0).__reduce__()[0], (cls, args, b"b"), state)
-
-    def __reduce__(self):
-        return self.reduced
 
 
 @pytest.mark.parametrize(
