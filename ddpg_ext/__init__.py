@@ -13,6 +13,7 @@ from ddpg_ext.common.errors import (
     CheckpointNotFoundError,
     DamagedCheckpointError,
     DDPGPaperError,
+    EnvironmentMismatchError,
     EnvironmentNotFoundError,
     InvalidArgumentError,
     InvalidArgumentTypeError,
@@ -21,6 +22,7 @@ from ddpg_ext.common.errors import (
     ReplayBufferError,
     UnsupportedSpaceError,
     UntrustedContentError,
+    WorkerError,
 )
 from ddpg_ext.common.noise import LinearDecay, OrnsteinUhlenbeckNoise, ScheduledActionNoise
 from ddpg_ext.common.video import record_episode
@@ -35,6 +37,7 @@ __all__ = [
     "DDPGPaper",
     "DDPGPaperError",
     "DamagedCheckpointError",
+    "EnvironmentMismatchError",
     "EnvironmentNotFoundError",
     "EpisodeVideoCallback",
     "InvalidArgumentError",
@@ -51,6 +54,7 @@ __all__ = [
     "SnapshotCallback",
     "UnsupportedSpaceError",
     "UntrustedContentError",
+    "WorkerError",
     "__version__",
     "export_onnx",
     "load_zoo_run",

@@ -89,12 +89,22 @@ class Allowed:
             if not callable(item) or not hasattr(item, "__qualname__"):
                 raise InvalidArgumentTypeError(f"`allow` must list classes or functions, got {item!r}")
             self.extra[f"{item.__module__}.{item.__qualname__}"] = item
+            # cloudpickle stores a class of a script under its short name
+            self.extra.setdefault(f"{item.__module__}.{item.__name__}", item)
+
+    def own(self, path: str | None) -> Any:
+        """Return the caller's class or function of this name, or a method of an allowed class, else None."""
+        if path is None or path in self.extra:
+            return self.extra.get(path or "")
+        owner, _, name = path.rpartition(".")
+        cls = self.extra.get(owner)
+        return getattr(cls, name) if isinstance(cls, type) and name in vars(cls) and name[0] != "_" else None
 
     def find_class(self, module: str, name: str) -> Any:
         """Return the class or function of this name, or None if it is not on the list."""
         path = f"{module}.{name}"
-        if path in self.extra or path in _CLASSES:
-            return self.extra.get(path) or _CLASSES[path]
+        if self.own(path) is not None or path in _CLASSES:
+            return self.own(path) or _CLASSES[path]
         if module == "torch" and isinstance(getattr(th, name, None), th.dtype):
             return getattr(th, name)
         if module.startswith("torch.nn.modules.") or module == "torch.nn":

@@ -46,6 +46,11 @@ def name_of_stored(call: Recorded) -> str | None:
     return f"{slots.get('__module__')}.{slots.get('__qualname__')}" if called(call) in CLOSURES and slots else None
 
 
+def is_method_type(func: Any) -> bool:
+    """Return whether this is the type of methods."""
+    return called(func) == "cloudpickle.cloudpickle._builtin_type" and func.args == ("MethodType",)
+
+
 def is_function(node: Any) -> bool:
     """Return whether a recorded value is a function, stored by value."""
     func: Any = getattr(node, "func", None)  # of older versions of cloudpickle, the type of functions

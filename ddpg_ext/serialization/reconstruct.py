@@ -3,6 +3,7 @@
 import collections
 import pathlib
 import pickle
+import types
 from collections.abc import Callable, Container
 from typing import Any
 
@@ -13,14 +14,30 @@ from stable_baselines3.common.type_aliases import TrainFreq
 from ddpg_ext.common.errors import CheckpointError, DamagedCheckpointError, UntrustedContentError
 from ddpg_ext.serialization import numpy_state, space_state
 from ddpg_ext.serialization.allowlist import ALLOWED_CLASSES, ENUMS, Allowed, linear_to_zero
-from ddpg_ext.serialization.pickled_closures import CLOSURES, is_function, name_of_stored, schedule_from_closure
-from ddpg_ext.serialization.safe_pickle import Budget, Call, Global, Recorded, check_key, record, record_call
+from ddpg_ext.serialization.pickled_closures import (
+    CLOSURES,
+    is_function,
+    is_method_type,
+    name_of_stored,
+    schedule_from_closure,
+)
+from ddpg_ext.serialization.safe_pickle import (
+    Budget,
+    Call,
+    Global,
+    Recorded,
+    canonical,
+    check_key,
+    record,
+    record_call,
+)
 
 #: how deep containers may be nested
 MAX_DEPTH = 60
 #: what a ``defaultdict`` may make its values with, by name
 _FACTORIES: dict[Any, Any] = {f"builtins.{made.__name__}": made for made in (bool, dict, float, int, list, set, str)}
 _FACTORIES |= {"builtins.tuple": tuple, None: None}
+_BUILTINS: dict[str, Any] = {f"builtins.{made.__name__}": made for made in (complex, range, slice)}
 #: values that may result from a small file; a larger file may have one for each of its bytes
 MIN_VALUES = 4_000_000
 
@@ -93,15 +110,17 @@ class Reconstructor:
         return type(node)(node) if isinstance(node, set | frozenset) else self._call(node)
 
     def _named(self, name: Global) -> type:
-        cls = self.allowed.find_class(name.module, name.name)
+        cls = self.allowed.find_class(canonical(f"{name.module}.").removesuffix("."), name.name)
         if cls is None:
             raise UntrustedContentError(f"the global {name}")
         return cls
 
     def _call(self, call: Recorded) -> Any:
-        stored = name_of_stored(call)
-        if stored in self.allowed.extra:
-            return self.allowed.extra[stored]  # the caller's own, in place of the code in the file
+        own = self.allowed.own(name_of_stored(call))
+        if own is not None:
+            return own  # the caller's, in place of the code in the file
+        if is_method_type(call.func):
+            return self._method(call)
         if is_function(call):
             return schedule_from_closure(call)
         if not isinstance(call.func, Global):
@@ -133,6 +152,16 @@ class Reconstructor:
         if not isinstance(cls, Global) or cls.name == "_reconstructor":
             raise UntrustedContentError("a reconstruction of something else than a class")
         return record_call(cls, (), call)
+
+    def _method(self, call: Recorded) -> Any:
+        """Return the method of an object or class, if the caller allows its function."""
+        if len(call.args) != 2:
+            raise DamagedCheckpointError("a method without function and object")
+        function, owner = (self._build(arg) for arg in call.args)
+        function = getattr(function, "__func__", function)  # that of a class method
+        if not isinstance(function, types.FunctionType):
+            raise UntrustedContentError("a method that is no function")
+        return types.MethodType(function, owner)
 
 
 def _make_allowed(allowed: Any, call: Call) -> Any:
@@ -239,7 +268,7 @@ def _enum(call: Call) -> Any:
 
 def _builtin(call: Call) -> Any:
     """Return a complex number, a range or a slice."""
-    made = {"complex": complex, "range": range, "slice": slice}[call.func.name](*call.args)
+    made = _BUILTINS[call.func.path](*call.args)
     if isinstance(made, range) and len(made) > MIN_VALUES:  # the caller may make a list of it
         raise DamagedCheckpointError("a range of too many numbers")
     return made
@@ -304,7 +333,7 @@ HANDLERS: dict[str, Callable[[Call], Any]] = {
     **dict.fromkeys(("builtins.bytes", "builtins.bytearray"), _bytes),
     "builtins.getattr": _getattr,
     "_codecs.encode": _encode,
-    **dict.fromkeys(("builtins.complex", "builtins.range", "builtins.slice"), _builtin),
+    **dict.fromkeys(_BUILTINS, _builtin),
     **dict.fromkeys(("collections.defaultdict", "collections.Counter"), _dict_subclass),
     "torch.device": _device,
     "torch.Size": _size,

@@ -27,9 +27,11 @@ MAX_KEY = 2**60
 STATE_SETTER = "cloudpickle.cloudpickle._function_setstate"
 #: makes a class from code, such as one of a user's script
 CLASS_FROM_CODE = "cloudpickle.cloudpickle._make_skeleton_class"
+ENUM_FROM_CODE = "cloudpickle.cloudpickle._make_skeleton_enum"
 #: module prefixes that have changed: gym is now gymnasium; NumPy 2 and Python 3 have renamed modules
 _MOVED_MODULES = {
     "numpy.core.": "numpy._core.",
+    "__builtin__.xrange": "builtins.range",
     "__builtin__.": "builtins.",
     "copy_reg.": "copyreg.",
     "gym.spaces.": "gymnasium.spaces.",
@@ -79,10 +81,12 @@ class Recorded(metaclass=Global):
         if cls.path == STATE_SETTER and len(args) == 2 and isinstance(args[0], Recorded):
             args[0].__setstate__(args[1])
             return None
-        if cls.find_class is not None and len(args) > 3 and isinstance(args[3], dict):
+        if cls.path == CLASS_FROM_CODE and len(args) > 3 and isinstance(args[3], dict):
             module = args[3].get("__module__")
             if isinstance(module, str) and isinstance(args[1], str):
                 return cls.find_class(module, args[1])
+        if cls.path == ENUM_FROM_CODE and len(args) > 4 and isinstance(args[2], str) and isinstance(args[4], str):
+            return cls.find_class(args[4], args[2])
         return record_call(cls, args)
 
     def __call__(self, *args: Any) -> Any:
@@ -180,7 +184,7 @@ class _Recorder(pickle.Unpickler):
                 raise CheckpointError("the pickle imports more names than any checkpoint needs")
             path = canonical(f"{module}.{name}")
             attributes: dict[str, Any] = {"__slots__": (), "module": module, "name": name, "path": path}
-            attributes["find_class"] = self.find_class if path == CLASS_FROM_CODE else None
+            attributes["find_class"] = self.find_class if path in (CLASS_FROM_CODE, ENUM_FROM_CODE) else None
             self.globals[key] = Global("Recorded", (Recorded,), attributes)
         return self.globals[key]
 

@@ -21,8 +21,7 @@ from stable_baselines3.common.vec_env import (
 )
 from toys import PointEnv, counting_envs, drawn, first, same, small_model, weights
 
-from ddpg_ext import DDPGPaper, InvalidArgumentError, UnsupportedSpaceError
-from ddpg_ext.common.errors import WorkerError
+from ddpg_ext import DDPGPaper, InvalidArgumentError, UnsupportedSpaceError, WorkerError
 from ddpg_ext.ddpg_paper.executors import EXECUTORS
 
 

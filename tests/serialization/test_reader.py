@@ -58,6 +58,16 @@ def own_function(progress):
     return progress / 2
 
 
+class Reduced:
+    """Pickled as a call of a function."""
+
+    def __init__(self, function, *args):
+        self.reduced = function, args
+
+    def __reduce__(self):
+        return self.reduced
+
+
 VALUES = {
     "plain": {"a": [1, 2.5, None, True, "x"], "b": (1, (2,)), 3: b"bytes"},
     "negative and large": [-1, 2**31, -(2**40), 2**100, 1e300, float("inf")],
@@ -91,6 +101,14 @@ VALUES = {
     "goal strategy": GoalSelectionStrategy.FUTURE,
     "linear decay": LinearDecay(100, 1.0, 0.1),
     **{cls.__name__: cls for cls in (th.nn.ReLU, th.optim.Adam, FlattenExtractor)},
+    "complex": 1 - 2.5j,
+    "range": range(3, 9, 2),
+    "slice": slice(None, 5),
+    "counter": collections.Counter("abba"),
+    "default dict": collections.defaultdict(list, a=[1]),
+    "device": th.device("cuda", 1),
+    "dtype of torch": th.float64,
+    "size": th.Size([2, 3]),
 }
 
 
@@ -168,6 +186,24 @@ def test_functions_that_the_zoo_stores():
 def test_other_functions_are_refused(function):
     with pytest.raises(UntrustedContentError, match="function"):
         load_pickle(cloudpickle.dumps(function))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        range(10**9),
+        collections.defaultdict(print),
+        collections.defaultdict(th.nn.ReLU),
+        cloudpickle.loads,
+        Reduced(th.device, "no such device"),
+        Reduced(th.Size, (-1,)),
+        Reduced(th.utils.dlpack.from_dlpack, 3),
+    ],
+    ids=map(str, range(7)),
+)
+def test_values_beyond_the_list_are_refused(value):
+    with pytest.raises(CheckpointError):
+        load_pickle(pickle.dumps(value))
 
 
 def test_own_classes_take_permission():

@@ -22,7 +22,7 @@ from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.vec_env import VecNormalize
 
 from ddpg_ext import DDPGPaper, load_zoo_run
-from ddpg_ext.zoo import workers
+from ddpg_ext.common import workers
 from ddpg_ext.zoo.programs import DEFAULTS, run, with_defaults
 
 OBSERVATIONS = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)

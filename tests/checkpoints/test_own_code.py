@@ -1,0 +1,109 @@
+"""Classes and functions of a script, which files hold as code: ``allow=`` takes them, their methods and enums."""
+
+import enum
+import sys
+
+import cloudpickle
+import pytest
+from stable_baselines3.common.torch_layers import FlattenExtractor
+from toys import PointEnv
+
+from ddpg_ext import CheckpointError, DDPGPaper, UntrustedContentError
+from ddpg_ext.common.errors import InvalidArgumentTypeError
+
+
+class Described(FlattenExtractor):
+    def __init__(self, observation_space, value=None):
+        super().__init__(observation_space)
+        self.value = value
+
+
+class Color(enum.Enum):
+    RED = 1
+    BLUE = "b"
+
+
+class Option(enum.IntFlag):
+    A = 1
+    B = 2
+
+
+class Rates:
+    rate = 0.25
+
+    @staticmethod
+    def static(progress_remaining):
+        return 0.25
+
+    @classmethod
+    def of_class(cls, progress_remaining):
+        return cls.rate
+
+    def of_instance(self, progress_remaining):
+        return self.rate
+
+    def _private(self, progress_remaining):
+        return self.rate
+
+    class Inner:
+        def __call__(self, progress_remaining):
+            return 0.25
+
+        def of_instance(self, progress_remaining):
+            return 0.25
+
+
+@pytest.fixture(params=["by value", "by name"])
+def save(request, tmp_path):
+    """Save a model: with the code of this module, as that of a script, or with names."""
+
+    def save(**kwargs):
+        kwargs.setdefault("policy_kwargs", {"net_arch": [4]})
+        DDPGPaper("MlpPolicy", PointEnv(), buffer_size=20, device="cpu", **kwargs).save(tmp_path / "model")
+        return tmp_path / "model"
+
+    if request.param == "by name":
+        yield save
+        return
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    yield save
+    cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+
+
+@pytest.mark.parametrize("value", [Color.RED, Color, [Color.BLUE, Color.RED], Option.A | Option.B], ids=str)
+def test_enums(save, value):
+    extractor = {"features_extractor_class": Described, "features_extractor_kwargs": {"value": value}}
+    file = save(policy_kwargs={"net_arch": [4], **extractor})
+    with pytest.raises(UntrustedContentError, match="allow="):
+        DDPGPaper.load(file, allow=[Described])
+    assert DDPGPaper.load(file, allow=[Described, Color, Option]).actor.features_extractor.value == value
+
+
+METHODS = {
+    "static": (Rates.static, [[Rates], [Rates.static]]),
+    "class": (Rates.of_class, [[Rates]]),
+    "instance": (Rates().of_instance, [[Rates]]),
+    "inner": (Rates.Inner(), [[Rates.Inner]]),
+    "inner instance": (Rates.Inner().of_instance, [[Rates.Inner]]),
+}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_methods(save, name):
+    method, ways = METHODS[name]
+    file = save(learning_rate=method)
+    with pytest.raises(UntrustedContentError, match="allow="):
+        DDPGPaper.load(file)
+    for allow in ways:
+        assert DDPGPaper.load(file, allow=allow).learning_rate(1.0) == 0.25
+
+
+def test_private_methods_are_not_part_of_a_permission(save):
+    file = save(learning_rate=Rates()._private)
+    with pytest.raises(CheckpointError):
+        DDPGPaper.load(file, allow=[Rates])
+
+
+def test_allow_takes_classes_and_functions(tmp_path):
+    with pytest.raises(InvalidArgumentTypeError, match="`allow` must list classes or functions"):
+        DDPGPaper.load(tmp_path / "model", allow=[Color.RED])
