@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch as th
 from stable_baselines3.common.logger import configure
+from toys import assert_same_arrays
 
 th.set_num_threads(1)
 
@@ -51,10 +52,4 @@ def weights_of():
 @pytest.fixture
 def assert_same_bits():
     """Two dicts of arrays must be equal bit for bit."""
-
-    def assert_same_bits(ours, theirs):
-        assert ours.keys() == theirs.keys()
-        different = [name for name in ours if ours[name].tobytes() != theirs[name].tobytes()]
-        assert different == []
-
-    return assert_same_bits
+    return assert_same_arrays

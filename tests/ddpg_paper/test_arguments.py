@@ -197,17 +197,11 @@ def test_argument_given_to_load_takes_effect(name, tmp_path):
 CALLERS_DICTS = {
     "policy_kwargs": {
         "policy_kwargs": {
-            "net_arch": {"pi": [8, 7], "qf": [9, 6]},
+            **{"net_arch": {"pi": [8, 7], "qf": [9, 6]}, "activation_fn": th.nn.Tanh, "features_extractor_kwargs": {}},
             "optimizer_kwargs": {"eps": 1e-7, "betas": (0.9, 0.99)},
-            "features_extractor_kwargs": {},
-            "activation_fn": th.nn.Tanh,
         }
     },
-    "list": {"policy_kwargs": {"net_arch": [8, 7]}},
-    "n_steps": {
-        "n_steps": 3,
-        "replay_buffer_kwargs": {"handle_timeout_termination": True},
-    },
+    "n_steps": {"n_steps": 3, "replay_buffer_kwargs": {"handle_timeout_termination": True}},
     "HER": {
         "policy": "MultiInputPolicy",
         "env": ToyGoalEnv(),
@@ -216,7 +210,6 @@ CALLERS_DICTS = {
         "replay_buffer_kwargs": {"n_sampled_goal": 2, "goal_selection_strategy": "future"},
         "policy_kwargs": {"net_arch": [8, 7], "features_extractor_kwargs": {"cnn_kwargs": {"n_filters": 8}}},
     },
-    "shared extractor": {"policy_kwargs": {"share_features_extractor": True, "net_arch": [5, 5]}},
 }
 
 
@@ -231,13 +224,12 @@ def test_callers_dicts_are_never_changed(name, tmp_path):
     model.save(tmp_path / "model")
     DDPGPaper.load(tmp_path / "model", env=make_env(kwargs.get("env", "toy")), device="cpu")
     assert dicts == before
-    for ours, theirs in ((model.policy_kwargs, kwargs.get("policy_kwargs")),
-                         (model.replay_buffer_kwargs, kwargs.get("replay_buffer_kwargs"))):  # fmt: skip
-        if theirs is not None:
-            assert ours is not theirs
-            for key, value in theirs.items():
-                assert ours[key] == value
-                assert not isinstance(value, dict | list) or ours[key] is not value
+    for name, theirs in dicts.items():
+        ours = getattr(model, name)
+        assert ours is not theirs
+        for key, value in theirs.items():
+            assert ours[key] == value
+            assert not isinstance(value, dict | list) or ours[key] is not value
 
 
 def literals(function, name):

@@ -12,6 +12,7 @@ from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor
 from stable_baselines3.td3.policies import TD3Policy
 from toy_envs import ToyEnv, toy_vec_env
+from toys import ChaosEnv
 
 from ddpg_ext import (
     DDPGPaper,
@@ -27,27 +28,6 @@ from ddpg_ext.ddpg_paper.policies import DDPGPaperPolicy
 BOX = spaces.Box(-1, 1, (2,), np.float32)
 VALUE, TYPE, SPACE = InvalidArgumentError, InvalidArgumentTypeError, UnsupportedSpaceError
 NAN, INF = float("nan"), float("inf")
-
-
-class IntegerActions(ToyEnv):
-    def __init__(self):
-        super().__init__()
-        self.action_space = spaces.Box(-1, 1, (2,), np.int64)
-
-
-class Observing(ToyEnv):
-    """An environment with any observation space."""
-
-    def __init__(self, observation_space):
-        super().__init__()
-        self.observation_space = observation_space
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        return self.observation_space.sample(), {}
-
-    def step(self, action):
-        return self.observation_space.sample(), *super().step(action)[1:]
 
 
 class NeedsAWidth(FlattenExtractor):
@@ -168,6 +148,8 @@ ARGUMENTS = [
     ({"optimize_memory_usage": True, "n_steps": 3}, VALUE, ["False with `n_steps=3`", "got True"]),
     *[({"tensorboard_log": value}, TYPE, [repr(value), "a folder, or None"]) for value in (3, ["runs"])],
     ({"replay_buffer_class": ReplayBuffer, "n_steps": 3}, VALUE, ["3", "replay_buffer_kwargs=dict(n_steps=3"]),
+    *[({"replay_buffer_kwargs": {name: value}, "n_steps": 2}, VALUE, [f"`{name}=", "contradict each other"])
+      for name, value in (("n_steps", 4), ("gamma", 0.5))],
     ({"uniform_warmup": "no"}, TYPE, ["'no'", "True or False"]),
     ({"optimize_memory_usage": 1}, TYPE, ["1", "True or False"]),
     ({"executor": "turbo"}, VALUE, ["'turbo'", "'auto'", "'eager'", "'fast'"]),
@@ -188,20 +170,20 @@ SPACES = [
     ({"env": ToyEnv(high=INF)}, ["finite bounds", "inf", "TransformAction"]),
     ({"env": ToyEnv(low=-3e38, high=3e38)}, ["finite range", "3e+38", "TransformAction"]),
     ({"env": ToyEnv(low=1.0, high=1.0)}, ["low < high", "Box(1.0, 1.0"]),
-    ({"env": IntegerActions()}, ["floating-point", "int64"]),
+    ({"env": ChaosEnv(BOX, spaces.Box(-1, 1, (2,), np.int64))}, ["floating-point", "int64"]),
     ({"env": ToyEnv(dict_obs=True)}, ["'MultiInputPolicy'", "Dict"]),
     ({"env": ToyEnv(dict_obs=True), "policy": MlpPolicy}, ["FlattenExtractor", "'MultiInputPolicy'", "Dict"]),
     ({"policy": "MultiInputPolicy"}, ["'MlpPolicy'", "Box"]),
     ({"policy": MultiInputPolicy}, ["CombinedExtractor", "'MlpPolicy'", "Box"]),
-    ({"env": Observing(spaces.Tuple([BOX, BOX]))}, ["Tuple(", "FlattenObservation", "MultiBinary"]),
-    ({"env": Observing(spaces.Text(3))}, ["Text(", "MultiBinary"]),
-    ({"env": Observing(spaces.Discrete(3, start=1))}, ["Discrete(3, start=1)", "must start at 0", "TransformObs"]),
-    ({"env": Observing(spaces.MultiDiscrete([[2, 3], [2, 2]]))}, ["one dimension", "TransformObservation", "flattens"]),
-    ({"env": Observing(spaces.Dict({1: BOX})), "policy": "MultiInputPolicy"}, ["keys", "must be strings"]),
+    ({"env": ChaosEnv(spaces.Tuple([BOX, BOX]))}, ["Tuple(", "FlattenObservation", "MultiBinary"]),
+    ({"env": ChaosEnv(spaces.Text(3))}, ["Text(", "MultiBinary"]),
+    ({"env": ChaosEnv(spaces.Discrete(3, start=1))}, ["Discrete(3, start=1)", "must start at 0", "TransformObs"]),
+    ({"env": ChaosEnv(spaces.MultiDiscrete([[2, 3], [2, 2]]))}, ["one dimension", "TransformObservation", "flattens"]),
+    ({"env": ChaosEnv(spaces.Dict({1: BOX})), "policy": "MultiInputPolicy"}, ["keys", "must be strings"]),
     *[
         (
             {
-                "env": Observing(spaces.Dict({key: space, "x": BOX})),
+                "env": ChaosEnv(spaces.Dict({key: space, "x": BOX})),
                 "policy": "MultiInputPolicy",
                 "policy_kwargs": {"features_extractor_class": CombinedExtractor},
             },
@@ -210,7 +192,7 @@ SPACES = [
         for key, space in (("a.b", BOX), ("type", BOX), ("", BOX), ("scalar", spaces.Box(-1, 1, ())))
     ],
     (
-        {"env": Observing(spaces.Dict(a=spaces.Dict(b=BOX))), "policy": "MultiInputPolicy"},
+        {"env": ChaosEnv(spaces.Dict(a=spaces.Dict(b=BOX))), "policy": "MultiInputPolicy"},
         ["Dict('a': Dict(", "FlattenObservation"],
     ),
 ]
@@ -297,36 +279,21 @@ def test_seed_of_set_random_seed():
 
 
 ACCEPTED = [
-    {"batch_size": 1, "policy_kwargs": {"batch_norm": False}},
-    {"tau": 1},
-    {"gamma": 0},
-    {"gamma": 1.0},
-    {"qf_weight_decay": 0},
+    {"batch_size": 1, "tau": 1, "gamma": 0, "policy_kwargs": {"batch_norm": False}},
+    {"gamma": 1.0, "qf_weight_decay": 0, "gradient_steps": 0, "learning_starts": 0, "seed": 0, "tensorboard_log": None},
     {"learning_rate": np.float32(1e-3), "qf_learning_rate": np.float64(1e-3), "tau": np.float32(0.1)},
-    {"learning_rate": lambda progress: 0.0},
-    {"buffer_size": np.int64(50)},
-    {"policy_kwargs": {"net_arch": [], "action_layer": 1}},
+    {"learning_rate": lambda progress: 0.0, "buffer_size": np.int64(50), "seed": np.int64(7)},
+    {"seed": 2**32 - 1, "policy_kwargs": {"net_arch": [], "action_layer": 1, "final_init": np.float32(0.1)}},
     {"policy_kwargs": {"net_arch": [8, 8, 8], "action_layer": 3}},
-    {"policy_kwargs": {"final_init": np.float32(0.1)}},
-    {"gradient_steps": 0},
-    {"learning_starts": 0},
-    {"seed": 0},
-    {"seed": np.int64(7)},
-    {"seed": 2**32 - 1},
     {"policy": MultiInputPolicy, "env": ToyEnv(dict_obs=True)},
     {"policy": MultiInputPolicy, "policy_kwargs": {"features_extractor_class": FlattenExtractor}},
     {"policy": SumPolicy, "env": ToyEnv(dict_obs=True), "policy_kwargs": {"net_arch": [8, 8]}},
-    {
-        "policy": MlpPolicy,
-        "env": ToyEnv(dict_obs=True),
-        "policy_kwargs": {"features_extractor_class": SumExtractor},
-    },
-    {"env": Observing(spaces.MultiBinary(3))},
+    {"policy": MlpPolicy, "env": ToyEnv(dict_obs=True), "policy_kwargs": {"features_extractor_class": SumExtractor}},
+    {"env": ChaosEnv(spaces.MultiBinary(3))},
     {"policy_kwargs": {"features_extractor_class": NeedsAWidth, "features_extractor_kwargs": {"width": 3}}},
     {"policy_kwargs": {"optimizer_kwargs": {"betas": (0.8, 0.9)}, "share_features_extractor": np.True_}},
     {"replay_buffer_kwargs": {"storage": "memory", "seed": 3}},
     {"optimize_memory_usage": True, "replay_buffer_kwargs": {"handle_timeout_termination": False}},
-    {"tensorboard_log": None},
 ]
 
 

@@ -9,7 +9,6 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack
 from toys import ChaosEnv, PointEnv, first, same, small_model, weights
 
-from ddpg_ext import UnsupportedSpaceError
 from ddpg_ext.buffers import PackedReplayBuffer
 
 MIXED = {
@@ -22,11 +21,6 @@ CNN = {
         "cnn_kwargs": {"n_filters": 16, "kernel_sizes": [8, 4], "strides": [4, 5], "paddings": [0, 0]}
     }
 }
-
-
-def mixed(channel_last: bool = False) -> ChaosEnv:
-    image = spaces.Box(0, 255, (36, 36, 1) if channel_last else (1, 36, 36), np.uint8)
-    return ChaosEnv(spaces.Dict({**MIXED, "img": image}))
 
 
 class InDict(gym.ObservationWrapper):
@@ -44,16 +38,14 @@ def test_a_dict_of_one_vector_learns_as_the_vector():
     """
     Same seed, task, executor and default buffer, with and without the Dict around it: the same, bit for bit.
 
-    A Dict's observations are copied to one vector; the rows of a vector get the same place in memory here, since the
-    order of the sums in a product follows from it.
+    The rows of a vector get the place in memory that those of a Dict have: the order of sums follows from it.
     """
 
     class Contiguous(PackedReplayBuffer):
         def sample(self, batch_size, env=None):
             batch = super().sample(batch_size, env)
-            return batch._replace(
-                observations=batch.observations.contiguous(), next_observations=batch.next_observations.contiguous()
-            )
+            both = (batch.observations.contiguous(), batch.next_observations.contiguous())
+            return batch._replace(observations=both[0], next_observations=both[1])
 
     flat = small_model(env=PointEnv(), executor="eager", replay_buffer_class=Contiguous).learn(60)
     in_dict = small_model(env=InDict(PointEnv()), policy="MultiInputPolicy").learn(60)
@@ -63,47 +55,36 @@ def test_a_dict_of_one_vector_learns_as_the_vector():
     np.testing.assert_array_equal(flat.predict(observation)[0], in_dict.predict({"vec": observation})[0])
 
 
-@pytest.mark.parametrize("channel_last", [False, True])
-def test_images_vectors_and_numbers_together(channel_last):
+@pytest.mark.parametrize("shape", [(1, 36, 36), (36, 36, 1)])
+def test_images_vectors_and_numbers_together(shape):
     """An image becomes 16 features, a vector itself, a number its one-hot code: 22 in all, and learning runs."""
-    model = small_model(env=mixed(channel_last), policy="MultiInputPolicy", policy_kwargs=CNN, gradient_steps=1)
-    assert model.observation_space["img"].shape == (1, 36, 36)  # SB3 puts channels first
+    env = ChaosEnv(spaces.Dict({**MIXED, "img": spaces.Box(0, 255, shape, np.uint8)}))
+    model = small_model(env, "MultiInputPolicy", policy_kwargs={**CNN, "final_init": None, "batch_norm": False})
+    space = model.observation_space
+    assert space["img"].shape == (1, 36, 36)  # SB3 puts channels first
     assert model.actor.features_dim == 16 + 2 + 4
+    # Changing any single entry changes the action
+    space.seed(0)
+    observation, other = space.sample(), space.sample()
+    while observation["kind"] == other["kind"]:
+        other = space.sample()
+    action, _ = model.predict(observation)
+    for key in space.spaces:
+        assert not np.array_equal(action, model.predict({**observation, key: other[key]})[0]), key
     before = weights(model.policy)
     model.learn(16)
-    after = weights(model.policy)
-    moved = [name for name in before if not th.equal(before[name], after[name])]
+    moved = [name for name, value in weights(model.policy).items() if not th.equal(before[name], value)]
     # Both networks' convolutions learn, each its own
-    assert any(name.startswith("actor.features_extractor.extractors.img.cnn") for name in moved)
-    assert any(name.startswith("critic.features_extractor.extractors.img.cnn") for name in moved)
+    for network in ("actor", "critic"):
+        assert any(name.startswith(f"{network}.features_extractor.extractors.img.cnn") for name in moved)
     evaluate_policy(model, model.get_env(), n_eval_episodes=1, warn=False)
 
 
-def test_each_entry_of_the_dict_matters():
-    """Changing any single entry changes the action: none is dropped on the way."""
-    model = small_model(
-        env=mixed(), policy="MultiInputPolicy", policy_kwargs={**CNN, "final_init": None, "batch_norm": False}
-    )
-    space = model.observation_space
-    space.seed(0)
-    first, second = space.sample(), space.sample()
-    while first["kind"] == second["kind"]:
-        second = space.sample()
-    action, _ = model.predict(first)
-    for key in space.spaces:
-        changed, _ = model.predict({**first, key: second[key]})
-        assert not np.array_equal(action, changed), key
-
-
-@pytest.mark.parametrize("channel_last", [False, True])
-def test_frame_stack(channel_last):
+def test_frame_stack():
     """Three frames: three channels, three vectors, and the last of them is the newest."""
-    spaces_ = {key: MIXED[key] for key in ("img", "vec")}
-    if channel_last:
-        spaces_["img"] = spaces.Box(0, 255, (36, 36, 1), np.uint8)
-    env = DummyVecEnv([lambda: ChaosEnv(spaces.Dict(spaces_))])
-    order = {"vec": None, "img": "last" if channel_last else "first"}
-    stacked = VecFrameStack(env, n_stack=3, channels_order=order)
+    space = spaces.Dict({"img": spaces.Box(0, 255, (36, 36, 1), np.uint8), "vec": MIXED["vec"]})
+    env = DummyVecEnv([lambda: ChaosEnv(space)])
+    stacked = VecFrameStack(env, n_stack=3, channels_order={"vec": None, "img": "last"})
     model = small_model(env=stacked, policy="MultiInputPolicy", policy_kwargs=CNN, train_freq=4)
     assert model.observation_space["img"].shape == (3, 36, 36)
     assert model.actor.features_dim == 16 + 3 * 2
@@ -113,9 +94,3 @@ def test_frame_stack(channel_last):
     np.testing.assert_array_equal(vec[1:, :4], vec[:-1, 2:])
     assert not vec[0, :4].any()
     evaluate_policy(model, model.get_env(), n_eval_episodes=1, warn=False)
-
-
-def test_nested_dicts_are_refused():
-    """SB3 supports one level."""
-    with pytest.raises(UnsupportedSpaceError, match=r"or a Dict of these, got Dict\('outer': Dict\("):
-        small_model(env=ChaosEnv(spaces.Dict({"outer": spaces.Dict(MIXED)})), policy="MultiInputPolicy")

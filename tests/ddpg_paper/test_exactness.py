@@ -6,123 +6,71 @@ from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.vec_env import VecNormalize
 from toy_envs import ToyGoalEnv, toy_vec_env
+from toys import assert_same_arrays, small_model, state_of
 
-from ddpg_ext import DDPGPaper, LinearDecay, OrnsteinUhlenbeckNoise, ScheduledActionNoise
-
-
-def scheduled():
-    return ScheduledActionNoise(OrnsteinUhlenbeckNoise(np.zeros(2)), LinearDecay(200))
-
-
-def normalised(n_envs):
-    return VecNormalize(toy_vec_env(n_envs), gamma=0.97)
-
+from ddpg_ext import LinearDecay, ScheduledActionNoise
+from ddpg_ext import OrnsteinUhlenbeckNoise as OU
 
 CASES = {
     "paper": {},
-    "no batch norm": {"policy_kwargs": {"net_arch": [24, 16], "batch_norm": False}},
-    "scheduled noise": {"action_noise": scheduled},
-    "sb3's noise": {"action_noise": lambda: NormalActionNoise(np.zeros(2), np.full(2, 0.1))},
-    "explicit noise seed": {"action_noise": lambda: OrnsteinUhlenbeckNoise(np.zeros(2), seed=11)},
-    "VecNormalize": {"env": normalised},
-    "n-step": {"n_steps": 3},
-    "full buffer": {"buffer_size": 90},
+    "scheduled noise": {"action_noise": lambda: ScheduledActionNoise(OU(np.zeros(2)), LinearDecay(200))},
+    "sb3's noise": {"action_noise": lambda: NormalActionNoise(np.zeros(2), np.full(2, 0.1)), "buffer_size": 90},
+    "explicit noise seed": {"action_noise": lambda: OU(np.zeros(2), seed=11), "n_steps": 3},
+    "VecNormalize": {"env": lambda: VecNormalize(toy_vec_env(1), gamma=0.97)},
+    "n-step": {"env": lambda: VecNormalize(toy_vec_env(3), gamma=0.97), "n_steps": 3},
     "memory optimised": {"optimize_memory_usage": True, "replay_buffer_kwargs": {"handle_timeout_termination": False}},
-    "several gradient steps": {"gradient_steps": 2, "train_freq": (5, "step")},
-    "uniform warm-up": {"uniform_warmup": True, "learning_starts": 60},
-    "Dict observations": {"policy": "MultiInputPolicy", "env": lambda n_envs: toy_vec_env(n_envs, dict_obs=True)},
+    "warm-up": {"uniform_warmup": True, "learning_starts": 60, "gradient_steps": 2, "train_freq": (5, "step")},
+    "Dict observations": {"policy": "MultiInputPolicy", "env": lambda: toy_vec_env(1, dict_obs=True)},
 }
 
 
-def make_model(case, n_envs, seed=4):
-    kwargs = {
-        "policy": "MlpPolicy", "env": toy_vec_env, "policy_kwargs": {"net_arch": [24, 16]}, "batch_size": 16,
-        "buffer_size": 2000, "learning_rate": 1e-3, "action_noise": lambda: "ornstein-uhlenbeck",
-    }  # fmt: skip
-    kwargs |= CASES[case]
-    kwargs |= {"env": kwargs["env"](n_envs), "action_noise": kwargs["action_noise"]()}
-    return DDPGPaper(seed=seed, device="cpu", **kwargs)
+def make_model(case, seed=4):
+    kwargs = {"env": lambda: toy_vec_env(1), "action_noise": lambda: "ornstein-uhlenbeck", **CASES[case]}
+    kwargs |= {"env": kwargs["env"](), "action_noise": kwargs["action_noise"]()}
+    return small_model(**{"batch_size": 16, "buffer_size": 2000, "learning_rate": 1e-3, "seed": seed, **kwargs})
 
 
-def everything(model, weights_of):
-    """Weights, optimisers, buffer, normalisation statistics."""
-    arrays = weights_of(model)
-    stored = ("observations", "actions", "rewards", "dones", "timeouts")
-    for name, value in vars(model.replay_buffer).items():
-        if name in stored:
-            for key, array in (value if isinstance(value, dict) else {"": value}).items():
-                arrays[f"buffer.{name}.{key}"] = array.copy()
-    if isinstance(model.env, VecNormalize):
-        for name, statistics in (("obs", model.env.obs_rms), ("ret", model.env.ret_rms)):
-            arrays[f"{name}.mean"], arrays[f"{name}.var"] = np.array(statistics.mean), np.array(statistics.var)
-    arrays["counts"] = np.array([model.num_timesteps, model._n_updates, model._episode_num])
-    return arrays
-
-
-@pytest.mark.parametrize(
-    ("case", "n_envs"), [*((case, 1) for case in CASES), *((case, 3) for case in ("n-step", "VecNormalize"))]
-)
-def test_continued_training_equals_one_run(case, n_envs, weights_of, assert_same_bits):
-    """``learn(75)`` and ``learn(50, reset_num_timesteps=False)`` equal ``learn(125)``."""
-    whole = make_model(case, n_envs)
-    # With three environments, learning stops only after a multiple of three (or fifteen) steps
-    first, second = (75, 50) if n_envs == 1 else (75, 60)
-    whole.learn(first + second)
-    parts = make_model(case, n_envs)
-    parts.learn(first)
-    half = everything(parts, weights_of)
-    parts.learn(second, reset_num_timesteps=False)
-
-    assert parts.num_timesteps == whole.num_timesteps == first + second
+@pytest.mark.parametrize("case", CASES)
+def test_continued_training_equals_one_run(case):
+    """``learn(75)`` and ``learn(60, reset_num_timesteps=False)`` equal ``learn(135)``."""
+    whole, parts = make_model(case).learn(135), make_model(case).learn(75)
+    parts.learn(60, reset_num_timesteps=False)
+    assert parts.num_timesteps == whole.num_timesteps == 135
     assert parts._n_updates > 15
-    assert_same_bits(everything(whole, weights_of), everything(parts, weights_of))
-    assert any(half[name].tobytes() != array.tobytes() for name, array in weights_of(parts).items())
+    assert_same_arrays(state_of(whole), state_of(parts))
 
 
 @pytest.mark.parametrize("case", ["paper", "VecNormalize"])
-def test_seeds(case, weights_of, assert_same_bits):
+def test_seeds(case):
     """Same seed, same bits; another seed, other weights."""
-
-    def train(seed):
-        model = make_model(case, 1, seed)
-        model.learn(80)
-        return everything(model, weights_of)
-
-    first, again, other = train(1), train(1), train(2)
-    assert_same_bits(first, again)
-    different = [name for name in first if not np.array_equal(first[name], other[name])]
-    assert {name for name in first if name.startswith(("actor", "critic")) and name.endswith("weight")} - set(
-        different
-    ) == set()
+    first, again, other = (state_of(make_model(case, seed).learn(80)) for seed in (1, 1, 2))
+    assert_same_arrays(first, again)
+    names = [name for name in first if name.startswith(("actor", "critic")) and name.endswith("weight")]
+    assert [name for name in names if np.array_equal(first[name], other[name])] == []
 
 
-def test_many_parts_that_break_episodes(weights_of, assert_same_bits):
+def test_many_parts_that_break_episodes():
     """However training is cut: in the middle of an episode, at its end, in the warm-up, or into nothing."""
-    whole = make_model("paper", 1)
-    whole.learn(100)
-    parts = make_model("paper", 1)  # only now: it seeds the global generators
-    parts.learn(3)
+    whole = make_model("paper").learn(100)
+    parts = make_model("paper").learn(3)  # only now: it seeds the global generators
     for n in (0, 4, 10, 17, 1, 16, 49):  # episodes have 17 steps
         parts.learn(n, reset_num_timesteps=False)
-    assert_same_bits(everything(whole, weights_of), everything(parts, weights_of))
+    assert_same_arrays(state_of(whole), state_of(parts))
 
 
-def test_her(weights_of, assert_same_bits):
+def test_her():
     def make():
-        return DDPGPaper(
-            "MultiInputPolicy", ToyGoalEnv(), seed=0, device="cpu", buffer_size=1000, batch_size=16, learning_starts=20,
-            replay_buffer_class=HerReplayBuffer, policy_kwargs={"net_arch": [24, 16]},
-        )  # fmt: skip
+        kwargs = {"replay_buffer_class": HerReplayBuffer, "learning_starts": 20}
+        return small_model(ToyGoalEnv(), "MultiInputPolicy", batch_size=16, **kwargs)
 
     whole = make().learn(100)
     parts = make().learn(55).learn(45, reset_num_timesteps=False)
-    assert_same_bits(weights_of(whole), weights_of(parts))
+    assert_same_arrays(state_of(whole), state_of(parts))
 
 
 def test_reset_num_timesteps_starts_a_new_episode():
     """The default: environment and noise are reset, the counts start over, the weights are kept."""
-    model = make_model("paper", 1)
-    model.learn(20)
+    model = make_model("paper").learn(20)
     weight = model.actor.mu[1].weight.detach().clone()
     model.learn(0)
     assert (model.num_timesteps, model._episode_num) == (0, 0)

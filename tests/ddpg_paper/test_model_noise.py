@@ -7,21 +7,15 @@ import pytest
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import NormalActionNoise, VectorizedActionNoise
 from toy_envs import toy_vec_env
+from toys import small_model
 
 from ddpg_ext import DDPGPaper, LinearDecay, OrnsteinUhlenbeckNoise, ScheduledActionNoise
 
-NEVER = 10**6  # learning_starts: these tests only explore
-
 
 def make_model(n_envs=1, **kwargs):
-    defaults = {
-        "buffer_size": 2000,
-        "replay_buffer_class": ReplayBuffer,  # these tests look into its arrays
-        "device": "cpu",
-        "learning_starts": NEVER,
-        "policy_kwargs": {"net_arch": [8, 8]},
-    }
-    return DDPGPaper("MlpPolicy", toy_vec_env(n_envs), **(defaults | kwargs))
+    """Without updates; the arrays of SB3's buffer can be looked into."""
+    defaults = {"replay_buffer_class": ReplayBuffer, "learning_starts": 10**6, "seed": None, "buffer_size": 2000}
+    return small_model(toy_vec_env(n_envs), **(defaults | kwargs))
 
 
 def white(seed=None):
@@ -60,18 +54,16 @@ def test_environments_explore_independently(name, seed):
 
     (SB3 deep-copies a noise per environment: one with a generator of its own would play the same stream in all.)
     """
-    model = make_model(3, seed=seed, action_noise=NOISES[name]())
-    model.learn(3 * 300)
+    model = make_model(3, seed=seed, action_noise=NOISES[name]()).learn(3 * 300)
     actions = model.replay_buffer.actions[:300]
     assert actions.std() > 0.1
     assert np.abs(np.corrcoef(innovations(actions)) - np.eye(6)).max() < 6 / np.sqrt(300)
 
 
-@pytest.mark.parametrize(("name", "n_envs"), [*((name, 3) for name in NOISES), ("by name", 1)])
+@pytest.mark.parametrize(("name", "n_envs"), [("by name", 1), ("scheduled", 3), ("sb3, scheduled", 3)])
 def test_the_models_seed_seeds_the_noise(name, n_envs):
     def actions(seed):
-        model = make_model(n_envs, seed=seed, action_noise=NOISES[name]())
-        model.learn(30 * n_envs)
+        model = make_model(n_envs, seed=seed, action_noise=NOISES[name]()).learn(30 * n_envs)
         return model.replay_buffer.actions[:30]
 
     first, again, other = actions(1), actions(1), actions(2)
@@ -83,17 +75,14 @@ def test_explicit_seed_is_respected():
     expected = np.stack([noise() for noise in [white(7)] for _ in range(20)])
     for model_seed in (None, 3, 7):
         np.testing.assert_array_equal(next_draws(make_model(seed=model_seed, action_noise=white(7))), expected)
-    scheduled = ScheduledActionNoise(white(7), LinearDecay(10**9))
-    model = make_model(seed=3, action_noise=scheduled)
+    model = make_model(seed=3, action_noise=ScheduledActionNoise(white(7), LinearDecay(10**9)))
     np.testing.assert_allclose(next_draws(model), expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize("n_envs", [1, 3])
-@pytest.mark.parametrize("name", ["by name", "scheduled"])
+@pytest.mark.parametrize(("name", "n_envs"), [("by name", 1), ("by name", 3), ("scheduled", 3)])
 def test_set_random_seed(name, n_envs):
     """A call by the user seeds the noise, too: same seed, same stream, whatever went before."""
-    model = make_model(n_envs, seed=1, action_noise=NOISES[name]())
-    model.learn(10 * n_envs)
+    model = make_model(n_envs, seed=1, action_noise=NOISES[name]()).learn(10 * n_envs)
 
     def draws_after(seed):
         model.set_random_seed(seed)
@@ -112,32 +101,30 @@ def test_set_random_seed(name, n_envs):
         assert not np.isclose(again[:, 0], again[:, 1], atol=1e-5).any()
 
 
-@pytest.mark.parametrize("n_envs", [1, 3])
-@pytest.mark.parametrize("name", ["by name", "scheduled"])
+@pytest.mark.parametrize(("name", "n_envs"), [("by name", 1), ("by name", 3), ("scheduled", 3)])
 def test_loading_continues_the_stream(name, n_envs, tmp_path):
-    model = make_model(n_envs, seed=1, action_noise=NOISES[name]())
-    model.learn(40 * n_envs)
+    model = make_model(n_envs, seed=1, action_noise=NOISES[name]()).learn(40 * n_envs)
     model.save(tmp_path / "model")
     loaded = DDPGPaper.load(tmp_path / "model", env=toy_vec_env(n_envs), device="cpu")
     np.testing.assert_array_equal(next_draws(loaded), next_draws(model))
     for each in (model, loaded):
         each.learn(0, reset_num_timesteps=False)
     np.testing.assert_array_equal(next_draws(loaded), next_draws(model))
-    four, again, five = (
-        next_draws(DDPGPaper.load(tmp_path / "model", env=toy_vec_env(n_envs), device="cpu", seed=seed))
-        for seed in (4, 4, 5)
-    )
+    draws = []
+    for seed in (4, 4, 5):
+        loaded = DDPGPaper.load(tmp_path / "model", env=toy_vec_env(n_envs), device="cpu", seed=seed)
+        draws.append(next_draws(loaded))
+    four, again, five = draws
     np.testing.assert_array_equal(four, again)
     for other in (five, next_draws(model)):
         assert not np.isclose(four, other, atol=1e-5).all(axis=-1).any()
 
 
 @pytest.mark.parametrize(
-    ("name", "before", "after"), [*((name, 3, 2) for name in NOISES), ("scheduled", 1, 3), ("scheduled", 3, 1)]
+    ("name", "before", "after"), [("by name", 3, 2), ("sb3, scheduled", 3, 2), ("scheduled", 1, 3), ("scheduled", 3, 1)]
 )
 def test_loading_with_another_number_of_environments(name, before, after, tmp_path):
-    model = make_model(before, seed=1, action_noise=NOISES[name]())
-    model.learn(100 * before)
+    model = make_model(before, seed=1, action_noise=NOISES[name]()).learn(100 * before)
     model.save(tmp_path / "model")
     loaded = DDPGPaper.load(tmp_path / "model", env=toy_vec_env(after), device="cpu")
     loaded.learn(300 * after, reset_num_timesteps=False)

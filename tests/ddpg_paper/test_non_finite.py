@@ -4,11 +4,11 @@ import contextlib
 
 import numpy as np
 import pytest
-import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from toy_envs import ToyEnv
+from toys import same, small_model, weights
 
 from ddpg_ext import DDPGPaper, DDPGPaperError, NonFiniteError
 
@@ -37,11 +37,9 @@ def make_vec_env(n_envs=1, fault=None, faulty=0, dict_obs=False, terminates=Fals
 
 def make_model(env, **kwargs):
     is_dict = isinstance(env.observation_space, spaces.Dict)
-    policy = "MultiInputPolicy" if is_dict else "MlpPolicy"
-    defaults = {"buffer_size": 1000, "batch_size": 4, "seed": 0, "policy_kwargs": {"net_arch": [8, 8]}}
     # These tests look into SB3's arrays
-    defaults["replay_buffer_class"] = DictReplayBuffer if is_dict else ReplayBuffer
-    return DDPGPaper(policy, env, device="cpu", **(defaults | kwargs))
+    kwargs["replay_buffer_class"] = DictReplayBuffer if is_dict else ReplayBuffer
+    return small_model(env, "MultiInputPolicy" if is_dict else "MlpPolicy", batch_size=4, **kwargs)
 
 
 def stored(model):
@@ -71,10 +69,8 @@ def assert_clean(model):
 def assert_goes_on(model, tmp_path):
     """The model can be saved and loaded, acts, and goes on learning from a new episode."""
     model.save(tmp_path / "model")
-    model.save_replay_buffer(tmp_path / "buffer")
     loaded = DDPGPaper.load(tmp_path / "model", device="cpu")
-    for name, value in model.policy.state_dict().items():
-        assert th.equal(value, loaded.policy.state_dict()[name])
+    assert same(weights(model.policy), weights(loaded.policy))
     steps, updates, size = model.num_timesteps, model._n_updates, model.replay_buffer.size()
     n_envs = model.n_envs
     model.learn(30 * n_envs, reset_num_timesteps=False)
@@ -91,49 +87,35 @@ def stop(model, n, parts):
     assert_clean(model)
 
 
-@pytest.mark.parametrize("normalise", [False, True], ids=["plain", "VecNormalize"])
-@pytest.mark.parametrize("n_envs", [1, 3])
-@pytest.mark.parametrize(("step", "value"), [(1, INF), (7, NAN), (7, -INF), (7, 1e21)])
-@pytest.mark.parametrize("quantity", ["observation", "reward"])
-def test_stops_at_the_step_itself(quantity, step, value, n_envs, normalise, tmp_path):
+FAULTS = [
+    # (quantity, step, value), settings, number of environments, is there VecNormalize, what is not finite
+    (("observation", 1, INF), {}, 1, False, "the observation is inf"),
+    (("observation", 7, -INF), {}, 3, True, "the observation is -inf"),
+    (("observation", 7, 1e21), {}, 1, False, "the observation is 1e+21"),
+    (("reward", 1, INF), {}, 1, True, "the reward is inf"),
+    (("reward", 7, NAN), {}, 3, False, "the reward is nan"),
+    (("reward", 7, 1e21), {}, 1, True, "the reward is 1e+21"),
+    # The first reset
+    (("observation", 0, NAN), {}, 1, False, "observation is nan"),
+    (("observation", 0, NAN), {}, 3, True, "observation is nan"),
+    # In `infos` only: what the environment returns is the next episode's first observation
+    (("observation", LENGTH, NAN), {}, 1, True, "the terminal observation is nan"),
+    (("observation", LENGTH, NAN), {"terminates": True}, 3, False, "the terminal observation is nan"),
+    (("observation", 0, NAN), {"dict_obs": True}, 2, False, "observation 'position' is nan"),
+    (("observation", 5, NAN), {"dict_obs": True}, 2, True, "observation 'position' is nan"),
+    (("observation", LENGTH, NAN), {"dict_obs": True}, 2, False, "terminal observation 'position' is nan"),
+]
+
+
+@pytest.mark.parametrize(("fault", "settings", "n_envs", "normalise", "reason"), FAULTS, ids=str)
+def test_stops_at_the_step_itself(fault, settings, n_envs, normalise, reason, tmp_path):
     """Naming the step, the environment and the quantity; with the last whole transition as the newest in the buffer."""
-    faulty = n_envs - 1
-    env = make_vec_env(n_envs, (quantity, step, value), faulty)
-    model = make_model(VecNormalize(env) if normalise else env)
-    stop(model, 100, [f"step {step * n_envs}, environment {faulty}:", f"the {quantity} is {value}"])
-    assert model.replay_buffer.size() == step - 1
-    if step == 7 and value is NAN:
-        assert_goes_on(model, tmp_path)
-
-
-@pytest.mark.parametrize("normalise", [False, True], ids=["plain", "VecNormalize"])
-@pytest.mark.parametrize("n_envs", [1, 3])
-def test_first_reset(n_envs, normalise, tmp_path):
-    env = make_vec_env(n_envs, ("observation", 0, NAN), n_envs - 1)
-    model = make_model(VecNormalize(env) if normalise else env)
-    stop(model, 100, ["step 0", f"environment {n_envs - 1}", "observation is nan"])
-    assert model.replay_buffer.size() == 0
-    assert_goes_on(model, tmp_path)
-
-
-@pytest.mark.parametrize("normalise", [False, True], ids=["plain", "VecNormalize"])
-@pytest.mark.parametrize("terminates", [False, True], ids=["truncation", "termination"])
-@pytest.mark.parametrize("n_envs", [1, 3])
-def test_terminal_observation(n_envs, terminates, normalise, tmp_path):
-    """It is in ``infos`` only: what the environment returns is the next episode's first observation."""
-    env = make_vec_env(n_envs, ("observation", LENGTH, NAN), n_envs - 1, terminates=terminates)
-    model = make_model(VecNormalize(env) if normalise else env)
-    stop(model, 100, [f"step {LENGTH * n_envs}", f"environment {n_envs - 1}", "terminal observation is nan"])
-    assert model.replay_buffer.size() == LENGTH - 1
-    assert_goes_on(model, tmp_path)
-
-
-@pytest.mark.parametrize("normalise", [False, True], ids=["plain", "VecNormalize"])
-@pytest.mark.parametrize(("step", "what"), [(0, "observation"), (5, "observation"), (LENGTH, "terminal observation")])
-def test_dict_observations(step, what, normalise, tmp_path):
-    env = make_vec_env(2, ("observation", step, NAN), 1, dict_obs=True)
-    model = make_model(VecNormalize(env, norm_obs_keys=["position"]) if normalise else env)
-    stop(model, 100, [f"step {2 * step}", "environment 1", f"{what} 'position' is nan"])
+    env, step = make_vec_env(n_envs, fault, n_envs - 1, **settings), fault[1]
+    if normalise:
+        env = VecNormalize(env, norm_obs_keys=["position"] if "dict_obs" in settings else None)
+    model = make_model(env)
+    stop(model, 100, [f"step {step * n_envs}, environment {n_envs - 1}: ", reason])
+    assert model.replay_buffer.size() == max(step - 1, 0)
     assert_goes_on(model, tmp_path)
 
 
@@ -144,9 +126,10 @@ def test_infinite_value_that_normalisation_would_clip(quantity):
     stop(make_model(env), 100, ["step 5", "environment 0", f"{quantity} is inf"])
 
 
-@pytest.mark.parametrize("step", [0, 5, LENGTH])
-@pytest.mark.parametrize("value", [-1e21, 1e39])
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    ("dtype", "value", "step"),
+    [(np.float32, -1e21, 0), (np.float64, -1e21, 5), (np.float32, 1e39, LENGTH), (np.float64, 1e39, 5)],
+)
 def test_finite_values_too_large_for_single_precision(dtype, value, step):
     """The value itself is named; a type that does not hold it has made it infinite on the way."""
     env = ToyEnv(episode_length=LENGTH, fault=("observation", step, value), dtype=dtype)
@@ -160,51 +143,6 @@ def test_the_terminal_observation_keeps_its_own_type():
     env.observation_space = spaces.Box(-np.inf, np.inf, (3,), np.float32)
     reason = "above 1e+15 in size, too large for single precision"
     stop(make_model(DummyVecEnv([lambda: env])), 100, [f"terminal observation is 1e+39, {reason}"])
-
-
-def trained_model(**kwargs):
-    model = make_model(make_vec_env(), **kwargs)
-    model.learn(20)
-    return model
-
-
-@pytest.mark.parametrize("value", [NAN, INF])
-def test_loss(value, tmp_path, weights_of, assert_same_bits):
-    """Critic's loss: nothing of the network has changed; named are the step, the gradient step and the loss."""
-    model = trained_model()
-    rewards = model.replay_buffer.rewards.copy()
-    model.replay_buffer.rewards[:] = value  # e.g. from a loaded buffer
-    before, updates = weights_of(model), model._n_updates
-    with pytest.raises(NonFiniteError) as caught:
-        model.train(3, 4)
-    for part in ("step 20", f"gradient step {updates + 1}", f"critic loss is {value}", "Lower learning rates", "saved"):
-        assert part in str(caught.value)
-    after = weights_of(model)
-    averages = [name for name in after if "running" in name]
-    assert_same_bits(*({k: v for k, v in each.items() if k not in averages} for each in (before, after)))
-    assert model._n_updates == updates
-    model.replay_buffer.rewards = rewards
-    assert_clean(model)
-    assert_goes_on(model, tmp_path)
-
-
-def test_actor_loss(weights_of, assert_same_bits):
-    """The critic may overflow where the actor would take it; the actor and the targets are as before."""
-    model = trained_model(executor="eager")
-    critic_forward, calls = model.critic.forward, []
-
-    def overflowing(obs, actions, *other_obs):
-        calls.append(len(obs))
-        return critic_forward(obs, actions, *other_obs) * (1.0 if len(calls) == 1 else INF)
-
-    model.critic.forward = overflowing
-    before = weights_of(model)
-    with pytest.raises(NonFiniteError, match=r"the actor loss is (-?inf|nan)"):
-        model.train(1, 4)
-    after = weights_of(model)
-    kept = [name for name in after if not name.startswith("critic.") and "running" not in name]
-    assert_same_bits({k: before[k] for k in kept}, {k: after[k] for k in kept})
-    assert all(param.requires_grad for param in model.critic.parameters())
 
 
 class Scaled(ToyEnv):

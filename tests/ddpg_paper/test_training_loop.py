@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch as th
 from stable_baselines3.common.buffers import ReplayBuffer
+from toy_envs import ToyEnv, toy_vec_env
 from toys import CountingEnv, PointEnv, counting_envs, first, small_model
 
 import ddpg_ext.ddpg_paper.ddpg_paper as algorithm
-from ddpg_ext import ReplayBufferError
-from ddpg_ext.ddpg_paper.update import td_targets
+from ddpg_ext import OrnsteinUhlenbeckNoise, ReplayBufferError
 
 
 @pytest.fixture
@@ -49,56 +49,68 @@ def test_when_and_how_often(calls, kwargs, expected):
     assert model._n_updates == sum(steps for _, steps in expected)
 
 
-@pytest.mark.parametrize("uniform_warmup", [False, True])
-def test_warm_up(uniform_warmup):
-    """Uniform actions until ``learning_starts`` if asked for; else policy and noise, here none, from the first step."""
-    model = small_model(PointEnv(), uniform_warmup=uniform_warmup, learning_starts=200, action_noise=None)
-    model.learn(260)
+def test_warm_up():
+    """Uniform actions until ``learning_starts``, then the policy's."""
+    model = small_model(PointEnv(), uniform_warmup=True, learning_starts=200, action_noise=None).learn(260)
     actions = np.abs(first(model.replay_buffer, 260).actions.numpy())
     # The fresh actor's outputs are near zero: its last layer starts within 3e-3
     assert actions[200:].max() < 0.2
-    if uniform_warmup:
-        # Uniform on [-1, 1]: absolute values have mean 1/2, and reach into every tenth
-        assert actions[:200].mean() == pytest.approx(0.5, abs=0.05)
-        assert np.histogram(actions[:200], bins=10, range=(0, 1))[0].min() > 15
-    else:
-        assert actions[:200].max() < 0.2
+    # Uniform on [-1, 1]: absolute values have mean 1/2, and reach into every tenth
+    assert actions[:200].mean() == pytest.approx(0.5, abs=0.05)
+    assert np.histogram(actions[:200], bins=10, range=(0, 1))[0].min() > 15
+
+
+class NoiseSpy(OrnsteinUhlenbeckNoise):
+    """Remembers at which number of draws it was reset, and what it gave."""
+
+    def __init__(self, *args, **kwargs):
+        self.resets, self.given = [], []
+        super().__init__(*args, **kwargs)
+
+    def __call__(self):
+        self.given.append(super().__call__())
+        return self.given[-1]
+
+    def reset(self):
+        self.resets.append(len(self.given))
+        super().reset()
+
+
+def test_policy_plus_noise_from_the_first_step():
+    """a_t = mu(s_t) + N_t, clipped to the bounds, at every step; no uniform random actions."""
+    env, noise = ToyEnv(low=-2.0, high=6.0), NoiseSpy(np.zeros(2), sigma=0.8, seed=1)
+    model = small_model(env, action_noise=noise, learning_starts=10**6).learn(60)
+    stored = first(model.replay_buffer, 60)
+    mu = model.policy.scale_action(model.predict(stored.observations.numpy())[0])
+    assert len(noise.given) == 60  # one draw per step, and the shape check draws from a copy
+    expected = np.clip(mu + np.stack(noise.given), -1, 1)
+    np.testing.assert_allclose(stored.actions, expected, atol=1e-6)
+    np.testing.assert_allclose(env.actions, 4 * expected + 2, atol=1e-5)
+    assert (np.abs(expected) == 1).any()
+    assert (np.abs(expected) < 1).any()
+
+
+def test_each_environments_noise_restarts_with_its_own_episodes():
+    model = small_model(toy_vec_env(3), learning_starts=10**6, action_noise=NoiseSpy(np.zeros(2))).learn(120)
+    # Episodes of 17, 21 and 25 steps
+    for noise, resets in zip(model.action_noise.noises, ([17, 34], [21], [25]), strict=True):
+        assert [n for n in sorted(set(noise.resets)) if n > 0] == resets
 
 
 # ------------------------------------------------------------ what to learn from
 
 
-def test_n_step_targets_use_the_samples_own_discounts():
-    """y = sum of rewards + gamma^n Q'(s_n, mu'(s_n))."""
-    kwargs = {"gamma": 0.9, "gradient_steps": 0, "policy_kwargs": {"final_init": None}}
-    model = small_model(n_steps=3, **kwargs).learn(20)
-    batch = model.replay_buffer._get_samples(np.array([2, 9, 15]))
-    plain = first(small_model(**kwargs).learn(20).replay_buffer, 20)  # the same seed, but one step at a time
-    with th.no_grad():
-        q = model.critic_target(batch.next_observations, model.actor_target(batch.next_observations))
-    # PointEnv pays minus the distance at which a step ends: that of the next observation
-    rewards = -np.linalg.norm(plain.next_observations, axis=1)
-    expected = [sum(0.9**k * rewards[i + k] for k in range(3)) + 0.9**3 * q[j].item() for j, i in enumerate((2, 9, 15))]
-    np.testing.assert_allclose(td_targets(model.policy, batch, model.gamma)[:, 0], expected, rtol=1e-5)
-
-
-@pytest.mark.parametrize("n_envs", [1, 2])
-def test_optimized_memory(n_envs, recwarn):
+def test_optimized_memory(recwarn):
     """One array for both observations: the same transitions come out, and a second learn() cuts the last episode."""
-    model = small_model(
-        counting_envs(n_envs, length=5),
-        optimize_memory_usage=True,
-        replay_buffer_kwargs={"handle_timeout_termination": False},
-        buffer_size=12 * n_envs,
-    )
+    n_envs, kwargs = 2, {"optimize_memory_usage": True, "buffer_size": 24}
+    buffer_kwargs = {"handle_timeout_termination": False}
+    model = small_model(counting_envs(n_envs, length=5), replay_buffer_kwargs=buffer_kwargs, **kwargs).learn(36)
     assert not hasattr(model.replay_buffer, "next_observations")
-    model.learn(18 * n_envs)
     assert model.replay_buffer.full
     for _ in range(20):
         batch = model.replay_buffer.sample(8)
         going_on = batch.dones[:, 0] == 0
-        step, next_step = batch.observations[going_on, 2], batch.next_observations[going_on, 2]
-        assert th.equal(next_step, step + 1)
+        assert th.equal(batch.next_observations[going_on, 2], batch.observations[going_on, 2] + 1)
     model.learn(3 * n_envs, reset_num_timesteps=False)
     assert not [warning for warning in recwarn if "truncated" in str(warning.message)]
     with pytest.warns(UserWarning, match="last trajectory in the replay buffer will be truncated"):

@@ -141,11 +141,11 @@ VARIANTS = {
     "one hidden layer": dict(policy_kwargs={"net_arch": [20], "action_layer": 1}),
     "linear": dict(policy_kwargs={"net_arch": [], "action_layer": 1}),
     "two shapes": dict(policy_kwargs={"net_arch": {"pi": [25], "qf": [20, 15, 10]}, "action_layer": 2}),
-    "last layer by fan-in": dict(policy_kwargs=PAPER | {"final_init": None}),
+    "saturated": dict(policy_kwargs=PAPER | {"final_init": None}),
     "no weight decay": dict(policy_kwargs=PAPER, qf_weight_decay=0.0),
     "n-step": dict(policy_kwargs=PAPER, n_steps=3),
     "importance weights": dict(policy_kwargs=PAPER, replay_buffer_class=WeightedReplayBuffer),
-    "gamma 0, tau 1": dict(policy_kwargs=PAPER, gamma=0.0, tau=1.0),
+    "no target networks": dict(policy_kwargs=PAPER, tau=1.0),
 }
 
 
@@ -173,6 +173,9 @@ def test_update_equals_numpy(variant, executor, double, silent_logger):
     model.set_logger(silent_logger)
     if double:
         model.policy.double()
+    if variant == "saturated":  # some actions, but not all, are beyond 0.99
+        for actor in (model.actor, model.actor_target):
+            list(actor.mu.children())[-2].bias.data.copy_(th.tensor([2.6, -2.6]))
     fill(model.replay_buffer, np.random.default_rng(0))
     minibatches = record_minibatches(model, double)
     ours = numpy_copy(model)
@@ -194,6 +197,8 @@ def test_update_equals_numpy(variant, executor, double, silent_logger):
     for name in results[0][0]:
         mean = np.mean([metrics[name] for metrics, _ in results])
         assert silent_logger.name_to_value[f"train/{name}"] == pytest.approx(mean, rel=tolerance, abs=tolerance)
+    if variant == "saturated":
+        assert 0 < silent_logger.name_to_value["train/action_saturation"] < 1
     if variant == "importance weights":
         indices, td_errors = model.replay_buffer.priorities
         np.testing.assert_array_equal(indices, np.arange(32))

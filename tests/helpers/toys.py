@@ -10,9 +10,11 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
-from stable_baselines3.common.vec_env import DummyVecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from toy_envs import ToyEnv
 
 from ddpg_ext import DDPGPaper
+from ddpg_ext.serialization.replay_buffers import get_state
 
 UNIT_BOX = spaces.Box(-1, 1, (1,), np.float32)
 
@@ -64,35 +66,24 @@ class CountingEnv(gym.Env):
         )
 
 
-class PointEnv(gym.Env):
-    """Move a point towards the origin: x += 0.2 a, reward -|x|; 25 steps, cut off rather than ended."""
+class PointEnv(ToyEnv):
+    """Two observations, two actions, 25 steps, cut off rather than ended."""
 
-    def __init__(self, dim: int = 2) -> None:
-        self.observation_space = spaces.Box(-2, 2, (dim,), np.float32)
-        self.action_space = spaces.Box(-1, 1, (dim,), np.float32)
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
-        super().reset(seed=seed)
-        self.x = self.np_random.uniform(-1, 1, self.observation_space.shape)
-        self.count = 0
-        return self.x.astype(np.float32), {}
-
-    def step(self, action: np.ndarray):
-        self.x = np.clip(self.x + 0.2 * action, -2, 2)
-        self.count += 1
-        return self.x.astype(np.float32), -float(np.linalg.norm(self.x)), False, self.count >= 25, {}
+    def __init__(self) -> None:
+        super().__init__(2, 2, episode_length=25)
 
 
 class ChaosEnv(gym.Env):
     """
-    Samples of any observation space, in episodes of 20 steps; reward 1 for a first action above 0.
+    Samples of any observation space; reward 1 for a first action above 0.
 
     It remembers the observations that it gave, by episode.
     """
 
-    def __init__(self, observation_space: spaces.Space, action_space: spaces.Box = UNIT_BOX) -> None:
+    def __init__(self, observation_space: spaces.Space, action_space: spaces.Box = UNIT_BOX, length: int = 20) -> None:
         self.observation_space = observation_space
         self.action_space = action_space
+        self.length = length
         self.episodes: list[list[Any]] = []
 
     def _observation(self) -> Any:
@@ -111,7 +102,7 @@ class ChaosEnv(gym.Env):
     def step(self, action: np.ndarray):
         assert self.action_space.contains(action), f"{action!r} is not in {self.action_space}"
         self.count += 1
-        return self._observation(), float(action.flat[0] > 0), False, self.count >= 20, {}
+        return self._observation(), float(action.flat[0] > 0), False, self.count >= self.length, {}
 
 
 class LinearExtractor(BaseFeaturesExtractor):
@@ -161,6 +152,29 @@ def weights(module: th.nn.Module) -> dict[str, th.Tensor]:
 def same(left: dict[str, th.Tensor], right: dict[str, th.Tensor]) -> bool:
     """Whether two sets of weights are equal, bit for bit."""
     return left.keys() == right.keys() and all(th.equal(left[name], right[name]) for name in left)
+
+
+def state_of(model: DDPGPaper) -> dict[str, np.ndarray]:
+    """All that a run has made, as arrays: networks, optimisers, buffer, statistics, counts, episodes, observations."""
+    arrays = {name: tensor.numpy().copy() for name, tensor in model.policy.state_dict().items()}
+    for name in ("actor", "critic"):
+        for index, entry in getattr(model, name).optimizer.state_dict()["state"].items():
+            arrays |= {f"{name}.optimizer.{index}.{key}": value.numpy().copy() for key, value in entry.items()}
+    arrays |= {f"buffer.{name}": array.copy() for name, array in get_state(model.replay_buffer)[1].items()}
+    if isinstance(model.env, VecNormalize):
+        for name, statistics in (("obs", model.env.obs_rms), ("ret", model.env.ret_rms)):
+            arrays |= {f"{name}.mean": np.array(statistics.mean), f"{name}.var": np.array(statistics.var)}
+        arrays["returns"] = model.env.returns.copy()
+    arrays["counts"] = np.array([model.num_timesteps, model._n_updates, model._episode_num])
+    arrays["episodes"] = np.array([[info["r"], info["l"]] for info in model.ep_info_buffer])
+    last = model._last_obs if isinstance(model._last_obs, dict) else {"": model._last_obs}
+    return arrays | {f"last.{name}": part.copy() for name, part in last.items()}
+
+
+def assert_same_arrays(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> None:
+    """Both have the same names, and the arrays are equal bit for bit."""
+    assert ours.keys() == theirs.keys()
+    assert [name for name in ours if ours[name].tobytes() != theirs[name].tobytes()] == []
 
 
 def counting_envs(n_envs: int, **kwargs: Any) -> DummyVecEnv:
