@@ -42,7 +42,7 @@ def test_as_predict(policy_kwargs, monkeypatch):
     model = trained_model(policy_kwargs=policy_kwargs)
     assert_acts_as_predicted(model)
     # That was not by way of the policy
-    monkeypatch.setattr(MlpPolicy, "scaled_actions", None)
+    monkeypatch.setattr(model._executor, "policy", None)
     assert model._executor.act(observations(model)).shape == (5, *model.action_space.shape)
 
 
