@@ -364,16 +364,16 @@ def plain_net_arch(net_arch: Any) -> list[int] | dict[str, list[int]]:
     :raises InvalidArgumentError: for anything else
     """
     if isinstance(net_arch, dict) and net_arch.keys() >= {"pi", "qf"}:
-        return {name: _plain_widths(net_arch[name]) for name in ("pi", "qf")}
+        return {name: _plain_widths(net_arch[name], f" ({name})") for name in ("pi", "qf")}
     return _plain_widths(net_arch)
 
 
-def _plain_widths(widths: Any) -> list[int]:
+def _plain_widths(widths: Any, part: str = "") -> list[int]:
     is_sequence = isinstance(widths, list | tuple | range) or getattr(widths, "ndim", 0) == 1  # arrays and tensors
     plain_widths = [plain(width) for width in widths] if is_sequence else None
     if plain_widths is None or not all(map(_is_width, plain_widths)):
         raise InvalidArgumentError(
-            f"`net_arch` must be a list of positive widths, or dict(pi=[...], qf=[...]), got {widths!r}"
+            f"`net_arch`{part} must be a list of positive widths or dict(pi=[...], qf=[...]), got {widths!r}"
         )
     return plain_widths
 

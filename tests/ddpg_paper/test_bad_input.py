@@ -111,8 +111,8 @@ ARGUMENTS = [
     *[({"policy_kwargs": {"net_arch": net_arch, "action_layer": 2}}, VALUE,
        ["`action_layer`", "1 to 1", "[8]", "got 2; pass `action_layer=1`"])
       for net_arch in ([8], {"pi": [8, 8, 8], "qf": [8]})],
-    policy_kwargs("net_arch", "400-300", VALUE, ["list of widths or dict(pi=[...], qf=[...])"]),
-    nested("net_arch", {"pi": [3, 3], "vf": [3, 3]}, VALUE, "['pi', 'vf']"),
+    policy_kwargs("net_arch", "400-300", VALUE, ["list of positive widths or dict(pi=[...], qf=[...])"]),
+    nested("net_arch", {"pi": [3, 3], "vf": [3, 3]}, VALUE, "pi=[...], qf=[...]", "'vf'"),
     nested("net_arch", {"pi": [3, 3], "qf": [3, 1.5]}, VALUE, "(qf)", "[3, 1.5]", "positive widths"),
     *each("net_arch", ([16, True], [400, 0]), VALUE, "positive widths"),
     *each("batch_norm", (1, "both"), VALUE, "True, False, 'actor' or 'critic'"),
