@@ -70,11 +70,6 @@ def test_python_blocks_run(page, small_budgets, monkeypatch, tmp_path):
         th.set_num_threads(n_threads)
 
 
-def test_the_pages_have_code():
-    names = {page.name for page in PAGES_WITH_CODE}
-    assert {"README.md", "quickstart.md", "ddpg_paper.md", "noise.md", "custom_policies.md"} <= names
-
-
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_relative_links_lead_somewhere(page):
     text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)

@@ -9,14 +9,9 @@ from ddpg_ext.common.checks import check_number
 
 class PeriodicCallback(BaseCallback):
     """
-    Call :meth:`_on_interval` whenever the number of environment steps passes a multiple of ``every``.
+    Call :meth:`_on_interval` whenever the number of environment steps passes a multiple of ``every``, at least 1.
 
     The calls depend on the step count alone, so a resumed run has the same ones as an uninterrupted run.
-
-    :param every: environment steps (of all environments together) between two calls, at least 1. With 1, act at each
-        call by a parent callback, such as an ``EvalCallback``
-    :param verbose: 0 quiet, 1 info
-    :raises InvalidArgumentError: if ``every`` is out of range
     """
 
     model: Any  #: any off-policy algorithm of SB3

@@ -80,17 +80,15 @@ class QValueBiasCallback(PeriodicCallback):
         verbose: int = 0,
     ) -> None:
         super().__init__(every, verbose)
-        n_eval_episodes = check_number(
+        self.n_eval_episodes = check_number(
             "n_eval_episodes", n_eval_episodes, lambda n: n > 0, "a whole number above 0", integer=True
         )
-        if truncated not in ("bootstrap", "drop"):
-            raise InvalidArgumentError(
-                f"`truncated` {truncated!r} is unknown; {suggestion(truncated, ['bootstrap', 'drop'])}"
-            )
+        modes = ("bootstrap", "drop")
+        if truncated not in modes:
+            raise InvalidArgumentError(f"`truncated` {truncated!r} is unknown; {suggestion(truncated, modes)}")
         if path is not None:
             import_extra("matplotlib.figure", "ddpg_ext[extra]", "QValueBiasCallback with `path`")
         self.env = env
-        self.n_eval_episodes = n_eval_episodes
         self.path = None if path is None else Path(path)
         self.truncated = truncated
         #: values of the last evaluation
@@ -108,9 +106,8 @@ class QValueBiasCallback(PeriodicCallback):
         # Drawing takes longer than the rest of the log. Weights & Biases reads TensorBoard's figures
         has_tensorboard = any(isinstance(output, TensorBoardOutputFormat) for output in self.logger.output_formats)
         logs_figure = has_tensorboard and find_spec("matplotlib") is not None
-        figure: Any = None
-        if logs_figure or self.path is not None:
-            figure = plot_q_values(values, f"{self._describe_run()}, step {self.num_timesteps:,}")
+        title = f"{self._describe_run()}, step {self.num_timesteps:,}"
+        figure: Any = plot_q_values(values, title) if logs_figure or self.path is not None else None
         if self.path is not None:
             stem = f"q_values_{self.num_timesteps}_steps"
             with atomic_file(self.path / f"{stem}.npz") as file:
@@ -123,8 +120,7 @@ class QValueBiasCallback(PeriodicCallback):
         for name, value in summary.items():
             self.logger.record(f"eval/q_{name}", value)
         if logs_figure:
-            text_formats = ("stdout", "log", "json", "csv")
-            self.logger.record("eval/q_values", Figure(figure, close=False), exclude=text_formats)
+            self.logger.record("eval/q_values", Figure(figure, close=False), exclude=("stdout", "log", "json", "csv"))
         # Dump at once, as EvalCallback does: the last evaluation of a run would be lost otherwise
         self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
         self.logger.dump(self.num_timesteps)
@@ -150,12 +146,12 @@ def measure_q_values(model: Any, env: VecEnv, n_eval_episodes: int) -> QValues:
 
 def summarize(values: QValues) -> dict[str, float]:
     """Return bias, correlation (unless a column is constant) and the other means of at least one step."""
-    estimated, observed = values.estimated, values.observed
-    summary = {"bias": float(np.mean(estimated - observed))}
+    estimated, observed, missing, _ = values
+    summary = {"bias": np.mean(estimated - observed)}
     if estimated.std() > 0 and observed.std() > 0:
-        summary["correlation"] = float(np.corrcoef(estimated, observed)[0, 1])
-    summary |= {"estimated": float(estimated.mean()), "observed": float(observed.mean())}
-    return summary | {"missing": float(values.missing.mean())}
+        summary["correlation"] = np.corrcoef(estimated, observed)[0, 1]
+    summary |= {"estimated": estimated.mean(), "observed": observed.mean(), "missing": missing.mean()}
+    return {name: float(value) for name, value in summary.items()}
 
 
 def plot_q_values(values: QValues, title: str = "") -> Any:
@@ -177,13 +173,10 @@ def plot_q_values(values: QValues, title: str = "") -> Any:
     if len(values.estimated) == 0:
         axes.text(0.5, 0.5, "all episodes are cut off too early", transform=axes.transAxes, ha="center")
         return figure
-    both = np.concatenate([values.estimated, values.observed])
-    low, high = both.min(), both.max()
+    low, high = np.min(values[:2]), np.max(values[:2])
     margin = 0.05 * (high - low) or 1.0
     limits = (low - margin, high + margin)
-    density = axes.hexbin(
-        values.observed, values.estimated, gridsize=45, mincnt=1, extent=(*limits, *limits), bins="log"
-    )
+    density = axes.hexbin(values.observed, values.estimated, gridsize=45, mincnt=1, extent=2 * limits, bins="log")
     axes.plot(limits, limits, "--", color="gray", linewidth=1, label="estimated = observed")
     axes.set(xlim=limits, ylim=limits, aspect="equal")
     axes.locator_params(nbins=6)
@@ -212,12 +205,12 @@ class _Recorder:
         index, info = locals_["i"], locals_["info"]
         self._steps[index].append((float(self._q_values[index]), self._reward(index, locals_["reward"])))
         if locals_["done"]:
-            last_q = None
+            rest, weight = 0.0, 0.0
             if info.get("TimeLimit.truncated", False):
                 last = info["terminal_observation"]
                 action, _ = self.model.predict(last, deterministic=True)
-                last_q = float(self._critic(last, action[None])[0])
-            self._end_episode(index, last_q)
+                rest, weight = float(self._critic(last, action[None])[0]), 1.0
+            self._end_episode(index, rest, weight)
 
     def _reward(self, index: int, reward: float) -> float:
         """Normalise a reward as for the critic's targets."""
@@ -237,14 +230,12 @@ class _Recorder:
         first = q_values[0] if isinstance(q_values, tuple) else q_values
         return first.flatten().cpu().numpy()
 
-    def _end_episode(self, index: int, last_q: float | None) -> None:
-        """Compute the returns from the end backwards; ``last_q`` is None if the episode terminated."""
+    def _end_episode(self, index: int, rest: float, weight: float) -> None:
+        """Compute the returns backwards from the estimate for the last observation and its weight."""
         estimated, rewards = np.array(self._steps[index]).T
         observed, missing = np.empty_like(rewards), np.empty_like(rewards)
-        rest, weight = (0.0, 0.0) if last_q is None else (last_q, 1.0)
         for step in reversed(range(len(rewards))):
             rest, weight = rewards[step] + self.model.gamma * rest, self.model.gamma * weight
             observed[step], missing[step] = rest, weight
-        episode = np.full(len(rewards), len(self.episodes))
-        self.episodes.append(QValues(estimated, observed, missing, episode))
+        self.episodes.append(QValues(estimated, observed, missing, np.full(len(rewards), len(self.episodes))))
         self._steps[index] = []

@@ -88,8 +88,8 @@ class SaturationMonitor(PeriodicCallback):
         gradients = th.autograd.grad(q_mean, parameters, allow_unused=True)
         norms = [gradient.norm() for gradient in gradients if gradient is not None]
         policy.set_training_mode(was_training)
-        beyond = [actions > SATURATION_THRESHOLD, actions < -SATURATION_THRESHOLD]
-        stuck = th.stack([side.float().mean(0) for side in beyond]).max(0).values.mean()
+        beyond = th.stack([actions > SATURATION_THRESHOLD, actions < -SATURATION_THRESHOLD])
+        stuck = beyond.float().mean(1).max(0).values.mean()
         grad_norm = th.stack(norms).norm().item() if norms else 0.0
         return stuck.item(), q_mean.item(), grad_norm, sum(parameter.numel() for parameter in parameters)
 

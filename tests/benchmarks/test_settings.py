@@ -7,10 +7,8 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-import torch as th
 
 from ddpg_ext.buffers import PrioritizedReplayBuffer
-from ddpg_ext.ddpg_paper.update import td_targets
 
 pytest.importorskip("ray.tune")
 from ddpg_ext.zoo import sweep, sweep_run
@@ -79,29 +77,6 @@ def test_steps_of_the_simulation(model_of, settings, steps):
         assert single.unwrapped._env._step_count == steps  # dm_control's
     else:
         assert single.get_wrapper_attr("_elapsed_steps") == steps  # TimeLimit's
-
-
-@pytest.mark.parametrize("executor", ["fast", "eager"])
-def test_no_targets_is_dpg_without_target_networks(model_of, executor):
-    model = model_of("figure2_pendulum", "no-targets", executor=executor, buffer_size=100)
-    assert model.policy.batch_norm is True
-    model.learn(70)
-    policy = model.policy
-    for _ in range(3):
-        model.learn(1, reset_num_timesteps=False)
-        # After an update, a target is its network: parameters and running averages, to the last bit
-        for target, online in zip(*policy.target_pairs(), strict=True):
-            assert th.equal(target, online)
-        # ... so that the next update's y is that of the networks, with the minibatch's statistics (of s and s')
-        batch = model.replay_buffer.sample(64)
-        policy.set_training_mode(True)
-        averages = [buffer.clone() for buffer in policy.buffers()]
-        with th.no_grad():
-            next_q = policy.critic(batch.next_observations, policy.actor(batch.next_observations), batch.observations)
-            expected = batch.rewards + model.gamma * (1 - batch.dones) * next_q
-        for buffer, before in zip(policy.buffers(), averages, strict=True):
-            buffer.copy_(before)
-        assert th.equal(td_targets(policy, batch, model.gamma), expected)
 
 
 def test_prioritised_replay(model_of):

@@ -22,31 +22,16 @@ def test_training_is_the_same_bit_for_bit(executor, tmp_path, weights_of, assert
     assert_same_bits(weights_of(plain), weights_of(watched))
 
 
-@pytest.mark.parametrize(
-    ("callback", "name", "value"),
-    [
-        (EpisodeVideoCallback, "every", 0),
-        (EpisodeVideoCallback, "max_steps", 0),
-        (LivePlotCallback, "every", 0),
-        (LivePlotCallback, "window", -1),
-        (QValueBiasCallback, "every", 0),
-        (QValueBiasCallback, "n_eval_episodes", 0),
-        (SaturationMonitor, "every", 0),
-        (SaturationMonitor, "window", 0),
-        (SaturationMonitor, "patience", 0),
-    ],
-)
-def test_numbers_out_of_range(callback, name, value, tmp_path):
-    arguments = {
-        EpisodeVideoCallback: {"env": ToyEnv(), "path": tmp_path},
-        LivePlotCallback: {"path": tmp_path / "curves.png"},
-        QValueBiasCallback: {"env": ToyEnv()},
+def test_arguments_out_of_range(tmp_path):
+    needed = {
+        **{EpisodeVideoCallback: {"env": ToyEnv(), "path": tmp_path}, QValueBiasCallback: {"env": ToyEnv()}},
+        **{LivePlotCallback: {"path": tmp_path / "curves.png"}, SaturationMonitor: {}},
     }
-    with pytest.raises(InvalidArgumentError, match=f"`{name}` must be a whole number above 0, got {value}"):
-        callback(**arguments.get(callback, {}), **{name: value})
-
-
-def test_other_arguments():
+    numbers = [(EpisodeVideoCallback, "max_steps"), (LivePlotCallback, "window"), (SaturationMonitor, "window")]
+    numbers += [(QValueBiasCallback, "n_eval_episodes"), (SaturationMonitor, "patience")]
+    for callback, name in [*numbers, *((callback, "every") for callback in needed)]:
+        with pytest.raises(InvalidArgumentError, match=f"`{name}` must be a whole number above 0, got 0"):
+            callback(**needed[callback], **{name: 0})
     with pytest.raises(InvalidArgumentError, match=r"`limit` must be a number in \(0, 1\], got 0.0"):
         SaturationMonitor(limit=0.0)
     with pytest.raises(InvalidArgumentError, match="`truncated` 'drops' is unknown; did you mean 'drop'"):

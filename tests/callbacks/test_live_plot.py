@@ -17,8 +17,8 @@ from ddpg_ext import DDPGPaper, InvalidArgumentError, LivePlotCallback, MissingE
 LOSSES = ("train/actor_loss", "train/critic_loss")
 
 
-def make_model(env=None, **kwargs):
-    return small_model(ToyEnv(episode_length=10) if env is None else env, **kwargs)
+def make_model():
+    return small_model(ToyEnv(episode_length=10))
 
 
 def losses(records, name):
@@ -27,7 +27,7 @@ def losses(records, name):
 
 def test_the_curves_are_what_monitor_and_logger_say(tmp_path):
     env = Monitor(ToyEnv(episode_length=10))
-    model = make_model(env)
+    model = small_model(env)
     records = recorded(model)
     plot = LivePlotCallback(tmp_path / "curves.png", every=25)
     model.learn(85, callback=plot, log_interval=2)
@@ -45,30 +45,23 @@ def test_the_curves_are_what_monitor_and_logger_say(tmp_path):
     assert model.logger.output_formats == [records]
 
 
-def test_several_environments_and_unfinished_episodes(tmp_path):
-    env = DummyVecEnv([lambda i=i: Monitor(ToyEnv(episode_length=7 + 4 * i)) for i in range(3)])
+@pytest.mark.parametrize("monitored", [True, False])
+def test_several_environments_and_unfinished_episodes(tmp_path, monitored):
+    """Of 14 steps of each, in which only the first two end an episode; without a Monitor, no episode is known."""
+    wrapper = Monitor if monitored else lambda env: env
+    env = DummyVecEnv([lambda i=i: wrapper(ToyEnv(episode_length=7 + 4 * i)) for i in range(3)])
     plot = LivePlotCallback(tmp_path / "curves.svg", every=30)
-    make_model(env).learn(40, callback=plot)  # 14 steps of each, in which only the first two have ended an episode
-    assert plot.curves["length"] == [(21, 7.0), (33, 11.0), (42, 7.0)]
+    small_model(env).learn(40, callback=plot)
+    assert plot.curves["length"] == ([(21, 7.0), (33, 11.0), (42, 7.0)] if monitored else [])
+    assert len(plot.curves["return"]) == len(plot.curves["length"])
     assert "<svg" in (tmp_path / "curves.svg").read_text()
-
-
-@pytest.mark.parametrize(
-    "env", [toy_vec_env(2), DummyVecEnv([lambda: Monitor(ToyEnv(episode_length=1000))])], ids=["no Monitor", "endless"]
-)
-def test_without_monitor_or_finished_episodes_there_are_still_losses(tmp_path, env):
-    plot = LivePlotCallback(tmp_path / "curves.png", every=10)
-    model = make_model(env, train_freq=2)
-    model.learn(60, callback=plot)
-    assert plot.curves["return"] == plot.curves["length"] == []
-    assert (tmp_path / "curves.png").exists()
 
 
 def test_it_draws_when_due_and_at_the_end(tmp_path, monkeypatch):
     plot = LivePlotCallback(tmp_path / "curves.png", every=25)
     drawn = []
     monkeypatch.setattr(plot, "_draw", lambda: drawn.append(plot.model.num_timesteps))
-    make_model(toy_vec_env(2)).learn(80, callback=plot)
+    small_model(toy_vec_env(2)).learn(80, callback=plot)
     assert drawn == [0, 26, 50, 76, 80]
 
 
@@ -82,13 +75,12 @@ def test_a_second_learn_continues_or_starts_again(tmp_path):
     assert [step for step, _ in plot.curves["return"]] == [10, 20]
 
 
-@pytest.mark.parametrize("n_envs", [1, 2])
-def test_a_resumed_run_has_its_earlier_episodes(tmp_path, n_envs):
+def test_a_resumed_run_has_its_earlier_episodes(tmp_path):
     def env():
-        return DummyVecEnv([lambda: Monitor(ToyEnv(episode_length=10)) for _ in range(n_envs)])
+        return DummyVecEnv([lambda: Monitor(ToyEnv(episode_length=10)) for _ in range(2)])
 
     first = LivePlotCallback(tmp_path / "curves.png", every=1000)
-    make_model(env()).learn(60, callback=[first, SnapshotCallback(tmp_path / "snapshots", every=40)])
+    small_model(env()).learn(60, callback=[first, SnapshotCallback(tmp_path / "snapshots", every=40)])
     resumed = DDPGPaper.resume(tmp_path / "snapshots", env())
     steps = resumed.num_timesteps
     second = LivePlotCallback(tmp_path / "curves.png", every=1000)
@@ -134,15 +126,9 @@ def test_in_a_notebook_one_picture_is_updated_in_place(monkeypatch):
     assert shown == [("display", png), ("update", png), ("update", png), ("update", png)]
 
 
-def test_in_a_terminal_a_file_is_needed():
+def test_a_file_that_matplotlib_can_write_is_needed(tmp_path):
     with pytest.raises(InvalidArgumentError, match="`path` must be the name of a file outside of a notebook"):
         LivePlotCallback()
-
-
-# ------------------------------------------------------------------ bad input
-
-
-def test_formats_that_matplotlib_does_not_write(tmp_path):
     for name in ("curves.xyz", "curves"):
         with pytest.raises(InvalidArgumentError, match=r"`path` must end in one of .*\.png, .*, got '"):
             LivePlotCallback(tmp_path / name)

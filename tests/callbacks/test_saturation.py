@@ -2,39 +2,26 @@
 
 import warnings
 
-import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from toy_envs import ToyEnv, toy_vec_env
-from toys import recorded, small_model
+from toys import ChaosEnv, recorded, small_model
 
 from ddpg_ext import SaturationMonitor
 
 
-class PushEnv(gym.Env):
+class PushEnv(ChaosEnv):
     """Pays for the action itself, a thousandfold: the shortest way to an actor that sits on its bound."""
 
-    def __init__(self, reward=1000.0):
-        self.observation_space = spaces.Box(-1, 1, (2,), np.float32)
-        self.action_space = spaces.Box(-1, 1, (1,), np.float32)
-        self.reward = reward
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.count = 0
-        return self.np_random.uniform(-1, 1, 2).astype(np.float32), {}
+    def __init__(self):
+        super().__init__(spaces.Box(-1, 1, (2,), np.float32))
 
     def step(self, action):
-        self.count += 1
-        obs = self.np_random.uniform(-1, 1, 2).astype(np.float32)
-        return obs, self.reward * float(action[0]), False, self.count == 20, {}
-
-
-def make_model(env=None, policy="MlpPolicy", **kwargs):
-    return small_model(ToyEnv() if env is None else env, policy, batch_size=16, **kwargs)
+        obs, _, *others = super().step(action)
+        return obs, 1000 * float(action[0]), *others
 
 
 def learn(model, steps, monitor):
@@ -47,7 +34,9 @@ def learn(model, steps, monitor):
 
 
 def test_a_run_that_saturates_is_warned_of_once_with_advice():
-    model = make_model(PushEnv(), learning_rate=1e-2, qf_learning_rate=3e-2, policy_kwargs={"batch_norm": False})
+    model = small_model(
+        PushEnv(), batch_size=16, learning_rate=1e-2, qf_learning_rate=3e-2, policy_kwargs={"batch_norm": False}
+    )
     monitor = SaturationMonitor(every=50, patience=2)
     (message,) = learn(model, 700, monitor)
     assert monitor.warned
@@ -61,7 +50,7 @@ def test_a_run_that_saturates_is_warned_of_once_with_advice():
 
 @pytest.mark.parametrize("env", [ToyEnv(), toy_vec_env(2), ToyEnv(dict_obs=True)], ids=["one", "two", "dict"])
 def test_a_normal_run_is_not(env):
-    model = make_model(env, "MultiInputPolicy" if isinstance(env.observation_space, spaces.Dict) else "MlpPolicy")
+    model = small_model(env, "MultiInputPolicy" if isinstance(env.observation_space, spaces.Dict) else "MlpPolicy")
     monitor = SaturationMonitor(every=40, patience=1)
     assert learn(model, 400, monitor) == []
     assert not monitor.warned
@@ -69,7 +58,8 @@ def test_a_normal_run_is_not(env):
 
 def frozen(env=None, **kwargs):
     """A model that learns next to nothing: it stays what a test makes of it."""
-    return make_model(env, learning_rate=1e-30, qf_learning_rate=1e-30, qf_weight_decay=0.0, **kwargs)
+    env = ToyEnv() if env is None else env
+    return small_model(env, batch_size=16, learning_rate=1e-30, qf_learning_rate=1e-30, qf_weight_decay=0.0, **kwargs)
 
 
 def hold_bound(model):

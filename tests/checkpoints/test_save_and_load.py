@@ -21,25 +21,12 @@ from ddpg_ext import (
     DDPGPaper,
     InvalidArgumentError,
     InvalidArgumentTypeError,
-    LinearDecay,
-    OrnsteinUhlenbeckNoise,
-    ScheduledActionNoise,
     SnapshotCallback,
     UntrustedContentError,
     load_zoo_run,
 )
 
-CUDA = pytest.param("cuda", marks=pytest.mark.skipif(not th.cuda.is_available(), reason="no CUDA device"))
 OBSERVATIONS = np.random.default_rng(0).uniform(-1, 1, (10, 2)).astype(np.float32)
-
-
-def optimizer_state(optimizer: th.optim.Optimizer) -> list[th.Tensor]:
-    return [value for state in optimizer.state_dict()["state"].values() for _, value in sorted(state.items())]
-
-
-def same_optimizer(left: th.optim.Optimizer, right: th.optim.Optimizer) -> bool:
-    pairs = list(zip(optimizer_state(left), optimizer_state(right), strict=True))
-    return len(pairs) > 0 and all(th.equal(a, b) for a, b in pairs)
 
 
 def one_update(model: DDPGPaper, buffer) -> None:
@@ -58,24 +45,19 @@ def trained() -> DDPGPaper:
 
 
 @pytest.mark.parametrize("kind", [Path, "buffer"])
-def test_a_loaded_model_is_the_saved_one(trained, tmp_path, kind):
+def test_a_loaded_model_is_the_saved_one(trained, tmp_path, kind, weights_of, assert_same_bits):
     """Networks, targets, both optimisers, counters, settings: all come back."""
+    file = io.BytesIO() if kind == "buffer" else kind(tmp_path / "model")  # SB3 adds the suffix
+    trained.save(file)
     if kind == "buffer":
-        file = io.BytesIO()
-        trained.save(file)
         file.seek(0)
     else:
-        file = kind(tmp_path / "model")  # SB3 adds the suffix
-        trained.save(file)
         assert (tmp_path / "model.zip").is_file()
     loaded = DDPGPaper.load(file, device="cpu")
-    assert same(weights(trained.policy), weights(loaded.policy))
-    assert same_optimizer(trained.actor.optimizer, loaded.actor.optimizer)
-    assert same_optimizer(trained.critic.optimizer, loaded.critic.optimizer)
+    assert_same_bits(weights_of(trained), weights_of(loaded))
     for name in ("num_timesteps", "_n_updates", "_episode_num", "batch_size", "learning_starts", "tau", "gamma"):
         assert getattr(trained, name) == getattr(loaded, name), name
-    assert loaded.num_timesteps == 60
-    assert loaded._n_updates == 53
+    assert (loaded.num_timesteps, loaded._n_updates) == (60, 53)
     np.testing.assert_array_equal(trained.predict(OBSERVATIONS)[0], loaded.predict(OBSERVATIONS)[0])
     # The shortcuts are those of the loaded policy, not of one that was saved with them
     assert loaded.actor is loaded.policy.actor
@@ -86,53 +68,35 @@ def test_a_loaded_model_is_the_saved_one(trained, tmp_path, kind):
 
 
 @pytest.mark.parametrize(
-    "kwargs",
+    ("learning_rate", "qf_learning_rate"),
     [
-        {"policy_kwargs": {"batch_norm": False, "action_layer": 1}},
-        {"learning_rate": LinearSchedule(1e-3, 1e-4, 1.0), "qf_learning_rate": 2e-3},
-        {"action_noise": None, "train_freq": (1, "episode"), "gradient_steps": -1},
-        {"action_noise": NormalActionNoise(np.zeros(1), np.ones(1))},
-        {"action_noise": ScheduledActionNoise(OrnsteinUhlenbeckNoise(np.zeros(1)), LinearDecay(50))},
-        {"n_steps": 3, "policy_kwargs": {"net_arch": None}, "train_freq": (4, "step")},
-        {"learning_rate": ConstantSchedule(2e-3), "qf_learning_rate": FloatSchedule(LinearSchedule(1.0, 0.5, 1.0))},
-        {"policy_kwargs": {"activation_fn": th.nn.Tanh, "optimizer_kwargs": {"eps": 1e-7}}},
+        (LinearSchedule(1e-3, 1e-4, 1.0), 2e-3),
+        (ConstantSchedule(2e-3), FloatSchedule(LinearSchedule(1.0, 0.5, 1.0))),
     ],
-    ids=str,
 )
-def test_what_is_saved_comes_back(tmp_path, kwargs):
-    model = small_model(PointEnv(1), **{"learning_starts": 30, **kwargs}).learn(55)
+def test_schedules_and_episodes_come_back(tmp_path, learning_rate, qf_learning_rate):
+    """Each argument by itself: test_arguments.py."""
+    model = small_model(learning_rate=learning_rate, qf_learning_rate=qf_learning_rate).learn(55)
     model.save(tmp_path / "model")
-    loaded = DDPGPaper.load(tmp_path / "model")
-    assert same(weights(model.policy), weights(loaded.policy))
-    for name in ("num_timesteps", "_n_updates", "_episode_num", "gamma", "tau", "batch_size", "train_freq", "seed"):
-        assert getattr(model, name) == getattr(loaded, name)
+    loaded = DDPGPaper.load(tmp_path / "model", PointEnv())
     assert [info["r"] for info in model.ep_info_buffer] == [info["r"] for info in loaded.ep_info_buffer]
     for remaining in (1.0, 0.75, 0.0):
         assert loaded.lr_schedule(remaining) == model.lr_schedule(remaining)
         assert loaded.qf_lr_schedule(remaining) == model.qf_lr_schedule(remaining)
     assert type(loaded.learning_rate) is type(model.learning_rate)
-    assert loaded.policy.net_arch == model.policy.net_arch
-    assert loaded.n_steps == model.n_steps
-    if kwargs.get("action_noise", 1) is not None and not isinstance(model.action_noise, NormalActionNoise):
-        assert np.array_equal(model.action_noise(), loaded.action_noise())
-    loaded, again = (
-        DDPGPaper.load(tmp_path / "model.zip", env=PointEnv(1), train_freq=train_freq).learn(55)
-        for train_freq in (model.train_freq, kwargs.get("train_freq", 1))
-    )
     # What was loaded has no buffer, but counts on: as many updates again
-    assert loaded._n_updates == again._n_updates == 2 * model._n_updates
+    assert loaded.learn(55)._n_updates == 2 * model._n_updates
 
 
-def test_sb3_opens_own_files(tmp_path):
+def test_sb3_opens_own_files(tmp_path, weights_of, assert_same_bits):
     """SB3's own ``load``, with its unpickler, makes the same model of the file."""
     model = small_model().learn(20)
     model.save(tmp_path / "model.zip")
     loaded = OffPolicyAlgorithm.load.__func__(DDPGPaper, tmp_path / "model.zip")
-    assert same(weights(model.policy), weights(loaded.policy))
-    assert same_optimizer(model.critic.optimizer, loaded.critic.optimizer)
+    assert_same_bits(weights_of(model), weights_of(loaded))
 
 
-def test_training_goes_on_where_it_was(trained, tmp_path):
+def test_training_goes_on_where_it_was(trained, tmp_path, weights_of, assert_same_bits):
     """With the same buffer, saved and loaded model take the same next steps: nothing that matters was lost."""
     trained.save(tmp_path / "model")
     trained.save_replay_buffer(tmp_path / "buffer")
@@ -141,55 +105,34 @@ def test_training_goes_on_where_it_was(trained, tmp_path):
     for model in (trained, loaded):
         recorded(model)
         one_update(model, model.replay_buffer)
-    assert same(weights(trained.policy), weights(loaded.policy))
-    assert same_optimizer(trained.actor.optimizer, loaded.actor.optimizer)
+    assert_same_bits(weights_of(trained), weights_of(loaded))
 
 
 def test_arguments_can_be_changed_on_loading(trained, tmp_path):
+    """Each by itself: test_arguments.py."""
     trained.save(tmp_path / "model")
-    loaded = DDPGPaper.load(
-        tmp_path / "model",
-        PointEnv(),
-        device="cpu",
-        learning_rate=0.5,
-        qf_learning_rate=lambda progress: 0.25 * progress,
-        qf_weight_decay=0.125,
-        tau=0.75,
-        train_freq=(1, "episode"),
-        gradient_steps=3,
-        action_noise=None,
-        verbose=0,
-        stats_window_size=5,
-    )
-    assert loaded.lr_schedule(1) == 0.5
+    changes = {"learning_rate": 0.5, "qf_learning_rate": lambda progress: 0.25 * progress, "qf_weight_decay": 0.125}
+    changes |= {"train_freq": (1, "episode"), "gradient_steps": 3, "action_noise": None, "stats_window_size": 5}
+    loaded = DDPGPaper.load(tmp_path / "model", PointEnv(), device="cpu", **changes).learn(50)
     assert loaded.qf_lr_schedule(0.5) == 0.125
     assert [group["weight_decay"] for group in loaded.critic.optimizer.param_groups] == [0.125]
-    assert loaded.tau == 0.75
-    assert loaded.action_noise is None
-    loaded.learn(50)
     assert loaded._n_updates == trained._n_updates + 2 * 3
-    assert loaded.ep_info_buffer.maxlen == 5
-    assert same(weights(loaded.actor), weights(loaded.policy.actor))
     one, other = (DDPGPaper.load(tmp_path / "model", seed=9).action_noise() for _ in range(2))
     assert np.array_equal(one, other)
 
 
-@pytest.mark.parametrize(
-    ("kwargs", "error", "message"),
-    [
-        ({"learning_rat": 1e-3}, InvalidArgumentTypeError, "did you mean 'learning_rate'"),
-        ({"tau": 2.0}, InvalidArgumentError, "tau"),
-        ({"qf_learning_rate": -1.0}, InvalidArgumentError, "qf_learning_rate"),
-        ({"action_noise": "uhlenbeck"}, InvalidArgumentError, "ornstein-uhlenbeck"),
-        ({"policy_kwargs": {"net_arch": [7]}}, CheckpointError, "policy_kwargs"),
-    ],
-)
-def test_wrong_arguments_on_loading(trained, tmp_path, kwargs, error, message):
+def test_wrong_arguments_on_loading(trained, tmp_path):
+    """They are checked as in the constructor, and those that the weights contradict are refused."""
     trained.save(tmp_path / "model")
     with pytest.raises(ValueError, match="spaces do not match"):
         DDPGPaper.load(tmp_path / "model", CountingEnv(), device="cpu")
-    with pytest.raises(error, match=message):
-        DDPGPaper.load(tmp_path / "model", device="cpu", **kwargs)
+    for kwargs, error in (
+        ({"learning_rat": 1e-3}, InvalidArgumentTypeError),
+        ({"tau": 2.0}, InvalidArgumentError),
+        ({"policy_kwargs": {"net_arch": [7]}}, CheckpointError),
+    ):
+        with pytest.raises(error, match=next(iter(kwargs))):
+            DDPGPaper.load(tmp_path / "model", device="cpu", **kwargs)
 
 
 def test_exclude_include_and_custom_objects(tmp_path, capsys):
@@ -239,9 +182,6 @@ def test_functions_survive_with_permission(tmp_path):
         for schedule, expected in ((loaded.lr_schedule, 0.25), (loaded.qf_lr_schedule, 0.5 * np.sin(1.0))):
             assert type(schedule(0.5)) is float
             assert schedule(0.5) == pytest.approx(expected)
-    for allow in ((), (sine,), (halved,)):
-        with pytest.raises(UntrustedContentError, match="allow="):
-            DDPGPaper.load(tmp_path / "named", allow=allow)
     with pytest.raises(InvalidArgumentTypeError, match="allow"):
         DDPGPaper.load(tmp_path / "named", allow=["halved"])
 
@@ -264,7 +204,7 @@ def test_files_are_closed(tmp_path, recwarn):
 # ------------------------------------------------------------ devices, parameters
 
 
-@pytest.mark.parametrize("device", ["auto", "cpu", CUDA])
+@pytest.mark.parametrize("device", ["auto", "cpu"])
 def test_loading_on_a_device(trained, tmp_path, device):
     trained.save(tmp_path / "model")
     loaded = DDPGPaper.load(tmp_path / "model", PointEnv(), device=device)
@@ -276,21 +216,20 @@ def test_loading_on_a_device(trained, tmp_path, device):
     assert loaded.replay_buffer.sample(2).observations.device.type == expected
 
 
-def test_get_and_set_parameters(trained, tmp_path):
+def test_get_and_set_parameters(trained, tmp_path, weights_of, assert_same_bits):
     """All of the parameters, or just some; what is unknown or missing is refused and nothing is changed by it."""
     original = deepcopy(trained.get_parameters())
     assert set(original) == {"policy", "actor.optimizer", "critic.optimizer"}
-
     trained.save(tmp_path / "model")
     given = deepcopy(original)
     for parameters in (given, tmp_path / "model"):
-        other = small_model(seed=1, qf_weight_decay=0.0)
+        other = small_model(seed=1, qf_weight_decay=0.0, qf_learning_rate=5e-3)
         assert not same(weights(other.policy), original["policy"])
         other.set_parameters(parameters, device="cpu")
-        assert same(weights(other.policy), original["policy"])
-        assert same_optimizer(other.critic.optimizer, trained.critic.optimizer)
-        # The decay is an argument of the model: another model's optimiser state does not bring its own along
-        assert [group["weight_decay"] for group in other.critic.optimizer.param_groups] == [0]
+        assert_same_bits(weights_of(other), weights_of(trained))
+        # Decay and rates are arguments of the model: another model's optimiser state does not bring its own along
+        rates = [network.optimizer.param_groups[0]["lr"] for network in (other.actor, other.critic)]
+        assert (rates, other.critic.optimizer.param_groups[0]["weight_decay"]) == ([1e-4, 5e-3], 0)
         # What one model learns afterwards does not reach the dict
         recorded(other)
         one_update(other, trained.replay_buffer)
@@ -301,9 +240,8 @@ def test_get_and_set_parameters(trained, tmp_path):
     for exact_match in (True, False):
         with pytest.raises(ValueError, match="nonsense"):
             trained.set_parameters({**original, "nonsense": {}}, exact_match=exact_match)
-    without_optimizer = {"policy": original["policy"]}
     with pytest.raises(ValueError, match="optimizer"):
-        trained.set_parameters(without_optimizer, exact_match=True)
+        trained.set_parameters({"policy": original["policy"]}, exact_match=True)
     missing = "actor.mu.1.weight"
     incomplete = {name: th.ones_like(value) for name, value in original["policy"].items() if name != missing}
     with pytest.raises(RuntimeError, match=missing):
@@ -330,8 +268,7 @@ def test_set_env(tmp_path):
     model.set_env(model.get_env(), force_reset=False)
     assert model._last_obs[0].tolist()[2] == 5
     model.learn(1, reset_num_timesteps=False)
-    assert model.num_timesteps == 26
-    assert model._last_obs[0].tolist()[2] == 6
+    assert (model.num_timesteps, model._last_obs[0].tolist()[2]) == (26, 6)
 
     env = model.get_env()
     model.save(tmp_path / "model")

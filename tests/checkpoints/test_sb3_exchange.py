@@ -20,6 +20,7 @@ from stable_baselines3 import DDPG, SAC, TD3
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
+from toys import ChaosEnv, recorded
 
 from ddpg_ext import CheckpointError, DDPGPaper, InvalidArgumentError, UntrustedContentError
 
@@ -128,9 +129,7 @@ def gym_era_zip(obs_low, obs_high, act_low, act_high, version="0.21", learning_r
     """An SB3 DDPG's file as it would have been written in the gym era, with these spaces."""
     obs_space = spaces.Box(np.float32(obs_low), np.float32(obs_high))
     act_space = spaces.Box(np.float32(act_low), np.float32(act_high))
-    env = gym.Env()
-    env.observation_space, env.action_space = obs_space, act_space
-    env.reset = lambda **kwargs: (np.zeros(obs_space.shape, np.float32), {})
+    env = ChaosEnv(obs_space, act_space)
     noise = NormalActionNoise(np.zeros(act_space.shape), 0.1 * np.ones(act_space.shape))
     model = DDPG("MlpPolicy", env, action_noise=noise, policy_kwargs={"net_arch": [40, 30]}, buffer_size=10, seed=0)
     good = saved(model).getvalue()
@@ -143,9 +142,6 @@ def gym_era_zip(obs_low, obs_high, act_low, act_high, version="0.21", learning_r
     exec("def linear(v):\n    def f(progress_remaining):\n        return progress_remaining * v\n    return f\n", scope)
     exec("def get(v):\n    return lambda progress_remaining: float(v(progress_remaining))\n", scope)
     schedule = scope["linear"](1e-3) if learning_rate == "linear" else scope["constant_fn"](learning_rate)
-    old_noise = (
-        cloudpickle.dumps(noise).replace(b"_dtype", b"_dtypo") if version == "0.26" else cloudpickle.dumps(noise)
-    )
     fields = {
         "observation_space": field(gym_box(obs_low, obs_high, version)),
         "action_space": field(gym_box(act_low, act_high, version)),
@@ -154,19 +150,17 @@ def gym_era_zip(obs_low, obs_high, act_low, act_high, version="0.21", learning_r
         "_last_dones": field(cloudpickle.dumps(np.array([True]))),
         "remove_time_limit_termination": False,
     }
-    assert old_noise
     return hostile.with_data(good, **fields)
 
 
 STAND_INS = {
     "MountainCarContinuous-v0": ([-1.2, -0.07], [0.6, 0.07], [-1.0], [1.0]),
     "LunarLanderContinuous-v2": ([-np.inf] * 8, [np.inf] * 8, [-1.0] * 2, [1.0] * 2),
-    "HopperBulletEnv-v0": ([-np.inf] * 16, [np.inf] * 16, [-1.0] * 3, [1.0] * 3),
     "ReacherBulletEnv-v0": ([-np.inf] * 9, [np.inf] * 9, [-1.0] * 2, [1.0] * 2),
 }
 
 
-@pytest.mark.parametrize(("env_id", "version"), zip(STAND_INS, ["0.17", "0.21", "0.26", "0.26"], strict=True))
+@pytest.mark.parametrize(("env_id", "version"), zip(STAND_INS, ["0.17", "0.21", "0.26"], strict=True))
 def test_agents_of_the_gym_era_open(tmp_path, env_id, version):
     obs_low, obs_high, act_low, act_high = STAND_INS[env_id]
     path = tmp_path / f"{env_id}.zip"
@@ -221,10 +215,7 @@ def test_one_update_after_the_move_is_the_originals(live):
     for either in (original, model):
         either.replay_buffer = buffer
         either._current_progress_remaining = 0.5
-        if not hasattr(either, "_logger"):
-            from stable_baselines3.common.logger import configure
-
-            either.set_logger(configure(None, []))
+        recorded(either)
         np.random.seed(0)
         # SB3 draws noise for its target actions, and clips it to nothing
         either.train(gradient_steps=3, batch_size=8)
@@ -241,57 +232,36 @@ def test_training_a_former_td3_says_what_is_lost():
 
 
 def test_shared_and_separate_networks_of_images():
-    class Images(gym.Env):
-        observation_space = spaces.Box(0, 255, (36, 36, 3), np.uint8)
-        action_space = spaces.Box(-1, 1, (2,))
-
-        def reset(self, **kwargs):
-            super().reset(**kwargs)
-            return self.observation_space.sample(), {}
-
-        def step(self, action):
-            return self.observation_space.sample(), 0.0, False, False, {}
-
+    space = spaces.Box(0, 255, (36, 36, 3), np.uint8)
     for shared in (False, True):
         kwargs = {"net_arch": [8], "share_features_extractor": shared, "features_extractor_kwargs": {"features_dim": 6}}
-        original = DDPG(
-            "CnnPolicy", Images(), policy_kwargs=kwargs, buffer_size=20, learning_starts=5, batch_size=2
-        ).learn(9)
+        settings = {"policy_kwargs": kwargs, "buffer_size": 20, "learning_starts": 5, "batch_size": 2}
+        original = DDPG("CnnPolicy", ChaosEnv(space), **settings).learn(9)
         observations = np.random.default_rng(0).integers(0, 255, (4, 3, 36, 36)).astype(np.uint8)
         for model in (DDPGPaper.load(saved(original)), DDPGPaper.from_sb3(original)):
             assert model.policy.share_features_extractor is shared
             assert np.abs(model.predict(observations)[0] - original.predict(observations)[0]).max() < 1e-6
 
 
-def test_from_sb3_keeps_what_belongs_to_the_run():
+def test_there_and_back(weights_of, assert_same_bits):
     original = trained(DDPG)
     model = DDPGPaper.from_sb3(original)
     assert model.env is original.env
     assert model.replay_buffer is original.replay_buffer
     assert model.num_timesteps == original.num_timesteps
+    back = model.to_sb3_ddpg()
+    assert type(back) is DDPG
+    assert_same_bits(weights_of(original), weights_of(back))
     model.learn(10, reset_num_timesteps=False)
     assert model.num_timesteps == original.num_timesteps + 10
-
-
-def test_there_and_back():
-    original = trained(DDPG)
-    back = DDPGPaper.from_sb3(original).to_sb3_ddpg()
-    assert type(back) is DDPG
-    for name, tensor in original.policy.state_dict().items():
-        assert th.equal(tensor, back.policy.state_dict()[name])
-    for network in ("actor", "critic"):
-        one, other = (getattr(model, network).optimizer.state_dict()["state"] for model in (original, back))
-        assert one.keys() == other.keys()
-        assert all(th.equal(one[index][key], other[index][key]) for index in one for key in one[index])
     back.learn(10, reset_num_timesteps=False)
 
 
 def test_back_only_where_sb3_has_the_networks():
     with pytest.raises(CheckpointError, match="batch_norm"):
         DDPGPaper("MlpPolicy", "Pendulum-v1", buffer_size=10).to_sb3_ddpg()
-    model = DDPGPaper(
-        "MlpPolicy", "Pendulum-v1", buffer_size=10, policy_kwargs={"batch_norm": False, "action_layer": 1}
-    )
+    kwargs = {"batch_norm": False, "action_layer": 1}
+    model = DDPGPaper("MlpPolicy", "Pendulum-v1", buffer_size=10, policy_kwargs=kwargs)
     with pytest.warns(UserWarning, match="one learning rate"):
         back = model.to_sb3_ddpg()
     observations = batch()[0]

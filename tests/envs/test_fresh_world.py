@@ -38,7 +38,7 @@ def test_gymnasiums_checker_accepts_it():
     check_env(FreshWorld(gym.make("BipedalWalker-v3").unwrapped), skip_render_check=True)
 
 
-@pytest.mark.parametrize("env", [None, "BipedalWalker-v3"])
-def test_other_environments_are_refused(env):
-    with pytest.raises(InvalidArgumentError, match="Box2D"):
-        FreshWorld(env or gym.make("Pendulum-v1"))
+def test_other_environments_are_refused():
+    for env in ("BipedalWalker-v3", gym.make("Pendulum-v1")):
+        with pytest.raises(InvalidArgumentError, match="Box2D"):
+            FreshWorld(env)

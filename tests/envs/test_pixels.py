@@ -26,9 +26,9 @@ class Numbered(gym.Env):
 
     metadata = {"render_modes": ["rgb_array", "ansi"], "render_fps": 30}
 
-    def __init__(self, length=10, terminates=True, size=(64, 64), observes=False, render_mode="rgb_array"):
+    def __init__(self, length=10, terminates=True, size=(64, 64), observes=False, render_mode="rgb_array", **metadata):
         self.length, self.terminates, self.size, self.observes = length, terminates, size, observes
-        self.render_mode = render_mode
+        self.render_mode, self.metadata = render_mode, {**self.metadata, **metadata}
         self.n_rendered, self.n_steps, self.actions = 0, 0, []
         box = spaces.Box(0, 255, (*size, 3), np.uint8) if observes else spaces.Box(-1, 1, (2,), np.float32)
         self.observation_space = box
@@ -68,8 +68,7 @@ def numbers(observation):
 ACTION = np.float32([0.5])
 
 
-@pytest.mark.parametrize("observes", [False, True])
-@pytest.mark.parametrize("size", [(64, 64), (128, 200)])
+@pytest.mark.parametrize(("observes", "size"), [(False, (64, 64)), (True, (128, 200))])
 def test_frames_are_those_of_the_repeated_steps_in_order(observes, size):
     env = PixelActionRepeat(Numbered(size=size, observes=observes))
     observation, info = env.reset(seed=0)
@@ -86,9 +85,11 @@ def test_frames_are_those_of_the_repeated_steps_in_order(observes, size):
     assert env.unwrapped.n_rendered == (0 if observes else 10)
 
 
-@pytest.mark.parametrize("terminates", [True, False])
-@pytest.mark.parametrize(("length", "shown", "reward"), [(4, [4, 4, 4], 4), (5, [4, 5, 5], 9), (6, [4, 5, 6], 15)])
-def test_an_episode_that_ends_amid_a_repetition(terminates, length, shown, reward):
+@pytest.mark.parametrize(
+    ("length", "terminates", "shown", "reward"),
+    [(4, True, [4, 4, 4], 4), (5, False, [4, 5, 5], 9), (6, True, [4, 5, 6], 15)],
+)
+def test_an_episode_that_ends_amid_a_repetition(length, terminates, shown, reward):
     """Nothing is stepped after the end; the last frame fills the rest."""
     env = PixelActionRepeat(Numbered(length, terminates))
     env.reset()
@@ -100,7 +101,7 @@ def test_an_episode_that_ends_amid_a_repetition(terminates, length, shown, rewar
     assert numbers(env.reset()[0]) == [0, 0, 0]
 
 
-@pytest.mark.parametrize(("repeat", "size"), [(1, 84), (2, 17), (4, 64)])
+@pytest.mark.parametrize(("repeat", "size"), [(1, 84), (4, 17)])
 def test_repeat_and_size(repeat, size):
     env = PixelActionRepeat(Numbered(size=(84, 90)), repeat=repeat, size=size)
     env.reset()
@@ -146,16 +147,11 @@ def test_what_is_returned_stays_as_it_is():
 
 
 @pytest.mark.filterwarnings("ignore:.*symmetric and normalized")
-@pytest.mark.parametrize("env_id", ["Pendulum-v1", "CarRacing-v3", "HalfCheetah-v5"])
-def test_real_environments(env_id, monkeypatch):
+def test_a_real_environment(monkeypatch):
     """Without a display, SB3's checker finds nothing to complain about, and the same seed gives the same pictures."""
-    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    pytest.importorskip("mujoco")
     monkeypatch.setenv("MUJOCO_GL", "egl")
-    kwargs = {} if env_id == "CarRacing-v3" else {"render_mode": "rgb_array"}
-    if env_id == "HalfCheetah-v5":
-        pytest.importorskip("mujoco")
-        kwargs |= {"width": 64, "height": 64}
-    env = PixelActionRepeat(gym.make(env_id, **kwargs))
+    env = PixelActionRepeat(gym.make("HalfCheetah-v5", render_mode="rgb_array", width=64, height=64))
     check_env(env)
     action = env.action_space.high / 2
     rollouts = []
@@ -179,51 +175,42 @@ def test_gymnasium_makes_it_anew_from_its_spec():
 # ------------------------------------------------------------------- bad input
 
 
-class Text(Numbered):
-    metadata = {"render_modes": ["ansi"]}
-
-
 VALUE, TYPE = InvalidArgumentError, InvalidArgumentTypeError
 
 
 @pytest.mark.parametrize(
-    ("env", "kwargs", "error", "words"),
+    ("env", "kwargs", "error", "message"),
     [
-        (lambda: Numbered(render_mode=None), {}, VALUE, ["None", 'make it with render_mode="rgb_array"']),
-        (lambda: Numbered(render_mode="ansi"), {}, VALUE, ["'ansi'", 'render_mode="rgb_array"']),
-        (lambda: Text(render_mode="ansi"), {}, VALUE, ["only renders to ['ansi']"]),
-        (lambda: "Pendulum-v1", {}, TYPE, ["'Pendulum-v1'", "Gymnasium environment"]),
-        (lambda: DummyVecEnv([Numbered]), {}, TYPE, ["VecEnv", "wrapper_class=PixelActionRepeat"]),
-        (Numbered, {"repeat": 0}, VALUE, ["`repeat`", "0"]),
-        (Numbered, {"repeat": 1.5}, TYPE, ["`repeat`", "1.5"]),
-        (Numbered, {"size": (64, 64)}, TYPE, ["`size`", "(64, 64)"]),
-        (Numbered, {"size": 9}, VALUE, ["`size`", "3 * repeat = 9", "got 9"]),
-        (lambda: Numbered(size=(64, 48), observes=True), {}, VALUE, ["`size` must be at most 48", "64x48", "got 64"]),
+        (Numbered(render_mode=None), {}, VALUE, r'None.*make it with render_mode="rgb_array"'),
+        (Numbered(render_mode="ansi"), {}, VALUE, r"'ansi'.*render_mode=\"rgb_array\""),
+        (Numbered(render_mode="ansi", render_modes=["ansi"]), {}, VALUE, r"only renders to \['ansi'\]"),
+        ("Pendulum-v1", {}, TYPE, "Gymnasium environment, got 'Pendulum-v1'"),
+        (DummyVecEnv([Numbered]), {}, TYPE, "VecEnv.*wrapper_class=PixelActionRepeat"),
+        (Numbered(), {"repeat": 0}, VALUE, "`repeat`.*0"),
+        (Numbered(), {"repeat": 1.5}, TYPE, "`repeat`.*1.5"),
+        (Numbered(), {"size": (64, 64)}, TYPE, r"`size`.*\(64, 64\)"),
+        (Numbered(), {"size": 9}, VALUE, r"`size`.*3 \* repeat = 9, got 9"),
+        (Numbered(size=(64, 48), observes=True), {}, VALUE, "`size` must be at most 48.*64x48.*got 64"),
     ],
 )
-def test_wrong_arguments(env, kwargs, error, words):
-    with pytest.raises(error) as caught:
-        PixelActionRepeat(env(), **kwargs)
-    assert [word for word in words if word not in str(caught.value)] == []
+def test_wrong_arguments(env, kwargs, error, message):
+    with pytest.raises(error, match=message):
+        PixelActionRepeat(env, **kwargs)
 
 
-@pytest.mark.parametrize(
-    ("frame", "words"),
-    [
-        (None, ["None"]),
-        ([np.zeros((64, 64, 3), np.uint8)], ["must render arrays of uint8 (height, width, 3)"]),
-        (np.zeros((64, 64), np.uint8), ["(64, 64)"]),
-        (np.zeros((64, 64, 4), np.uint8), ["(64, 64, 4)"]),
-        (np.zeros((64, 64, 3), np.float32), ["float32"]),
-        (np.zeros((32, 64, 3), np.uint8), ["`size` must be at most 32"]),
-    ],
-)
-def test_odd_frames_are_refused(frame, words, monkeypatch):
-    env = PixelActionRepeat(Numbered())
-    monkeypatch.setattr(env.unwrapped, "render", lambda: frame)
-    with pytest.raises(InvalidArgumentError) as caught:
-        env.reset()
-    assert [word for word in words if word not in str(caught.value)] == []
+def test_odd_frames_are_refused(monkeypatch):
+    for frame, message in (
+        (None, "got None"),
+        ([np.zeros((64, 64, 3), np.uint8)], r"must render arrays of uint8 \(height, width, 3\)"),
+        (np.zeros((64, 64), np.uint8), r"\(64, 64\)"),
+        (np.zeros((64, 64, 4), np.uint8), r"\(64, 64, 4\)"),
+        (np.zeros((64, 64, 3), np.float32), "float32"),
+        (np.zeros((32, 64, 3), np.uint8), "`size` must be at most 32"),
+    ):
+        env = PixelActionRepeat(Numbered())
+        monkeypatch.setattr(env.unwrapped, "picture", lambda frame=frame: frame)
+        with pytest.raises(InvalidArgumentError, match=message):
+            env.reset()
 
 
 def test_without_pillow(monkeypatch):

@@ -1,10 +1,14 @@
 """Run examples in this process: starting Python with torch takes longer than most of them."""
 
+import os
 import runpy
+import signal
 import sys
 from pathlib import Path
 
 import pytest
+
+from ddpg_ext import DDPGPaper
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -21,3 +25,16 @@ def example(monkeypatch, capsys, tmp_path):
         return capsys.readouterr().out
 
     return run
+
+
+@pytest.fixture
+def interrupt_at_100(monkeypatch):
+    """Send this process the signal of Ctrl-C in the middle of the 100th step."""
+    step = DDPGPaper._store_transition
+
+    def store_transition(self, *args, **kwargs):
+        if self.num_timesteps == 100:
+            os.kill(os.getpid(), signal.SIGINT)
+        step(self, *args, **kwargs)
+
+    monkeypatch.setattr(DDPGPaper, "_store_transition", store_transition)

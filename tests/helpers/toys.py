@@ -14,7 +14,6 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from toy_envs import ToyEnv
 
 from ddpg_ext import DDPGPaper
-from ddpg_ext.serialization.replay_buffers import get_state
 
 UNIT_BOX = spaces.Box(-1, 1, (1,), np.float32)
 
@@ -154,13 +153,19 @@ def same(left: dict[str, th.Tensor], right: dict[str, th.Tensor]) -> bool:
     return left.keys() == right.keys() and all(th.equal(left[name], right[name]) for name in left)
 
 
+def drawn_next(model: DDPGPaper) -> dict[str, np.ndarray]:
+    """What the generators of a run give next, a minibatch among it."""
+    batch = [np.ravel(part) for part in model.replay_buffer.sample(100) if isinstance(part, th.Tensor | np.ndarray)]
+    random = [np.random.random(), th.rand(()).item(), *np.ravel(model.action_space.sample())]
+    return {"batch": np.concatenate(batch), "random": np.array(random)}
+
+
 def state_of(model: DDPGPaper) -> dict[str, np.ndarray]:
-    """All that a run has made, as arrays: networks, optimisers, buffer, statistics, counts, episodes, observations."""
+    """What a run has made, as arrays: networks, optimisers, statistics, counts, episodes, observations."""
     arrays = {name: tensor.numpy().copy() for name, tensor in model.policy.state_dict().items()}
     for name in ("actor", "critic"):
         for index, entry in getattr(model, name).optimizer.state_dict()["state"].items():
             arrays |= {f"{name}.optimizer.{index}.{key}": value.numpy().copy() for key, value in entry.items()}
-    arrays |= {f"buffer.{name}": array.copy() for name, array in get_state(model.replay_buffer)[1].items()}
     if isinstance(model.env, VecNormalize):
         for name, statistics in (("obs", model.env.obs_rms), ("ret", model.env.ret_rms)):
             arrays |= {f"{name}.mean": np.array(statistics.mean), f"{name}.var": np.array(statistics.var)}
