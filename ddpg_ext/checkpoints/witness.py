@@ -97,7 +97,7 @@ class Witness:
             "environment keeps state over `reset` (put ddpg_ext.envs.FreshWorld around BipedalWalker and CarRacing; "
             "let your own `reset` depend on generators alone); it draws from generators outside of its attributes "
             "(SnapshotCallback(reset=True) helps if `reset` seeds them); or the machine, versions, number of threads, "
-            "executor or settings have changed. See docs/guide/checkpoints.md, 'Stopping and going on'",
+            "executor or settings have changed. See docs/guide/checkpoints.md, 'Stop and continue'",
         )
         return False
 
