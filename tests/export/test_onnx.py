@@ -244,9 +244,9 @@ def test_statistics_of_other_observations(tmp_path):
     with pytest.raises(InvalidArgumentError, match=r"`vec_normalize` must .* shape \(3,\), got \(4,\)"):
         export_onnx(model, tmp_path / "actor.onnx", vec_normalize=normalize)
     # Inside of a stack of frames, they are of single frames
-    stacked = make_model(VecFrameStack(VecNormalize(DummyVecEnv([lambda: spaces_env(box(3))])), 2))
+    single = DummyVecEnv([lambda: spaces_env(box(3))])
     with pytest.raises(InvalidArgumentError, match="pass vec_normalize=None"):
-        export_onnx(stacked, tmp_path / "actor.onnx")
+        export_onnx(make_model(VecFrameStack(single, 2)), tmp_path / "actor.onnx", vec_normalize=VecNormalize(single))
     of_dict = VecNormalize(DummyVecEnv([lambda: spaces_env(spaces.Dict({"a": box(3)}))]))
     with pytest.raises(InvalidArgumentError, match="`vec_normalize`"):
         export_onnx(model, tmp_path / "actor.onnx", vec_normalize=of_dict)
