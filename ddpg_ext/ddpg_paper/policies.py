@@ -250,19 +250,14 @@ class DDPGPaperPolicy(BasePolicy):
         return [t for t, _ in pairs.values()], [o for _, o in pairs.values()]
 
     def make_actor(self) -> Actor:
-        """
-        Build an actor.
-
-        :return: an actor with fresh weights and a features extractor of its own
-        """
+        """Build an actor with fresh weights and a features extractor of its own."""
         return Actor(**self._update_features_extractor(self.actor_kwargs)).to(self.device)
 
     def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> Critic:
         """
-        Build a critic.
+        Build a critic with fresh weights.
 
         :param features_extractor: the actor's, to share it, or None for one of its own
-        :return: a critic with fresh weights
         """
         return Critic(**self._update_features_extractor(self.critic_kwargs, features_extractor)).to(self.device)
 
