@@ -574,6 +574,9 @@ class DDPGPaper(OffPolicyAlgorithm):
     def _ensure_executor(self) -> Executor:
         """Return an executor that supports the networks, which the user may have changed."""
         assert self._executor is not None  # for mypy
+        for name in ("actor", "critic", "actor_target", "critic_target"):
+            if getattr(self, name) is not getattr(self.policy, name):  # another network, in place of the policy's
+                setattr(self.policy, name, getattr(self, name))
         reason = self._executor.prepare()
         if reason is not None:
             name = self._executor.name

@@ -169,7 +169,6 @@ class DDPGPaperPolicy(BasePolicy):
         self.actor_target.load_state_dict(self.actor.state_dict())
         self.critic_target.load_state_dict(self.critic.state_dict())
         for target in (self.actor_target, self.critic_target):
-            target.requires_grad_(False)
             for module in target.modules():
                 if isinstance(module, BatchNorm):
                     # A target's running averages follow the online network's, as its weights do

@@ -5,7 +5,7 @@ import functools
 import inspect
 import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, get_args
 
@@ -155,15 +155,25 @@ def check_callback(callback: Any) -> None:
     :raises InvalidArgumentTypeError: for a class in place of its instance, and for anything else that is no callback
     """
     for item in callback if isinstance(callback, list) else [callback]:
-        if isinstance(item, type):
-            raise InvalidArgumentTypeError(
-                f"`callback` must be an instance, got the class {item.__name__}; pass `{item.__name__}(...)`"
-            )
+        for part in [item, *_callbacks_within(item)]:
+            if isinstance(part, type):
+                raise InvalidArgumentTypeError(
+                    f"`callback` must be an instance, got the class {part.__name__}; pass `{part.__name__}(...)`"
+                )
         is_function = not isinstance(callback, list) and (callback is None or callable(callback))
         if not (isinstance(item, BaseCallback) or is_function):
             raise InvalidArgumentTypeError(
                 f"`callback` must be a BaseCallback, a list of them, or a function of SB3's, got {item!r}"
             )
+
+
+def _callbacks_within(callback: Any) -> Iterator[Any]:
+    """Yield the callbacks that SB3's ``CallbackList``, ``EvalCallback`` and ``EveryNTimesteps`` call."""
+    if isinstance(callback, BaseCallback):
+        attributes = [getattr(callback, name, None) for name in ("callback", "callback_on_new_best")]
+        for part in [*getattr(callback, "callbacks", []), *attributes]:
+            yield part
+            yield from _callbacks_within(part)
 
 
 def _check_noise(noise: Any, action_space: spaces.Space) -> None:

@@ -361,3 +361,44 @@ def test_store_transition_sees_every_transition():
     model = Recorder("MlpPolicy", "Pendulum-v1", seed=0, policy_kwargs={"net_arch": [8, 8]}).learn(30)
     assert len(model.stored) == 30
     assert set(model.replay_buffer.sample(200).rewards.flatten().tolist()) <= set(map(np.float32, model.stored))
+
+
+# ------------------------------------------------------------ whole networks
+
+
+@pytest.mark.parametrize("name", ["actor", "critic"])
+def test_a_frozen_network_stays_as_it_is_while_the_other_learns(name):
+    model = make_model()
+    getattr(model, name).requires_grad_(False)
+    before = copy.deepcopy(model.policy.state_dict())
+    model.learn(80)
+    changed = {
+        key.partition(".")[0] for key, _ in model.policy.named_parameters() if not same_tensor(model, key, before)
+    }
+    assert changed == {"actor", "critic", "actor_target", "critic_target"} - {name, f"{name}_target"}
+
+
+def same_tensor(model, key, before):
+    return th.equal(model.policy.state_dict()[key], before[key])
+
+
+@pytest.mark.parametrize("name", ["actor", "critic", "actor_target", "critic_target"])
+@pytest.mark.parametrize("executor", ["fast", "eager"])
+def test_a_network_put_in_the_place_of_anothers_is_trained_and_saved(name, executor, tmp_path):
+    model, undisturbed = (make_model(executor=executor).learn(70) for _ in range(2))
+    setattr(model, name, copy.deepcopy(getattr(model, name)))
+    for each in (model, undisturbed):
+        each.learn(20, reset_num_timesteps=False)
+    assert getattr(model.policy, name) is getattr(model, name)
+    for key, value in undisturbed.policy.state_dict().items():
+        assert th.equal(model.policy.state_dict()[key], value)
+    model.save(tmp_path / "model")
+    assert th.equal(*(next(getattr(m, name).parameters()) for m in (DDPGPaper.load(tmp_path / "model"), model)))
+
+
+def test_hooks_on_all_parameters_of_the_policy():
+    model, calls = make_model(), []
+    for param in model.policy.parameters():
+        param.register_hook(lambda grad: calls.append(1) or grad.clamp(-1, 1))
+    model.learn(70)
+    assert calls
