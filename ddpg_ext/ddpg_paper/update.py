@@ -111,6 +111,8 @@ def minimise(loss: th.Tensor, optimizer: th.optim.Optimizer, name: str, squares:
     :raises NonFiniteError: if the loss is NaN or infinite, or a gradient too large for the optimiser
     """
     value = check_finite(loss.item(), f"{name} loss")
+    if not loss.requires_grad:  # all of the network is frozen
+        return
     optimizer.zero_grad()
     loss.backward()
     if gradients_may_overflow(value, squares):

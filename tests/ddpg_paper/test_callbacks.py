@@ -3,12 +3,19 @@
 import numpy as np
 import pytest
 import torch as th
-from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, EvalCallback
+from stable_baselines3.common.callbacks import (
+    BaseCallback,
+    CallbackList,
+    CheckpointCallback,
+    EvalCallback,
+    EveryNTimesteps,
+    StopTrainingOnRewardThreshold,
+)
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from toys import PointEnv, same, small_model, weights
 
-from ddpg_ext import DDPGPaper
+from ddpg_ext import DDPGPaper, InvalidArgumentTypeError
 
 
 class Remember(BaseCallback):
@@ -74,3 +81,18 @@ def test_events_in_their_order():
     small_model(train_freq=2).learn(4, callback=Events())
     rollout = ["rollout_start", "step", "step", "rollout_end"]
     assert events == ["training_start", *rollout, *rollout, "training_end"]
+
+
+@pytest.mark.parametrize(
+    "callback",
+    [
+        CallbackList([StopTrainingOnRewardThreshold]),
+        EveryNTimesteps(5, StopTrainingOnRewardThreshold),
+        [EvalCallback(PointEnv(), callback_on_new_best=StopTrainingOnRewardThreshold)],
+        EvalCallback(PointEnv(), callback_after_eval=StopTrainingOnRewardThreshold),
+    ],
+    ids=["list", "event", "new best", "after evaluation"],
+)
+def test_classes_within_callbacks_are_named(callback):
+    with pytest.raises(InvalidArgumentTypeError, match=r"pass `StopTrainingOnRewardThreshold\(...\)`"):
+        small_model(PointEnv()).learn(10, callback=callback)
