@@ -41,7 +41,17 @@ def test_the_wheel_works_in_a_clean_environment(tmp_path):
 
     venv.create(tmp_path / "env", with_pip=False)
     scripts = tmp_path / "env" / ("Scripts" if sys.platform == "win32" else "bin")
-    run(*PIP, "--python", scripts / "python", "install", "--no-deps", "--no-index", wheel, cwd=tmp_path)
+    run(
+        *PIP,
+        "--python",
+        scripts / "python",
+        "install",
+        "--ignore-installed",
+        "--no-deps",
+        "--no-index",
+        wheel,
+        cwd=tmp_path,
+    )
     # The dependencies are those of this environment; a .pth file of its own, such as the package's, is not read there
     purelib = run(scripts / "python", "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=tmp_path)
     Path(purelib.strip(), "dependencies.pth").write_text(

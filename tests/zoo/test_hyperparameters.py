@@ -188,9 +188,9 @@ def test_noise(make_model, text, check):
 
 
 def test_the_zoos_own_keys_work(manager):
-    text = "{n_envs: 2, normalize: {norm_reward: false}, gamma: 0.9, env_kwargs: {g: 5.0}, frame_stack: 3}"
+    assert manager("{frame_stack: 3}").setup_experiment()[0].env.observation_space.shape == (9,)
+    text = "{n_envs: 2, normalize: {norm_reward: false}, gamma: 0.9, env_kwargs: {g: 5.0}}"
     model = manager(text).setup_experiment()[0]
-    assert model.env.observation_space.shape == (9,)
     assert model.env.num_envs == 2
     assert model.env.get_attr("g") == [5.0, 5.0]
     normalize = model.get_vec_normalize_env()
