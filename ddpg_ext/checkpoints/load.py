@@ -271,14 +271,14 @@ def _check_architecture(file: ModelFile) -> None:
             f"its `activation_fn` is {activation.__name__}, which is not one of torch's activations; pass "
             "custom_objects={'policy_kwargs': {...}}, or trusted=True"
         )
-    meta = th.device("meta")
-    # On this device; and without its optimisers, some of which need another
-    on_meta = type(policy_class.__name__, (policy_class,), {"device": meta})
+    # Without a device, `to` leaves modules alone that the caller's classes share with the networks to come
+    on_meta = type(policy_class.__name__, (policy_class,), {"device": None})
+    # Some optimisers do not work on the meta device
     kwargs = {**kwargs, "optimizer_class": th.optim.SGD, "optimizer_kwargs": {}}
     observation_space = copy.deepcopy(file.data["observation_space"])  # SB3's CNN draws from it
     try:
         # The first restores the mode of gradients, which `no_grad` cannot when its own calls are stopped
-        with th.enable_grad(), meta, _LimitedCalls(n_calls):
+        with th.enable_grad(), th.device("meta"), _LimitedCalls(n_calls):
             claimed = on_meta(observation_space, file.data["action_space"], lambda _: 0.0, **kwargs).state_dict()
     except DDPGPaperError:
         raise
