@@ -329,7 +329,7 @@ def _set_parameters(model: "DDPGPaper", file: ModelFile, original: ModelFile | N
         return
     for name in ("actor", "critic"):
         if f"{name}.optimizer" in file.params:
-            sb3_compat.check_optimizer_state(getattr(model, name).optimizer, file.params[f"{name}.optimizer"])
+            sb3_compat.prepare_optimizer_state(getattr(model, name).optimizer, file.params[f"{name}.optimizer"])
     expected, stored = set(model._get_torch_save_params()[0]), set(file.params)
     if expected != stored:
         raise DamagedCheckpointError(f"it has the state of {sorted(stored)} instead of {sorted(expected)}")
