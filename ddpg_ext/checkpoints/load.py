@@ -34,6 +34,7 @@ from ddpg_ext.ddpg_paper.validation import check_policy, keyword_cure
 from ddpg_ext.serialization import replay_buffers
 from ddpg_ext.serialization.allowlist import MAX_ENVS
 from ddpg_ext.serialization.archive import ZipReader, resolve_suffix
+from ddpg_ext.serialization.writing import replaces_a_part
 
 if TYPE_CHECKING:
     from ddpg_ext.ddpg_paper.ddpg_paper import DDPGPaper
@@ -315,8 +316,7 @@ def _attributes(model: "DDPGPaper", data: dict[str, Any]) -> dict[str, Any]:
     """Return the attributes to set: those that a file may have, without those that it would not have stored."""
     cls = type(model)
     for key in data:
-        of_class = getattr(cls, key, None)
-        if callable(of_class) or isinstance(of_class, property) or key.startswith("__") or key == "policy_aliases":
+        if replaces_a_part(cls, key) or key.startswith("__") or key == "policy_aliases":
             raise CheckpointError(f"its field `{key}` would replace a part of {cls.__name__}")
     excluded = set(model._excluded_save_params())
     return {key: value for key, value in data.items() if key not in excluded}
