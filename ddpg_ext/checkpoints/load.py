@@ -34,6 +34,7 @@ from ddpg_ext.ddpg_paper.validation import check_policy, keyword_cure
 from ddpg_ext.serialization import replay_buffers
 from ddpg_ext.serialization.allowlist import MAX_ENVS
 from ddpg_ext.serialization.archive import ZipReader, resolve_suffix
+from ddpg_ext.serialization.writing import replaces_a_part
 
 if TYPE_CHECKING:
     from ddpg_ext.ddpg_paper.ddpg_paper import DDPGPaper
@@ -271,14 +272,14 @@ def _check_architecture(file: ModelFile) -> None:
             f"its `activation_fn` is {activation.__name__}, which is not one of torch's activations; pass "
             "custom_objects={'policy_kwargs': {...}}, or trusted=True"
         )
-    meta = th.device("meta")
-    # On this device; and without its optimisers, some of which need another
-    on_meta = type(policy_class.__name__, (policy_class,), {"device": meta})
+    # Without a device, `to` leaves modules alone that the caller's classes share with the networks to come
+    on_meta = type(policy_class.__name__, (policy_class,), {"device": None})
+    # Some optimisers do not work on the meta device
     kwargs = {**kwargs, "optimizer_class": th.optim.SGD, "optimizer_kwargs": {}}
     observation_space = copy.deepcopy(file.data["observation_space"])  # SB3's CNN draws from it
     try:
         # The first restores the mode of gradients, which `no_grad` cannot when its own calls are stopped
-        with th.enable_grad(), meta, _LimitedCalls(n_calls):
+        with th.enable_grad(), th.device("meta"), _LimitedCalls(n_calls):
             claimed = on_meta(observation_space, file.data["action_space"], lambda _: 0.0, **kwargs).state_dict()
     except DDPGPaperError:
         raise
@@ -315,8 +316,7 @@ def _attributes(model: "DDPGPaper", data: dict[str, Any]) -> dict[str, Any]:
     """Return the attributes to set: those that a file may have, without those that it would not have stored."""
     cls = type(model)
     for key in data:
-        of_class = getattr(cls, key, None)
-        if callable(of_class) or isinstance(of_class, property) or key.startswith("__") or key == "policy_aliases":
+        if replaces_a_part(cls, key) or key.startswith("__") or key == "policy_aliases":
             raise CheckpointError(f"its field `{key}` would replace a part of {cls.__name__}")
     excluded = set(model._excluded_save_params())
     return {key: value for key, value in data.items() if key not in excluded}
@@ -329,7 +329,7 @@ def _set_parameters(model: "DDPGPaper", file: ModelFile, original: ModelFile | N
         return
     for name in ("actor", "critic"):
         if f"{name}.optimizer" in file.params:
-            sb3_compat.check_optimizer_state(getattr(model, name).optimizer, file.params[f"{name}.optimizer"])
+            sb3_compat.prepare_optimizer_state(getattr(model, name).optimizer, file.params[f"{name}.optimizer"])
     expected, stored = set(model._get_torch_save_params()[0]), set(file.params)
     if expected != stored:
         raise DamagedCheckpointError(f"it has the state of {sorted(stored)} instead of {sorted(expected)}")

@@ -25,7 +25,7 @@ from ddpg_ext.serialization.pickled_closures import FUNCTION_PARTS, is_function
 from ddpg_ext.serialization.reconstruct import load_pickle
 from ddpg_ext.serialization.safe_pickle import Budget, record
 from ddpg_ext.serialization.weights import load_tensors, save_tensors
-from ddpg_ext.serialization.writing import check_readable, dumps
+from ddpg_ext.serialization.writing import check_readable, dumps, replaces_a_part
 
 if TYPE_CHECKING:
     from ddpg_ext.ddpg_paper import DDPGPaper
@@ -96,6 +96,7 @@ def write_model_members(
     left_out = {*(exclude or ()), *model._excluded_save_params()} - set(include or ())
     state_dicts, variables = model._get_torch_save_params()
     left_out.update(name.split(".")[0] for name in (*state_dicts, *variables))
+    left_out.update(name for name in vars(model) if replaces_a_part(type(model), name))
     data = {name: value for name, value in vars(model).items() if name not in left_out}
     replay_buffer = data.pop("replay_buffer", None)
     fields = {name: _field(name, value) for name, value in data.items()}

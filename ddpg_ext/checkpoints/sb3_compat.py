@@ -146,8 +146,8 @@ def _entries_to_sb3(entries: Entries, names: list[str]) -> Entries:
     return result
 
 
-def check_optimizer_state(optimizer: th.optim.Optimizer, state_dict: Any) -> None:
-    """Check that a state fits its optimiser, since torch takes any, to fail in the middle of training."""
+def prepare_optimizer_state(optimizer: th.optim.Optimizer, state_dict: Any) -> None:
+    """Make the numbers of a state plain, and check that it fits its optimiser; torch would fail while training."""
     try:
         groups = state_dict["param_groups"]
         sizes, stored = ([len(group["params"]) for group in g] for g in (optimizer.param_groups, groups))
@@ -161,7 +161,13 @@ def check_optimizer_state(optimizer: th.optim.Optimizer, state_dict: Any) -> Non
                 shape = shapes[index]
                 if isinstance(value, th.Tensor) and value.ndim > 0 and value.shape != shape:
                     raise DamagedCheckpointError(f"its optimiser's {key} has shape {tuple(value.shape)}, not {shape}")
-        for group in groups:
+        for group, present in zip(groups, optimizer.param_groups, strict=True):
+            for key, value in group.items():
+                # A hostile file may have nested containers, which would take for ever to copy
+                parts = value if isinstance(value, tuple) else (value,)
+                is_nested = any(isinstance(part, dict | list | tuple) for part in parts)
+                if not is_nested and not isinstance(present.get(key), th.Tensor):
+                    group[key] = plain(value)
             for key in ("lr", "eps", "weight_decay"):
                 if not isinstance(group.get(key, 0.0), int | float) or not math.isfinite(group.get(key, 0.0)):
                     raise DamagedCheckpointError(f"its optimiser's {key} is not a finite number")
@@ -288,7 +294,7 @@ def load_optimizers(model: "DDPGPaper", file: ModelFile) -> None:
         theirs = {key: value for key, value in saved["param_groups"][0].items() if key not in ours}
         for group in state["param_groups"]:
             group.update({key: value for key, value in theirs.items() if key in group})
-        check_optimizer_state(optimizer, state)
+        prepare_optimizer_state(optimizer, state)
         optimizer.load_state_dict(state)
 
 

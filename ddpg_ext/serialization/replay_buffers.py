@@ -29,7 +29,7 @@ from ddpg_ext.serialization.archive import ZipReader, ZipWriter, open_regular_fi
 from ddpg_ext.serialization.numpy_state import check_shape, make_dtype, object_array
 from ddpg_ext.serialization.reconstruct import load_attributes, load_pickle, refusal
 from ddpg_ext.serialization.safe_pickle import Budget
-from ddpg_ext.serialization.writing import dump_plain
+from ddpg_ext.serialization.writing import dump_plain, replaces_a_part
 
 FOLDER = "replay_buffer/"
 LAYOUT = f"{FOLDER}layout.pkl"
@@ -40,6 +40,9 @@ MAX_N_STEPS = 10**4
 #: attributes that come from the model that the buffer belongs to
 _SPACES = ("observation_space", "action_space", "obs_shape", "action_dim")
 _NOT_STATE = ("env", "device", *_SPACES)
+_ADVICE_FOR_INFOS = (
+    "leave that entry out of the environment's info, or pass replay_buffer_kwargs=dict(copy_info_dict=False)"
+)
 
 
 # ------------------------------------------------------------- a buffer's state
@@ -52,7 +55,7 @@ def get_state(buffer: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     values: dict[str, Any] = {}
     arrays: dict[str, np.ndarray] = {}
     for name, value in vars(buffer).items():
-        if name in _NOT_STATE or isinstance(value, spaces.Space | VecEnv):
+        if name in _NOT_STATE or isinstance(value, spaces.Space | VecEnv) or replaces_a_part(type(buffer), name):
             continue
         parts = {f"{name}/{key}": part for key, part in _arrays_in(value).items()}
         for key, part in (parts or {name: value}).items():
@@ -151,7 +154,7 @@ def write_members(archive: ZipWriter, buffer: Any) -> None:
     layout = {
         "class": class_path(type(buffer)),
         "arrays": {name: (array.shape, array.dtype.str) for name, array in arrays.items()},
-        "values": dump_plain(values, "the replay buffer", advice),
+        "values": dump_plain(values, "the replay buffer", advice, infos=_ADVICE_FOR_INFOS),
     }
     archive.write(LAYOUT, pickle.dumps(layout, protocol=4))
     for name, array in arrays.items():

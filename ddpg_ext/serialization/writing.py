@@ -32,6 +32,12 @@ class _Pickler(cloudpickle.Pickler):
     dispatch_table: ClassVar[Any] = {**cloudpickle.Pickler.dispatch_table, th.Tensor: _reduce_tensor}
 
 
+def replaces_a_part(owner: type, name: str) -> bool:
+    """Return whether an instance's attribute replaces a method or property, which is code and not state."""
+    of_class = getattr(owner, name, None)
+    return callable(of_class) or isinstance(of_class, property)
+
+
 def dumps(value: Any) -> bytes:
     """Return the pickle of an attribute, with code where SB3 stores code."""
     stream = io.BytesIO()
@@ -45,11 +51,12 @@ def check_readable(pickled: bytes) -> None:
         load_pickle(pickled)
 
 
-def dump_plain(values: dict[str, Any], owner: str, advice: str) -> bytes:
+def dump_plain(values: dict[str, Any], owner: str, advice: str, **advice_by_name: str) -> bytes:
     """
     Pickle values by name so that the reader reads them; those of the caller's own classes, if the caller allows these.
 
-    A :class:`CheckpointError` names the owner of the value that cannot be read back, and ends with the advice.
+    A :class:`CheckpointError` names the owner of the value that cannot be read back. It ends with the
+    advice for the value's name, or with the general one.
     """
     try:
         return _dump(values)
@@ -60,7 +67,8 @@ def dump_plain(values: dict[str, Any], owner: str, advice: str) -> bytes:
             except CheckpointError as error:
                 kind = type(value).__name__
                 raise CheckpointError(
-                    f"{owner} cannot be stored: `{name}` is a {kind}, which cannot be read back ({error}); {advice}"
+                    f"{owner} cannot be stored: `{name}` is a {kind}, which cannot be read back ({error}); "
+                    f"{advice_by_name.get(name, advice)}"
                 ) from None
         raise
 

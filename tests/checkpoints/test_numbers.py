@@ -24,6 +24,7 @@ from toy_envs import ToyGoalEnv
 from toys import PointEnv, same, weights
 
 from ddpg_ext import (
+    CheckpointError,
     DDPGPaper,
     LinearDecay,
     OrnsteinUhlenbeckNoise,
@@ -313,6 +314,19 @@ def test_infos_of_her(tmp_path):
     for other in (loaded, resumed):
         assert other.replay_buffer.infos[3, 0]["nested"][1]["i"] == 3
         other.learn(10, reset_num_timesteps=False)
+
+
+@pytest.mark.parametrize("entry", [{1.5: 2}, {(1, 2): 3}, {"object": object()}], ids=str)
+def test_infos_of_her_that_no_file_holds(tmp_path, entry):
+    class Odd(ToyGoalEnv):
+        def step(self, action):
+            *result, info = super().step(action)
+            return *result, {**info, **entry}
+
+    kwargs = {"replay_buffer_class": HerReplayBuffer, "replay_buffer_kwargs": {"copy_info_dict": True}}
+    model = DDPGPaper("MultiInputPolicy", Odd(), **{**SMALL, **kwargs})
+    with pytest.raises(CheckpointError, match=r"leave that entry out of the environment's info.*copy_info_dict=False"):
+        model.learn(60, callback=SnapshotCallback(tmp_path, every=20))
 
 
 # ----------------------------------------------------------- classes of one's own

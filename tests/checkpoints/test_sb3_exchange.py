@@ -23,6 +23,7 @@ from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 from toys import ChaosEnv, recorded
 
 from ddpg_ext import CheckpointError, DDPGPaper, InvalidArgumentError, UntrustedContentError
+from ddpg_ext.common.checks import plain
 
 th.set_num_threads(1)
 AGENTS = Path(os.environ.get("DDPG_EXT_ZOO_AGENTS", Path(__file__).parents[3] / "shared" / "zoo_agents"))
@@ -286,3 +287,25 @@ def test_numpy_numbers_of_an_optimizer_need_trust(tmp_path):
     assert loaded.actor.optimizer.param_groups[0]["eps"] == 1e-5
     loaded.save(tmp_path / "again")
     DDPGPaper.load(tmp_path / "again")
+
+
+OPTIMIZER_NUMBERS = [
+    {"eps": np.float32(0.25)},
+    {"eps": th.tensor(0.25)},
+    {"amsgrad": np.True_},
+    {"betas": (th.tensor(0.5), th.tensor(0.75)), "foreach": False},
+]
+
+
+@pytest.mark.parametrize("kwargs", OPTIMIZER_NUMBERS, ids=str)
+def test_numbers_of_an_optimizer_become_plain(tmp_path, kwargs):
+    """In a live model, and in a file that is trusted."""
+    policy_kwargs = {"net_arch": [8, 8], "optimizer_kwargs": kwargs}
+    original = trained(DDPG, policy_kwargs=policy_kwargs)
+    original.save(tmp_path / "m")
+    for model in (DDPGPaper.from_sb3(original), DDPGPaper.load(tmp_path / "m", "Pendulum-v1", trusted=True)):
+        group = model.learn(10, reset_num_timesteps=False).critic.optimizer.param_groups[0]
+        assert {key: group[key] for key in kwargs} == plain(kwargs)
+        assert all(type(part) in (float, bool) for key in kwargs for part in np.atleast_1d(group[key]).tolist())
+        model.save(tmp_path / "again")
+        DDPGPaper.load(tmp_path / "again")

@@ -11,7 +11,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
 from toys import LinearExtractor, recorded, same, small_model, weights
 
-from ddpg_ext import DDPGPaper, InvalidArgumentError
+from ddpg_ext import DDPGPaper, InvalidArgumentError, SnapshotCallback
 
 OBSERVATIONS = np.random.default_rng(0).uniform(-1, 1, (10, 2)).astype(np.float32)
 
@@ -99,7 +99,8 @@ class Encoded(BaseFeaturesExtractor):
 
     def __init__(self, observation_space: gym.Space, encoder: Any, **others: Any) -> None:
         super().__init__(observation_space, 6)
-        self.encoder = encoder["encoder"] if isinstance(encoder, dict) else encoder
+        encoder = encoder["encoder"] if isinstance(encoder, dict) else encoder
+        self.encoder = encoder if isinstance(encoder, nn.Module) else encoder()
 
     def forward(self, observations: th.Tensor) -> th.Tensor:
         return self.encoder(observations)
@@ -169,6 +170,35 @@ def test_modules_of_others_and_lazy_ones_learn(name, shared):
     learned = [key for key in before if ("extractor." in key or "own." in key) and key.endswith("weight")]
     assert set(learned) <= set(moved)
     assert model.predict(OBSERVATIONS)[0].shape == (10, 2)
+
+
+def shared_by_function(module=nn.Linear(2, 6)):  # noqa: B008 # one for all calls
+    return module
+
+
+MODULES_IN_FILES = {
+    **{name: MODULES_OF_OTHERS[name] for name in ("argument", "lazy argument", "class", "lazy")},
+    "lazy layers": lambda: {
+        **given_encoder(),
+        "features_extractor_kwargs": {"encoder": nn.Sequential(nn.LazyLinear(5), nn.ReLU(), nn.LazyLinear(6))},
+    },
+    "function": lambda: {**given_encoder(), "features_extractor_kwargs": {"encoder": shared_by_function}},
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "shared"), [*((name, False) for name in MODULES_IN_FILES), ("lazy argument", True), ("class", True)]
+)
+def test_modules_of_others_and_lazy_ones_survive_files(tmp_path, name, shared):
+    kwargs = {**MODULES_IN_FILES[name](), "share_features_extractor": shared}
+    model = small_model(policy_kwargs=kwargs)
+    model.learn(60, callback=SnapshotCallback(tmp_path, every=10))
+    model.save(tmp_path / "model")
+    saved = weights(model.policy)
+    loaded = DDPGPaper.load(tmp_path / "model", model.env, trusted=True)
+    assert same(saved, weights(loaded.policy))
+    loaded.learn(12)
+    DDPGPaper.resume(tmp_path, small_model().env, trusted=True).learn(12, reset_num_timesteps=False)
 
 
 def test_a_given_module_is_copied():

@@ -2,6 +2,7 @@
 
 import copy
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
@@ -18,16 +19,16 @@ from torch import nn
 from torch.nn.modules.module import register_module_forward_hook
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from ddpg_ext import DDPGPaper, InvalidArgumentError, NonFiniteError, OrnsteinUhlenbeckNoise
+from ddpg_ext import DDPGPaper, InvalidArgumentError, NonFiniteError, OrnsteinUhlenbeckNoise, SnapshotCallback
 from ddpg_ext.buffers import PackedReplayBuffer
 from ddpg_ext.common.layers import ActionInput, BatchNorm
 from ddpg_ext.ddpg_paper import MlpPolicy
 from ddpg_ext.ddpg_paper.networks import Actor, Critic
 
 
-def make_model(**kwargs):
+def make_model(env="Pendulum-v1", **kwargs):
     kwargs = {"seed": 0, "buffer_size": 1000, "policy_kwargs": {"net_arch": [16, 16]}, **kwargs}
-    return DDPGPaper("MlpPolicy", "Pendulum-v1", **kwargs)
+    return DDPGPaper("MlpPolicy", env, **kwargs)
 
 
 def freeze(model):
@@ -206,6 +207,23 @@ def test_a_replaced_predict_of_the_model_acts():
     model.learn(10, reset_num_timesteps=False)
     assert len(calls) == 10
     assert model.executor == "fast"
+
+
+@pytest.mark.parametrize("name", ["predict", "train", "_sample_action", "replay_buffer.sample"])
+def test_replaced_methods_are_not_saved(tmp_path, name):
+    """Models, snapshots and replay buffers have the class's methods when they are read."""
+    env = gym.wrappers.TimeLimit(gym.make("Pendulum-v1").unwrapped, 20)
+    model = make_model(env=env)
+    *path, method = name.split(".")
+    replaced(lambda m: getattr(m, *path) if path else m, method)(model, lambda: None)
+    model.learn(80, callback=SnapshotCallback(tmp_path, every=30))
+    model.save(tmp_path / "model", include=[method])
+    model.save_replay_buffer(tmp_path / "buffer")
+    loaded = DDPGPaper.load(tmp_path / "model", env)
+    loaded.load_replay_buffer(tmp_path / "buffer")
+    for other in (loaded, DDPGPaper.resume(tmp_path, env)):
+        assert method not in vars(getattr(other, *path) if path else other)
+        other.learn(10, reset_num_timesteps=False)
 
 
 @pytest.mark.parametrize("register", [register_module_forward_hook, register_optimizer_step_post_hook])
