@@ -277,7 +277,8 @@ def train(run: Run, folder: str, report: Report) -> str | None:
 
 def describe(run: Run) -> dict[str, Any]:
     """Return the part of ``result.json`` that is known before the run."""
-    return {name: getattr(run, name) for name in ("env", "algo", "variant", "seed", "hyperparameters", "n_timesteps")}
+    names = ("env", "env_kwargs", "algo", "variant", "seed", "hyperparameters", "n_timesteps")
+    return {name: getattr(run, name) for name in names}
 
 
 def prepare(run: Run, folder: Path) -> tuple[SweepExperiment, BaseAlgorithm, dict[str, Any]]:

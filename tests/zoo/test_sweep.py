@@ -19,7 +19,7 @@ from ddpg_ext.zoo.sweep_options import parse
 pytest.importorskip("ray.tune")
 
 SMALL = ["buffer_size:2000", "batch_size:8", "learning_starts:100", "policy_kwargs:dict(net_arch=[8,8])"]
-KEYS = {"env", "algo", "variant", "seed", "hyperparameters", "n_timesteps", "evaluation_steps", "evaluation_returns"}
+KEYS = {"env", "env_kwargs", "algo", "variant", "seed", "hyperparameters", "n_timesteps", "evaluation_steps", "evaluation_returns"}
 KEYS |= {"final_return", "best_return", "weights_sha256", "seconds", "resumed", "versions", "processor", "commit"}
 SHORT = ["--env", "Pendulum-v1", "-n", "900", "--eval-freq", "300", "--eval-episodes", "2", "--final-episodes", "4"]
 SHORT += ["--snapshot-freq", "200", "-params", *SMALL]
