@@ -5,6 +5,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 from ddpg_ext.common.errors import DDPGPaperError
 
@@ -20,11 +21,17 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
         return action.help if is_complete else super()._get_help_string(action)
 
 
+class Parser(argparse.ArgumentParser):
+    """End with one line for invalid input, without the list of all options."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the line, and end the process with status 2."""
+        self.exit(BAD_INPUT, f"{self.prog.removeprefix('python -m ')}: error: {message}\n")
+
+
 def make_parser(command: str, description: str | None) -> argparse.ArgumentParser:
     """Make the parser of a command."""
-    return argparse.ArgumentParser(
-        prog=f"python -m ddpg_ext {command}", description=description, formatter_class=HelpFormatter
-    )
+    return Parser(prog=f"python -m ddpg_ext {command}", description=description, formatter_class=HelpFormatter)
 
 
 @contextmanager

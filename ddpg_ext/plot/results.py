@@ -72,11 +72,13 @@ def _run(file: Path, content: dict[str, Any]) -> Run:
     if len(steps) != len(returns) or (len(steps) and not is_table) or np.any(np.diff(steps) <= 0):
         raise ValueError("evaluation_returns must be a list for each of evaluation_steps, which must ascend")
     algo, variant = str(content["algo"]), str(content.get("variant") or "")
-    settings = comparable_settings(dict(content.get("hyperparameters") or {}))
-    settings |= {"algo": algo, "n_timesteps": n_timesteps}
-    settings |= {f"{agent}_episodes": content[f"{agent}_return"].get("episodes") for agent in agents}
     is_folder = file.name == "result.json"
     args = read_settings(file.parent, "args.yml") if is_folder else {}
+    settings = dict(content.get("hyperparameters") or {})
+    if env_kwargs := content.get("env_kwargs", args.get("env_kwargs")):
+        settings["env_kwargs"] = json.loads(json.dumps(env_kwargs, default=str))  # args.yml has tuples
+    settings = comparable_settings(settings) | {"algo": algo, "n_timesteps": n_timesteps}
+    settings |= {f"{agent}_episodes": content[f"{agent}_return"].get("episodes") for agent in agents}
     return Run(
         file.parent if is_folder else file,
         f"{variant} ({algo})" if variant and algo not in variant else variant or algo,

@@ -41,7 +41,9 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(130)
     if failed:
         names = ", ".join(failed)
-        print(f"ddpg_ext sweep: {len(failed)} runs failed ({names}); the same command tries again", file=sys.stderr)
+        print(
+            f"ddpg_ext sweep: {len(failed)} of the runs failed ({names}); the same command tries again", file=sys.stderr
+        )
         sys.exit(1)
 
 
@@ -112,12 +114,14 @@ def sweep(options: argparse.Namespace) -> list[str]:
     settings = merge_settings(storage, own)
     results = {run.name: storage.read_json(f"{run.name}/{RESULT}") for run in runs}
     missing = {run.name: run for run in runs if results[run.name] is None or "error" in results[run.name]}
-    print(f"{len(runs)} runs, {len(runs) - len(missing)} of them finished; folder {storage.folder}", flush=True)
+    if missing and not options.dry_run:
+        _connect(options)
+    count = f"{len(runs)} run{'s' * (len(runs) > 1)}"
+    print(f"{count}, {len(runs) - len(missing)} finished; folder {storage.folder}", flush=True)
     if options.dry_run:
         _print_plan(runs, missing, options.jobs or _n_cores())
     if options.dry_run or not missing:
         return []
-    _connect(options)
     storage.filesystem.create_dir(storage.path)
     storage.write_json(SETTINGS, settings)
     _tune(options, storage, missing)

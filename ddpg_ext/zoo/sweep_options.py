@@ -2,6 +2,8 @@
 
 import argparse
 import importlib
+import re
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,8 @@ Train algorithms on tasks with several seeds. The same command continues: it kee
 """
 #: keys of a variant that are no hyperparameters
 VARIANT_KEYS = ("algo", "base", "study", "study_name")
+#: options that may be names with values in the YAML file
+MAPPINGS = ("hyperparams", "env_kwargs", "variant")
 BUILT_IN = {"paper": {"base": "paper"}, "tuned": {"base": "tuned"}}
 
 
@@ -30,61 +34,95 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--algo", nargs="+", default=["ddpg_paper"], help="algorithms of the Zoo (default: ddpg_paper)")
     add("--env", nargs="+", default=[], help="environment ids")
     add("--seed", nargs="+", default=["0"], help="numbers and ranges: 0-4 7 (default: 0)")
-    add("-n", "--n-timesteps", type=int, default=-1, help="steps of each run (default: of the hyperparameters)")
+    add(
+        "-n", "--n-timesteps", type=whole_number, default=-1, help="steps of each run (default: of the hyperparameters)"
+    )
     add("-f", "--folder", default="sweeps/sweep", help="where runs go: a folder, or a URI such as s3://bucket/sweep")
     add("-params", "--hyperparams", nargs="+", default=[], help="of all runs: key:value, as in the Zoo")
     add("-conf", "--conf-file", help="YAML file of hyperparameters (default: that of each algorithm)")
-    add("--eval-freq", type=int, default=25000, help="steps between two evaluations; -1: none")
-    add("--eval-episodes", type=int, default=5, help="episodes of each evaluation")
-    add("--final-episodes", type=int, default=100, help="episodes of the last and of the best agent at the end")
+    add("--eval-freq", type=whole_number, default=25000, help="steps between two evaluations; -1: none")
+    add("--eval-episodes", type=_above_zero, default=5, help="episodes of each evaluation")
+    add("--final-episodes", type=_above_zero, default=100, help="episodes of the last and of the best agent at the end")
     add("--env-kwargs", nargs="+", default=[], help="arguments of the environments: key:value")
     add("--gym-packages", nargs="+", default=[], help="modules that register environments")
     add("--vec-env", choices=["dummy", "subproc"], default="dummy", help="where several environments of a run step")
     add("--variant", nargs="+", default=[], help="paper, tuned, name:key=value,... or name:study=STORAGE")
-    add("--snapshot-freq", type=int, default=50000, help="steps between two snapshots, from which a run continues")
-    add("--jobs", type=int, help="runs at a time (default: the number of cores)")
+    add(
+        "--snapshot-freq",
+        type=_above_zero,
+        default=50000,
+        help="steps between two snapshots, from which a run continues",
+    )
+    add("--jobs", type=_above_zero, help="runs at a time (default: the number of cores)")
     add("--address", help="a Ray cluster: auto or HOST:PORT (default: Ray starts on this machine)")
     add("--dry-run", action="store_true", help="list the runs, their steps, and an estimate of the time")
     given = parser.parse_args(argv)
     if given.settings is not None:
-        known = {action.dest for action in parser._actions} - {"help", "settings"}
-        parser.set_defaults(**_read_settings(given.settings, known))
-        given = parser.parse_args(argv)
-    for name in ("algo", "env", "seed", "gym_packages"):
-        value = getattr(given, name)
-        setattr(given, name, value if isinstance(value, list) else [value])
-    given.seed = [seed for text in given.seed for seed in _seeds(str(text))]
+        given = parser.parse_args(argv, _read_settings(given.settings, parser))  # the command line has priority
+    given.seed = [seed for text in given.seed for seed in _seeds(text)]
     given.hyperparams = _pairs("--hyperparams", given.hyperparams, ":")
     given.env_kwargs = _pairs("--env-kwargs", given.env_kwargs, ":")
     given.variant = _variants(given.variant)
-    for name in ("eval_episodes", "final_episodes", "snapshot_freq", "jobs"):
-        value = getattr(given, name)
-        if value is not None and (not isinstance(value, int) or value < 1):
-            raise InvalidArgumentError(f"--{name.replace('_', '-')} must be a whole number above 0, got {value!r}")
     if not given.env:
         raise InvalidArgumentError("--env is missing; pass environment ids, such as --env Hopper-v5 HalfCheetah-v5")
     return given
 
 
-def _read_settings(file: str, known: set[str]) -> dict[str, Any]:
+def whole_number(value: Any) -> int:
+    """Return a number of the command line or of a YAML file, such as 1e6, which PyYAML reads as text."""
+    try:
+        number = Decimal(str(value))
+        if abs(number) >= 10**18 or number != int(number):
+            raise ValueError
+        return int(number)
+    except (ArithmeticError, ValueError):
+        raise argparse.ArgumentTypeError(f"must be a whole number, got {value!r}") from None
+
+
+def _above_zero(text: str) -> int:
+    number = whole_number(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number above 0, got {text!r}")
+    return number
+
+
+def _read_settings(file: str, parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """Parse the YAML file as if its values were options; names with values of their own are taken as they are."""
     yaml = import_extra("yaml", "ddpg_ext[extra]", "reading settings")
     try:
         settings = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise InvalidArgumentError(f"the settings {file!r} cannot be read: {one_line(error)}") from error
     if not isinstance(settings, dict):
         raise InvalidArgumentError(f"the settings {file!r} must be names and values, got {type(settings).__name__}")
-    for key in settings:
-        if key not in known:
-            raise InvalidArgumentError(f"{file}: the key `{key}` is unknown; {suggestion(str(key), known)}")
-    return settings
+    options = {action.dest: action for action in parser._actions if action.dest not in ("help", "settings")}
+    argv: list[str] = []
+    mappings = {}
+    for key, value in settings.items():
+        if key not in options:
+            raise InvalidArgumentError(f"{file}: the key `{key}` is unknown; {suggestion(str(key), options)}")
+        option, values = options[key], value if isinstance(value, list) else [value]
+        name, is_list, is_switch = option.option_strings[-1], option.nargs == "+", option.nargs == 0
+        if isinstance(value, dict) and key in MAPPINGS:
+            mappings[key] = value
+        elif any(isinstance(each, dict | list) for each in values) or (isinstance(value, list) and not is_list):
+            accepted = "names with values" if key in MAPPINGS else "a list" if is_list else "one value"
+            raise InvalidArgumentError(f"{file}: `{key}` must be {accepted}, got {value!r}")
+        elif is_switch and not isinstance(value, bool | None):
+            raise InvalidArgumentError(f"{file}: `{key}` must be true or false, got {value!r}")
+        elif is_switch:
+            argv += [name] if value else []
+        elif values not in ([], [None]):
+            argv += [name, *map(str, values)]
+    return argparse.Namespace(**{**vars(parser.parse_args(argv)), **mappings})
 
 
 def _seeds(text: str) -> list[int]:
-    first, _, last = text.partition("-")
-    if not first.isdigit() or (last and not last.isdigit()) or text.endswith("-") or int(last or first) < int(first):
+    numbers = re.fullmatch(r"(\d+)(?:-(\d+))?", text)
+    seeds = range(int(numbers[1]), int(numbers[2] or numbers[1]) + 1) if numbers else []
+    if not seeds:
         raise InvalidArgumentError(f"--seed takes numbers and ranges such as 0-4, got {text!r}")
-    return list(range(int(first), int(last or first) + 1))
+    return list(seeds)
 
 
 def _pairs(option: str, pairs: list[str] | dict[str, Any], separator: str) -> dict[str, Any]:
@@ -119,8 +157,13 @@ def _variants(variants: list[str] | dict[str, Any]) -> dict[str, dict[str, Any]]
                 raise InvalidArgumentError(f"--variant {text!r} is unknown; pass paper, tuned or name:key=value,...")
             parsed[name] = _pairs("--variant", _split(rest), "=") if colon else BUILT_IN[name]
     for name, values in parsed.items():
-        if not isinstance(values, dict) or values.get("base", "tuned") not in BUILT_IN:
-            raise InvalidArgumentError(f"--variant {name}: its base must be paper or tuned, and it must be keys")
+        if not isinstance(values, dict):
+            raise InvalidArgumentError(f"--variant {name} must be names with values, got {values!r}")
+        for key in VARIANT_KEYS:
+            if key in values and not isinstance(values[key], str):
+                raise InvalidArgumentError(f"--variant {name}: `{key}` must be text, got {values[key]!r}")
+        if values.get("base", "tuned") not in BUILT_IN:
+            raise InvalidArgumentError(f"--variant {name}: `base` must be paper or tuned, got {values['base']!r}")
         if not name or not all(character.isalnum() or character in "-_.+=" for character in name):
             raise InvalidArgumentError(f"--variant {name!r}: a name is letters, digits and -_.+=, since it is a folder")
     return parsed

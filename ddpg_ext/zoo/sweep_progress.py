@@ -1,5 +1,6 @@
 """What Ray Tune prints while a sweep runs: one line for each run."""
 
+import math
 import time
 from typing import Any
 
@@ -45,7 +46,8 @@ def _progress(trial: Any) -> str:
         return "was finished" if _has_ended(trial) else "starts"
     left = "finished" if _has_ended(trial) else f"{duration(numbers['seconds_left'])} h left"
     speed = f"{numbers['steps_per_second']:>7,.0f} steps/s"
-    return f"{numbers['steps']:>11,} steps  {speed}  return {numbers['return']:>9,.1f}  {left}"
+    returned = "-" if math.isnan(numbers["return"]) else f"{numbers['return']:,.1f}"  # before the first episode's end
+    return f"{numbers['steps']:>11,} steps  {speed}  return {returned:>9}  {left}"
 
 
 def duration(seconds: float) -> str:

@@ -44,7 +44,7 @@ from ddpg_ext.zoo.experiment import ExperimentManager
 from ddpg_ext.zoo.hyperparameters import ALGORITHM, check_keys, default_policy
 from ddpg_ext.zoo.register import register_zoo
 from ddpg_ext.zoo.sweep_folder import RESULT, SNAPSHOTS, Storage
-from ddpg_ext.zoo.sweep_options import VARIANT_KEYS, one_line
+from ddpg_ext.zoo.sweep_options import VARIANT_KEYS, one_line, whole_number
 
 Report = Callable[[dict[str, Any]], None]
 #: seconds between two reports
@@ -277,7 +277,8 @@ def train(run: Run, folder: str, report: Report) -> str | None:
 
 def describe(run: Run) -> dict[str, Any]:
     """Return the part of ``result.json`` that is known before the run."""
-    return {name: getattr(run, name) for name in ("env", "algo", "variant", "seed", "hyperparameters", "n_timesteps")}
+    names = ("env", "env_kwargs", "algo", "variant", "seed", "hyperparameters", "n_timesteps")
+    return {name: getattr(run, name) for name in names}
 
 
 def prepare(run: Run, folder: Path) -> tuple[SweepExperiment, BaseAlgorithm, dict[str, Any]]:
@@ -300,6 +301,8 @@ def _train(run: Run, folder: Path, report: Report, upload: Callable[[], None]) -
     for checkpoint in (folder / SNAPSHOTS).glob("checkpoint_*/files"):
         shutil.copytree(checkpoint, folder, dirs_exist_ok=True)
     experiment, model, _ = prepare(run, folder)
+    if not experiment.continue_training:  # curves of an earlier attempt
+        shutil.rmtree(folder / "tensorboard", ignore_errors=True)
 
     def report_and_count(numbers: dict[str, Any]) -> None:
         spent.write_text(str(before + time.monotonic() - start))
@@ -369,9 +372,9 @@ def resolve(run: Run, values: dict[str, Any], conf_file: str | None) -> Run:
     """Return a run with all hyperparameters of its variant, whose environment and model were made to try them."""
     own = {key: value for key, value in values.items() if key not in VARIANT_KEYS}
     custom = copy.deepcopy({**run.hyperparameters, **own})
-    n_timesteps = int(own.get("n_timesteps", run.n_timesteps))
     with _silent_folder() as scratch:
         try:
+            n_timesteps = _n_timesteps(own.get("n_timesteps", run.n_timesteps))
             check_keys(custom, ALGOS[run.algo])
             experiment = ExperimentManager(
                 argparse.Namespace(), run.algo, run.env, str(scratch), n_timesteps=n_timesteps, config=conf_file
@@ -380,7 +383,7 @@ def resolve(run: Run, values: dict[str, Any], conf_file: str | None) -> Run:
             if "study" in values:
                 entry |= experiment.load_trial(values["study"], values.get("study_name"))  # type: ignore[arg-type]
             entry |= custom
-            n_timesteps = n_timesteps if n_timesteps > 0 else int(entry.get("n_timesteps", -1))
+            n_timesteps = n_timesteps if n_timesteps > 0 else _n_timesteps(entry.get("n_timesteps", -1))
             if n_timesteps < 1:
                 raise InvalidArgumentError("there is no number of steps; pass --n-timesteps")
             entry["n_timesteps"] = n_timesteps
@@ -391,6 +394,13 @@ def resolve(run: Run, values: dict[str, Any], conf_file: str | None) -> Run:
         except Exception as error:  # of the Zoo, of the algorithm, of the environment, of Optuna
             raise InvalidArgumentError(f"{run.algo} on {run.env}: {one_line(error)}") from error
     return run._replace(hyperparameters=dict(entry), n_timesteps=n_timesteps)
+
+
+def _n_timesteps(value: Any) -> int:
+    try:
+        return whole_number(value)
+    except argparse.ArgumentTypeError as error:
+        raise InvalidArgumentError(f"`n_timesteps` {error}") from None
 
 
 def estimate_seconds(run: Run, n_steps: int = 300) -> float:

@@ -152,6 +152,19 @@ def test_runs_that_are_not_independent_count_once(tmp_path, recwarn):
     assert re.search(r"different settings are [^`]*: `n_timesteps` \(200[^`]*\)\. Give", messages)
 
 
+def test_environments_of_other_arguments_are_other_settings(tmp_path, recwarn):
+    for gravity in (1.0, 2.0):
+        write_result(tmp_path / f"{gravity}", gravity, env_kwargs={"g": gravity})
+    older = write_result(tmp_path / "older", 3.0, seed=1)
+    (older / "Hopper-v5").mkdir()
+    (older / "Hopper-v5" / "args.yml").write_text(yaml.safe_dump({"env_kwargs": {"g": 3.0}}))
+    assert summarize(groups_of(tmp_path))[0]["seeds"] == 3
+    (message,) = [str(warning.message) for warning in recwarn]
+    assert "different settings are" in message
+    for gravity in (1.0, 2.0, 3.0):
+        assert f"{{'g': {gravity}}}" in message
+
+
 def test_failures_and_processors_are_counted_and_named(tmp_path, capsys):
     write_sweep(tmp_path, SCORES[:3])
     write_result(tmp_path / "other", 8.0, seed=7, processor="B")

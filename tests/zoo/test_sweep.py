@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.fs
@@ -13,13 +14,23 @@ from stable_baselines3.common.monitor import load_results
 
 from ddpg_ext import load_zoo_run
 from ddpg_ext.common.errors import DDPGPaperError
-from ddpg_ext.zoo import sweep, sweep_folder, sweep_run
+from ddpg_ext.zoo import sweep, sweep_folder, sweep_progress, sweep_run
 from ddpg_ext.zoo.sweep_options import parse
 
 pytest.importorskip("ray.tune")
 
 SMALL = ["buffer_size:2000", "batch_size:8", "learning_starts:100", "policy_kwargs:dict(net_arch=[8,8])"]
-KEYS = {"env", "algo", "variant", "seed", "hyperparameters", "n_timesteps", "evaluation_steps", "evaluation_returns"}
+KEYS = {
+    "env",
+    "env_kwargs",
+    "algo",
+    "variant",
+    "seed",
+    "hyperparameters",
+    "n_timesteps",
+    "evaluation_steps",
+    "evaluation_returns",
+}
 KEYS |= {"final_return", "best_return", "weights_sha256", "seconds", "resumed", "versions", "processor", "commit"}
 SHORT = ["--env", "Pendulum-v1", "-n", "900", "--eval-freq", "300", "--eval-episodes", "2", "--final-episodes", "4"]
 SHORT += ["--snapshot-freq", "200", "-params", *SMALL]
@@ -97,6 +108,13 @@ def test_ddpg_paper_continues_bit_for_bit(undisturbed, tmp_path):
     assert timeless(result) == timeless(expected)
     for name in ("r", "l"):
         assert load_results(str(tmp_path / run.name))[name].tolist() == load_results(str(folder))[name].tolist()
+
+
+def test_a_run_that_begins_again_has_one_curve(tmp_path):
+    (run,) = plan("--snapshot-freq", "900")
+    assert "error" in train(run, tmp_path, stop_at=250)
+    assert train(run, tmp_path)["resumed"] is False
+    assert len(list((tmp_path / run.name).glob("tensorboard/*/events*"))) == 1
 
 
 def test_a_finished_run_is_kept(undisturbed, tmp_path):
@@ -187,6 +205,22 @@ def test_settings_from_a_file(tmp_path):
     ]
 
 
+def test_settings_are_values_of_the_options(tmp_path):
+    def parsed(text, *argv):
+        (tmp_path / "s.yml").write_text(text)
+        return parse([str(tmp_path / "s.yml"), "--env", "Pendulum-v1", *argv])
+
+    given = parsed("{n_timesteps: 1e6, eval_freq: -1, seed: [0, 2-3], variant: paper, dry_run: true, jobs: null}")
+    assert (given.n_timesteps, given.eval_freq, given.seed, given.jobs) == (1_000_000, -1, [0, 2, 3], None)
+    assert (given.variant, given.dry_run) == ({"paper": {"base": "paper"}}, True)
+    given = parsed("{env_kwargs: ['g:5'], hyperparams: {tau: 0.1}, gym_packages: [], dry_run: false}")
+    assert (given.env_kwargs, given.hyperparams, given.gym_packages) == ({"g": 5}, {"tau": 0.1}, [])
+    assert not given.dry_run
+    assert parsed("env_kwargs: {g: 1}", "--env-kwargs", "g:2").env_kwargs == {"g": 2}
+    (run,) = sweep.plan(parsed("variant: {long: {n_timesteps: 1e3}}"))
+    assert run.n_timesteps == 1000
+
+
 def test_the_best_trial_of_a_study(tmp_path):
     import optuna
 
@@ -220,6 +254,12 @@ def test_dry_run(capsys, tmp_path):
     assert not (tmp_path / "none").exists()
 
 
+def test_a_run_without_a_return_has_a_dash():
+    numbers = {"steps": 150, "steps_per_second": 75.0, "return": float("nan"), "seconds_left": 60.0}
+    line = sweep_progress._progress(SimpleNamespace(last_result=numbers, status="RUNNING"))
+    assert line.split() == ["150", "steps", "75", "steps/s", "return", "-", "0:01", "h", "left"]
+
+
 @pytest.mark.parametrize(
     ("options", "part"),
     [
@@ -234,8 +274,13 @@ def test_dry_run(capsys, tmp_path):
         (["--variant", "b:study=sqlite:///none.db"], "does not contain exactly 1 study"),
         (["--seed", "3-1"], "--seed takes numbers and ranges such as 0-4, got '3-1'"),
         (["--seed", "1", "1"], "two runs have the same folder"),
-        (["--jobs", "0"], "--jobs must be a whole number above 0"),
+        (["--jobs", "0"], "--jobs: must be a whole number above 0"),
         (["--env-kwargs", "gg:1"], "unexpected keyword argument 'gg'"),
+        (["--vec-env", "foo"], "--vec-env: invalid choice: 'foo' (choose from "),
+        (["--nothing"], "unrecognized arguments: --nothing"),
+        (["-n", "100.5"], "--n-timesteps: must be a whole number, got '100.5'"),
+        (["-n", "1e999999999"], "--n-timesteps: must be a whole number"),
+        (["--variant", "a:n_timesteps=[3]"], "`n_timesteps` must be a whole number, got [3]"),
         (["--gym-packages", "not_there"], "--gym-packages not_there cannot be imported"),
         (["-params", "zzz:1"], "`zzz` is unknown; known: "),
         (["-f", "/proc/x"], "--folder '/proc/x' cannot be written to (No such file or directory); choose another"),
@@ -251,12 +296,45 @@ def test_dry_run(capsys, tmp_path):
 def test_bad_input_ends_with_one_short_line(options, part, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "envs.yml").write_text("envs: [Pendulum-v1]\n")
+    ends_with_one_line([*SHORT, "-f", "folder", *options], part, capsys)
+    assert not (tmp_path / "folder").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("n_timesteps: [100]", "`n_timesteps` must be one value, got [100]"),
+        ("n_timesteps: 100.5", "--n-timesteps: must be a whole number, got '100.5'"),
+        ("n_timesteps: true", "--n-timesteps: must be a whole number, got 'True'"),
+        ("n_timesteps: .nan", "--n-timesteps: must be a whole number, got 'nan'"),
+        ("eval_freq: {a: 1}", "`eval_freq` must be one value, got {'a': 1}"),
+        ("jobs: 0", "--jobs: must be a whole number above 0"),
+        ("env_kwargs: 5", "--env-kwargs '5': pass key:value"),
+        ("env_kwargs: [{g: 1}]", "`env_kwargs` must be names with values, got [{'g': 1}]"),
+        ("vec_env: foo", "--vec-env: invalid choice: 'foo' (choose from "),
+        ("env: {Pendulum-v1: 1}", "`env` must be a list, got"),
+        ("seed: 1.5", "--seed takes numbers and ranges"),
+        ("dry_run: 3", "`dry_run` must be true or false, got 3"),
+        ("variant: {a: 5}", "--variant a must be names with values, got 5"),
+        ("variant: {a: {algo: [td3]}}", "--variant a: `algo` must be text, got ['td3']"),
+        ("variant: {a: {n_timesteps: many}}", "`n_timesteps` must be a whole number, got 'many'"),
+        ("[1]", "must be names and values, got list"),
+        ("5: 6", "the key `5` is unknown"),
+    ],
+)
+def test_bad_settings_end_with_one_short_line(text, part, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "s.yml").write_text(text)
+    ends_with_one_line(["s.yml", *(["--env", "Pendulum-v1"] if "env:" not in text else [])], part, capsys)
+
+
+def ends_with_one_line(argv, part, capsys):
     with pytest.raises(SystemExit) as ended:
-        sweep.main([*SHORT, "-f", "folder", *options])
-    message = capsys.readouterr().err
+        sweep.main(argv)
+    out, message = capsys.readouterr()
     assert ended.value.code == 2
     assert message.startswith("ddpg_ext sweep: error: ")
     assert part in message
     assert message.count("\n") == 1
     assert len(message) < 300
-    assert not (tmp_path / "folder").exists()
+    assert out == ""
