@@ -254,9 +254,10 @@ class DDPGPaperPolicy(BasePolicy):
 
     def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> Critic:
         """
-        Build a critic with fresh weights.
+        Build a critic.
 
         :param features_extractor: the actor's, to share it, or None for one of its own
+        :return: a critic with fresh weights
         """
         return Critic(**self._update_features_extractor(self.critic_kwargs, features_extractor)).to(self.device)
 
