@@ -316,7 +316,7 @@ def test_infos_of_her(tmp_path):
         other.learn(10, reset_num_timesteps=False)
 
 
-@pytest.mark.parametrize("entry", [{1.5: 2}, {(1, 2): 3}, {"object": object()}], ids=str)
+@pytest.mark.parametrize("entry", [{1.5: 2}, {(1, 2): 3}, {"object": object()}])
 def test_infos_of_her_that_no_file_holds(tmp_path, entry):
     class Odd(ToyGoalEnv):
         def step(self, action):
