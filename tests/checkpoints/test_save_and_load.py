@@ -62,7 +62,6 @@ def test_a_loaded_model_is_the_saved_one(trained, tmp_path, kind, weights_of, as
     # The shortcuts are those of the loaded policy, not of one that was saved with them
     assert loaded.actor is loaded.policy.actor
     assert loaded.critic_target is loaded.policy.critic_target
-    assert not any(param.requires_grad for param in loaded.critic_target.parameters())
     assert trained.actor is trained.policy.actor  # saving has changed nothing
     assert trained.replay_buffer.size() == 60
 

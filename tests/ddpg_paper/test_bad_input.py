@@ -103,7 +103,7 @@ ARGUMENTS = [
     ({"policy": ReplayBuffer}, TYPE, ["ReplayBuffer", "subclass of"]),
     ({"policy": SB3Policy}, TYPE, ["SB3Policy", "subclass of", "migration.md"]),
     ({"policy_kwargs": [("net_arch", [3])]}, TYPE, ["[('net_arch', [3])]", "a dict"]),
-    nested("net_arc", [3], TYPE, "'net_arc'", "did you mean 'net_arch'", "'action_layer'"),
+    nested("net_arc", [3], TYPE, "'net_arc'", "did you mean 'net_arch'"),
     nested("use_sde", True, VALUE, "'use_sde'", "must be False", "SB3's SAC"),
     nested("n_critics", 2, VALUE, "'n_critics'", "must be 1", "SB3's TD3"),
     nested("lr_schedule", 1, TYPE, "'lr_schedule'"),
