@@ -18,8 +18,8 @@ class Processor(NamedTuple):
 
 
 #: Processors on which oneDNN computes float32 products faster than MKL, torch's usual kernel (both come with torch),
-#: and from how many multiplications on. All others use MKL. Measured by benchmarks/matmul_kernels.py with one thread;
-#: microseconds for 64 x 400 x 300, forward / weight gradient / input gradient:
+#: and from how many multiplications on. All others use MKL. benchmarks/matmul_kernels.py measures a processor's line.
+#: Microseconds for 64 x 400 x 300 with one thread, forward / weight gradient / input gradient:
 #: - AMD Zen 4: MKL 171 / 159 / 161, oneDNN 169 / 175 / 152; on Zen 5 oneDNN is faster
 #: - Intel with AMX: MKL 131 / 110 / 103, oneDNN 157 / 159 / 142, so it is not in the table
 _ONEDNN_FROM = {Processor("AuthenticAMD", avx512=True, amx=False): 1_000_000}

@@ -1,9 +1,11 @@
 """The processor of this machine."""
 
+import functools
 import platform
 from pathlib import Path
 
 
+@functools.cache
 def processor(entry: str = "model name") -> str:
     """
     Return what the system says about its first processor.

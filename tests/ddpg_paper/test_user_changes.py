@@ -18,6 +18,7 @@ from stable_baselines3.common.torch_layers import FlattenExtractor
 from torch import nn
 from torch.nn.modules.module import register_module_forward_hook
 from torch.optim.optimizer import register_optimizer_step_post_hook
+from toys import same, weights
 
 from ddpg_ext import DDPGPaper, InvalidArgumentError, NonFiniteError, OrnsteinUhlenbeckNoise, SnapshotCallback
 from ddpg_ext.buffers import PackedReplayBuffer
@@ -384,23 +385,21 @@ def test_store_transition_sees_every_transition():
 # ------------------------------------------------------------ whole networks
 
 
+NETWORKS = ("actor", "critic", "actor_target", "critic_target")
+
+
 @pytest.mark.parametrize("name", ["actor", "critic"])
 def test_a_frozen_network_stays_as_it_is_while_the_other_learns(name):
     model = make_model()
     getattr(model, name).requires_grad_(False)
-    before = copy.deepcopy(model.policy.state_dict())
+    before = weights(model.policy)
     model.learn(80)
-    changed = {
-        key.partition(".")[0] for key, _ in model.policy.named_parameters() if not same_tensor(model, key, before)
-    }
-    assert changed == {"actor", "critic", "actor_target", "critic_target"} - {name, f"{name}_target"}
+    after = weights(model.policy)
+    changed = {key.split(".")[0] for key, _ in model.policy.named_parameters() if not th.equal(before[key], after[key])}
+    assert changed == {*NETWORKS} - {name, f"{name}_target"}
 
 
-def same_tensor(model, key, before):
-    return th.equal(model.policy.state_dict()[key], before[key])
-
-
-@pytest.mark.parametrize("name", ["actor", "critic", "actor_target", "critic_target"])
+@pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("executor", ["fast", "eager"])
 def test_a_network_put_in_the_place_of_anothers_is_trained_and_saved(name, executor, tmp_path):
     model, undisturbed = (make_model(executor=executor).learn(70) for _ in range(2))
@@ -408,8 +407,7 @@ def test_a_network_put_in_the_place_of_anothers_is_trained_and_saved(name, execu
     for each in (model, undisturbed):
         each.learn(20, reset_num_timesteps=False)
     assert getattr(model.policy, name) is getattr(model, name)
-    for key, value in undisturbed.policy.state_dict().items():
-        assert th.equal(model.policy.state_dict()[key], value)
+    assert same(weights(model.policy), weights(undisturbed.policy))
     model.save(tmp_path / "model")
     assert th.equal(*(next(getattr(m, name).parameters()) for m in (DDPGPaper.load(tmp_path / "model"), model)))
 
