@@ -10,9 +10,10 @@ from ddpg_ext.common.processor import processor
 
 
 class Processor(NamedTuple):
-    """Identify a processor by what the choice of kernels depends on."""
+    """Identify a processor by what the choice of kernels depends on. ``family`` is of CPUID, empty if unknown."""
 
     vendor: str
+    family: str
     avx512: bool
     amx: bool
 
@@ -20,9 +21,14 @@ class Processor(NamedTuple):
 #: Processors on which oneDNN computes float32 products faster than MKL, torch's usual kernel (both come with torch),
 #: and from how many multiplications on. All others use MKL. benchmarks/matmul_kernels.py measures a processor's line.
 #: Microseconds for 64 x 400 x 300 with one thread, forward / weight gradient / input gradient:
-#: - AMD Zen 4: MKL 171 / 159 / 161, oneDNN 169 / 175 / 152; on Zen 5 oneDNN is faster
+#: - AMD Zen 4 (family 25): MKL 174 / 161 / 160, oneDNN 165 / 175 / 157. Within a training step, where the weights are
+#:   not in the cache, MKL is 6 % faster at batch 64; oneDNN is faster from 64 x 1024 x 1024 on (1598 against 1348)
+#: - AMD Zen 5 (family 26): oneDNN is faster
 #: - Intel with AMX: MKL 131 / 110 / 103, oneDNN 157 / 159 / 142, so it is not in the table
-_ONEDNN_FROM = {Processor("AuthenticAMD", avx512=True, amx=False): 1_000_000}
+_ONEDNN_FROM = {
+    Processor("AuthenticAMD", "25", avx512=True, amx=False): 60_000_000,
+    Processor("AuthenticAMD", "26", avx512=True, amx=False): 1_000_000,
+}
 #: oneDNN is faster from this number of columns on: with fewer, MKL's transposed product is several times as fast
 _ONEDNN_MIN_WIDTH = 8
 
@@ -31,7 +37,13 @@ def detect_processor() -> Processor:
     """Return the processor; its vendor is the CPUID name, empty if it is unknown."""
     vendor = re.search("AuthenticAMD|GenuineIntel", processor("vendor_id"))
     avx512 = th.backends.cpu.get_cpu_capability() == "AVX512"
-    return Processor(vendor[0] if vendor else "", avx512, "amx_bf16" in processor("flags").split())
+    family = processor("cpu family")
+    return Processor(
+        vendor[0] if vendor else "",
+        family if family.isdecimal() else "",
+        avx512,
+        "amx_bf16" in processor("flags").split(),
+    )
 
 
 def _find_onednn() -> Callable[..., th.Tensor] | None:

@@ -10,7 +10,7 @@ def processor(entry: str = "model name") -> str:
     """
     Return what the system says about its first processor.
 
-    :param entry: an entry of Linux' ``/proc/cpuinfo``: ``model name``, ``vendor_id``, ``flags``
+    :param entry: an entry of Linux' ``/proc/cpuinfo``: ``model name``, ``vendor_id``, ``cpu family``, ...
     :return: its value; on other systems and processors the short description that Python has
     """
     cpuinfo = Path("/proc/cpuinfo")

@@ -20,6 +20,7 @@ from stable_baselines3.common.torch_layers import FlattenExtractor
 from torch import nn
 from torch.nn.modules import module as nn_module
 from torch.optim import optimizer as th_optimizer
+from torch.utils.hooks import RemovableHandle
 
 from ddpg_ext.common.layers import ActionInput
 from ddpg_ext.ddpg_paper.manual_backward import LAYERS, Chain, Grads, ManualCritic
@@ -201,7 +202,8 @@ class FastCPUExecutor:
         weights = getattr(batch, "weights", None)
         weighted = td_errors if weights is None else td_errors * weights.numpy()
         critic_loss = check_finite(float(np.vdot(weighted, td_errors)) / self.batch_size, "critic loss")
-        squares = float(np.vdot(obs.numpy(), obs.numpy()))
+        obs_array = obs.numpy()
+        squares = float(np.vdot(obs_array, obs_array))
         self.critic.backward(th.from_numpy(weighted * np.float32(-2 / self.batch_size)))
         if gradients_may_overflow(critic_loss, squares):
             check_gradients(self.critic.grads.values(), "critic", squares)
@@ -262,7 +264,7 @@ class _Watched:
             *map(id, chain.from_iterable(map(dict.values, self.members))),
             *map(th.Tensor.data_ptr, self.tensors),
             *map(_requires_grad, self.params),
-            self.has_hooks(),
+            RemovableHandle.next_id,  # torch counts all hooks that were ever registered
         ]
 
     def has_changed(self) -> bool:

@@ -78,6 +78,9 @@ class _Linear(_Layer):
         if params:
             grads, weight = self.grads, self.weight_id
             if self.is_large and not self.has_narrow_weight:
+                # Free the last gradient first: the product then gets its memory, which is still in the cache
+                self.weight.grad = None
+                grads.pop(weight, None)
                 with th.inference_mode(False):  # for users of `param.grad`
                     grads[weight] = large_product(grad.t(), self.x.t(), None)
             else:
