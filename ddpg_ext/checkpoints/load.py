@@ -18,7 +18,7 @@ from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
 from ddpg_ext.checkpoints import sb3_compat
-from ddpg_ext.checkpoints.model_zip import ModelFile, Trust, read_model_members
+from ddpg_ext.checkpoints.model_zip import ModelFile, Trust, excluded_attributes, read_model_members
 from ddpg_ext.checkpoints.replay_buffer import set_replay_buffer
 from ddpg_ext.common.checks import plain
 from ddpg_ext.common.errors import (
@@ -318,8 +318,7 @@ def _attributes(model: "DDPGPaper", data: dict[str, Any]) -> dict[str, Any]:
     for key in data:
         if replaces_a_part(cls, key) or key.startswith("__") or key == "policy_aliases":
             raise CheckpointError(f"its field `{key}` would replace a part of {cls.__name__}")
-    excluded = set(model._excluded_save_params())
-    return {key: value for key, value in data.items() if key not in excluded}
+    return {key: value for key, value in data.items() if key not in excluded_attributes(model)}
 
 
 def _set_parameters(model: "DDPGPaper", file: ModelFile, original: ModelFile | None) -> None:

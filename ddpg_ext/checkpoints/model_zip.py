@@ -93,7 +93,7 @@ def write_model_members(
     archive: ZipWriter, model: "DDPGPaper", exclude: Iterable[str] | None = None, include: Iterable[str] | None = None
 ) -> None:
     """Write a model into a zip file; a :class:`CheckpointError` names the attribute that could not be read back."""
-    left_out = {*(exclude or ()), *model._excluded_save_params()} - set(include or ())
+    left_out = {*(exclude or ()), *excluded_attributes(model)} - set(include or ())
     state_dicts, variables = model._get_torch_save_params()
     left_out.update(name.split(".")[0] for name in (*state_dicts, *variables))
     left_out.update(name for name in vars(model) if replaces_a_part(type(model), name))
@@ -109,6 +109,12 @@ def write_model_members(
     archive.write("system_info.txt", get_system_info(print_info=False)[1].encode())
     if replay_buffer is not None:
         replay_buffers.write_members(archive, replay_buffer)
+
+
+def excluded_attributes(model: "DDPGPaper") -> set[str]:
+    """Return the names of attributes that are not saved unless the user includes them."""
+    networks = ("actor", "critic", "actor_target", "critic_target")
+    return {*model._excluded_save_params(), *networks, "_executor", "_statistics_before"}
 
 
 def _field(name: str, value: Any) -> Any:

@@ -637,10 +637,6 @@ class DDPGPaper(OffPolicyAlgorithm):
 
     # --------------------------------------------------------------- save, load
 
-    def _excluded_save_params(self) -> list[str]:
-        networks = ["actor", "critic", "actor_target", "critic_target"]
-        return [*super()._excluded_save_params(), *networks, "_executor", "_statistics_before"]
-
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return ["policy", "actor.optimizer", "critic.optimizer"], []
 
