@@ -208,7 +208,7 @@ def _connect(options: argparse.Namespace) -> None:
     except (OSError, ValueError, RuntimeError, OverflowError) as error:
         raise InvalidArgumentError(
             f"--address {options.address!r} cannot be reached ({one_line(error)}); start a cluster with "
-            "`ray start --head`, and pass auto or its HOST:PORT"
+            "`ray start --head`, and pass auto or its HOST:PORT; set RAY_AUTH_MODE=token if it has a token"
         ) from error
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C

@@ -299,6 +299,7 @@ def test_a_run_without_a_return_has_a_dash():
         (["-f", "envs.yml/x"], "--folder 'envs.yml/x' cannot be written to (Not a directory); choose another"),
         (["-f", "s3x://a/b"], "--folder 's3x://a/b' cannot be written to"),
         (["-f", "folder", "--address", "127.0.0.1:1"], "--address '127.0.0.1:1' cannot be reached"),
+        (["-f", "folder", "--address", "127.0.0.1:1"], "set RAY_AUTH_MODE=token if it has a token"),
         (["-conf", "gone.yml"], "gone.yml"),
         (["envs.yml"], "the key `envs` is unknown; did you mean 'env'"),
         (["gone.yml"], "the settings 'gone.yml' cannot be read"),
