@@ -91,12 +91,13 @@ def draw(groups: Groups, curves: dict[tuple[str, str], Curve], y_label: str, x: 
     figure = matplotlib.Figure(figsize=(1 + 5 * columns, (3.9 + 0.17 * len(labels)) * rows), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False).flat
     for env, panel in zip(envs, panels, strict=False):
+        points = [key for key in curves if key[0] == env and len(curves[key].x) == 1]
         for key in [key for key in curves if key[0] == env]:
             curve, index = curves[key], labels.index(key[1])
             style = {"color": f"C{index}", "label": f"{key[1]}: {curve.description}"}
             if len(curve.x) == 1:  # a line of one point is invisible; points side by side do not cover each other
                 half = np.maximum([curve.middle - curve.low, curve.high - curve.middle], 0)
-                beside = transforms.offset_copy(panel.transData, figure, x=-8 * index, units="points")
+                beside = transforms.offset_copy(panel.transData, figure, x=-8 * points.index(key), units="points")
                 panel.errorbar(curve.x, curve.middle, half, fmt="o", capsize=4, transform=beside, **style)
                 panel.plot(curve.x.repeat(3), [curve.low, curve.middle, curve.high], alpha=0)  # sets the axes' limits
                 continue

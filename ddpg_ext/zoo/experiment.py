@@ -170,12 +170,13 @@ class ExperimentManager(exp_manager.ExperimentManager):
         """Load the hyperparameters of a trial, also of one that was pruned."""
         try:
             return super().load_trial(storage, study_name, trial_id, convert)
-        except (KeyError, IndexError) as error:
+        except (KeyError, IndexError, ValueError) as error:  # of Optuna: no study, no trial, no completed trial
             if not self._is_ours:
                 raise
+            study = f"the study {study_name!r} in {storage!r}" if study_name else repr(storage)
+            trial = "completed trial" if trial_id is None else f"trial for --trial-id {trial_id}"
             raise InvalidArgumentError(
-                f"--trial-id {trial_id}: the study {study_name!r} in {storage!r} has no such trial with all "
-                f"hyperparameters of {self.algo} ({type(error).__name__}: {error})"
+                f"{study} has no {trial} of {self.algo} ({type(error).__name__}: {error})"
             ) from error
 
     def objective(self, trial: optuna.Trial) -> float:

@@ -111,27 +111,27 @@ def sweep(options: argparse.Namespace) -> list[str]:
 
     storage = open_folder(options.folder)
     own = {f"{run.variant}/{run.env}": run._replace(seed=None)._asdict() for run in runs}
-    settings = merge_settings(storage, own)
+    merge_settings(storage, own)
     results = {run.name: storage.read_json(f"{run.name}/{RESULT}") for run in runs}
     missing = {run.name: run for run in runs if results[run.name] is None or "error" in results[run.name]}
-    if missing and not options.dry_run:
-        _connect(options)
-    count = f"{len(runs)} run{'s' * (len(runs) > 1)}"
-    print(f"{count}, {len(runs) - len(missing)} finished; folder {storage.folder}", flush=True)
-    if options.dry_run:
-        _print_plan(runs, missing, options.jobs or _n_cores())
+    count = f"{len(runs)} run{'s' * (len(runs) > 1)}, {len(runs) - len(missing)} finished; folder {storage.folder}"
     if options.dry_run or not missing:
+        print(count, flush=True)
+        if options.dry_run:
+            _print_plan(runs, missing, options.jobs or _n_cores())
         return []
-    storage.filesystem.create_dir(storage.path)
-    storage.write_json(SETTINGS, settings)
-    _tune(options, storage, missing)
-    failed = []
-    for name, run in missing.items():
-        result = storage.read_json(f"{name}/{RESULT}")
-        if result is None:
-            result = {**describe(run), "error": "the process of the run died, several times"}
-            storage.write_json(f"{name}/{RESULT}", result)
-        failed += [name] if "error" in result else []
+    _connect(options)
+    with storage.open_sweep():
+        storage.write_json(SETTINGS, merge_settings(storage, own))  # with those of a sweep that ended a moment ago
+        print(count, flush=True)
+        _tune(options, storage, missing)
+        failed = []
+        for name, run in missing.items():
+            result = storage.read_json(f"{name}/{RESULT}")
+            if result is None:
+                result = {**describe(run), "error": "the process of the run died, several times"}
+                storage.write_json(f"{name}/{RESULT}", result)
+            failed += [name] if "error" in result else []
     return failed
 
 
@@ -208,7 +208,7 @@ def _connect(options: argparse.Namespace) -> None:
     except (OSError, ValueError, RuntimeError, OverflowError) as error:
         raise InvalidArgumentError(
             f"--address {options.address!r} cannot be reached ({one_line(error)}); start a cluster with "
-            "`ray start --head`, and pass auto or its HOST:PORT"
+            "`ray start --head`, and pass auto or its HOST:PORT; set RAY_AUTH_MODE=token if it has a token"
         ) from error
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C

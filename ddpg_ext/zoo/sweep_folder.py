@@ -6,7 +6,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -87,17 +87,21 @@ class Storage:
             file.write(encoded)
 
     @contextmanager
+    def open_sweep(self) -> Iterator[None]:
+        """Create the folder; as long as it is open, no other sweep trains there. Object stores have no locks."""
+        self.filesystem.create_dir(self.path)
+        with _locked(self.path, f"sweep trains in --folder {self.given!r}", 0) if self.is_local else nullcontext():
+            yield
+
+    @contextmanager
     def open_run(self, name: str) -> Iterator[tuple[Path, Callable[[], None]]]:
         """Yield a local folder for a run, which no other process writes to, and a function that uploads it."""
         remote = f"{self.path}/{name}"
         if self.is_local:
             os.makedirs(remote, exist_ok=True)
-            lock = os.open(remote, os.O_RDONLY)
-            try:
-                _acquire(lock, name)
+            # A process that was left behind by a killed driver ends soon
+            with _locked(remote, f"process trains in the run folder {name}", LOCK_TIMEOUT):
                 yield Path(remote), lambda: None
-            finally:
-                os.close(lock)
             return
         with tempfile.TemporaryDirectory() as scratch:
             self.filesystem.create_dir(remote)
@@ -113,13 +117,20 @@ class Storage:
                 (self.filesystem.delete_file if info.is_file else self.filesystem.delete_dir)(info.path)
 
 
-def _acquire(lock: int, name: str) -> None:
-    """Wait until a process that was left behind by a killed driver has ended, too."""
-    deadline = time.monotonic() + LOCK_TIMEOUT
-    while True:
-        try:
-            return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                raise DDPGPaperError(f"another process trains in the run folder {name}; wait until it ends") from None
-            time.sleep(0.2)
+@contextmanager
+def _locked(folder: str, use: str, timeout: float) -> Iterator[None]:
+    """Lock a folder; the lock ends with the process, too. Wait for another process that has it."""
+    deadline = time.monotonic() + timeout
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise DDPGPaperError(f"another {use}; wait until it ends") from None
+                time.sleep(0.2)
+        yield
+    finally:
+        os.close(lock)

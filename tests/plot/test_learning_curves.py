@@ -197,6 +197,15 @@ def test_one_evaluation_is_a_point_within_the_axes(tmp_path):
     assert panel.get_ylim()[0] < results_of(0, 1).mean() < -3 < panel.get_ylim()[1]
 
 
+def test_a_point_beside_curves_is_at_its_step(tmp_path):
+    write_run(tmp_path / "a" / "Pendulum-v1_1", results_of(0, 2), np.array([500, 1000]), algo="a")
+    write_run(tmp_path / "b" / "Pendulum-v1_1", results_of(0, 1), np.array([500]), algo="b")
+    figure, _ = plot_runs([tmp_path])
+    (panel,) = figure.axes
+    (point,) = (line for line in panel.lines if line.get_marker() == "o")
+    assert np.allclose(point.get_transform().transform([500, 0]), panel.transData.transform([500, 0]))
+
+
 def test_runs_that_are_not_independent_count_once(tmp_path):
     """A copy, and a run that continued the agent of another run, beside a run of the same seed with other settings."""
     config, folder = {"tau": 0.1, "tensorboard_log": "here"}, tmp_path / "logs"

@@ -231,9 +231,14 @@ def test_the_best_trial_of_a_study(tmp_path):
     params |= {"noise_type": "normal", "noise_std": 0.3, "noise_dt": 1.0}
     distributions = {name: optuna.distributions.CategoricalDistribution([value]) for name, value in params.items()}
     study.add_trial(optuna.trial.create_trial(params=params, distributions=distributions, value=1.0))
-    (run,) = sweep.plan(parse(["--env", "Pendulum-v1", "-n", "500", "--variant", f"best:study={url}"]))
+    options = ["--env", "Pendulum-v1", "-n", "500", "--variant", f"best:study={url}"]
+    (run,) = sweep.plan(parse(options))
     assert (run.variant, run.hyperparameters["learning_rate"]) == ("best", 0.002)
     assert (run.hyperparameters["batch_size"], run.hyperparameters["gamma"]) == (16, 0.95)
+    optuna.create_study(storage=url, study_name="empty")
+    for name in ("empty", "gone"):
+        with pytest.raises(DDPGPaperError, match=f"the study '{name}' in .* has no completed trial"):
+            sweep.plan(parse([*options[:-1], f"{options[-1]},study_name={name}"]))
 
 
 def test_a_folder_is_of_one_set_of_settings(tmp_path):
@@ -243,6 +248,13 @@ def test_a_folder_is_of_one_set_of_settings(tmp_path):
     assert set(merged) == {"a/E", "b/E"}
     with pytest.raises(DDPGPaperError, match=r"of another sweep: a/E has `y` 2 there, got 3; choose another"):
         sweep_folder.merge_settings(storage, {"a/E": {"tau": 1, "x": {"y": 3}}})
+
+
+def test_one_sweep_at_a_time_in_a_folder(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sweep, "_connect", lambda options: None)
+    with sweep_folder.open_folder(str(tmp_path)).open_sweep():
+        ends_with_one_line([*SHORT, "-f", str(tmp_path)], "another sweep trains in --folder", capsys)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_dry_run(capsys, tmp_path):
@@ -287,6 +299,7 @@ def test_a_run_without_a_return_has_a_dash():
         (["-f", "envs.yml/x"], "--folder 'envs.yml/x' cannot be written to (Not a directory); choose another"),
         (["-f", "s3x://a/b"], "--folder 's3x://a/b' cannot be written to"),
         (["-f", "folder", "--address", "127.0.0.1:1"], "--address '127.0.0.1:1' cannot be reached"),
+        (["-f", "folder", "--address", "127.0.0.1:1"], "set RAY_AUTH_MODE=token if it has a token"),
         (["-conf", "gone.yml"], "gone.yml"),
         (["envs.yml"], "the key `envs` is unknown; did you mean 'env'"),
         (["gone.yml"], "the settings 'gone.yml' cannot be read"),
