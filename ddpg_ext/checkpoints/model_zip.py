@@ -121,8 +121,8 @@ def _field(name: str, value: Any) -> Any:
     """Return the JSON of an attribute: the value itself, or SB3's description of its pickle."""
     if _is_json(value):
         return value
-    pickled = dumps(value)
     try:
+        pickled = dumps(value)
         check_readable(pickled)
     except CheckpointError as error:
         raise CheckpointError(

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Collection
+from fractions import Fraction
 from numbers import Integral, Real
 from typing import Any
 
@@ -15,8 +16,9 @@ def plain(value: Any, tensors: bool = True) -> Any:
     """
     Return Python's number for one of NumPy's or torch's, because files hold plain numbers.
 
-    :param value: a number or text of NumPy's, also as an array or a tensor without dimensions; a ``range``, which
-        becomes a list; or a dict, list or tuple, which is copied with its numbers. Anything else is returned as it is
+    :param value: a number or text of NumPy's, also as an array or a tensor without dimensions; a fraction; a ``range``,
+        which becomes a list; or a dict, list or tuple, which is copied with its numbers. Anything else is returned as
+        it is
     :param tensors: False leaves tensors as they are, such as the step counts in an optimiser's state
     :return: the plain value
     """
@@ -30,7 +32,7 @@ def plain(value: Any, tensors: bool = True) -> Any:
         return plain(value[()])
     if tensors and type(value) is th.Tensor and value.ndim == 0:
         return value.item()
-    if isinstance(value, np.floating):
+    if isinstance(value, np.floating | Fraction):
         return float(value)  # `item` returns a long double as it is
     return value.item() if isinstance(value, np.generic) else value
 

@@ -233,7 +233,7 @@ class ScheduledActionNoise(ActionNoise):
 
 
 def plain_parameters(noise: ActionNoise) -> None:
-    """Make arrays of the parameters of SB3's noises that are tensors or ranges, which files do not hold."""
+    """Replace tensors, ranges and names of dtypes among the parameters of SB3's noises, which files do not hold."""
     if isinstance(noise, VectorizedActionNoise):
         for one in (noise.base_noise, *noise.noises):
             plain_parameters(one)
@@ -243,6 +243,8 @@ def plain_parameters(noise: ActionNoise) -> None:
         for name, value in vars(noise).items():
             if isinstance(value, th.Tensor | range):
                 vars(noise)[name] = np.asarray(value.detach().cpu() if isinstance(value, th.Tensor) else value)
+            elif isinstance(value, str):
+                vars(noise)[name] = np.dtype(value)
 
 
 def seed_random_stream(noise: ActionNoise, seed: int | None) -> None:

@@ -393,7 +393,7 @@ class DDPGPaper(OffPolicyAlgorithm):
         with flush_denormals(), matmul_precision(self.matmul_precision), naming_workers():
             try:
                 super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
-            except (KeyError, TypeError, ValueError) as error:
+            except (KeyError, OverflowError, RuntimeError, TypeError, ValueError) as error:
                 misfit = observation_error(error, self.observation_space)
                 if misfit is None:
                     raise

@@ -134,7 +134,7 @@ class FastCPUExecutor:
             "replaced methods of the policy, its networks or its optimisers": not watched.has_replaced_methods()
             and _inherits(policy, "target_pairs", "set_training_mode"),
             "an optimiser other than plain Adam": all(type(optimizer) is th.optim.Adam for optimizer in optimizers)
-            and not any(group.get("amsgrad") or group.get("maximize") for group in groups),
+            and not any(group.get(variant) for group in groups for variant in _ADAM_VARIANTS),
         }
         return next((reason for reason, supported in checks.items() if not supported), None)
 
@@ -152,9 +152,11 @@ class FastCPUExecutor:
         fingerprint = self.watched.fingerprint()
         for network in self.networks:  # whose exchange is noticed above
             optimizer = network.optimizer
-            fingerprint += [id(optimizer), id(optimizer.state), len(optimizer.state)]
+            state = optimizer.state
+            fingerprint += [id(optimizer), id(state), len(state)]
+            fingerprint += map(id, next(iter(state.values()), {}).values())  # one stands for all, which costs less
             for group in optimizer.param_groups:
-                fingerprint += [group.get("amsgrad"), group.get("maximize")]
+                fingerprint += [len(group["params"]), *map(group.get, _ADAM_VARIANTS)]
         fingerprint.append(self.policy.joint_statistics)
         return fingerprint
 
@@ -278,6 +280,8 @@ class _Watched:
         return on_instances or _class_methods() != _METHODS
 
 
+#: settings of Adam that ``_Adam`` does not have
+_ADAM_VARIANTS = ("amsgrad", "maximize", "decoupled_weight_decay")
 _hooks = attrgetter("_backward_hooks", "_post_accumulate_grad_hooks")
 _requires_grad = attrgetter("requires_grad")
 _forward = attrgetter("forward")

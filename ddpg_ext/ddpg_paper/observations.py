@@ -54,8 +54,8 @@ def check_spaces(observation_space: spaces.Space, action_space: spaces.Space, po
                 f"one-hot codes need it, got {space}. gymnasium.wrappers.TransformObservation subtracts `start`, or "
                 "flattens."
             )
-    if is_dict and not all(isinstance(key, str) for key in observation_space):  # type: ignore[attr-defined]
-        raise UnsupportedSpaceError(f"the keys of Dict observations must be strings, got {observation_space}")
+    if is_dict and not all(type(key) is str for key in observation_space):  # type: ignore[attr-defined]
+        raise UnsupportedSpaceError(f"the keys of Dict observations must be plain strings, got {observation_space}")
     if policy in ("MlpPolicy", "CnnPolicy") and is_dict:
         raise UnsupportedSpaceError(f"use 'MultiInputPolicy' for Dict observations, not {policy!r}")
     if policy == "MultiInputPolicy" and not is_dict:
@@ -103,14 +103,18 @@ def fit_observation(observation: Any, space: spaces.Space, batch_shape: tuple[in
             raise _misfit(observation, space)
         return {key: fit_observation(observation[key], part, batch_shape) for key, part in space.items()}
     shape = batch_shape + (space.shape or ())
-    if type(observation) is np.ndarray and observation.shape == shape and observation.dtype.kind in "biuf":
-        return observation
-    try:
-        array = np.asarray(observation)
-        fitted = np.empty(shape, array.dtype if array.dtype.kind in "biuf" else space.dtype)
-        fitted[...] = array
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise _misfit(observation, space) from error
+    fitted = observation
+    if not (type(observation) is np.ndarray and observation.shape == shape and observation.dtype.kind in "biuf"):
+        try:
+            array = np.asarray(observation)
+            fitted = np.empty(shape, array.dtype if array.dtype.kind in "biuf" else space.dtype)
+            fitted[...] = array
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise _misfit(observation, space) from error
+    if isinstance(space, spaces.Discrete | spaces.MultiDiscrete):  # which become one-hot codes
+        counts = space.n if isinstance(space, spaces.Discrete) else space.nvec
+        if not ((fitted >= 0) & (fitted < counts)).all():
+            raise _misfit(observation, space)
     return fitted
 
 
@@ -122,11 +126,9 @@ def observation_error(error: Exception, space: spaces.Space) -> UnsupportedSpace
     :param space: the observation space
     """
     trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
+    while trace is not None and trace.tb_frame.f_code is not DummyVecEnv._save_obs.__code__:
         trace = trace.tb_next
-    if trace is None or trace.tb_frame.f_code is not DummyVecEnv._save_obs.__code__:
-        return None
-    return _misfit(trace.tb_frame.f_locals["obs"], space)
+    return None if trace is None else _misfit(trace.tb_frame.f_locals["obs"], space)
 
 
 def _misfit(observation: Any, space: spaces.Space) -> UnsupportedSpaceError:
@@ -134,7 +136,7 @@ def _misfit(observation: Any, space: spaces.Space) -> UnsupportedSpaceError:
     if isinstance(observation, Mapping):
         shapes: Any = {key: np.shape(part) for key, part in observation.items()}
     else:
-        shapes = np.shape(observation)
+        shapes = getattr(observation, "shape", None) or np.shape(observation)
     return UnsupportedSpaceError(
         f"the environment gave an observation ({type(observation).__name__}, shape {shapes}) that does not fit its "
         f"observation space {space}; gymnasium.utils.env_checker.check_env helps to find the cause"

@@ -14,7 +14,7 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise, VectorizedActionNoise
-from stable_baselines3.common.type_aliases import Schedule, TrainFreq
+from stable_baselines3.common.type_aliases import Schedule, TrainFreq, TrainFrequencyUnit
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 from stable_baselines3.td3 import policies as td3_policies
@@ -242,11 +242,11 @@ def check_arguments(model: "DDPGPaper") -> None:
     model.seed = None if model.seed is None else check_seed(model.seed)
     train_freq: Any = model.train_freq
     freq, unit = train_freq if isinstance(train_freq, tuple) and len(train_freq) == 2 else (train_freq, "step")
-    if not isinstance(train_freq, TrainFreq) and unit not in ("step", "episode"):
+    if unit not in ("step", "episode", *TrainFrequencyUnit):
         raise InvalidArgumentError(f"the unit of `train_freq` must be 'step' or 'episode', got {unit!r}")
     accepted = "a whole number above 0, or such a number and a unit"
     freq = check_number("train_freq", freq, lambda n: n > 0, accepted, integer=True)
-    train_freq = train_freq._replace(frequency=freq) if isinstance(train_freq, TrainFreq) else (freq, unit)
+    train_freq = TrainFreq(freq, TrainFrequencyUnit(unit))
     model.train_freq = train_freq
     model.matmul_precision, model._executor_choice = plain(model.matmul_precision), plain(model._executor_choice)
     if model.matmul_precision not in (None, *get_args(MatmulPrecision)):

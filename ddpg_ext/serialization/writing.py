@@ -41,7 +41,10 @@ def replaces_a_part(owner: type, name: str) -> bool:
 def dumps(value: Any) -> bytes:
     """Return the pickle of an attribute, with code where SB3 stores code."""
     stream = io.BytesIO()
-    _Pickler(stream).dump(value)
+    try:
+        _Pickler(stream).dump(value)
+    except Exception as error:
+        raise CheckpointError(f"it cannot be pickled: {str(error)[:200]}") from None
     return stream.getvalue()
 
 

@@ -6,6 +6,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import zipfile
 
 import numpy as np
@@ -93,9 +94,10 @@ def test_values_beyond_the_readers_limits_are_refused_when_they_are_written(tmp_
     model = small_model()
     model.save(tmp_path / "model")
     before = (tmp_path / "model.zip").read_bytes()
-    model.own_attribute = (2**5000,)
-    with pytest.raises(CheckpointError, match=r"`own_attribute` cannot be saved.*integer.*exclude=\['own_attribute'\]"):
-        model.save(tmp_path / "model")
+    for value, reason in ((2**5000,), "integer"), (threading.Lock(), "cannot be pickled"):
+        model.own_attribute = value
+        with pytest.raises(CheckpointError, match=rf"`own_attribute` cannot .*{reason}.*exclude=\['own_attribute'\]"):
+            model.save(tmp_path / "model")
     assert (tmp_path / "model.zip").read_bytes() == before
     model.save(tmp_path / "model", exclude=["own_attribute"])
     model.own_attribute = {"image": np.ones((480, 640, 3)), "words": [(str(i), i) for i in range(50_000)]}

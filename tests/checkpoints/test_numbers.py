@@ -2,6 +2,7 @@
 
 import collections
 import inspect
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from stable_baselines3.common.noise import (
 )
 from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.torch_layers import FlattenExtractor
+from stable_baselines3.common.type_aliases import TrainFreq
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch import nn
@@ -64,6 +66,10 @@ ALL_TYPES = {
         **{"gamma": np.int64(1), "tau": np.int32(1), "learning_rate": np.int64(1), "qf_weight_decay": np.array(0)},
         **{"learning_starts": 1e1, "verbose": False, "executor": np.str_("eager")},
         "train_freq": (np.int64(2), np.str_("step")),
+    },
+    "fractions": {
+        **{name: Fraction(value) for name, value in REAL_ARGUMENTS.items()},
+        "train_freq": TrainFreq(2, "step"),
     },
     "real wholes": {
         **{"learning_starts": np.array(10.0), "verbose": np.bool_(False), "gradient_steps": np.int64(-1)},
@@ -123,7 +129,7 @@ def test_arguments_survive_all_files(tmp_path, kwargs):
 
 
 def test_keyword_arguments_of_parts_survive_all_files(tmp_path):
-    optimizer_kwargs = {"eps": np.float64(1e-7), "betas": (np.float32(0.5), np.array(0.75)), "amsgrad": np.bool_(True)}
+    optimizer_kwargs = {"eps": Fraction(1, 8), "betas": (np.float32(0.5), np.array(0.75)), "amsgrad": np.bool_(True)}
     policy_kwargs = {
         **{"net_arch": {"pi": [np.int64(5), np.int32(4)], "qf": [np.array(5), 4]}},
         **{"final_init": np.float32(0.5), "action_layer": np.int64(1), "share_features_extractor": np.bool_(False)},
@@ -154,7 +160,7 @@ NOISES = [
     ),
     lambda: ScheduledActionNoise(NormalActionNoise([0.0, 0], [np.float32(0.1), 0.1]), LinearDecay(np.float64(10.5))),
     lambda: OrnsteinUhlenbeckActionNoise(np.zeros(2), np.float32(0.1), np.array(0.25), np.float32(0.5)),
-    lambda: NormalActionNoise(range(2), th.tensor([0.1, 0.2])),
+    lambda: NormalActionNoise(range(2), th.tensor([0.1, 0.2]), dtype="float64"),
     lambda: ScheduledActionNoise(
         OrnsteinUhlenbeckActionNoise(th.zeros(2), th.tensor(0.1), th.tensor(0.5), initial_noise=th.ones(2)),
         LinearDecay(th.tensor(100)),

@@ -179,7 +179,10 @@ SPACES = [
     ({"env": ChaosEnv(spaces.Text(3))}, ["Text(", "MultiBinary"]),
     ({"env": ChaosEnv(spaces.Discrete(3, start=1))}, ["Discrete(3, start=1)", "must start at 0", "TransformObs"]),
     ({"env": ChaosEnv(spaces.MultiDiscrete([[2, 3], [2, 2]]))}, ["one dimension", "TransformObservation", "flattens"]),
-    ({"env": ChaosEnv(spaces.Dict({1: BOX})), "policy": "MultiInputPolicy"}, ["keys", "must be strings"]),
+    *[
+        ({"env": ChaosEnv(spaces.Dict({key: BOX})), "policy": "MultiInputPolicy"}, ["keys", "must be plain strings"])
+        for key in (1, np.str_("a"))
+    ],
     *[
         (
             {

@@ -217,6 +217,7 @@ class MisfitEnv(ChaosEnv):
         ("abc", 3),
         (np.zeros((3, 3)), 2),
         ({}, 2),
+        (th.zeros(5, requires_grad=True), 2),
     ],
 )
 def test_an_observation_that_does_not_fit_its_space(observation, at):
@@ -231,6 +232,18 @@ def test_an_observation_that_does_not_fit_its_space(observation, at):
     assert model.replay_buffer.size() == max(at - 1, 0)
     env.at = -1
     assert model.learn(5, reset_num_timesteps=False).replay_buffer.size() == max(at - 1, 0) + 5
+
+
+@pytest.mark.parametrize(
+    ("space", "observation"),
+    [(spaces.Discrete(5), 5), (spaces.Discrete(5), -1), (spaces.MultiDiscrete([2, 9]), np.array([2, 1]))],
+)
+@pytest.mark.parametrize("at", [0, 2, 3])
+def test_values_without_a_one_hot_code_are_not_stored(space, observation, at):
+    model = small_model(env=MisfitEnv(space, at, observation))
+    with pytest.raises(UnsupportedSpaceError, match=r"does not fit its observation space (Multi)?Discrete\("):
+        model.learn(20)
+    assert model.replay_buffer.size() == max(at - 1, 0)
 
 
 def test_errors_of_an_environment_stay_its_own():

@@ -49,6 +49,32 @@ def set_amsgrad(model):
     model.actor.optimizer.param_groups[0]["amsgrad"] = True
 
 
+def decouple(model):
+    model.critic.optimizer.param_groups[0].update(decoupled_weight_decay=True, weight_decay=0.5)
+    model.qf_weight_decay = 0.5
+
+
+def leave_out_the_last_parameter(model):
+    model.critic.optimizer.param_groups[0]["params"].pop()
+
+
+def restart_averages(model):
+    for state in model.actor.optimizer.state.values():
+        state |= {"step": th.tensor(0.0), "exp_avg": th.zeros_like(state["exp_avg"])}
+
+
+@pytest.mark.filterwarnings("ignore:executor 'fast' does not support")
+@pytest.mark.parametrize("change", [decouple, leave_out_the_last_parameter, restart_averages])
+def test_changes_of_optimisers_take_effect(change):
+    models = [make_model(executor=executor).learn(70) for executor in ("auto", "eager")]
+    assert models[0].executor == "fast"
+    for model in models:
+        change(model)
+        model.learn(20, reset_num_timesteps=False)
+    for ours, theirs in zip(*(model.policy.parameters() for model in models), strict=True):
+        assert th.allclose(ours, theirs, rtol=1e-3, atol=1e-5)
+
+
 @pytest.mark.parametrize("change", [freeze, add_hook, exchange_optimizer, set_amsgrad])
 def test_fast_makes_way_for_autograd(change):
     """Where "fast" would not do as told, it says so once, and "eager" goes on; if it was asked for, it raises."""
