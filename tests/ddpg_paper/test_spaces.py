@@ -1,5 +1,7 @@
 """Every observation and action space, in every form that an environment may give; both ends of actions' mapping."""
 
+import copy
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -165,7 +167,8 @@ def test_the_form_of_observations_makes_no_difference(space, form, normalise):
     policy = "MultiInputPolicy" if parts else "MlpPolicy"
     models = []
     for each in (None, form):
-        env = DummyVecEnv([lambda each=each: FormEnv(space, each)])
+        # A copy, since VecNormalize changes the Dict space of the environment
+        env = DummyVecEnv([lambda each=each: FormEnv(copy.deepcopy(space), each)])
         # VecNormalize itself does not compute with objects and tensors at the end of an episode
         if normalise and form == "float64" and (boxes or isinstance(space, spaces.Box)):
             env = VecNormalize(env, norm_obs_keys=boxes or None)
