@@ -9,6 +9,7 @@ import atexit
 import importlib
 import json
 import os
+import signal
 import sys
 import traceback
 
@@ -42,6 +43,7 @@ def run_job(arguments: list[str], folder: str, environ: dict[str, str]) -> int:
 
 
 def main() -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit that it is ignored
     th.set_num_threads(1)
     register_zoo()
     importlib.import_module("rl_zoo3.plots")
