@@ -318,7 +318,8 @@ def _attributes(model: "DDPGPaper", data: dict[str, Any]) -> dict[str, Any]:
     for key in data:
         if replaces_a_part(cls, key) or key.startswith("__") or key == "policy_aliases":
             raise CheckpointError(f"its field `{key}` would replace a part of {cls.__name__}")
-    return {key: value for key, value in data.items() if key not in excluded_attributes(model)}
+    excluded = excluded_attributes(model)
+    return {key: value for key, value in data.items() if key not in excluded}
 
 
 def _set_parameters(model: "DDPGPaper", file: ModelFile, original: ModelFile | None) -> None:

@@ -93,7 +93,7 @@ def write_model_members(
     archive: ZipWriter, model: "DDPGPaper", exclude: Iterable[str] | None = None, include: Iterable[str] | None = None
 ) -> None:
     """Write a model into a zip file; a :class:`CheckpointError` names the attribute that could not be read back."""
-    left_out = {*(exclude or ()), *excluded_attributes(model)} - set(include or ())
+    left_out = excluded_attributes(model).union(exclude or ()).difference(include or ())
     state_dicts, variables = model._get_torch_save_params()
     left_out.update(name.split(".")[0] for name in (*state_dicts, *variables))
     left_out.update(name for name in vars(model) if replaces_a_part(type(model), name))

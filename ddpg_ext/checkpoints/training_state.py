@@ -6,7 +6,6 @@ import inspect
 import random
 import warnings
 from collections import deque
-from collections.abc import Iterator
 from numbers import Number
 from typing import Any, cast
 
@@ -20,6 +19,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from ddpg_ext.checkpoints.witness import checksum
 from ddpg_ext.common.errors import CheckpointError, DamagedCheckpointError
+from ddpg_ext.ddpg_paper.validation import callbacks_within
 from ddpg_ext.serialization.numpy_state import make_bit_generator
 
 
@@ -400,16 +400,9 @@ def set_callback_states(root: BaseCallback, states: list[dict[str, Any]]) -> Non
             vars(callback).update({name: value for name, value in state.items() if name in _COUNTS})
 
 
-def _callbacks(root: Any) -> Iterator[BaseCallback]:
-    """Yield a callback and all that it calls."""
-    if isinstance(root, BaseCallback):
-        yield root
-        children = (
-            *getattr(root, "callbacks", ()),
-            *(getattr(root, n, None) for n in ("callback", "callback_on_new_best")),
-        )
-        for child in children:
-            yield from _callbacks(child)
+def _callbacks(root: BaseCallback) -> list[BaseCallback]:
+    """Return a callback and all that it calls."""
+    return [callback for callback in (root, *callbacks_within(root)) if isinstance(callback, BaseCallback)]
 
 
 def _numbers(value: Any) -> Any:

@@ -155,7 +155,7 @@ def check_callback(callback: Any) -> None:
     :raises InvalidArgumentTypeError: for a class in place of its instance, and for anything else that is no callback
     """
     for item in callback if isinstance(callback, list) else [callback]:
-        for part in [item, *_callbacks_within(item)]:
+        for part in [item, *callbacks_within(item)]:
             if isinstance(part, type):
                 raise InvalidArgumentTypeError(
                     f"`callback` must be an instance, got the class {part.__name__}; pass `{part.__name__}(...)`"
@@ -167,13 +167,13 @@ def check_callback(callback: Any) -> None:
             )
 
 
-def _callbacks_within(callback: Any) -> Iterator[Any]:
-    """Yield the callbacks that SB3's ``CallbackList``, ``EvalCallback`` and ``EveryNTimesteps`` call."""
+def callbacks_within(callback: Any) -> Iterator[Any]:
+    """Yield the callbacks that SB3's ``CallbackList``, ``EvalCallback`` and ``EveryNTimesteps`` call, and classes."""
     if isinstance(callback, BaseCallback):
         attributes = [getattr(callback, name, None) for name in ("callback", "callback_on_new_best")]
         for part in [*getattr(callback, "callbacks", []), *attributes]:
             yield part
-            yield from _callbacks_within(part)
+            yield from callbacks_within(part)
 
 
 def _check_noise(noise: Any, action_space: spaces.Space) -> None:
