@@ -14,6 +14,9 @@ _PLAIN_DTYPE = re.compile(r"[<>|=]?[biufcSU]\d{1,4}")
 _BIT_GENERATORS: dict[str, type[np.random.BitGenerator]] = {
     name: getattr(np.random, name) for name in ("PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64")
 }
+#: classes that a pickle names as arguments of the functions that make generators
+ARGUMENTS = {f"{bits.__module__}.{bits.__name__}" for bits in _BIT_GENERATORS.values()}
+ARGUMENTS.add("numpy.random.bit_generator.SeedSequence")
 
 
 def make_dtype(code: Any) -> np.dtype:

@@ -213,7 +213,7 @@ def load_attributes(
 
 def is_listed(name: Global) -> bool:
     """Return whether the reader knows a name that a pickle imports."""
-    lists = (ALLOWED_CLASSES, HANDLERS, CLOSURES, ("copyreg._reconstructor", "numpy.ndarray"))
+    lists = (ALLOWED_CLASSES, HANDLERS, CLOSURES, numpy_state.ARGUMENTS, ("copyreg._reconstructor", "numpy.ndarray"))
     return any(name.path in names for names in lists) or Allowed().find_class(name.module, name.name) is not None
 
 

@@ -5,6 +5,7 @@ import copy
 import gc
 import hashlib
 import importlib
+import inspect
 import json
 import os
 import shutil
@@ -127,7 +128,7 @@ class SweepExperiment(ExperimentManager):
     def _load_pretrained_agent(self, hyperparams: dict[str, Any], env: VecEnv) -> BaseAlgorithm:
         snapshot = Path(self.trained_agent)
         if self.algo == ALGORITHM:
-            model: BaseAlgorithm = DDPGPaper.resume(snapshot.parent, env, self.device)
+            model: BaseAlgorithm = DDPGPaper.resume(snapshot.parent, env, self.device, allow=self.own_code())
             model.tensorboard_log = self.tensorboard_log
             if self.run.vec_env == "dummy":  # later episodes are repeated
                 for i, returns in enumerate(env.env_method("get_episode_rewards")):
@@ -142,6 +143,10 @@ class SweepExperiment(ExperimentManager):
                 start = json.loads(file.readline().removeprefix("#"))["t_start"]
             env.env_method("set_wrapper_attr", "t_start", start, indices=i)
         return model
+
+    def own_code(self) -> list[Any]:
+        """Return the classes and functions in this run's hyperparameters, which its own files may name."""
+        return list(_classes_and_functions(self._hyperparams))
 
     def learn(self, model: BaseAlgorithm) -> None:
         """Train as the Zoo does, or continue."""
@@ -314,7 +319,8 @@ def _train(run: Run, folder: Path, report: Report, upload: Callable[[], None]) -
     seconds = before + time.monotonic() - start
     best_return = None
     if best.is_file():  # before the Zoo replaces the best agent's statistics by the last
-        agent = type(model).load(best, device=model.device)
+        allow = {"allow": experiment.own_code()} if run.algo == ALGORITHM else {}
+        agent = type(model).load(best, device=model.device, **allow)  # type: ignore[arg-type]
         best_return = experiment.evaluate(agent, Path(experiment.params_path, "vecnormalize.pkl"))
     experiment.save_trained_model(model)
     assert model.env is not None
@@ -339,6 +345,15 @@ def _train(run: Run, folder: Path, report: Report, upload: Callable[[], None]) -
         "processor": processor(),
         "commit": _commit(),
     }
+
+
+def _classes_and_functions(value: Any) -> Iterator[Any]:
+    """Yield those in a value of hyperparameters, and the classes of its objects."""
+    if isinstance(value, dict | list | tuple):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _classes_and_functions(item)
+    else:
+        yield value if isinstance(value, type) or inspect.isroutine(value) else type(value)
 
 
 def weights_sha256(model: BaseAlgorithm) -> str:

@@ -1,14 +1,17 @@
 """Classes and functions of a script, which files hold as code: ``allow=`` takes them, their methods and enums."""
 
+import copy
 import enum
 import sys
 
 import cloudpickle
+import numpy as np
 import pytest
+from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from toys import PointEnv
 
-from ddpg_ext import CheckpointError, DDPGPaper, UntrustedContentError
+from ddpg_ext import CheckpointError, DDPGPaper, SnapshotCallback, UntrustedContentError
 from ddpg_ext.common.errors import InvalidArgumentTypeError
 
 
@@ -102,6 +105,32 @@ def test_private_methods_are_not_part_of_a_permission(save):
     file = save(learning_rate=Rates()._private)
     with pytest.raises(CheckpointError):
         DDPGPaper.load(file, allow=[Rates])
+
+
+class RandomNoise(NormalActionNoise):
+    """Noise with every generator of NumPy's."""
+
+    def __init__(self):
+        super().__init__(np.zeros(2), np.ones(2))
+        bit_generators = np.random.PCG64, np.random.PCG64DXSM, np.random.MT19937, np.random.Philox, np.random.SFC64
+        self.generators = [np.random.Generator(bits(7)) for bits in bit_generators]
+        self.sequence = np.random.SeedSequence(7)
+
+    def __call__(self):
+        return np.array([sum(generator.normal() for generator in self.generators), self.sequence.entropy])
+
+
+def test_a_noise_with_generators_is_in_models_and_snapshots(tmp_path):
+    noise, env = RandomNoise(), PointEnv()
+    model = DDPGPaper("MlpPolicy", env, action_noise=noise, buffer_size=20, policy_kwargs={"net_arch": [4]})
+    model.save(tmp_path / "model")
+    loaded = DDPGPaper.load(tmp_path / "model", allow=[RandomNoise])
+    assert loaded.action_noise().tolist() == copy.deepcopy(noise)().tolist()
+    model.learn(60, callback=SnapshotCallback(tmp_path / "snapshots", 1))
+    with pytest.raises(UntrustedContentError, match="RandomNoise"):
+        DDPGPaper.resume(tmp_path / "snapshots", PointEnv())
+    resumed = DDPGPaper.resume(tmp_path / "snapshots", PointEnv(), allow=[RandomNoise])
+    assert type(resumed.action_noise) is RandomNoise
 
 
 def test_allow_takes_classes_and_functions(tmp_path):

@@ -20,6 +20,39 @@ from ddpg_ext.zoo.sweep_options import parse
 pytest.importorskip("ray.tune")
 
 SMALL = ["buffer_size:2000", "batch_size:8", "learning_starts:100", "policy_kwargs:dict(net_arch=[8,8])"]
+#: a module of hyperparameters, as the Zoo knows them
+OWN_CODE = """
+from torch import nn
+
+from ddpg_ext import OrnsteinUhlenbeckNoise
+from ddpg_ext.buffers import PackedReplayBuffer
+from ddpg_ext.ddpg_paper.policies import MlpPolicy
+
+
+class Policy(MlpPolicy):
+    pass
+
+
+class Buffer(PackedReplayBuffer):
+    pass
+
+
+class Noise(OrnsteinUhlenbeckNoise):
+    pass
+
+
+class Activation(nn.ReLU):
+    pass
+
+
+def falling(progress):
+    return 1e-3 * progress
+
+
+entry = {"policy": "own_code.Policy", "policy_kwargs": {"net_arch": [8, 8], "activation_fn": Activation}}
+entry |= {"batch_size": 8, "replay_buffer_class": Buffer, "buffer_size": 2000, "learning_starts": 100}
+hyperparams = {"Pendulum-v1": {**entry, "qf_learning_rate": falling, "action_noise": Noise([0.0])}}
+"""
 KEYS = {
     "env",
     "env_kwargs",
@@ -108,6 +141,17 @@ def test_ddpg_paper_continues_bit_for_bit(undisturbed, tmp_path):
     assert timeless(result) == timeless(expected)
     for name in ("r", "l"):
         assert load_results(str(tmp_path / run.name))[name].tolist() == load_results(str(folder))[name].tolist()
+
+
+def test_hyperparameters_with_code_of_ones_own(tmp_path, monkeypatch):
+    """The run reads its own snapshots and agents; nobody has to allow what its own settings name."""
+    (tmp_path / "own_code.py").write_text(OWN_CODE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (run,) = plan("-conf", "own_code", "-params", "gamma:0.9")
+    assert "node burns" in train(run, tmp_path, stop_at=650)["error"]
+    result = train(run, tmp_path)
+    assert result["resumed"] == "bit for bit"
+    assert timeless(result) == timeless(train(run, tmp_path / "undisturbed"))
 
 
 def test_a_run_that_begins_again_has_one_curve(tmp_path):

@@ -1,0 +1,120 @@
+"""Policies that change one part of batch normalisation; batch_norm_tries_*.yml compare them."""
+
+from typing import Any
+
+import torch as th
+
+from ddpg_ext.buffers import PackedReplayBuffer
+from ddpg_ext.common.layers import BatchNorm
+from ddpg_ext.ddpg_paper.networks import Actor, Critic
+from ddpg_ext.ddpg_paper.policies import DDPGPaperPolicy
+
+
+class Momentum(DDPGPaperPolicy):
+    """Running averages over about 100 minibatches, instead of 10."""
+
+    def make_actor(self) -> Actor:
+        return _with(super().make_actor(), momentum=0.01)
+
+    def make_critic(self, *args: Any) -> Critic:
+        return _with(super().make_critic(*args), momentum=0.01)
+
+
+class NearConstant(DDPGPaperPolicy):
+    """Inputs with a standard deviation far below 0.1 stay small: eps is 0.01, instead of 1e-5."""
+
+    def make_actor(self) -> Actor:
+        return _with(super().make_actor(), eps=0.01)
+
+    def make_critic(self, *args: Any) -> Critic:
+        return _with(super().make_critic(*args), eps=0.01)
+
+
+def _with(network: Any, **attributes: float) -> Any:
+    for module in network.modules():
+        if isinstance(module, BatchNorm):
+            vars(module).update(attributes)
+    return network
+
+
+class Renorm(DDPGPaperPolicy):
+    """Batch renormalisation after 5,000 steps, with the limits and the momentum of sb3-contrib's BatchRenorm1d."""
+
+    def make_actor(self) -> Actor:
+        return _renormalised(super().make_actor())
+
+    def make_critic(self, *args: Any) -> Critic:
+        return _renormalised(super().make_critic(*args))
+
+
+class _BatchRenorm(BatchNorm):
+    def forward(self, input: th.Tensor) -> th.Tensor:
+        if not self.training:
+            return super().forward(input)
+        mean, var = input.mean(0), input.var(0, unbiased=False)
+        std = (var + self.eps).sqrt()
+        out = (input - mean) / std
+        if self.n_passes > 5_000:
+            running_std = (self.running_var + self.eps).sqrt()
+            scale = (std.detach() / running_std).clamp(1 / 3, 3)
+            out = out * scale + ((mean.detach() - self.running_mean) / running_std).clamp(-5, 5)
+        self.n_passes += 1
+        if self.update_running:
+            self.running_mean.lerp_(mean.detach(), 0.01)
+            self.running_var.lerp_(input.detach().var(0), 0.01)
+        return out * self.weight + self.bias
+
+
+def _renormalised(network: Any) -> Any:
+    for module in network.modules():
+        if isinstance(module, BatchNorm):
+            module.__class__, module.n_passes = _BatchRenorm, 0
+    return network
+
+
+class WeightsAlone(DDPGPaperPolicy):
+    """Weight decay on the weights of linear layers alone, not on biases and batch norm's scale and shift."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs, optimizer_class=_DecayOfMatrices, optimizer_kwargs=dict(fused=True))
+
+
+class _DecayOfMatrices(th.optim.Adam):
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        decays = [group["weight_decay"] for group in self.param_groups]
+        for group, decay in zip(self.param_groups, decays, strict=True):
+            group["weight_decay"] = 0.0
+            for param in group["params"]:
+                if param.ndim > 1 and decay:
+                    param.grad.add_(param.detach(), alpha=decay)
+        super().step()
+        for group, decay in zip(self.param_groups, decays, strict=True):
+            group["weight_decay"] = decay
+
+
+class JointActor(DDPGPaperPolicy):
+    """Actor and target actor, too, normalise with the statistics of s and s' together. Needs the ``PairBuffer``."""
+
+    def make_actor(self) -> Actor:
+        actor = super().make_actor()
+        actor.__class__ = _JointActor
+        return actor
+
+
+class _JointActor(Actor):
+    def forward(self, obs: Any) -> th.Tensor:
+        if not self.training and not any(m.training for m in self.mu):
+            return super().forward(obs)
+        pair = PairBuffer.last
+        other = pair.next_observations if obs is pair.observations else pair.observations
+        return super().forward(th.cat([obs, other]))[: len(obs)]
+
+
+class PairBuffer(PackedReplayBuffer):
+    """Keeps the last minibatch for ``JointActor``."""
+
+    last: Any = None
+
+    def sample(self, *args: Any, **kwargs: Any) -> Any:
+        PairBuffer.last = super().sample(*args, **kwargs)
+        return PairBuffer.last
