@@ -90,7 +90,7 @@ def main() -> None:
     model = DDPGPaper(env=env, seed=args.seed, **arguments)
     eval_env = make_vec_env(args.env, n_envs=10, seed=args.seed + 1000, wrapper_class=wrapper)
     eval_freq = args.eval_freq or max(settings["n_timesteps"] // 20, 1)
-    evaluation = EvalCallback(eval_env, None, None, 10, eval_freq, str(folder), str(folder), verbose=0)
+    evaluation = EvalCallback(eval_env, None, None, 10, eval_freq, str(folder), str(folder))
     print(f"Training on {args.env} for {settings['n_timesteps']:,} steps; everything goes to {folder}/")
     with StopOnCtrlC() as stop:
         try:
