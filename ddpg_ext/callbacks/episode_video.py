@@ -12,8 +12,9 @@ from stable_baselines3.common.logger import Video
 from stable_baselines3.common.vec_env import VecEnv
 
 from ddpg_ext.callbacks.periodic import PeriodicCallback
-from ddpg_ext.common.checks import check_flag, check_number
-from ddpg_ext.common.video import check_video_format, frames_per_second, record_frames, recording_env, write_video
+from ddpg_ext.common.checks import check_count, check_flag
+from ddpg_ext.common.evaluation import evaluation_env
+from ddpg_ext.common.video import check_video_format, record_frames, write_video
 
 #: maximum number of frames of a video for TensorBoard, which keeps it inside the event file
 _LOGGED_FRAMES = 100
@@ -52,7 +53,7 @@ class EpisodeVideoCallback(PeriodicCallback):
         verbose: int = 0,
     ) -> None:
         super().__init__(every, verbose)
-        self.max_steps = check_number("max_steps", max_steps, lambda n: n > 0, "a whole number above 0", integer=True)
+        self.max_steps = check_count("max_steps", max_steps)
         check_video_format(f".{file_format}")
         self.env = env
         self.path = Path(path)
@@ -60,23 +61,20 @@ class EpisodeVideoCallback(PeriodicCallback):
         self.seed = seed
         self.log = check_flag("log", log)
         self._failed = False
-        self._last_recorded = -1
 
     def _init_callback(self) -> None:
-        self.env = self._vec_env = recording_env(self.model, self.env, training=True)
+        self.env = self._vec_env = evaluation_env(self.model, self.env, "rgb_array", training=True)
 
     def _on_training_end(self) -> None:
-        if self._last_recorded != self.num_timesteps:
+        if self._last != self.num_timesteps:
             self._on_interval()
 
     def _on_interval(self) -> None:
         if self._failed:
             return
-        self._last_recorded = self.num_timesteps
         file = self.path / f"episode_{self.num_timesteps}_steps.{self.file_format}"
         try:
-            frames, episode_return = record_frames(self.model, self._vec_env, self.max_steps, self.seed)
-            fps = frames_per_second(self._vec_env)
+            frames, fps, episode_return = record_frames(self.model, self._vec_env, self.max_steps, self.seed)
             write_video(frames, fps, file)
         except Exception as error:  # a renderer may raise anything
             self._failed = True

@@ -2,6 +2,7 @@
 
 import io
 import os
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from stable_baselines3.common.logger import KVWriter
 from stable_baselines3.common.monitor import Monitor
 
 from ddpg_ext.callbacks.periodic import PeriodicCallback
-from ddpg_ext.common.checks import check_number
+from ddpg_ext.common.checks import check_count
 from ddpg_ext.common.errors import InvalidArgumentError
 from ddpg_ext.common.files import atomic_file
 from ddpg_ext.common.optional_imports import import_extra
@@ -52,7 +53,7 @@ class LivePlotCallback(PeriodicCallback):
         self, path: str | os.PathLike[str] | None = None, every: int = 2_000, window: int = 10, verbose: int = 0
     ) -> None:
         super().__init__(every, verbose)
-        self.window = check_number("window", window, lambda n: n > 0, "a whole number above 0", integer=True)
+        self.window = check_count("window", window)
         if path is None and not _in_notebook():
             raise InvalidArgumentError("`path` must be the name of a file outside of a notebook, got None")
         self.path = None if path is None else Path(path)
@@ -183,8 +184,5 @@ def moving_mean(values: np.ndarray, window: int) -> np.ndarray:
 
 def _in_notebook() -> bool:
     """Return whether a notebook can show pictures; IPython in a terminal cannot."""
-    try:
-        from IPython import get_ipython
-    except ImportError:
-        return False
-    return getattr(get_ipython(), "kernel", None) is not None
+    ipython = sys.modules.get("IPython")
+    return ipython is not None and getattr(ipython.get_ipython(), "kernel", None) is not None

@@ -4,7 +4,7 @@ from typing import Any
 
 from stable_baselines3.common.callbacks import BaseCallback
 
-from ddpg_ext.common.checks import check_number
+from ddpg_ext.common.checks import check_count
 
 
 class PeriodicCallback(BaseCallback):
@@ -18,7 +18,7 @@ class PeriodicCallback(BaseCallback):
 
     def __init__(self, every: int, verbose: int = 0) -> None:
         super().__init__(verbose)
-        self.every = check_number("every", every, lambda n: n > 0, "a whole number above 0", integer=True)
+        self.every = check_count("every", every)
         self._last = 0
 
     def _on_training_start(self) -> None:

@@ -13,7 +13,7 @@ from stable_baselines3.common.logger import Figure, TensorBoardOutputFormat
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
 from ddpg_ext.callbacks.periodic import PeriodicCallback
-from ddpg_ext.common.checks import check_number
+from ddpg_ext.common.checks import check_count
 from ddpg_ext.common.errors import InvalidArgumentError, suggestion
 from ddpg_ext.common.evaluation import copy_statistics, evaluation_env
 from ddpg_ext.common.files import atomic_file
@@ -80,9 +80,7 @@ class QValueBiasCallback(PeriodicCallback):
         verbose: int = 0,
     ) -> None:
         super().__init__(every, verbose)
-        self.n_eval_episodes = check_number(
-            "n_eval_episodes", n_eval_episodes, lambda n: n > 0, "a whole number above 0", integer=True
-        )
+        self.n_eval_episodes = check_count("n_eval_episodes", n_eval_episodes)
         modes = ("bootstrap", "drop")
         if truncated not in modes:
             raise InvalidArgumentError(f"`truncated` {truncated!r} is unknown; {suggestion(truncated, modes)}")
@@ -198,7 +196,6 @@ class _Recorder:
         self._q_values = np.empty(0)
 
     def __call__(self, locals_: dict[str, Any], _globals: dict[str, Any]) -> None:
-        """Record a step of one environment."""
         if locals_["observations"] is not self._observations:
             self._observations = locals_["observations"]
             self._q_values = self._critic(self._observations, locals_["actions"])

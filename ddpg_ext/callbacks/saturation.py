@@ -9,7 +9,7 @@ import torch as th
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ddpg_ext.callbacks.periodic import PeriodicCallback
-from ddpg_ext.common.checks import check_number
+from ddpg_ext.common.checks import check_count, check_number
 from ddpg_ext.ddpg_paper.update import SATURATION_THRESHOLD
 
 
@@ -39,14 +39,11 @@ class SaturationMonitor(PeriodicCallback):
         self, every: int = 1_000, window: int = 256, limit: float = 0.95, patience: int = 5, verbose: int = 0
     ) -> None:
         super().__init__(every, verbose)
-        window, self.patience = (
-            check_number(name, value, lambda n: n > 0, "a whole number above 0", integer=True)
-            for name, value in (("window", window), ("patience", patience))
-        )
+        self.patience = check_count("patience", patience)
         self.limit = check_number("limit", limit, lambda x: 0 < x <= 1, "a number in (0, 1]")
         #: whether the warning has been shown
         self.warned = False
-        self._observations: deque[Any] = deque(maxlen=window)
+        self._observations: deque[Any] = deque(maxlen=check_count("window", window))
         self._in_a_row = {"stuck": 0, "vanished": 0}
 
     def _on_step(self) -> bool:
@@ -74,11 +71,9 @@ class SaturationMonitor(PeriodicCallback):
         policy = self.model.policy
         was_training = policy.training
         policy.set_training_mode(False)
-        batch: Any = (
-            {key: np.stack([obs[key] for obs in self._observations]) for key in self._observations[0]}
-            if isinstance(self._observations[0], dict)
-            else np.stack(self._observations)
-        )
+        batch: Any = self._observations
+        is_dict = isinstance(batch[0], dict)
+        batch = {key: np.stack([obs[key] for obs in batch]) for key in batch[0]} if is_dict else np.stack(batch)
         obs, _ = policy.obs_to_tensor(batch)
         actions = self.model.actor(obs)
         q_values = self.model.critic(obs, actions)

@@ -47,6 +47,11 @@ def check_number(name: str, value: Any, in_range: Callable[[Any], bool], accepte
     return int(value) if isinstance(value, Integral) else float(value)
 
 
+def check_count(name: str, value: Any) -> int:
+    """Return a whole number above 0 as a plain ``int``."""
+    return check_number(name, value, lambda n: n > 0, "a whole number above 0", integer=True)
+
+
 def check_flag(name: str, value: Any) -> bool:
     """Return a flag as a plain ``bool``; raise an ``InvalidArgumentTypeError`` unless it is True or False."""
     value = plain(value)

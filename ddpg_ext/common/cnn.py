@@ -11,7 +11,7 @@ from stable_baselines3.common.preprocessing import get_flattened_obs_dim, is_ima
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor
 from torch import nn
 
-from ddpg_ext.common.checks import check_flag, check_keywords, check_number
+from ddpg_ext.common.checks import check_count, check_flag, check_keywords, check_number
 from ddpg_ext.common.errors import InvalidArgumentError, InvalidArgumentTypeError, UnsupportedSpaceError
 from ddpg_ext.common.layers import ScalarToVector, fan_in_uniform_, is_scalar
 
@@ -51,12 +51,11 @@ class PaperCNN(BaseFeaturesExtractor):
         features_dim: int | None = None,
     ) -> None:
         normalized_image = check_flag("normalized_image", normalized_image)
-        n_filters = check_number("n_filters", n_filters, lambda n: n > 0, "a whole number above 0", integer=True)
+        n_filters = check_count("n_filters", n_filters)
         kernel_sizes, strides = _check_sizes("kernel_sizes", kernel_sizes, 1), _check_sizes("strides", strides, 1)
         paddings = _check_sizes("paddings", paddings, 0)
         if features_dim is not None:
-            accepted = "a whole number above 0, or None"
-            features_dim = check_number("features_dim", features_dim, lambda n: n > 0, accepted, integer=True)
+            features_dim = check_count("features_dim", features_dim)
         if not len(kernel_sizes) == len(strides) == len(paddings):
             raise InvalidArgumentError(
                 "`kernel_sizes`, `strides` and `paddings` must have a number for each convolution, got "
@@ -151,17 +150,16 @@ class PaperCombinedExtractor(CombinedExtractor):
 
 def _output_size(size: int, convolutions: list[tuple[int, int, int]]) -> int:
     """Return the height of an image after convolutions with these kernel sizes, strides and paddings."""
-    output = size
+    needed, output = 1, size
+    for kernel_size, stride, padding in reversed(convolutions):
+        needed = max(1, (needed - 1) * stride + kernel_size - 2 * padding)
+    if size < needed:
+        raise UnsupportedSpaceError(
+            f"images must have at least {needed} pixels in height and width for these convolutions, got {size}; "
+            "give larger images, or smaller `kernel_sizes` and `strides` in `features_extractor_kwargs`"
+        )
     for kernel_size, stride, padding in convolutions:
         output = (output + 2 * padding - kernel_size) // stride + 1
-        if output < 1:
-            needed = 1
-            for kernel_size, stride, padding in reversed(convolutions):
-                needed = max(1, (needed - 1) * stride + kernel_size - 2 * padding)
-            raise UnsupportedSpaceError(
-                f"images must have at least {needed} pixels in height and width for these convolutions, got {size}; "
-                "give larger images, or smaller `kernel_sizes` and `strides` in `features_extractor_kwargs`"
-            )
     return output
 
 

@@ -25,7 +25,6 @@ class Parser(argparse.ArgumentParser):
     """End with one line for invalid input, without the list of all options."""
 
     def error(self, message: str) -> NoReturn:
-        """Print the line, and end the process with status 2."""
         self.exit(BAD_INPUT, f"{self.prog.removeprefix('python -m ')}: error: {message}\n")
 
 

@@ -26,7 +26,8 @@ def flush_denormals() -> Iterator[None]:
     on other systems, and in forked processes, they keep their own. After the block the former setting is restored. On
     a processor without such a mode nothing happens.
     """
-    were_flushed = _denormals_are_flushed()
+    # torch has no getter: half of the smallest normal number tells
+    were_flushed = (th.full((1,), th.finfo(th.float32).tiny) / 2).item() == 0.0
     n_threads = th.get_num_threads()
     _set_flush_denormal(True, n_threads)
     try:
@@ -48,12 +49,6 @@ def _set_flush_denormal(on: bool, n_threads: int) -> None:
     environment = ctypes.create_string_buffer(256)  # larger than any processor's floating-point environment
     if library.fegetenv(environment) == 0:
         library.GOMP_parallel(library.fesetenv, environment, n_threads, 0)
-
-
-def _denormals_are_flushed() -> bool:
-    """Return whether half of the smallest normal number is flushed to zero: torch has no getter."""
-    smallest_normal = th.full((1,), th.finfo(th.float32).tiny)
-    return (smallest_normal / 2).item() == 0.0
 
 
 @contextmanager

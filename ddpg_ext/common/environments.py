@@ -16,13 +16,10 @@ from ddpg_ext.common.errors import InvalidArgumentError
 class _Package(NamedTuple):
     """A package that environments need."""
 
-    #: pattern that their ids begin with
-    ids: str
+    ids: str  # pattern that their ids begin with
     name: str
-    #: command that installs it
-    install: str
-    #: package whose import registers the environments; None if Gymnasium itself registers them
-    registers: str | None
+    install: str  # command that installs it
+    registers: str | None  # package whose import registers the environments; None if Gymnasium itself registers them
 
 
 _MUJOCO = "Ant|HalfCheetah|Hopper|Humanoid(Standup)?|Inverted(Double)?Pendulum|Pusher|Reacher|Swimmer|Walker2d"
@@ -43,14 +40,16 @@ _PACKAGES = (
 def missing_package(env_id: str) -> str | None:
     """Return the package that an environment lacks, with the command that installs it; None if it lacks none."""
     package = _package_of(env_id)
-    name = None if package is None else _missing_part(package)
-    return None if package is None or name is None else f"{name} ({package.install})"
+    if package is None:
+        return None
+    names = (package.name, package.registers)
+    return next((f"{name} ({package.install})" for name in names if name and find_spec(name) is None), None)
 
 
 def register(env_id: str) -> None:
     """Register an environment with Gymnasium, if a known package that is installed provides it."""
     package = _package_of(env_id)
-    if env_id not in gym.registry and package is not None and package.registers and _missing_part(package) is None:
+    if env_id not in gym.registry and package and package.registers and not missing_package(env_id):
         importlib.import_module(package.registers)
 
 
@@ -67,13 +66,7 @@ def check_environment(env_id: str, advice: str = "") -> None:
 
 
 def make_environment(env: GymEnv | str, verbose: int = 0) -> GymEnv:
-    """
-    Make the environment of an id as SB3 does, also if a known package has to register it first.
-
-    :param env: an environment id, or an environment, which is returned as it is
-    :param verbose: SB3's
-    :raises InvalidArgumentError: if there is no such environment, or a package that it needs is missing
-    """
+    """Make the environment of an id as SB3 does, also if a known package has to register it first."""
     if not isinstance(env, str):
         return env
     try:
@@ -95,12 +88,3 @@ def _package_of(env_id: str) -> _Package | None:
     # environment is the user's own, or its package is installed
     is_gymnasiums = not package.registers and str(spec.entry_point).startswith("gymnasium.envs.")
     return package if is_gymnasiums else None
-
-
-def _missing_part(package: _Package) -> str | None:
-    """Return the first required package that is not installed."""
-    return next((name for name in (package.name, package.registers) if name and not _is_installed(name)), None)
-
-
-def _is_installed(package: str) -> bool:
-    return find_spec(package) is not None

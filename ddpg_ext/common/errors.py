@@ -68,13 +68,10 @@ class EnvironmentNotFoundError(CheckpointError):
     """
     The environment of a run cannot be built; the message says what to install or to pass.
 
-    :param message: the missing part and the next step
-    :param model: the model of the run, if it could be loaded without the environment
+    The attribute ``model`` is the model of the run, or None if it could not be loaded without the environment.
     """
 
-    def __init__(self, message: str, model: Any = None) -> None:
-        super().__init__(message)
-        self.model = model
+    model: Any = None
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:

@@ -21,7 +21,8 @@ def evaluation_env(
     A ``VecTransposeImage`` is added where images need one, and a frozen ``VecNormalize`` with the model's statistics,
     which leaves rewards as they are. With ``training``, ``env`` must not be the model's own environment.
 
-    :raises InvalidArgumentError: if ``env`` has other spaces than the model, or is the training environment
+    :raises InvalidArgumentError: if ``env`` has another render mode, other spaces than the model, or is the training
+        environment
     """
     vec_env: Any = env
     if isinstance(env, str):
@@ -40,6 +41,8 @@ def evaluation_env(
         space, expected = getattr(vec_env, name), getattr(model, name)
         if space != expected:
             raise InvalidArgumentError(f"`env` must have the model's {name}, {expected}, got {space}")
+    if render_mode not in (None, vec_env.render_mode):
+        raise InvalidArgumentError(f"`env` must have render_mode={render_mode!r}, got {vec_env.render_mode!r}")
     copy_statistics(model, vec_env)
     return vec_env
 

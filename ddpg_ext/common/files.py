@@ -3,7 +3,6 @@
 import contextlib
 import os
 import secrets
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -38,7 +37,12 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
-    _sync_folder(path.parent)
+    with contextlib.suppress(OSError):  # flush the rename to the disk, where a folder can be opened (not on Windows)
+        descriptor = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def remove_abandoned(folder: Path, pattern: str) -> None:
@@ -54,21 +58,3 @@ def _lock(file: BinaryIO) -> None:
     """Lock a file until it is closed or its process is killed, or raise an OSError."""
     if fcntl is not None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-def check_can_write(folder: Path) -> None:
-    """Raise an ``OSError`` unless files can be created in a folder, which need not exist; leave nothing behind."""
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    # Permissions are not enough: a superuser has all of them, and the file system may be read-only
-    tempfile.TemporaryDirectory(dir=folder).cleanup()
-
-
-def _sync_folder(folder: Path) -> None:
-    """Flush a rename to the disk, where a folder can be opened (not on Windows)."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

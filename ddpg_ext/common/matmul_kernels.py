@@ -1,6 +1,5 @@
 """Matrix products of linear layers on a CPU, with the fastest kernel in torch; all executors use the same kernel."""
 
-import re
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -35,15 +34,8 @@ _ONEDNN_MIN_WIDTH = 8
 
 def detect_processor() -> Processor:
     """Return the processor; its vendor is the CPUID name, empty if it is unknown."""
-    vendor = re.search("AuthenticAMD|GenuineIntel", processor("vendor_id"))
-    avx512 = th.backends.cpu.get_cpu_capability() == "AVX512"
-    family = processor("cpu family")
-    return Processor(
-        vendor[0] if vendor else "",
-        family if family.isdecimal() else "",
-        avx512,
-        "amx_bf16" in processor("flags").split(),
-    )
+    avx512, amx = th.backends.cpu.get_cpu_capability() == "AVX512", "amx_bf16" in processor("flags").split()
+    return Processor(processor("vendor_id"), processor("cpu family"), avx512, amx)
 
 
 def _find_onednn() -> Callable[..., th.Tensor] | None:

@@ -140,12 +140,10 @@ class LinearDecay:
     end: float = 0.0
 
     def __post_init__(self) -> None:
-        numbers = {
-            "n_steps": check_number("n_steps", self.n_steps, lambda n: 0 < n < np.inf, "a finite number above 0")
-        }
-        for name in ("start", "end"):
-            numbers[name] = check_number(name, getattr(self, name), lambda x: abs(x) < np.inf, "a finite number")
-        self.__dict__.update(numbers)  # it is frozen
+        n_steps = check_number("n_steps", self.n_steps, lambda n: 0 < n < np.inf, "a finite number above 0")
+        start = check_number("start", self.start, lambda x: abs(x) < np.inf, "a finite number")
+        end = check_number("end", self.end, lambda x: abs(x) < np.inf, "a finite number")
+        self.__dict__.update(n_steps=n_steps, start=start, end=end)  # it is frozen
 
     def __call__(self, step: int) -> float:
         return self.start + (self.end - self.start) * min(step / self.n_steps, 1.0)

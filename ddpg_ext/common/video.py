@@ -2,17 +2,16 @@
 
 import math
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_normalize
+from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
-from ddpg_ext.common.checks import check_number
+from ddpg_ext.common.checks import check_count
 from ddpg_ext.common.errors import InvalidArgumentError
 from ddpg_ext.common.evaluation import copy_statistics, evaluation_env
 from ddpg_ext.common.files import atomic_file
@@ -49,10 +48,10 @@ def record_episode(
     """
     file = Path(path)
     check_video_format(file.suffix)
-    max_steps = check_number("max_steps", max_steps, lambda n: n > 0, "a whole number above 0", integer=True)
-    vec_env = recording_env(model, env)
-    frames, episode_return = record_frames(model, vec_env, max_steps, seed)
-    write_video(frames, frames_per_second(vec_env), file)
+    max_steps = check_count("max_steps", max_steps)
+    vec_env = evaluation_env(model, env, "rgb_array")
+    frames, fps, episode_return = record_frames(model, vec_env, max_steps, seed)
+    write_video(frames, fps, file)
     if isinstance(env, str):
         vec_env.close()
     return episode_return
@@ -68,27 +67,23 @@ def check_video_format(suffix: str) -> None:
         raise InvalidArgumentError(f"a video file must end in '.gif' or '.mp4', got {suffix!r}")
 
 
-def recording_env(model: BaseAlgorithm, env: gym.Env | VecEnv | str, training: bool = False) -> VecEnv:
-    """Return an environment for :func:`record_frames`; with ``training``, other than the model's own."""
-    vec_env = evaluation_env(model, env, render_mode="rgb_array", training=training)
-    if vec_env.render_mode != "rgb_array":
-        raise InvalidArgumentError(f"`env` must have render_mode='rgb_array', got {vec_env.render_mode!r}")
-    return vec_env
-
-
 def record_frames(
     model: BaseAlgorithm, vec_env: VecEnv, max_steps: int, seed: int | None
-) -> tuple[list[np.ndarray], float]:
+) -> tuple[list[np.ndarray], float, float]:
     """
-    Play an episode without noise, and return a frame of each state but the last, and the return.
+    Play an episode without noise; return a frame of each state but the last, the frames per second, and the return.
 
-    Frames have the shape ``(height, width, 3)``; rewards are summed before normalisation.
+    Frames have the shape ``(height, width, 3)``; rewards are summed before normalisation. An environment that declares
+    no frame rate has 30 frames per second.
     """
     copy_statistics(model, vec_env)
     normalize = unwrap_vec_normalize(vec_env)
     frames: list[np.ndarray] = []
     episode_return, done = 0.0, False
-    with _not_learning(normalize):
+    learns = normalize is not None and normalize.training  # it is the model's own: keep the statistics of training
+    try:
+        if normalize is not None:
+            normalize.training = False
         if seed is not None:
             vec_env.seed(seed)
         obs: Any = vec_env.reset()
@@ -98,26 +93,11 @@ def record_frames(
             obs, rewards, dones, _ = vec_env.step(actions)
             episode_return += float((rewards if normalize is None else normalize.get_original_reward())[0])
             done = bool(dones[0])  # the environment has been reset: it would render the next episode
-    return frames, episode_return
-
-
-@contextmanager
-def _not_learning(normalize: VecNormalize | None) -> Iterator[None]:
-    """Stop updating statistics, which are those of training if the environment is the model's own."""
-    if normalize is None:
-        yield
-        return
-    training, normalize.training = normalize.training, False
-    try:
-        yield
     finally:
-        normalize.training = training
-
-
-def frames_per_second(vec_env: VecEnv) -> float:
-    """Return the frame rate that an environment declares, 30 if it declares none."""
+        if normalize is not None:
+            normalize.training = learns
     metadata = vec_env.get_attr("metadata", 0)[0] or {}
-    return float(metadata.get("render_fps") or 30)
+    return frames, float(metadata.get("render_fps") or 30), episode_return
 
 
 def write_video(frames: list[np.ndarray], fps: float, path: Path) -> None:
@@ -140,9 +120,7 @@ def _write_mp4(frames: list[np.ndarray], fps: float, path: Path) -> None:
     # H.264 requires even sides
     even = [frame[: frame.shape[0] // 2 * 2, : frame.shape[1] // 2 * 2] for frame in frames]
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp.mp4")
-    try:
-        clips.ImageSequenceClip(even, fps=fps).write_videofile(str(temporary), codec="libx264", logger=None)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        temporary = os.path.join(folder, path.name)
+        clips.ImageSequenceClip(even, fps=fps).write_videofile(temporary, codec="libx264", logger=None)
         os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -48,17 +48,12 @@ def startup_error(error: Exception) -> WorkerError:
 
 
 def _how_it_ended(exitcode: int) -> str:
-    if exitcode >= 0:
-        return (
-            f"ended with status {exitcode}; its error, if it had one, is above. Mend the environment, or use "
-            "DummyVecEnv (--vec-env dummy) to debug it in one process"
-        )
     if exitcode == -signal.SIGKILL:
         return (
             "was killed by SIGKILL, which the system does when memory runs out. Use fewer environments "
             "(-params n_envs:1), a smaller `buffer_size`, or DummyVecEnv (--vec-env dummy)"
         )
-    return (
-        f"was ended by {signal.Signals(-exitcode).name}, which a crash of the simulator causes. Use DummyVecEnv "
-        "(--vec-env dummy) to debug it in one process"
-    )
+    how = f"ended with status {exitcode}; its error, if it had one, is above"
+    if exitcode < 0:
+        how = f"was ended by {signal.Signals(-exitcode).name}, which a crash of the simulator causes"
+    return f"{how}. Use DummyVecEnv (--vec-env dummy) to debug it in one process"

@@ -7,7 +7,7 @@ import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.preprocessing import is_image_space
 
-from ddpg_ext.common.checks import check_number
+from ddpg_ext.common.checks import check_count, check_number
 from ddpg_ext.common.errors import InvalidArgumentError, InvalidArgumentTypeError
 from ddpg_ext.common.optional_imports import import_extra
 
@@ -41,7 +41,7 @@ class PixelActionRepeat(gym.Wrapper, gym.utils.RecordConstructorArgs):
                 f"`env` must be a single Gymnasium environment, got {env!r}; wrap each environment of a VecEnv: "
                 "make_vec_env(..., wrapper_class=PixelActionRepeat)"
             )
-        repeat = check_number("repeat", repeat, lambda n: n > 0, "a whole number above 0", integer=True)
+        repeat = check_count("repeat", repeat)
         # SB3 assumes that the smallest dimension is the channels
         accepted = f"a whole number above 3 * repeat = {_RGB * repeat}"
         size = check_number("size", size, lambda n: n > _RGB * repeat, accepted, integer=True)

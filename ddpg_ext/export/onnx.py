@@ -29,8 +29,6 @@ from ddpg_ext.ddpg_paper.ddpg_paper import DDPGPaper
 
 #: names of the output and, unless observations are a Dict, of the input
 ACTION, OBSERVATION = "action", "observation"
-#: lowest version that the exporter writes, highest that onnxruntime is certain to support
-_OPSETS = (18, 23)
 #: accepted difference between the graph and ``predict``, as a fraction of half the range of the actions
 _TOLERANCE = 1e-4
 
@@ -70,9 +68,8 @@ def export_onnx(
         raise InvalidArgumentTypeError(
             f"`model` must be a DDPGPaper, got {type(model).__name__}; DDPGPaper.from_sb3 converts SB3's DDPG and TD3"
         )
-    lowest, highest = _OPSETS
-    accepted = f"a whole number from {lowest} to {highest}"
-    opset = check_number("opset", opset, lambda n: lowest <= n <= highest, accepted, integer=True)
+    # The exporter writes version 18 and later ones; onnxruntime is certain to support version 23
+    opset = check_number("opset", opset, lambda n: 18 <= n <= 23, "a whole number from 18 to 23", integer=True)
     for module in ("onnx", "onnxscript", "onnxruntime"):
         import_extra(module, "ddpg_ext[onnx]", "export_onnx")
     statistics = _statistics(model, vec_normalize)
@@ -144,7 +141,6 @@ def _joined(space: gym.Space, parts: Sequence[Any]) -> Any:
 
 
 def _names(space: gym.Space) -> list[str]:
-    """Return the names of the graph's inputs."""
     return [str(key) if key not in (ACTION, "") else f"{OBSERVATION}.{key}" for key in _by_key(space)]
 
 

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
-from ddpg_ext.common.checks import check_number
+from ddpg_ext.common.checks import check_count
 from ddpg_ext.common.command_line import errors_in_one_line, make_parser
 from ddpg_ext.common.errors import CheckpointError, InvalidArgumentError, suggestion
 from ddpg_ext.common.files import atomic_file
@@ -51,7 +51,7 @@ def plot_runs(
     for name, value, accepted in (("x", x, X_AXES), ("metric", metric, METRICS)):
         if value is not None and value not in accepted:
             raise InvalidArgumentError(f"`{name}` {value!r} is unknown; {suggestion(str(value), accepted)}")
-    window = check_number("window", window, lambda n: n > 0, "a whole number above 0", integer=True)
+    window = check_count("window", window)
     if labels is not None and len(labels) != len(paths):
         raise InvalidArgumentError(f"`labels` must be one for each of the {len(paths)} paths, got {len(labels)}")
     folders: dict[Path, tuple[Path, str | None]] = {}

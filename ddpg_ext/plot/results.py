@@ -49,14 +49,12 @@ def _read_result(file: Path, is_result: bool) -> Run | None:
         required = _KEYS if "error" in content else (*_KEYS, *_RESULT_KEYS)
         if missing := [key for key in required if key not in content]:
             raise ValueError(f"it lacks {', '.join(missing)}")
-    except (OSError, ValueError, TypeError, RecursionError) as error:
-        if is_result:
-            raise DamagedCheckpointError(f"{file} is not a result file: {error}") from None
-        return None
-    try:
+        is_result = True
         return _run(file, content)
-    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
-        raise DamagedCheckpointError(f"{file} is not a valid result file: {error}") from None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
+        if is_result:
+            raise DamagedCheckpointError(f"{file} is not a valid result file: {error}") from None
+        return None
 
 
 def _run(file: Path, content: dict[str, Any]) -> Run:

@@ -37,7 +37,7 @@ class ExperimentManager(exp_manager.ExperimentManager):
         self._is_ours = self.algo == hp.ALGORITHM
         self._made_folder = False
         self._stop = StopOnCtrlC()
-        self._of_thread = _ThreadEnvironments()
+        self._of_thread = threading.local()  # has the environments of its trial
         self._has_dict_observations = False
         self._reason: BaseException | None = None  # why a trial was pruned
         arguments = inspect.signature(super().__init__).bind(*args, **kwargs).arguments
@@ -47,13 +47,7 @@ class ExperimentManager(exp_manager.ExperimentManager):
             self.trial_id = _TrialId(0)
 
     def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """
-        Read the hyperparameters, and refuse unknown keys before there is a run folder.
-
-        :return: hyperparameters, and those of them that are saved
-        :raises InvalidArgumentError: if the file cannot be read, or has no number of steps
-        :raises InvalidArgumentTypeError: for an unknown key
-        """
+        """Read the hyperparameters, and refuse unknown keys before there is a run folder."""
         try:
             hyperparams, saved = super().read_hyperparameters()
         except (OSError, yaml.YAMLError) as error:
@@ -86,9 +80,9 @@ class ExperimentManager(exp_manager.ExperimentManager):
     def _preprocess_action_noise(
         self, hyperparams: dict[str, Any], saved_hyperparams: dict[str, Any], env: VecEnv
     ) -> dict[str, Any]:
+        if "policy" not in hyperparams:
+            hyperparams["policy"] = saved_hyperparams["policy"] = hp.default_policy(env.observation_space)
         if self._is_ours:
-            if "policy" not in hyperparams:
-                hyperparams["policy"] = saved_hyperparams["policy"] = hp.default_policy(env.observation_space)
             # Here, because an optimisation would continue after each failing trial
             check_spaces(env.observation_space, env.action_space, hyperparams["policy"])
             self._has_dict_observations = isinstance(env.observation_space, spaces.Dict)
@@ -103,13 +97,12 @@ class ExperimentManager(exp_manager.ExperimentManager):
         experiment = None
         try:
             experiment = super().setup_experiment()
+            return experiment
         finally:
             if experiment is None and self._made_folder:
                 shutil.rmtree(self.save_path, ignore_errors=True)
-        return experiment
 
     def create_log_folder(self) -> None:
-        """Make the run folder."""
         before = os.path.isdir(self.save_path)
         try:
             super().create_log_folder()
@@ -135,16 +128,11 @@ class ExperimentManager(exp_manager.ExperimentManager):
                 if not in_processes:
                     raise
                 raise startup_error(error) from error
-        self._of_thread.envs.append(env)
+        getattr(self._of_thread, "envs", []).append(env)
         return env
 
     def learn(self, model: BaseAlgorithm) -> None:
-        """
-        Train until the end, or until Ctrl-C.
-
-        The first Ctrl-C ends training after the current step, the second at once. The caller saves the model
-        afterwards, which Ctrl-C does not interrupt. If training fails, the model is saved here.
-        """
+        """Train until the end or Ctrl-C; the caller then saves the model. If training fails, it is saved here."""
         if not self._is_ours:
             return super().learn(model)
         self._stop.start()
@@ -158,7 +146,6 @@ class ExperimentManager(exp_manager.ExperimentManager):
             raise
 
     def save_trained_model(self, model: BaseAlgorithm) -> None:
-        """Save the model as the Zoo does."""
         try:
             super().save_trained_model(model)
         finally:
@@ -167,12 +154,9 @@ class ExperimentManager(exp_manager.ExperimentManager):
     def load_trial(
         self, storage: str, study_name: str, trial_id: int | None = None, convert: bool = True
     ) -> dict[str, Any]:
-        """Load the hyperparameters of a trial, also of one that was pruned."""
         try:
             return super().load_trial(storage, study_name, trial_id, convert)
         except (KeyError, IndexError, ValueError) as error:  # of Optuna: no study, no trial, no completed trial
-            if not self._is_ours:
-                raise
             study = f"the study {study_name!r} in {storage!r}" if study_name else repr(storage)
             trial = "completed trial" if trial_id is None else f"trial for --trial-id {trial_id}"
             raise InvalidArgumentError(
@@ -180,7 +164,6 @@ class ExperimentManager(exp_manager.ExperimentManager):
             ) from error
 
     def objective(self, trial: optuna.Trial) -> float:
-        """Train and evaluate with the hyperparameters of a trial."""
         if not self._is_ours:
             return super().objective(trial)
         self._of_thread.envs = []
@@ -202,7 +185,6 @@ class ExperimentManager(exp_manager.ExperimentManager):
             raise optuna.TrialPruned(str(error)) from error
 
     def hyperparameters_optimization(self) -> None:
-        """Optimise the hyperparameters as the Zoo does."""
         try:
             super().hyperparameters_optimization()
         except ValueError as error:
@@ -211,13 +193,6 @@ class ExperimentManager(exp_manager.ExperimentManager):
                 raise
             reason = f"; a trial was pruned because: {self._reason}" if self._reason else ""
             raise DDPGPaperError(f"no trial was completed, so there is nothing to report{reason}") from error
-
-
-class _ThreadEnvironments(threading.local):
-    """Environments that a thread made, for its trial or for training."""
-
-    def __init__(self) -> None:
-        self.envs: list[VecEnv] = []
 
 
 class _TrialId(int):

@@ -13,7 +13,7 @@ from stable_baselines3.common.noise import ActionNoise, NormalActionNoise
 from stable_baselines3.common.utils import LinearSchedule
 
 from ddpg_ext import buffers
-from ddpg_ext.common.errors import InvalidArgumentError, InvalidArgumentTypeError, suggestion
+from ddpg_ext.common.errors import DDPGPaperError, InvalidArgumentError, InvalidArgumentTypeError, suggestion
 from ddpg_ext.common.noise import LinearDecay, OrnsteinUhlenbeckNoise, ScheduledActionNoise
 from ddpg_ext.common.optional_imports import import_extra
 from ddpg_ext.ddpg_paper import DDPGPaper
@@ -156,16 +156,12 @@ def _number(value: Any, nested: bool = True) -> Any:
 def _deviation(value: Any, action_shape: tuple[int, ...]) -> np.ndarray:
     """Check ``noise_std`` before the run begins; NumPy would fail at the first action."""
     try:
-        std = np.array(value)
-    except ValueError:  # rows of different lengths
-        std = np.array(None)
-    fits = std.dtype.kind in "iuf" and std.shape in ((), action_shape)
-    if not (fits and np.isfinite(std).all() and (std >= 0).all()):
+        return OrnsteinUhlenbeckNoise(np.zeros(action_shape), value).sigma
+    except DDPGPaperError:
         raise InvalidArgumentError(
             f"`noise_std` must be a finite number >= 0, or such numbers of the actions' shape {action_shape}, "
             f"got {value!r}"
-        )
-    return np.broadcast_to(std, action_shape).astype(np.float64)
+        ) from None
 
 
 def _schedule(key: str, text: str) -> LinearSchedule:
@@ -184,12 +180,10 @@ def _schedule(key: str, text: str) -> LinearSchedule:
 
 def _decay(schedule: Any) -> LinearDecay:
     """Return the decay for a number of steps, or for the arguments of ``LinearDecay``."""
-    if isinstance(schedule, dict):
-        try:
-            return LinearDecay(**schedule)
-        except TypeError as error:
-            raise InvalidArgumentError(f"`noise_schedule` takes n_steps, start and end: {error}") from None
-    return LinearDecay(schedule)
+    try:
+        return LinearDecay(**(schedule if isinstance(schedule, dict) else {"n_steps": schedule}))
+    except TypeError as error:
+        raise InvalidArgumentError(f"`noise_schedule` takes n_steps, start and end: {error}") from None
 
 
 def _evaluate(key: str, text: str, names: dict[str, Any]) -> Any:

@@ -70,14 +70,13 @@ class StopOnCtrlC(BaseCallback):
 @contextmanager
 def ignored_interrupts() -> Iterator[None]:
     """Let processes that are started in this block ignore Ctrl-C."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    is_main = threading.current_thread() is threading.main_thread()  # other threads get no signals
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN) if is_main else None
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        if is_main:
+            signal.signal(signal.SIGINT, before)
 
 
 def _say(text: str) -> None:

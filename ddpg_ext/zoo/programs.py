@@ -18,14 +18,13 @@ from ddpg_ext.common.errors import DDPGPaperError, InvalidArgumentError, NonFini
 from ddpg_ext.common.optional_imports import import_extra
 from ddpg_ext.zoo.hyperparameters import ALGORITHM
 from ddpg_ext.zoo.register import register_zoo
+from ddpg_ext.zoo.sweep_options import evaluate_pairs
 
 _AGENT = ["--algo", ALGORITHM, "--env", "Pendulum-v1"]
 #: Options of each program unless the user chooses another algorithm
 DEFAULTS = {
     "train": _AGENT,
-    "enjoy": [*_AGENT, "--folder", "logs"],
-    "record_video": [*_AGENT, "--folder", "logs"],
-    "record_training": [*_AGENT, "--folder", "logs"],
+    **{program: [*_AGENT, "--folder", "logs"] for program in ("enjoy", "record_video", "record_training")},
     "plot_train": ["--algo", ALGORITHM],
     "all_plots": ["--algos", ALGORITHM],
     "plot_from_file": [],
@@ -72,13 +71,10 @@ def run(program: str, arguments: list[str]) -> None:
 
 def with_defaults(program: str, arguments: list[str]) -> list[str]:
     """Put our defaults before the user's options, which override them."""
-    if program in ("train", "enjoy", "record_video", "record_training"):
-        parser = argparse.ArgumentParser(add_help=False, exit_on_error=False, allow_abbrev=False)
-        parser.add_argument("--algo", default=ALGORITHM)
-        try:
-            if parser.parse_known_args(arguments)[0].algo != ALGORITHM:
-                return arguments
-        except argparse.ArgumentError:  # the program reports it
+    if "--env" in DEFAULTS[program]:
+        parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        parser.add_argument("--algo", nargs="?", default=ALGORITHM)  # the program reports a missing name
+        if parser.parse_known_args(arguments)[0].algo != ALGORITHM:
             return arguments
     return [*DEFAULTS[program], *arguments]
 
@@ -122,21 +118,15 @@ def _message(program: str, arguments: list[str], error: Exception) -> str | None
 
 
 def _explain_pair_errors() -> None:
-    """Explain the quotes of ``-params name:value`` where the Zoo shows a traceback."""
-    action = importlib.import_module("rl_zoo3.utils").StoreDict
-    store = action.__call__
+    """Explain the quotes of ``-params key:value`` where the Zoo shows a traceback."""
 
-    def store_or_explain(self: Any, parser: Any, namespace: Any, values: Any, option: str | None = None) -> None:
+    def store(self: Any, parser: argparse.ArgumentParser, namespace: Any, values: Any, option: str = "") -> None:
         try:
-            store(self, parser, namespace, values, option)
-        except Exception as error:
-            raise argparse.ArgumentError(
-                self,
-                f"{' '.join(values)}: pass name:value, the value a Python expression ({error}); text needs quotes of "
-                f"its own: {option} \"learning_rate:'lin_1e-3'\"",
-            ) from error
+            setattr(namespace, self.dest, evaluate_pairs(option, values, ":"))
+        except InvalidArgumentError as error:
+            parser.error(str(error))
 
-    action.__call__ = store_or_explain
+    importlib.import_module("rl_zoo3.utils").StoreDict.__call__ = store
 
 
 def _record_with_this_package(folder: str) -> None:

@@ -8,7 +8,6 @@ from ddpg_ext.common.errors import CheckpointError, DamagedCheckpointError, Untr
 from ddpg_ext.serialization.archive import open_regular_file
 
 MAX_YAML = 2**18
-MAX_DEPTH = 20
 #: Hyperparameters may name classes of these packages
 _PACKAGES_OF_CLASSES = ("torch", "stable_baselines3", "sb3_contrib", "ddpg_ext")
 
@@ -26,14 +25,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except ImportError:
         raise CheckpointError(f"reading {path.name} needs PyYAML: pip install 'ddpg_ext[extra]'") from None
     try:
-        depth = 0
-        for event in yaml.parse(text, _loader(yaml)):
-            # Aliases let a short file describe an enormous one; the Zoo writes none
-            if isinstance(event, yaml.AliasEvent):
-                raise UntrustedContentError(f"{path} has aliases, which the Zoo does not write")
-            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            if depth > MAX_DEPTH:
-                raise CheckpointError(f"{path} has lists or names nested more than {MAX_DEPTH} deep")
+        # Aliases let a short file describe an enormous one
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, _loader(yaml))):
+            raise UntrustedContentError(f"{path} has aliases, which the Zoo does not write")
         content = yaml.load(text, _loader(yaml))  # a SafeLoader with three more tags
     except CheckpointError:
         raise
@@ -55,11 +49,7 @@ def _loader(yaml: Any) -> Any:
     class Loader(yaml.SafeLoader):
         pass
 
-    def ordered_dict(loader: Any, node: Any) -> dict[str, Any]:
-        (pairs,) = loader.construct_sequence(node, deep=True)
-        return {key: value for key, value in pairs}
-
-    def sequence(loader: Any, node: Any) -> tuple[Any, ...]:
+    def values(loader: Any, node: Any) -> tuple[Any, ...]:
         return tuple(loader.construct_sequence(node, deep=True))
 
     def class_name(loader: Any, name: str, node: Any) -> str:
@@ -69,8 +59,10 @@ def _loader(yaml: Any) -> Any:
         raise yaml.constructor.ConstructorError(None, None, f"the class {name[:80]!r}", node.start_mark)
 
     Loader.add_multi_constructor("tag:yaml.org,2002:python/name:", class_name)
-    Loader.add_constructor("tag:yaml.org,2002:python/object/apply:collections.OrderedDict", ordered_dict)
-    Loader.add_constructor("tag:yaml.org,2002:python/tuple", sequence)
+    Loader.add_constructor(
+        "tag:yaml.org,2002:python/object/apply:collections.OrderedDict", lambda *node: dict(*values(*node))
+    )
+    Loader.add_constructor("tag:yaml.org,2002:python/tuple", values)
     return Loader
 
 

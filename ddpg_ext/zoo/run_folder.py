@@ -28,7 +28,7 @@ from ddpg_ext.common.errors import (
 )
 from ddpg_ext.ddpg_paper.ddpg_paper import DDPGPaper
 from ddpg_ext.zoo.run_files import literal, ordered, read_yaml
-from ddpg_ext.zoo.run_limits import check_env_id, check_env_kwargs, check_wrapped_size, check_wrapper
+from ddpg_ext.zoo.run_limits import check_env_kwargs, check_wrapped_size, check_wrapper
 
 _STEPS = re.compile(r"rl_model_(\d+)_steps\.zip")
 #: Wrappers that a file may name, with literal arguments. They write no files and call none of their arguments
@@ -125,11 +125,10 @@ def _model_file(path: Path, checkpoint: str | int | None) -> Path:
         return _checkpoint(_latest_run(path), checkpoint)
     if checkpoint is not None:
         raise InvalidArgumentError(f"`checkpoint` chooses a file in a folder, but {path} is not a folder")
-    if not path.exists() and path.with_name(f"{path.name}.zip").is_file():
-        return path.with_name(f"{path.name}.zip")
-    if not path.exists():
+    file = path if path.exists() else path.with_name(f"{path.name}.zip")
+    if not file.exists():
         raise CheckpointNotFoundError(f"there is no run {path}")
-    return path
+    return file
 
 
 def _latest_run(path: Path) -> Path:
@@ -139,8 +138,8 @@ def _latest_run(path: Path) -> Path:
     runs = [folder for folder in path.iterdir() if folder.is_dir() and any(folder.glob("*.zip"))]
     if not runs:
         raise CheckpointNotFoundError(f"{path} is neither a run nor a folder of runs: there is no zip file in it")
-    numbered = [re.fullmatch(r"(.+)_(\d{1,9})", run.name) for run in runs]
-    if len({match[1] if match else None for match in numbered}) == 1 and all(numbered):
+    numbered = [match for run in runs if (match := re.fullmatch(r"(.+)_(\d{1,9})", run.name))]
+    if len(numbered) == len(runs) and len({match[1] for match in numbered}) == 1:
         return max(runs, key=lambda run: int(run.name.rpartition("_")[2]))
     return max(runs, key=lambda run: run.stat().st_mtime_ns)
 
@@ -151,22 +150,17 @@ def _checkpoint(run: Path, checkpoint: str | int | None) -> Path:
     if not last.is_file():
         others = [zip for zip in run.glob("*.zip") if zip.name != "best_model.zip" and zip not in steps.values()]
         last = others[0] if len(others) == 1 else last
-    named = {"best": run / "best_model.zip", "last": last}
+    files: dict[Any, Path] = {"best": run / "best_model.zip", "last": last, **dict(sorted(steps.items()))}
+    files = {name: file for name, file in files.items() if file.is_file()}
     if checkpoint is None:
-        candidates = [*named.values(), *(steps[number] for number in sorted(steps, reverse=True))]
-    elif isinstance(checkpoint, int) and not isinstance(checkpoint, bool):
-        candidates = [steps[checkpoint]] if checkpoint in steps else []
-    elif checkpoint in named:
-        candidates = [named[checkpoint]]
-    else:
+        checkpoint = next((name for name in ("best", "last", max(steps, default=None)) if name in files), None)
+    elif checkpoint not in ("best", "last") and type(checkpoint) is not int:
         raise InvalidArgumentError(
             f"`checkpoint` must be None, 'best', 'last' or a number of steps, got {checkpoint!r}"
         )
-    for candidate in candidates:
-        if candidate.is_file():
-            return candidate
-    present = [name for name, file in named.items() if file.is_file()] + sorted(steps)
-    raise CheckpointNotFoundError(f"{run} has no checkpoint {checkpoint!r}; it has {present}")
+    if checkpoint not in files:
+        raise CheckpointNotFoundError(f"{run} has no checkpoint {checkpoint!r}; it has {list(files)}")
+    return files[checkpoint]
 
 
 class _Settings:
@@ -264,11 +258,8 @@ class _Settings:
         for candidate in candidates:
             if candidate.exists():
                 return load_vec_normalize(candidate, vec_env, trust.allowed, trust.trusted)
-        wanted = self.config.get("normalize")
-        settings = literal(wanted, "normalize") if wanted else False
-        if not settings:
-            return vec_env
-        if not isinstance(settings, dict) or settings.get("norm_obs", True):
+        settings = literal(self.config.get("normalize") or False, "normalize")
+        if settings and not (isinstance(settings, dict) and not settings.get("norm_obs", True)):
             raise CheckpointNotFoundError(
                 f"{self.folder / 'config.yml'} says that observations were normalised, but there is no "
                 "vecnormalize.pkl beside it; pass env= with a VecNormalize"
@@ -302,35 +293,26 @@ def _wrapper(name: str, arguments: dict[str, Any], trust: Trust) -> tuple[Any, d
 
 def _registered_id(env_id: str, trusted: bool) -> str:
     """Register the environment and return its id; only a trusted id may name a module to import before a colon."""
-    if not trusted:
-        check_env_id(env_id)
+    if not trusted and not re.fullmatch(r"[\w./-]{1,200}", env_id):
+        raise UntrustedContentError(f"the environment id {env_id[:80]!r} names a module to import; pass env=")
     module, _, env_id = env_id.rpartition(":")
-    if module:
-        try:
+    try:
+        if module:
             importlib.import_module(module)
-        except ImportError as error:
-            raise EnvironmentNotFoundError(f"the module {module!r} of env= cannot be imported ({error})") from None
-    register(env_id)  # imports only packages on a list of this package
-    if env_id not in gym.registry:
-        try:
-            gym.spec(env_id)
-        except GymError as error:
-            raise EnvironmentNotFoundError(_environment_help(env_id, error)) from None
+        register(env_id)  # imports only packages on a list of this package
+        gym.spec(env_id)
+    except (GymError, ImportError) as error:
+        raise EnvironmentNotFoundError(_environment_help(env_id, error)) from None
     return env_id
 
 
 def _environment_help(env_id: str, error: Exception) -> str:
     """Return an error message that says what to install or to pass."""
     message = f"the environment {env_id!r} cannot be made: {str(error).strip()[:300]}"
-    stem = re.sub(r"-v\d+$", "", env_id)
-    versions = sorted(
-        name for name in gym.registry if re.fullmatch(re.escape(stem) + r"-v\d+", name) and name != env_id
-    )
-    advice = []
+    stem = re.escape(re.sub(r"-v\d+$", "", env_id))
+    versions = sorted(name for name in gym.registry if re.fullmatch(stem + r"-v\d+", name) and name != env_id)
     package = missing_package(env_id)
-    if package is not None:
-        advice.append(f"install {package}")
-    if versions:
-        advice.append(f"pass env={versions[-1]!r}, the current version")
+    advice = [f"install {package}"] if package else []
+    advice += [f"pass env={versions[-1]!r}, the current version"] if versions else []
     advice.append("pass env= with an environment of the same spaces")
     return f"{message}. Try one of: {'; '.join(advice)}. DDPGPaper.load opens the model without environment."

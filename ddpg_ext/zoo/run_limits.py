@@ -2,11 +2,10 @@
 
 import inspect
 import math
-import re
 import reprlib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any
 
 import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec, load_env_creator
@@ -19,64 +18,22 @@ MAX_WRAPPER_NUMBER = 10_000
 MAX_WRAPPED_SIZE = 2**24
 
 
-class _Kind(NamedTuple):
-    """Accepted values of an argument."""
-
-    text: str
-    accepts: Callable[[Any], bool]
-
-
-def _number(low: float = -1e6, high: float = 1e6) -> _Kind:
-    return _Kind(
-        f"a number from {low:g} to {high:g}",
-        lambda value: isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high,
-    )
-
-
-def _integer(low: int, high: int) -> _Kind:
-    accepts = _number(low, high).accepts
-    return _Kind(f"an integer from {low} to {high}", lambda value: isinstance(value, int) and accepts(value))
-
-
-def _numbers(count: int) -> _Kind:
-    accepts = _number().accepts
-    infinities = (math.inf, -math.inf)
-    return _Kind(
-        f"{count} numbers from -1e+06 to 1e+06, or infinite",
-        lambda value: (
-            isinstance(value, list | tuple)
-            and len(value) == count
-            and all(accepts(item) or (isinstance(item, float) and item in infinities) for item in value)
-        ),
-    )
-
-
-def _mapping(**kinds: _Kind) -> _Kind:
-    return _Kind(
-        f"a dict of {', '.join(f'{name} ({kind.text})' for name, kind in kinds.items())}",
-        lambda value: (
-            isinstance(value, dict) and all(key in kinds and kinds[key].accepts(item) for key, item in value.items())
-        ),
-    )
-
-
-_FLAG = _Kind("true or false", lambda value: isinstance(value, int) and value in (0, 1))
-_PIXELS = _integer(1, 2048)
-_CAMERA = _integer(-1, 1000)
-_RENDER_FLAGS = _mapping(**dict.fromkeys(("shadow", "reflection", "wireframe", "skybox", "fog", "haze"), _FLAG))
+# What a file may choose: ``bool`` stands for a flag, a pair for a number between the two, a list of pairs for as many
+# numbers, which may be infinite, and a dict for a dict with some of its keys
+_NUMBER = (-1e6, 1e6)
+_PIXELS, _CAMERA = (1, 2048), (-1, 1000)
+_RENDER_FLAGS = dict.fromkeys(("shadow", "reflection", "wireframe", "skybox", "fog", "haze"), bool)
 _RENDER = {
-    "render_kwargs": _mapping(width=_PIXELS, height=_PIXELS, camera_id=_CAMERA, render_flag_overrides=_RENDER_FLAGS)
+    "render_kwargs": {"width": _PIXELS, "height": _PIXELS, "camera_id": _CAMERA, "render_flag_overrides": _RENDER_FLAGS}
 }
 #: Arguments of ``gym.make`` itself
-_OF_MAKE = {"max_episode_steps": _integer(-1, 10**9), "disable_env_checker": _FLAG}
+_OF_MAKE = {"max_episode_steps": (-1, 10**9), "disable_env_checker": bool}
 #: Arguments that a file may choose, by the environment's entry point; see :func:`_accepted` for those of Gymnasium
-_ARGUMENTS: dict[str, dict[str, _Kind]] = {
+_ARGUMENTS: dict[str, dict[str, Any]] = {
     "shimmy.registration:_make_dm_control_suite_env": {
-        "task_kwargs": _mapping(time_limit=_number(0), random=_integer(0, 2**32 - 1)),
-        "environment_kwargs": _mapping(
-            flat_observation=_FLAG, control_timestep=_number(1e-4, 1), n_sub_steps=_integer(1, 100)
-        ),
-        "visualize_reward": _FLAG,
+        "task_kwargs": {"time_limit": (0, 1e6), "random": (0, 2**32 - 1)},
+        "environment_kwargs": {"flat_observation": bool, "control_timestep": (1e-4, 1), "n_sub_steps": (1, 100)},
+        "visualize_reward": bool,
         **_RENDER,
     },
     "shimmy.registration:_make_dm_control_example_locomotion_env": _RENDER,
@@ -95,12 +52,6 @@ _REPR = reprlib.Repr()
 _REPR.maxstring = 80
 
 
-def check_env_id(env_id: str) -> None:
-    """Refuse an id with which a file would choose a module to import."""
-    if not re.fullmatch(r"[\w./-]{1,200}", env_id):
-        raise UntrustedContentError(f"the environment id {env_id[:80]!r} names a module to import; pass env=")
-
-
 def check_env_kwargs(env_id: str, env_kwargs: dict[str, Any], source: str) -> None:
     """Refuse arguments of an environment that are not known to be harmless."""
     entry_point = _entry_point(gym.registry[env_id])
@@ -111,13 +62,13 @@ def check_env_kwargs(env_id: str, env_kwargs: dict[str, Any], source: str) -> No
         )
     accepted = _accepted(env_id, entry_point)
     for name, value in env_kwargs.items():
-        kind = accepted.get(name)
-        if kind is None or not kind.accepts(value):
+        choice = accepted.get(name)
+        if choice is None or not _accepts(choice, value):
+            possible = f"other arguments only: {', '.join(accepted)}" if choice is None else f"only {_text(choice)}"
             raise UntrustedContentError(
                 f"{source}: `env_kwargs` gives {env_id} the argument `{name[:80]}` with the value {_shown(value)}; "
-                f"a file may choose {f'only {kind.text}' if kind else 'other arguments only: ' + ', '.join(accepted)}. "
-                "If you know what it does, pass load_zoo_run(..., env_kwargs={...}), which replaces those of the file, "
-                "or trusted=True if you trust all files of the run"
+                f"a file may choose {possible}. If you know what it does, pass load_zoo_run(..., env_kwargs={{...}}), "
+                "which replaces those of the file, or trusted=True if you trust all files of the run"
             )
 
 
@@ -138,7 +89,8 @@ def check_wrapped_size(space: gym.Space, arguments: Iterable[dict[str, Any]]) ->
     count, shape = 1.0, 1.0
     for wrapper in arguments:
         for name, value in wrapper.items():
-            sizes = [float(size) for size in (value if isinstance(value, list | tuple) else [value]) if _is_size(size)]
+            values = value if isinstance(value, list | tuple) else [value]
+            sizes = [float(size) for size in values if isinstance(size, int | float) and size > 1]
             if name in _COUNTS:
                 count *= max(sizes, default=1.0)
             elif name in _SHAPES:
@@ -152,7 +104,7 @@ def check_wrapped_size(space: gym.Space, arguments: Iterable[dict[str, Any]]) ->
         )
 
 
-def _accepted(env_id: str, entry_point: str) -> dict[str, _Kind]:
+def _accepted(env_id: str, entry_point: str) -> dict[str, Any]:
     """Return the arguments that a file may choose: those of Gymnasium's environments whose defaults are numbers."""
     accepted = dict(_ARGUMENTS.get(entry_point, {}))
     if entry_point.startswith("gymnasium.envs."):
@@ -162,23 +114,38 @@ def _accepted(env_id: str, entry_point: str) -> dict[str, _Kind]:
             creator = load_env_creator(creator) if isinstance(creator, str) else creator
             for base in reversed(inspect.getmro(creator) if inspect.isclass(creator) else [creator]):
                 parameters |= inspect.signature(vars(base).get("__init__", base)).parameters
-        kinds = {name: _kind(parameter.default) for name, parameter in parameters.items()}
-        accepted = {"camera_id": _CAMERA} | {name: kind for name, kind in kinds.items() if kind}
+        choices = {name: _choice(parameter.default) for name, parameter in parameters.items()}
+        accepted = {"camera_id": _CAMERA} | {name: choice for name, choice in choices.items() if choice is not None}
     return accepted | _OF_MAKE
 
 
-def _kind(default: Any) -> _Kind | None:
+def _choice(default: Any) -> Any:
     """Return what may replace a default: flags, numbers, as many numbers; never text, paths, classes or functions."""
     if isinstance(default, bool):
-        return _FLAG
+        return bool
     if isinstance(default, int | float):  # a whole number may be a size or a count
-        return _number(-2048, 2048) if isinstance(default, int) else _number()
+        return (-2048, 2048) if isinstance(default, int) else _NUMBER
     is_numbers = isinstance(default, tuple) and all(isinstance(item, int | float) for item in default)
-    return _numbers(len(default)) if is_numbers else None
+    return [_NUMBER] * len(default) if is_numbers else None
 
 
-def _is_size(value: Any) -> bool:
-    return isinstance(value, int | float) and value > 1
+def _accepts(choice: Any, value: Any) -> bool:
+    if isinstance(choice, dict):
+        return isinstance(value, dict) and all(key in choice and _accepts(choice[key], value[key]) for key in value)
+    if isinstance(choice, list):
+        is_fitting = isinstance(value, list | tuple) and len(value) == len(choice)
+        return is_fitting and all(item in (math.inf, -math.inf) or _accepts(_NUMBER, item) for item in value)
+    if choice is bool:
+        return isinstance(value, int) and value in (0, 1)
+    return isinstance(value, int | float) and not isinstance(value, bool) and choice[0] <= value <= choice[1]
+
+
+def _text(choice: Any) -> str:
+    if isinstance(choice, dict):
+        return f"a dict of {', '.join(f'{name} ({_text(item)})' for name, item in choice.items())}"
+    if isinstance(choice, list):
+        return f"{len(choice)} numbers from {_NUMBER[0]:g} to {_NUMBER[1]:g}, or infinite"
+    return "true or false" if choice is bool else f"a number from {choice[0]:g} to {choice[1]:g}"
 
 
 def _entry_point(spec: EnvSpec) -> str:

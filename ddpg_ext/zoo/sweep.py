@@ -41,10 +41,7 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(130)
     if failed:
         names = ", ".join(failed)
-        print(
-            f"ddpg_ext sweep: {len(failed)} of the runs failed ({names}); the same command tries again", file=sys.stderr
-        )
-        sys.exit(1)
+        sys.exit(f"ddpg_ext sweep: {len(failed)} of the runs failed ({names}); the same command tries again")
 
 
 def _import_all() -> None:
@@ -60,9 +57,6 @@ def _import_all() -> None:
     finally:
         gc.freeze()  # collections pass over the modules from now on
         gc.enable()
-
-
-# ----------------------------------------------------------------------- plan
 
 
 def plan(options: argparse.Namespace) -> list[Any]:
@@ -98,9 +92,6 @@ def plan(options: argparse.Namespace) -> list[Any]:
     if len({run.name for run in runs}) < len(runs):
         raise InvalidArgumentError("two runs have the same folder; give each variant and each seed once")
     return runs
-
-
-# ------------------------------------------------------------------------ run
 
 
 def sweep(options: argparse.Namespace) -> list[str]:

@@ -6,14 +6,14 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import pyarrow.fs  # type: ignore[import-untyped]
 
 from ddpg_ext.common.errors import DDPGPaperError, InvalidArgumentError
-from ddpg_ext.common.files import atomic_file, check_can_write
+from ddpg_ext.common.files import atomic_file
 from ddpg_ext.zoo.sweep_options import one_line
 
 RESULT = "result.json"
@@ -30,7 +30,9 @@ def open_folder(folder: str) -> "Storage":
     try:
         storage = Storage(folder)
         if storage.is_local:
-            check_can_write(Path(storage.path))
+            existing = next(path for path in (Path(storage.path), *Path(storage.path).parents) if path.exists())
+            # Permissions are not enough: a superuser has all of them, and the file system may be read-only
+            tempfile.TemporaryDirectory(dir=existing).cleanup()
         else:
             storage.filesystem.create_dir(storage.path)
         return storage
@@ -86,12 +88,10 @@ class Storage:
         with atomic_file(Path(path)) if self.is_local else self.filesystem.open_output_stream(path) as file:
             file.write(encoded)
 
-    @contextmanager
-    def open_sweep(self) -> Iterator[None]:
-        """Create the folder; as long as it is open, no other sweep trains there. Object stores have no locks."""
+    def open_sweep(self) -> AbstractContextManager[None]:
+        """Create the folder; in the context, no other sweep trains there. Object stores have no locks."""
         self.filesystem.create_dir(self.path)
-        with _locked(self.path, f"sweep trains in --folder {self.given!r}", 0) if self.is_local else nullcontext():
-            yield
+        return _locked(self.path, f"sweep trains in --folder {self.given!r}", 0) if self.is_local else nullcontext()
 
     @contextmanager
     def open_run(self, name: str) -> Iterator[tuple[Path, Callable[[], None]]]:

@@ -60,8 +60,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     if given.settings is not None:
         given = parser.parse_args(argv, _read_settings(given.settings, parser))  # the command line has priority
     given.seed = [seed for text in given.seed for seed in _seeds(text)]
-    given.hyperparams = _pairs("--hyperparams", given.hyperparams, ":")
-    given.env_kwargs = _pairs("--env-kwargs", given.env_kwargs, ":")
+    given.hyperparams = evaluate_pairs("--hyperparams", given.hyperparams, ":")
+    given.env_kwargs = evaluate_pairs("--env-kwargs", given.env_kwargs, ":")
     given.variant = _variants(given.variant)
     if not given.env:
         raise InvalidArgumentError("--env is missing; pass environment ids, such as --env Hopper-v5 HalfCheetah-v5")
@@ -125,7 +125,7 @@ def _seeds(text: str) -> list[int]:
     return list(seeds)
 
 
-def _pairs(option: str, pairs: list[str] | dict[str, Any], separator: str) -> dict[str, Any]:
+def evaluate_pairs(option: str, pairs: list[str] | dict[str, Any], separator: str) -> dict[str, Any]:
     """Evaluate values as the Zoo does; those of a YAML file are values already."""
     if isinstance(pairs, dict):
         return pairs
@@ -136,7 +136,7 @@ def _pairs(option: str, pairs: list[str] | dict[str, Any], separator: str) -> di
         if not (key and value):
             raise InvalidArgumentError(f"{option} {pair!r}: pass key{separator}value")
         try:
-            values[key] = value if key in VARIANT_KEYS else eval(value, dict(names))
+            values[key] = value if separator == "=" and key in VARIANT_KEYS else eval(value, dict(names))
         except Exception as error:
             raise InvalidArgumentError(
                 f"{option} {pair!r}: the value is not a Python expression ({one_line(error)}); text needs quotes of "
@@ -155,7 +155,7 @@ def _variants(variants: list[str] | dict[str, Any]) -> dict[str, dict[str, Any]]
             name, colon, rest = text.partition(":")
             if not colon and name not in BUILT_IN:
                 raise InvalidArgumentError(f"--variant {text!r} is unknown; pass paper, tuned or name:key=value,...")
-            parsed[name] = _pairs("--variant", _split(rest), "=") if colon else BUILT_IN[name]
+            parsed[name] = evaluate_pairs("--variant", _split(rest), "=") if colon else BUILT_IN[name]
     for name, values in parsed.items():
         if not isinstance(values, dict):
             raise InvalidArgumentError(f"--variant {name} must be names with values, got {values!r}")

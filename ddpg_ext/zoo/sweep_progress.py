@@ -8,6 +8,8 @@ from ray.tune import ProgressReporter
 
 #: shortest and longest time between two reports, in seconds; it grows while the sweep runs
 INTERVALS = (5, 60)
+#: status of a run that has ended
+ENDED = ("TERMINATED", "ERROR")
 
 
 class RunLines(ProgressReporter):
@@ -22,12 +24,11 @@ class RunLines(ProgressReporter):
         """Return whether a run has ended, or the last report was long ago."""
         now = time.monotonic()
         interval = min(max(INTERVALS[0], (now - self._start) / 10), INTERVALS[1])
-        return now - self._last > interval or len(self._ended) < sum(map(_has_ended, trials))
+        return now - self._last > interval or len(self._ended) < sum(trial.status in ENDED for trial in trials)
 
     def report(self, trials: list[Any], done: bool, *sys_info: str) -> None:
-        """Print the lines."""
         self._last = time.monotonic()
-        ended = [str(trial) for trial in trials if _has_ended(trial)]
+        ended = [str(trial) for trial in trials if trial.status in ENDED]
         running = [str(trial) for trial in trials if trial.status == "RUNNING"]
         n_waiting = self._n_runs - len(ended) - len(running)
         lines = [f"{len(ended)} of {self._n_runs} runs have ended, {len(running)} train, {n_waiting} wait"]
@@ -43,8 +44,8 @@ def _progress(trial: Any) -> str:
     if "error" in numbers or trial.status == "ERROR":
         return f"failed: {numbers.get('error', 'its process died, several times')}"
     if "steps" not in numbers:
-        return "was finished" if _has_ended(trial) else "starts"
-    left = "finished" if _has_ended(trial) else f"{duration(numbers['seconds_left'])} h left"
+        return "was finished" if trial.status in ENDED else "starts"
+    left = "finished" if trial.status in ENDED else f"{duration(numbers['seconds_left'])} h left"
     speed = f"{numbers['steps_per_second']:>7,.0f} steps/s"
     returned = "-" if math.isnan(numbers["return"]) else f"{numbers['return']:,.1f}"  # before the first episode's end
     return f"{numbers['steps']:>11,} steps  {speed}  return {returned:>9}  {left}"
@@ -54,7 +55,3 @@ def duration(seconds: float) -> str:
     """Return hours and minutes, rounded up."""
     minutes = -int(-seconds // 60)
     return f"{minutes // 60}:{minutes % 60:02d}"
-
-
-def _has_ended(trial: Any) -> bool:
-    return trial.status in ("TERMINATED", "ERROR")

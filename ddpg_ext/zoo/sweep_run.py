@@ -42,7 +42,7 @@ from ddpg_ext.common.processor import processor
 from ddpg_ext.common.workers import naming_workers
 from ddpg_ext.ddpg_paper import DDPGPaper
 from ddpg_ext.zoo.experiment import ExperimentManager
-from ddpg_ext.zoo.hyperparameters import ALGORITHM, check_keys, default_policy
+from ddpg_ext.zoo.hyperparameters import ALGORITHM, check_keys
 from ddpg_ext.zoo.register import register_zoo
 from ddpg_ext.zoo.sweep_folder import RESULT, SNAPSHOTS, Storage
 from ddpg_ext.zoo.sweep_options import VARIANT_KEYS, one_line, whole_number
@@ -99,16 +99,8 @@ class SweepExperiment(ExperimentManager):
         sys.modules[self.config] = entry
         return super().read_hyperparameters()
 
-    def _preprocess_action_noise(
-        self, hyperparams: dict[str, Any], saved_hyperparams: dict[str, Any], env: VecEnv
-    ) -> dict[str, Any]:
-        if "policy" not in hyperparams:
-            hyperparams["policy"] = saved_hyperparams["policy"] = default_policy(env.observation_space)
-        return super()._preprocess_action_noise(hyperparams, saved_hyperparams, env)
-
     def create_envs(self, n_envs: int, eval_env: bool = False, no_log: bool = False) -> VecEnv:
-        """Create the Zoo's environments; a run that continues adds to its monitor files."""
-        if self.continue_training and not eval_env:
+        if self.continue_training and not eval_env:  # it adds to its monitor files
             self.monitor_kwargs = {**self.monitor_kwargs, "override_existing": False}
         return super().create_envs(n_envs, eval_env, no_log)
 
@@ -132,7 +124,9 @@ class SweepExperiment(ExperimentManager):
             model.tensorboard_log = self.tensorboard_log
             if self.run.vec_env == "dummy":  # later episodes are repeated
                 for i, returns in enumerate(env.env_method("get_episode_rewards")):
-                    _keep_lines(Path(self.save_path, f"{i}.monitor.csv"), 2 + len(returns))
+                    monitor = Path(self.save_path, f"{i}.monitor.csv")
+                    kept = monitor.read_bytes().splitlines(keepends=True)[: 2 + len(returns)]
+                    os.truncate(monitor, sum(map(len, kept)))
         else:
             model = super()._load_pretrained_agent(hyperparams, env)
             model.set_random_seed(_fresh_seed(self.seed, model.num_timesteps))  # not what was drawn at the start
@@ -149,7 +143,6 @@ class SweepExperiment(ExperimentManager):
         return list(_classes_and_functions(self._hyperparams))
 
     def learn(self, model: BaseAlgorithm) -> None:
-        """Train as the Zoo does, or continue."""
         if not self.continue_training:
             return super().learn(model)
         model.learn(self.n_timesteps - model.num_timesteps, self.callbacks, reset_num_timesteps=False)
@@ -181,14 +174,8 @@ class SeededEvalCallback(EvalCallback):
             self.eval_env.seed(_fresh_seed(self.model.seed or 0, self.num_timesteps))
         goes_on = super()._on_step()
         if is_due and self.log_path is not None:
-            os.replace(f"{self.log_path}.npz", self.file)
+            os.replace(f"{self.log_path}.npz", Path(self.log_path).with_name("evaluations.npz"))  # always complete
         return goes_on
-
-    @property
-    def file(self) -> Path:
-        """The evaluations, whole at each moment."""
-        assert self.log_path is not None
-        return Path(self.log_path).with_name("evaluations.npz")
 
 
 class CheckpointCallback(BaseCallback):
@@ -248,7 +235,6 @@ class ReportCallback(BaseCallback):
         return True
 
     def numbers(self) -> dict[str, Any]:
-        """Return what is reported."""
         speed = (self.num_timesteps - self._first_step) / max(time.monotonic() - self._start, 1e-9)
         left = max(self.experiment.n_timesteps - self.num_timesteps, 0) / max(speed, 1e-9)
         last = float(np.mean([info["r"] for info in self.model.ep_info_buffer or []] or [np.nan]))
@@ -373,14 +359,9 @@ def _commit() -> str | None:
         return None
 
 
-def _fresh_seed(seed: int, what: int) -> int:
-    """Return a seed that no environment of the training has; ``what``: the step, or -1 for the finished run."""
-    return int(np.random.SeedSequence([seed, what + 2]).generate_state(1)[0] >> 1)
-
-
-def _keep_lines(file: Path, n_lines: int) -> None:
-    lines = file.read_bytes().splitlines(keepends=True)
-    os.truncate(file, sum(map(len, lines[:n_lines])))
+def _fresh_seed(seed: int, step: int) -> int:
+    """Return a seed that no environment of the training has, for a step, or for -1, the finished run."""
+    return int(np.random.SeedSequence([seed, step + 2]).generate_state(1)[0] >> 1)
 
 
 def resolve(run: Run, values: dict[str, Any], conf_file: str | None) -> Run:

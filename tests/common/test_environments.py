@@ -17,7 +17,7 @@ from ddpg_ext.common.environments import check_environment, missing_package
 
 
 def test_the_extra_of_an_environment_is_named(monkeypatch):
-    monkeypatch.setattr(environments, "_is_installed", lambda package: False)
+    monkeypatch.setattr(environments, "find_spec", lambda package: None)
     wanted = {"LunarLanderContinuous-v3": "box2d", "Hopper-v5": "mujoco", "dm_control/cartpole-balance-v0": "dmc"}
     for env_id in ("dm_control/cartpole-balance-v0", "FetchReach-v4"):  # of which another test may have made use
         monkeypatch.delitem(gym.registry, env_id, raising=False)
@@ -31,7 +31,7 @@ def test_the_extra_of_an_environment_is_named(monkeypatch):
 
 
 def test_one_of_two_packages_is_missing(monkeypatch):
-    monkeypatch.setattr(environments, "_is_installed", lambda package: package != "shimmy")
+    monkeypatch.setattr(environments, "find_spec", lambda package: None if package == "shimmy" else package)
     monkeypatch.delitem(gym.registry, "dm_control/cartpole-balance-v0", raising=False)
     with pytest.raises(InvalidArgumentError, match=r"needs shimmy \(pip install 'ddpg_ext\[dmc\]'\)"):
         check_environment("dm_control/cartpole-balance-v0")
@@ -41,7 +41,7 @@ def test_one_of_two_packages_is_missing(monkeypatch):
 
 @pytest.mark.parametrize("env_id", ["PandaFeeding-v0", "CarRacingLite-v0", "MyAnt-v4", "Hopper-v4", "CarRacing-v9"])
 def test_an_environment_of_ones_own_may_look_like_that_of_a_package(monkeypatch, env_id):
-    monkeypatch.setattr(environments, "_is_installed", lambda package: False)
+    monkeypatch.setattr(environments, "find_spec", lambda package: None)
     monkeypatch.setitem(gym.registry, env_id, EnvSpec(env_id, entry_point=PendulumEnv))
     assert missing_package(env_id) is None
     check_environment(env_id)
@@ -50,7 +50,7 @@ def test_an_environment_of_ones_own_may_look_like_that_of_a_package(monkeypatch,
 
 
 def test_every_environment_of_gymnasium_that_needs_a_package_is_known(monkeypatch):
-    monkeypatch.setattr(environments, "_is_installed", lambda package: False)
+    monkeypatch.setattr(environments, "find_spec", lambda package: None)
     entry_points = {env_id: str(spec.entry_point) for env_id, spec in gym.registry.items()}
     for env_id, entry_point in entry_points.items():
         needed = re.match(r"gymnasium\.envs\.(box2d|mujoco)[.:]", entry_point)

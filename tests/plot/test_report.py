@@ -216,8 +216,12 @@ def test_all_formats_agree(tmp_path, capsys):
     [
         (None, ["{path}/nothing"], "there is no folder {path}/nothing"),
         (None, ["{path}"], "there is no result file in {path}: no JSON file has the keys"),
-        ("[" * 100_000, ["{path}"], r"{path}/run/result\.json is not a result file: maximum recursion"),
-        ({"seed": None, "env": None}, ["{path}"], r"{path}/run/result\.json is not a result file: it lacks env, seed"),
+        ("[" * 100_000, ["{path}"], r"{path}/run/result\.json is not a valid result file: maximum recursion"),
+        (
+            {"seed": None, "env": None},
+            ["{path}"],
+            r"{path}/run/result\.json is not a valid result file: it lacks env, seed",
+        ),
         ({"final_return": {"mean": float("nan")}}, ["{path}"], r"{path}/run/result\.json .* holds NaN"),
         ({"evaluation_returns": [[1.0]]}, ["{path}"], r"{path}/run/result\.json .* for each of evaluation_steps"),
         ({"n_timesteps": float("inf")}, ["{path}"], r"{path}/run/result\.json .* holds NaN or infinite"),

@@ -378,12 +378,19 @@ def test_bad_input(zoo, tmp_path, program, options, parts):
     assert not list(tmp_path.glob("logs/ddpg_paper/*"))
 
 
-@pytest.mark.parametrize("pair", ["learning_rate:lin_1e-3", "learning_rate", "policy_kwargs:dict(net_arch=[8)"])
-def test_quotes_of_hyperparameters(zoo, pair):
+@pytest.mark.parametrize(
+    ("pair", "advice"),
+    [
+        ("learning_rate:lin_1e-3", "text needs quotes of its own: \"learning_rate:'lin_1e-3'\""),
+        ("learning_rate", "pass key:value"),
+        ("policy_kwargs:dict(net_arch=[8)", "is not a Python expression"),
+    ],
+)
+def test_quotes_of_hyperparameters(zoo, pair, advice):
     result = zoo("train", "-params", pair)
     assert result.status == 2
-    assert f"-params/--hyperparams: {pair}: pass name:value" in result.stderr
-    assert result.stderr.endswith("-params \"learning_rate:'lin_1e-3'\"\n")
+    assert f"error: -params {pair!r}: " in result.stderr
+    assert advice in result.stderr
     assert "Traceback" not in result.stderr
 
 
