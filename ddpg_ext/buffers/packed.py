@@ -219,8 +219,9 @@ class PackedReplayBuffer(ReplayBufferAdapter):
     def snapshot_state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """Return all that a file needs for the buffer to continue exactly: plain values, and arrays as views."""
         values: dict[str, Any] = {name: getattr(self, name) for name in ("buffer_size", "n_envs", "seed")}
-        values |= {"layout": self._ring.layout, "counts": self._ring.counts, "generator": self._rng}
-        return values, self._ring.arrays()
+        ring = self._ring
+        values |= {"layout": ring.layout, "counts": [ring.n_stored, ring.head, ring.n_added], "generator": self._rng}
+        return values, ring.arrays()
 
     def load_snapshot_state(self, values: dict[str, Any], arrays: dict[str, Any]) -> None:
         """Take back what :meth:`snapshot_state` returned; if that fails on the way, the buffer is empty."""

@@ -321,11 +321,6 @@ class Ring:
     # --------------------------------------------------------------- save, load
 
     @property
-    def counts(self) -> list[int]:
-        """Transitions of each environment, the row that is written next, and steps that were ever added."""
-        return [self.n_stored, self.head, self.n_added]
-
-    @property
     def layout(self) -> list[Any]:
         """What is where in a row, as plain values: two rings with the same layout can exchange their arrays."""
         parts = (*self.segments, self._actions)

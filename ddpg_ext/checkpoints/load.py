@@ -200,11 +200,9 @@ def _check_values(file: ModelFile, changes: dict[str, Any]) -> None:
     saved_kwargs = data.get("policy_kwargs", {})
     saved_kwargs.pop("device", None)
     if "policy_kwargs" in changes:
-        changes["policy_kwargs"] = check_policy(policy_class, changes["policy_kwargs"])
-    if "policy_kwargs" in changes and changes["policy_kwargs"] != saved_kwargs:
-        raise CheckpointError(
-            f"`policy_kwargs` must equal the stored policy kwargs {saved_kwargs}, got {changes['policy_kwargs']}"
-        )
+        kwargs = changes["policy_kwargs"] = check_policy(policy_class, changes["policy_kwargs"])
+        if kwargs != saved_kwargs:
+            raise CheckpointError(f"`policy_kwargs` must equal the stored policy kwargs {saved_kwargs}, got {kwargs}")
 
 
 def _check_kinds(data: dict[str, Any], replaced: set[str]) -> None:

@@ -35,7 +35,7 @@ def load_replay_buffer(
     present: ReplayBuffer | None = getattr(model, "replay_buffer", None)
     if present is None:
         present = make_replay_buffer(model)
-    buffer = load_buffer(path, present, Allowed(allow, trusted), trusted)
+    buffer = load_buffer(path, present, Allowed(allow, trusted))
     if not isinstance(buffer, ReplayBuffer):
         raise InvalidArgumentTypeError(f"{path} holds a {type(buffer).__name__}, not a replay buffer")
     if isinstance(buffer, HerReplayBuffer):
@@ -48,12 +48,7 @@ def load_replay_buffer(
 
 
 def set_replay_buffer(model: "DDPGPaper", buffer: ReplayBuffer) -> None:
-    """
-    Give a model a replay buffer, and the arguments that make an equal one, which reading the model's files needs.
-
-    :param model: the model
-    :param buffer: the replay buffer, which may be of another class than the model's
-    """
+    """Give a model a replay buffer, and the arguments that make an equal one, which reading the model's files needs."""
     model.replay_buffer = buffer
     if type(buffer) is replay_buffer_class(model):
         return

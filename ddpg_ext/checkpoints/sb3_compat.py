@@ -29,6 +29,7 @@ from ddpg_ext.checkpoints.model_zip import ModelFile
 from ddpg_ext.common.checks import plain
 from ddpg_ext.common.errors import CheckpointError, DamagedCheckpointError, InvalidArgumentError
 from ddpg_ext.ddpg_paper.policies import CnnPolicy, DDPGPaperPolicy, MlpPolicy, MultiInputPolicy
+from ddpg_ext.serialization.reconstruct import naming
 
 if TYPE_CHECKING:
     from ddpg_ext.ddpg_paper import DDPGPaper
@@ -110,18 +111,14 @@ def _join(parts: list[Any]) -> Any:
     return th.cat(parts, dim=-1) if is_tensor else copy.deepcopy(parts[0])
 
 
+@naming("its optimiser", "an optimiser")
 def _entries_by_name(state_dict: Mapping[str, Any], names: list[str]) -> Entries:
     """Return the entries of an optimiser's state dict by the names of its parameters, given in its order."""
-    try:
-        indices = [index for group in state_dict["param_groups"] for index in group["params"]]
-        if len(indices) != len(names):
-            raise CheckpointError(f"its optimiser has {len(indices)} parameters instead of {len(names)}")
-        by_index = dict(zip(indices, names, strict=True))
-        return {by_index[index]: dict(entry) for index, entry in state_dict["state"].items()}
-    except (TypeError, KeyError, AttributeError, ValueError) as error:
-        if isinstance(error, CheckpointError):
-            raise
-        raise DamagedCheckpointError(f"invalid state of its optimiser: {error!r}") from None
+    indices = [index for group in state_dict["param_groups"] for index in group["params"]]
+    if len(indices) != len(names):
+        raise CheckpointError(f"it has {len(indices)} parameters instead of {len(names)}")
+    by_index = dict(zip(indices, names, strict=True))
+    return {by_index[index]: dict(entry) for index, entry in state_dict["state"].items()}
 
 
 def _entries_by_index(entries: Entries, names: list[str]) -> dict[int, dict[str, Any]]:
@@ -146,33 +143,31 @@ def _entries_to_sb3(entries: Entries, names: list[str]) -> Entries:
     return result
 
 
+@naming("its optimiser", "an optimiser")
 def prepare_optimizer_state(optimizer: th.optim.Optimizer, state_dict: Any) -> None:
     """Make the numbers of a state plain, and check that it fits its optimiser; torch would fail while training."""
-    try:
-        groups = state_dict["param_groups"]
-        sizes, stored = ([len(group["params"]) for group in g] for g in (optimizer.param_groups, groups))
-        if sizes != stored:
-            raise DamagedCheckpointError(f"its optimiser has groups of {stored} parameters instead of {sizes}")
-        params = [param for group in optimizer.param_groups for param in group["params"]]
-        indices = [index for group in groups for index in group["params"]]
-        shapes = {index: param.shape for index, param in zip(indices, params, strict=True)}
-        for index, entry in state_dict["state"].items():
-            for key, value in entry.items():
-                shape = shapes[index]
-                if isinstance(value, th.Tensor) and value.ndim > 0 and value.shape != shape:
-                    raise DamagedCheckpointError(f"its optimiser's {key} has shape {tuple(value.shape)}, not {shape}")
-        for group, present in zip(groups, optimizer.param_groups, strict=True):
-            for key, value in group.items():
-                # A hostile file may have nested containers, which would take for ever to copy
-                parts = value if isinstance(value, tuple) else (value,)
-                is_nested = any(isinstance(part, dict | list | tuple) for part in parts)
-                if not is_nested and not isinstance(present.get(key), th.Tensor):
-                    group[key] = plain(value)
-            for key in ("lr", "eps", "weight_decay"):
-                if not isinstance(group.get(key, 0.0), int | float) or not math.isfinite(group.get(key, 0.0)):
-                    raise DamagedCheckpointError(f"its optimiser's {key} is not a finite number")
-    except (TypeError, KeyError, AttributeError) as error:
-        raise DamagedCheckpointError(f"invalid state of its optimiser: {error!r}") from None
+    groups = state_dict["param_groups"]
+    sizes, stored = ([len(group["params"]) for group in g] for g in (optimizer.param_groups, groups))
+    if sizes != stored:
+        raise DamagedCheckpointError(f"it has groups of {stored} parameters instead of {sizes}")
+    params = [param for group in optimizer.param_groups for param in group["params"]]
+    indices = [index for group in groups for index in group["params"]]
+    shapes = {index: param.shape for index, param in zip(indices, params, strict=True)}
+    for index, entry in state_dict["state"].items():
+        for key, value in entry.items():
+            shape = shapes[index]
+            if isinstance(value, th.Tensor) and value.ndim > 0 and value.shape != shape:
+                raise DamagedCheckpointError(f"its {key} has shape {tuple(value.shape)}, not {shape}")
+    for group, present in zip(groups, optimizer.param_groups, strict=True):
+        for key, value in group.items():
+            # A hostile file may have nested containers, which would take for ever to copy
+            parts = value if isinstance(value, tuple) else (value,)
+            is_nested = any(isinstance(part, dict | list | tuple) for part in parts)
+            if not is_nested and not isinstance(present.get(key), th.Tensor):
+                group[key] = plain(value)
+        for key in ("lr", "eps", "weight_decay"):
+            if not isinstance(group.get(key, 0.0), int | float) or not math.isfinite(group.get(key, 0.0)):
+                raise DamagedCheckpointError(f"its {key} is not a finite number")
 
 
 # ---------------------------------------------------------------------- models

@@ -8,14 +8,12 @@ model's seed and the step. Times and seeds depend on the steps alone, so a run t
 resets as one that was not.
 """
 
-import contextlib
 import copy
 import os
-import re
 import secrets
 import warnings
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -24,13 +22,13 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import GymEnv
-from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
+from stable_baselines3.common.vec_env import unwrap_vec_normalize
 
 from ddpg_ext.buffers import end_episodes
 from ddpg_ext.checkpoints import training_state, vec_normalize
 from ddpg_ext.checkpoints.load import build_model
 from ddpg_ext.checkpoints.model_zip import Trust, read_model_members, write_model_members
-from ddpg_ext.checkpoints.witness import Witness, step_checksum, witness_file
+from ddpg_ext.checkpoints.witness import Witness, witness_file
 from ddpg_ext.common.checks import plain
 from ddpg_ext.common.errors import (
     CheckpointError,
@@ -38,13 +36,12 @@ from ddpg_ext.common.errors import (
     DamagedCheckpointError,
     InvalidArgumentError,
     InvalidArgumentTypeError,
-    UntrustedContentError,
 )
 from ddpg_ext.common.files import remove_abandoned
 from ddpg_ext.ddpg_paper.policies import DDPGPaperPolicy
 from ddpg_ext.serialization import replay_buffers
 from ddpg_ext.serialization.archive import ZipReader, write_zip
-from ddpg_ext.serialization.reconstruct import load_pickle, refusal
+from ddpg_ext.serialization.reconstruct import load_pickle, naming
 from ddpg_ext.serialization.safe_pickle import Budget
 from ddpg_ext.serialization.writing import dump_plain
 
@@ -56,7 +53,6 @@ if TYPE_CHECKING:
 Model = TypeVar("Model", bound="DDPGPaper")
 
 STATE = "snapshot.pkl"
-_NAME = re.compile(r"snapshot_(\d{12})\.zip")
 
 
 @dataclass
@@ -103,6 +99,8 @@ class SnapshotCallback(BaseCallback):
     :raises CheckpointError: at the first snapshot, if the environment cannot repeat a reset, which resuming needs
     """
 
+    model: "DDPGPaper"  # checked in _init_callback
+
     def __init__(
         self,
         path: str | os.PathLike[str],
@@ -132,9 +130,9 @@ class SnapshotCallback(BaseCallback):
             raise InvalidArgumentTypeError(f"snapshots are for DDPGPaper, not {type(self.model).__name__}")
 
     def _on_training_start(self) -> None:
-        model = self._paper_model
+        model = self.model
         self._last_steps = model.num_timesteps
-        self._recorder = training_state.install_recorder(self._env)
+        self._recorder = training_state.install_recorder(self.training_env)
         if self.reset is None:
             self.reset = self._recorder is None
         elif not self.reset and self._recorder is None:
@@ -152,31 +150,17 @@ class SnapshotCallback(BaseCallback):
                 f"{model.num_timesteps}. Continue the other run by DDPGPaper.resume({str(self.path)!r}, env) and "
                 "learn(..., reset_num_timesteps=False), or give SnapshotCallback another folder"
             )
-        _restore_log(model.logger, self._run.log)
-        training_state.set_callback_states(self._root, self._run.callbacks or [])
+        if self._run.log is not None:
+            model.logger.name_to_value.update(self._run.log["values"])
+            model.logger.name_to_count.update(self._run.log["counts"])
+        training_state.set_callback_states(self.locals.get("callback", self), self._run.callbacks or [])
         self._witnesses, self._is_checked = [self._run.witness] if self._run.witness else [], False
         self._run.log = self._run.callbacks = self._run.witness = None
         remove_abandoned(self.path, ".snapshot_*.tmp")
 
-    @property
-    def _paper_model(self) -> "DDPGPaper":
-        return self.model  # type: ignore[return-value] # checked in _init_callback
-
-    @property
-    def _root(self) -> BaseCallback:
-        """Return the callback that `learn` was given, which calls this one."""
-        return self.locals.get("callback", self)
-
-    @property
-    def _env(self) -> VecEnv:
-        assert self.model.env is not None  # training has begun
-        return self.model.env
-
     def _on_step(self) -> bool:
         self._last_dones = np.array(self.locals["dones"])
-        if self._witnesses:
-            step = step_checksum(self.locals)
-            self._witnesses = [witness for witness in self._witnesses if witness.add(step, self.model)]
+        self._witnesses = [witness for witness in self._witnesses if witness.add(self.locals, self.model)]
         return True
 
     def _on_rollout_start(self) -> None:
@@ -199,8 +183,8 @@ class SnapshotCallback(BaseCallback):
                 "SnapshotCallback of each run a folder of its own"
             )
         file = self.path / _file_name(steps)
-        callbacks = training_state.callback_states(self._root)
-        state = write_snapshot(file, self._paper_model, reset, self._run.entropy, callbacks)
+        callbacks = training_state.callback_states(self.locals.get("callback", self))
+        state = write_snapshot(file, self.model, reset, self._run.entropy, callbacks)
         self._witnesses.append(Witness(file, state, resumed=False))
         # Those after this step were damaged
         kept = sorted({name for name in self._own if name < file.name} | {file.name})[-self.keep :]
@@ -213,26 +197,26 @@ class SnapshotCallback(BaseCallback):
 
     def _check_repeatable(self, reset: dict[str, Any]) -> None:
         if not self._is_checked:
-            training_state.check_repeatable(self._env, reset)
+            training_state.check_repeatable(self.training_env, reset)
             self._is_checked = True
 
     def _reset_environments(self, steps: int) -> dict[str, Any]:
         """End all episodes, and start new ones from seeds that follow from the step."""
-        model = self._paper_model
+        model = self.model
         assert model.replay_buffer is not None
         unfinished = np.flatnonzero(~self._last_dones) if self._last_dones is not None else np.array([], dtype=int)
         end_episodes(model.replay_buffer, unfinished)
         seed = int(np.random.SeedSequence([self._run.entropy, steps]).generate_state(1)[0] >> 1)
         reset = {"kind": "seeded", "seed": seed, "process": training_state.process_generators(with_torch=False)}
-        reset["wrappers"] = [training_state.wrapper_states(env) for env in training_state.envs(self._env)]
+        reset["wrappers"] = [training_state.wrapper_states(env) for env in training_state.envs(self.training_env)]
         self._check_repeatable(reset)
-        training_state.prepare_reset(self._env, reset)
-        model._last_obs = self._env.reset()  # type: ignore[assignment] # as in SB3
+        training_state.prepare_reset(self.training_env, reset)
+        model._last_obs = self.training_env.reset()  # type: ignore[assignment] # as in SB3
         if model._vec_normalize_env is not None:
             model._last_original_obs = model._vec_normalize_env.get_original_obs()
         else:
             model._last_original_obs = model._last_obs
-        model._last_episode_starts = np.ones(self._env.num_envs, dtype=bool)
+        model._last_episode_starts = np.ones(self.training_env.num_envs, dtype=bool)
         if model.action_noise is not None:
             model.action_noise.reset()
         return reset
@@ -246,15 +230,9 @@ def write_snapshot(
     callbacks: Iterable[dict[str, Any]] = (),
 ) -> bytes:
     """
-    Write a snapshot.
+    Write a snapshot of a model whose environments have just been reset; return the training state in the file.
 
-    :param path: path of the file
-    :param model: the model, whose environments have just been reset
-    :param reset: how to repeat that reset
-    :param entropy: the seeds of later resets follow from it
-    :param callbacks: counts of the callbacks
-    :return: the training state in the file
-    :raises CheckpointError: for a part of the state that cannot be read back (a local class as action noise, say)
+    A part of the state that cannot be read back is refused: a local class as action noise, for example.
     """
     assert model.env is not None  # training has begun
     state = {
@@ -271,7 +249,7 @@ def write_snapshot(
     dump_plain({"action_noise": model.action_noise}, "a snapshot", "define its class at the top level of a module")
     with write_zip(path, "snapshot") as archive:
         write_model_members(archive, model, include=["replay_buffer"])
-        archive.write(STATE, pickled)
+        archive.add(STATE, pickled)
     return pickled
 
 
@@ -281,8 +259,7 @@ def _file_name(steps: int) -> str:
 
 def snapshots(path: Path) -> list[Path]:
     """Return the snapshots in a folder, the newest first."""
-    files = [file for file in path.glob("snapshot_*.zip") if _NAME.fullmatch(file.name)] if path.is_dir() else []
-    return sorted(files, reverse=True)
+    return sorted(path.glob(f"snapshot_{'[0-9]' * 12}.zip"), reverse=True)
 
 
 def resume_model(
@@ -292,17 +269,7 @@ def resume_model(
     device: th.device | str,
     trust: Trust,
 ) -> Model:
-    """
-    Return the model of a snapshot, ready for ``learn(..., reset_num_timesteps=False)``.
-
-    :param cls: class of the model
-    :param path: folder of the snapshots, or one snapshot
-    :param env: environment, made like that of the run, or its id
-    :param device: device for the tensors
-    :param trust: the caller's permissions
-    :raises CheckpointNotFoundError: if there is no snapshot
-    :raises CheckpointError: if all are damaged, or the environment differs
-    """
+    """Return the model of a snapshot, or of the newest whole one in a folder: see :meth:`DDPGPaper.resume`."""
     path = Path(path)
     candidates = snapshots(path) if path.is_dir() else [path]
     if not candidates or not candidates[0].exists():
@@ -325,7 +292,7 @@ def _read_snapshot(cls: type[Model], path: Path, env: GymEnv | str, device: th.d
     with ZipReader(path) as archive:
         if archive.kind != "snapshot":
             raise CheckpointError(f"{path} is not a snapshot; DDPGPaper.load reads models")
-        with _naming(path):
+        with naming(path, "a snapshot"):
             pickled = archive.read_text(STATE)
             state = load_pickle(pickled, trust.allowed, Budget(archive.file_size))
             expected = {"reset", "process", "action_space", "vec_normalize", "monitors", "log", "entropy"}
@@ -351,7 +318,7 @@ def _restore(model: "DDPGPaper", state: dict[str, Any], path: Path) -> None:
     """Repeat the reset of the environments, and then restore the generators and counts after it."""
     assert model.env is not None  # it was given
     vec_env = model.env
-    with _naming(path):
+    with naming(path, "a snapshot"):
         training_state.prepare_reset(vec_env, state["reset"])
     obs: Any = vec_env.reset()
     normalize = unwrap_vec_normalize(vec_env)
@@ -363,7 +330,7 @@ def _restore(model: "DDPGPaper", state: dict[str, Any], path: Path) -> None:
             "different environment, or its reset depends on more than the generators among its attributes. In the "
             "second case use SnapshotCallback(reset=True), if its reset takes a seed"
         )
-    with _naming(path):
+    with naming(path, "a snapshot"):
         if normalize is not None:
             vec_normalize.set_normalize_state(normalize, state["vec_normalize"])
         training_state.set_monitor_states(vec_env, state["monitors"])
@@ -374,19 +341,6 @@ def _restore(model: "DDPGPaper", state: dict[str, Any], path: Path) -> None:
         _RUNS[model] = _Run(int(state["entropy"]), state["log"], callbacks=callbacks)
         # Last, since all of the above may draw
         training_state.set_process_generators(state["process"])
-
-
-@contextlib.contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Name the file in errors, and report unexpected ones as damage."""
-    try:
-        yield
-    except UntrustedContentError as error:
-        raise refusal(str(path), error, "a snapshot") from None
-    except CheckpointError as error:
-        raise type(error)(f"{path}: {error}") from None
-    except (TypeError, KeyError, ValueError, AttributeError, IndexError) as error:
-        raise DamagedCheckpointError(f"{path}: its {STATE} is not a training state: {error!r}") from None
 
 
 def _equal(a: Any, b: Any) -> bool:
@@ -400,9 +354,3 @@ def _pending_log(logger: "Logger") -> dict[str, Any]:
     numbers = (int, float, np.number)
     values = {key: value for key, value in logger.name_to_value.items() if isinstance(value, numbers)}
     return {"values": values, "counts": {key: logger.name_to_count[key] for key in values}}
-
-
-def _restore_log(logger: "Logger", pending: dict[str, Any] | None) -> None:
-    if pending is not None:
-        logger.name_to_value.update(pending["values"])
-        logger.name_to_count.update(pending["counts"])

@@ -18,6 +18,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from ddpg_ext.checkpoints.witness import checksum
+from ddpg_ext.common.checks import plain
 from ddpg_ext.common.errors import CheckpointError, DamagedCheckpointError
 from ddpg_ext.ddpg_paper.validation import callbacks_within
 from ddpg_ext.serialization.numpy_state import make_bit_generator
@@ -33,7 +34,8 @@ class ResetRecorder(gym.Wrapper):
     def __init__(self, env: gym.Env) -> None:
         super().__init__(env)
         self.before: dict[str, Any] | None = None
-        self.steps = 0
+        #: whether an episode has just begun, by a reset that was recorded
+        self.at_start = False
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         self.before = {
@@ -43,26 +45,16 @@ class ResetRecorder(gym.Wrapper):
             "wrappers": wrapper_states(self.env),
             "process": process_generators(with_torch=False),
         }
-        self.steps = 0
+        self.at_start = True
         return self.env.reset(seed=seed, options=options)
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        self.steps += 1
+        self.at_start = False
         return self.env.step(action)
-
-    @property
-    def at_start(self) -> bool:
-        """Return whether an episode has just begun, by a reset that was recorded."""
-        return self.before is not None and self.steps == 0
 
 
 def install_recorder(vec_env: VecEnv) -> ResetRecorder | None:
-    """
-    Put a recorder around the only environment.
-
-    :param vec_env: environments
-    :return: the recorder; None if there are several environments, or they are in other processes
-    """
+    """Put a recorder around the only environment; None if there are several, or they are in other processes."""
     base = vec_env.unwrapped
     if not isinstance(base, DummyVecEnv) or base.num_envs != 1:
         return None
@@ -73,13 +65,11 @@ def install_recorder(vec_env: VecEnv) -> ResetRecorder | None:
 
 def prepare_reset(vec_env: VecEnv, reset: dict[str, Any]) -> None:
     """
-    Make the next ``vec_env.reset()`` repeat the one before a snapshot.
+    Make the next ``vec_env.reset()`` repeat the one before a snapshot, if these environments can.
 
-    :param vec_env: environments
-    :param reset: kind "repeated", with the recorder's state ``before`` it; or "seeded", with a ``seed`` for the
-        first environment (the others have the following ones), the state of the ``wrappers`` of each environment in
-        this process, and the generators of the ``process``
-    :raises CheckpointError: if these environments cannot repeat it
+    ``reset`` has the kind "repeated", with the recorder's state ``before`` it; or "seeded", with a ``seed`` for the
+    first environment (the others have the following ones), the state of the ``wrappers`` of each environment in this
+    process, and the generators of the ``process``.
     """
     for monitor in _monitors(vec_env):
         if monitor is not None:
@@ -102,13 +92,7 @@ def prepare_reset(vec_env: VecEnv, reset: dict[str, Any]) -> None:
 
 
 def check_repeatable(vec_env: VecEnv, reset: dict[str, Any]) -> None:
-    """
-    Check that environments start twice in the same way, and leave them so. Warn of a Box2D world that ``reset`` keeps.
-
-    :param vec_env: environments
-    :param reset: see :func:`prepare_reset`
-    :raises CheckpointError: if they do not, so that a snapshot could not be resumed
-    """
+    """Check that environments start twice in the same way. Warn of a Box2D world that ``reset`` keeps."""
     process, starts = process_generators(), []
     worlds = [getattr(env.unwrapped, "world", None) for env in envs(vec_env)]
     for _ in range(2):
@@ -210,39 +194,30 @@ def wrapper_states(env: gym.Env) -> dict[str, dict[str, Any]]:
 
     Their constructors' arguments are left out: they are those of the environment that the caller passes. So are the
     frames of wrappers that record.
-
-    :param env: an environment with its wrappers
     """
     states = {}
     for depth, layer in enumerate(_layers(env)):
         module = type(layer).__module__
         if module.startswith("gymnasium.wrappers.") and module != "gymnasium.wrappers.rendering":
             settings = {"saved_kwargs", *getattr(layer, "_saved_kwargs", ())}
-            plain = {name: _plain(value) for name, value in vars(layer).items() if name.lstrip("_") not in settings}
-            states[f"{depth}.{type(layer).__name__}"] = {k: v for k, v in plain.items() if v is not None}
+            values = {name: _plain(value) for name, value in vars(layer).items() if name.lstrip("_") not in settings}
+            states[f"{depth}.{type(layer).__name__}"] = {k: v for k, v in values.items() if v is not None}
     return states
 
 
 def set_wrapper_states(env: gym.Env, states: dict[str, dict[str, Any]]) -> None:
-    """
-    Give wrappers the result of :func:`wrapper_states`.
-
-    :param env: an environment with its wrappers
-    :param states: the states
-    :raises CheckpointError: if the environment has other wrappers
-    """
+    """Give wrappers the result of :func:`wrapper_states`, if it is of the same wrappers."""
     layers = {f"{depth}.{type(layer).__name__}": layer for depth, layer in enumerate(_layers(env))}
     for name, state in states.items():
         if name not in layers or not type(layers[name]).__module__.startswith("gymnasium.wrappers."):
             raise CheckpointError(f"the environment has other wrappers than the run: {name[:60]} is missing")
         own = {key: value for key, value in vars(layers[name]).items() if key not in vars(gym.Wrapper(env))}
         for attribute, value in state.items():
-            current = own.get(attribute, _MISSING)
+            current = own.get(attribute, ...)
             setattr(layers[name], attribute, _restored(current, value, f"{name}.{attribute}"[:80]))
 
 
 _STATISTICS = ("mean", "var", "count")
-_MISSING = object()
 
 
 def _plain(value: Any) -> Any:
@@ -253,10 +228,10 @@ def _plain(value: Any) -> Any:
         return copy.copy(value)
     if isinstance(value, dict | list | tuple | deque):
         items = list(value.values() if isinstance(value, dict) else value)
-        plain = [_plain(item) for item in items]
-        if any(item is None for item in plain):
+        copies = [_plain(item) for item in items]
+        if any(item is None for item in copies):
             return None
-        return dict(zip(value, plain, strict=True)) if isinstance(value, dict) else plain
+        return dict(zip(value, copies, strict=True)) if isinstance(value, dict) else copies
     return None
 
 
@@ -282,11 +257,7 @@ def _restored(current: Any, saved: Any, name: str) -> Any:
 
 
 def process_generators(with_torch: bool = True) -> dict[str, Any]:
-    """
-    Return the states of the process's random generators: NumPy's global one, Python's and torch's.
-
-    :param with_torch: whether torch's are included
-    """
+    """Return the states of the process's random generators: NumPy's global one, Python's and torch's."""
     version, internal, gauss = random.getstate()
     states: dict[str, Any] = {
         "numpy": np.random.get_state(legacy=False),  # noqa: NPY002
@@ -300,12 +271,7 @@ def process_generators(with_torch: bool = True) -> dict[str, Any]:
 
 
 def set_process_generators(states: dict[str, Any]) -> None:
-    """
-    Set the process's random generators.
-
-    :param states: the result of :func:`process_generators`
-    :raises DamagedCheckpointError: if it is invalid
-    """
+    """Give the process's random generators the result of :func:`process_generators`."""
     try:
         make_bit_generator(states["numpy"])  # checks it
         np.random.set_state(states["numpy"])  # noqa: NPY002
@@ -325,10 +291,7 @@ _MONITOR = ("episode_returns", "episode_lengths", "episode_times", "total_steps"
 def monitor_states(vec_env: VecEnv) -> list[dict[str, Any] | None]:
     """Return the counts of the ``Monitor`` wrappers around environments in this process."""
     return [
-        None
-        if monitor is None
-        else {name: np.asarray(getattr(monitor, name), dtype=np.float64) for name in _MONITOR[:3]}
-        | {"total_steps": monitor.total_steps}
+        {name: np.asarray(getattr(monitor, name), dtype=np.float64) for name in _MONITOR} if monitor else None
         for monitor in _monitors(vec_env)
     ]
 
@@ -344,12 +307,7 @@ def set_monitor_states(vec_env: VecEnv, states: list[dict[str, Any] | None]) -> 
 
 
 def _monitors(vec_env: VecEnv) -> list[Monitor | None]:
-    monitors: list[Monitor | None] = []
-    for env in envs(vec_env):
-        while isinstance(env, gym.Wrapper) and not isinstance(env, Monitor):
-            env = env.env
-        monitors.append(env if isinstance(env, Monitor) else None)
-    return monitors
+    return [next((layer for layer in _layers(env) if isinstance(layer, Monitor)), None) for env in envs(vec_env)]
 
 
 #: what SB3's callbacks count: EvalCallback, those that stop training, and those that act every so many calls
@@ -361,37 +319,20 @@ _COUNTS = (
 
 
 def callback_states(root: BaseCallback) -> list[dict[str, Any]]:
-    """
-    Return the counts of callbacks.
-
-    :param root: the callback of ``learn``; those in it are included
-    """
-    states = []
-    for callback in _callbacks(root):
-        states.append({"class": type(callback).__qualname__, **vars(callback)})
-    return read_callback_states(states)
+    """Return the counts of the callback of ``learn`` and of those in it."""
+    return read_callback_states([{"class": type(each).__qualname__, **vars(each)} for each in _callbacks(root)])
 
 
 def read_callback_states(states: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """
-    Return the counts alone, as Python's numbers.
-
-    :param states: attributes of callbacks, or what a file has in the place of :func:`callback_states`
-    :raises TypeError: for something else than numbers, and lists and arrays of them
-    """
+    """Return the counts among the attributes of callbacks, as Python's numbers and lists of them."""
     return [
-        {"class": str(state["class"]), **{name: _numbers(state[name]) for name in _COUNTS if name in state}}
+        {"class": str(state["class"]), **{name: plain(state[name]) for name in _COUNTS if name in state}}
         for state in states
     ]
 
 
 def set_callback_states(root: BaseCallback, states: list[dict[str, Any]]) -> None:
-    """
-    Give callbacks the result of :func:`callback_states`. Each gets the first state of its class that is left.
-
-    :param root: the callback of ``learn``; those in it are included
-    :param states: the states
-    """
+    """Give callbacks the result of :func:`callback_states`. Each gets the first state of its class that is left."""
     left = list(states)
     for callback in _callbacks(root):
         state = next((state for state in left if state["class"] == type(callback).__qualname__), None)
@@ -403,12 +344,3 @@ def set_callback_states(root: BaseCallback, states: list[dict[str, Any]]) -> Non
 def _callbacks(root: BaseCallback) -> list[BaseCallback]:
     """Return a callback and all that it calls."""
     return [callback for callback in (root, *callbacks_within(root)) if isinstance(callback, BaseCallback)]
-
-
-def _numbers(value: Any) -> Any:
-    """Return numbers, and lists and arrays of them, as Python's."""
-    if isinstance(value, list | tuple | np.ndarray):
-        return [_numbers(item) for item in value]
-    if not isinstance(value, Number):
-        raise TypeError(f"a count is a {type(value).__name__}")
-    return value.item() if isinstance(value, np.generic) else value

@@ -11,35 +11,27 @@ from ddpg_ext.common.checks import plain
 from ddpg_ext.common.errors import CheckpointError, DamagedCheckpointError, UntrustedContentError
 from ddpg_ext.serialization.allowlist import Allowed, class_path
 from ddpg_ext.serialization.archive import open_regular_file
-from ddpg_ext.serialization.reconstruct import load_attributes, refusal
+from ddpg_ext.serialization.reconstruct import load_attributes, naming
 
-_NORMALIZE_KEYS = {
-    "norm_obs": bool,
-    "norm_reward": bool,
-    "clip_obs": (int, float),
-    "clip_reward": (int, float),
-    "gamma": (int, float),
-    "epsilon": (int, float),
-    "norm_obs_keys": (list, tuple, type(None)),
-}
+_SETTINGS = ("norm_obs", "norm_reward", "clip_obs", "clip_reward", "gamma", "epsilon", "norm_obs_keys")
 
 
-def load_vec_normalize(path: Path, venv: VecEnv, allowed: Allowed | None = None, trusted: bool = False) -> VecNormalize:
+def load_vec_normalize(path: Path, venv: VecEnv, allowed: Allowed | None = None) -> VecNormalize:
     """
-    Load a file of ``VecNormalize.save`` without unpickling it, unless it is refused and ``trusted``.
+    Load a file of ``VecNormalize.save`` without unpickling it, unless it is refused and trusted.
 
     The wrapper is frozen: its statistics stay as they are, and rewards are not normalised.
     """
-    try:
-        with open_regular_file(path) as file:
-            _, state = load_attributes(file, [class_path(VecNormalize)], "a VecNormalize", allowed or Allowed())
-        wrapper = make_vec_normalize(venv, state)
-    except UntrustedContentError as error:
-        if not trusted:
-            raise refusal(str(path), error, "statistics") from None
-        wrapper = VecNormalize.load(str(path), venv)
-    except CheckpointError as error:
-        raise type(error)(f"{path}: {error}") from None
+    allowed = allowed or Allowed()
+    with naming(path, "statistics"):
+        try:
+            with open_regular_file(path) as file:
+                _, state = load_attributes(file, [class_path(VecNormalize)], "a VecNormalize", allowed)
+            wrapper = make_vec_normalize(venv, state)
+        except UntrustedContentError:
+            if not allowed.trusted:
+                raise
+            wrapper = VecNormalize.load(str(path), venv)
     wrapper.training = False
     wrapper.norm_reward = False
     return wrapper
@@ -47,9 +39,9 @@ def load_vec_normalize(path: Path, venv: VecEnv, allowed: Allowed | None = None,
 
 def make_vec_normalize(venv: VecEnv, state: dict[str, Any]) -> VecNormalize:
     """Wrap environments in a ``VecNormalize`` with these settings and statistics, if they are of such environments."""
-    settings = {key: plain(state[key]) for key in _NORMALIZE_KEYS if key in state}
+    settings = {key: plain(state[key]) for key in _SETTINGS if key in state}
     for key, value in settings.items():
-        if not isinstance(value, _NORMALIZE_KEYS[key]):  # type: ignore[arg-type]
+        if not isinstance(value, list | tuple | None if key == "norm_obs_keys" else int | float):
             raise DamagedCheckpointError(f"its `{key}` is a {type(value).__name__}")
     try:
         wrapper = VecNormalize(venv, **settings)
@@ -76,7 +68,7 @@ def _same_shapes(saved: Any, fresh: Any) -> Any:
     return saved
 
 
-_STATE = ("training", *_NORMALIZE_KEYS, "obs_rms", "ret_rms", "returns", "old_obs", "old_reward")
+_STATE = ("training", *_SETTINGS, "obs_rms", "ret_rms", "returns", "old_obs", "old_reward")
 
 
 def normalize_state(vec_env: VecEnv) -> dict[str, Any] | None:

@@ -17,27 +17,16 @@ from ddpg_ext.serialization.archive import open_regular_file
 
 #: the variables of SB3's `collect_rollouts` that a resumed run has to repeat
 _STEP = ("actions", "new_obs", "rewards", "dones")
-_MAX_BYTES = 10_000
 
 
 def checksum(value: Any, crc: int = 0) -> int:
-    """
-    Continue a CRC-32 with an array, or with a dict of arrays in the order of its keys.
-
-    :param value: an array, a number, or a dict of them
-    :param crc: the CRC-32 so far
-    """
+    """Continue a CRC-32 with an array or number, or with a dict of them in the order of its keys."""
     if isinstance(value, dict):
         for key in sorted(value):
             crc = checksum(value[key], crc)
         return crc
     array = np.ascontiguousarray(value)
     return zlib.crc32(np.asarray(array, np.float64 if array.dtype.hasobject else None).data, crc)
-
-
-def step_checksum(step: Mapping[str, Any]) -> int:
-    """Return the CRC-32 of a step, given the local variables of ``collect_rollouts``."""
-    return checksum({name: step[name] for name in _STEP})
 
 
 def witness_file(snapshot: Path) -> Path:
@@ -50,11 +39,8 @@ class Witness:
     Record the steps that follow a snapshot, or compare them with recorded ones.
 
     Steps 1, 2, 4, 8, ... have a hash of all steps so far. The file is written again at each of them, until the
-    snapshot is deleted, so a kill loses less than half of the steps.
-
-    :param snapshot: path of the snapshot
-    :param state: its training state; a witness of another snapshot with the same name is not compared
-    :param resumed: compare with the file; False: write it
+    snapshot is deleted, so a kill loses less than half of the steps. With ``resumed``, the steps are compared with the
+    file, if it is of a snapshot with this training state.
     """
 
     def __init__(self, snapshot: Path, state: bytes, resumed: bool) -> None:
@@ -64,17 +50,12 @@ class Witness:
         self._hashes: list[int] = []
         self._crc = self._n_steps = 0
 
-    def add(self, step: int, model: BaseAlgorithm) -> bool:
-        """
-        Add a step.
-
-        :param step: its :func:`step_checksum`
-        :param model: the model, whose weights are part of the hashes
-        :return: whether more steps are wanted
-        """
+    def add(self, step: Mapping[str, Any], model: BaseAlgorithm) -> bool:
+        """Add a step, by the local variables of ``collect_rollouts``; return whether more steps are wanted."""
         if self._expected is not None and len(self._hashes) == len(self._expected):
             return False
-        self._crc = zlib.crc32(step.to_bytes(4, "little"), self._crc)
+        crc = checksum({name: step[name] for name in _STEP})
+        self._crc = zlib.crc32(crc.to_bytes(4, "little"), self._crc)
         self._n_steps += 1
         if self._n_steps & (self._n_steps - 1):
             return True
@@ -105,7 +86,7 @@ class Witness:
         """Return the hashes in the file; none if it is missing, damaged or of another snapshot."""
         try:
             with open_regular_file(witness_file(self.snapshot)) as file:
-                content = json.loads(file.read(_MAX_BYTES))
+                content = json.loads(file.read(10_000))
             return list(content["hashes"]) if content["snapshot"] == self._id else []
         except (CheckpointError, OSError, ValueError, TypeError, KeyError, RecursionError):
             return []

@@ -29,7 +29,7 @@ MIN_UNPACKED = 64 * 2**20
 MAX_RATIO = 20
 _CHUNK = 2**20
 _BROKEN = (
-    *(zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError),
+    *(zipfile.BadZipFile, zlib.error, struct.error, EOFError),
     *(RuntimeError, ValueError, OSError, OverflowError),
 )
 
@@ -45,16 +45,13 @@ def _memory_of(data: Any) -> Iterator[memoryview]:
     yield view.cast("B") if view.nbytes else memoryview(b"")
 
 
-class ZipWriter:
-    """Writes members into a zip file."""
+class ZipWriter(zipfile.ZipFile):
+    """Writes members into a zip file, uncompressed."""
 
-    def __init__(self, archive: zipfile.ZipFile) -> None:
-        self._archive = archive
-
-    def write(self, name: str, data: Any) -> None:
+    def add(self, name: str, data: Any) -> None:
         """Write bytes or an array as a member, without a second copy of it in memory."""
         # The date is left at zip's zero: files with the same content are the same
-        with self._archive.open(zipfile.ZipInfo(name), "w", force_zip64=True) as member:
+        with self.open(zipfile.ZipInfo(name), "w", force_zip64=True) as member:
             for view in _memory_of(data):
                 for start in range(0, len(view), _CHUNK):
                     member.write(view[start : start + _CHUNK])
@@ -68,11 +65,10 @@ def write_zip(path: Any, kind: str) -> Iterator[ZipWriter]:
     ``path`` may be an open binary file, which is not written atomically.
     """
     with contextlib.nullcontext(path) if hasattr(path, "write") else atomic_file(Path(path)) as file:
-        archive = zipfile.ZipFile(cast(BinaryIO, file), "w", zipfile.ZIP_STORED, allowZip64=True)
+        archive = ZipWriter(cast(BinaryIO, file), "w")
         try:
-            writer = ZipWriter(archive)
-            writer.write(FORMAT, json.dumps({"kind": kind, "format": FORMAT_VERSION, "ddpg_ext": __version__}).encode())
-            yield writer
+            archive.add(FORMAT, json.dumps({"kind": kind, "format": FORMAT_VERSION, "ddpg_ext": __version__}).encode())
+            yield archive
             archive.close()
         except BaseException:
             archive.fp = None  # so that Python does not end the archive when the file is closed, or the disk full
@@ -104,7 +100,7 @@ def _as_damage(name: str) -> Iterator[None]:
         raise DamagedCheckpointError(f"{name} is damaged: {error}") from None
 
 
-class ZipReader:
+class ZipReader(contextlib.AbstractContextManager["ZipReader"]):
     """Reads members of a zip file, which are never unpacked to the disk. The zip's CRC-32 are checked."""
 
     def __init__(self, source: str | os.PathLike[str] | BinaryIO | io.IOBase) -> None:
@@ -113,16 +109,13 @@ class ZipReader:
         self._file: Any = open_regular_file(source) if isinstance(source, str | os.PathLike) else source
         try:
             with _as_damage(self.name):
-                self.file_size = _check_directory_size(self._file)
+                self.file_size = self._file.seek(0, os.SEEK_END)
                 self._archive = zipfile.ZipFile(self._file)
                 self._infos = _check_members(self._archive.infolist(), self.file_size)
                 self.kind = self._read_kind()
         except BaseException:
             self.close()
             raise
-
-    def __enter__(self) -> "ZipReader":
-        return self
 
     def __exit__(self, *exception: object) -> None:
         self.close()
@@ -144,7 +137,7 @@ class ZipReader:
         """Return the kind of the file, empty for a file of SB3's."""
         if FORMAT not in self._infos:
             return ""
-        description = parse_json(self._archive.read(FORMAT))
+        description = json.loads(self._archive.read(FORMAT))
         if not isinstance(description, dict) or not isinstance(description.get("kind"), str):
             raise DamagedCheckpointError(f"its {FORMAT} does not name its kind")
         if description.get("format") != FORMAT_VERSION:
@@ -172,9 +165,6 @@ class ZipReader:
 
     def read_into(self, name: str, target: Any) -> None:
         """Read a member into an array of exactly its size."""
-        size = self.size(name)
-        if target.nbytes != size:
-            raise DamagedCheckpointError(f"{self.name}: {name} has {size:,} bytes instead of {target.nbytes:,}")
         with _as_damage(f"{self.name}: {name}"), cast(zipfile.ZipExtFile, self._archive.open(name)) as member:
             for view in _memory_of(target):
                 done = 0
@@ -190,41 +180,13 @@ class ZipReader:
         """Return the JSON in a member."""
         data = self.read_text(name)
         with _as_damage(f"{self.name}: {name}"):
-            return parse_json(data)
-
-
-def parse_json(data: bytes) -> Any:
-    """Return the value of JSON text in UTF-8."""
-    try:
-        return json.loads(data.decode())
-    except (ValueError, RecursionError) as error:
-        raise DamagedCheckpointError(f"not JSON: {error}") from None
-
-
-def _check_directory_size(file: Any) -> int:
-    """Check the size of a zip file's directory, which ``zipfile`` reads into memory; return the size of the file."""
-    size = file.seek(0, os.SEEK_END)
-    tail_start = max(0, size - 2**16 - 22)
-    file.seek(tail_start)
-    tail = file.read(size - tail_start)
-    at = tail.rfind(b"PK\x05\x06")
-    if at < 0 or len(tail) < at + 22:
-        raise DamagedCheckpointError("not a zip file")
-    entries, directory_size = struct.unpack("<HL", tail[at + 10 : at + 16])
-    locator = tail[at - 20 : at] if at >= 20 else b""
-    if locator[:4] == b"PK\x06\x07":  # zip64: the true numbers are in another record
-        file.seek(struct.unpack("<Q", locator[8:16])[0])
-        record = file.read(56)
-        if record[:4] != b"PK\x06\x06" or len(record) < 56:
-            raise DamagedCheckpointError("not a whole zip file")
-        entries, directory_size = struct.unpack("<QQ", record[32:48])
-    if entries > MAX_MEMBERS or directory_size > 1000 * MAX_MEMBERS:
-        raise DamagedCheckpointError(f"it has {entries:,} members, more than any checkpoint needs")
-    file.seek(0)
-    return size
+            return json.loads(data)
 
 
 def _check_members(infos: list[zipfile.ZipInfo], file_size: int) -> dict[str, zipfile.ZipInfo]:
+    # The directory has taken about ten times its size in memory, which is less than `MAX_RATIO`
+    if len(infos) > MAX_MEMBERS:
+        raise DamagedCheckpointError(f"it has {len(infos):,} members, more than any checkpoint needs")
     members: dict[str, zipfile.ZipInfo] = {}
     for info in infos:
         name, path = info.filename, PurePosixPath(info.filename)
@@ -243,6 +205,9 @@ def _check_members(infos: list[zipfile.ZipInfo], file_size: int) -> dict[str, zi
     unpacked = sum(info.file_size for info in infos)
     if unpacked > max(MIN_UNPACKED, MAX_RATIO * file_size):
         raise DamagedCheckpointError(f"a zip bomb: {file_size:,} bytes that would unpack to {unpacked:,}")
+    # The end of a truncated file may be that of a zip file inside it, such as weights
+    if min((info.header_offset for info in infos), default=0) > 0:
+        raise DamagedCheckpointError("not a whole zip file: it does not begin with a member")
     if sum(info.compress_size for info in infos) > file_size:
         raise DamagedCheckpointError("a zip bomb: its members overlap")
     return members

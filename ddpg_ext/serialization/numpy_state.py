@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ddpg_ext.common.errors import DamagedCheckpointError, UntrustedContentError
-from ddpg_ext.serialization.safe_pickle import Call, Global
+from ddpg_ext.serialization.safe_pickle import Global, Recorded
 
 _PLAIN_DTYPE = re.compile(r"[<>|=]?[biufcSU]\d{1,4}")
 _BIT_GENERATORS: dict[str, type[np.random.BitGenerator]] = {
@@ -68,9 +68,7 @@ def make_bit_generator(state: Any) -> np.random.BitGenerator:
         bit_generator = _BIT_GENERATORS[state["bit_generator"]](0)
         inner = state["state"]
         # NumPy takes these positions as they are, and then reads from there
-        if "pos" in inner and not 0 <= int(inner["pos"]) <= 624:
-            raise ValueError("position")
-        if "buffer_pos" in state and not 0 <= int(state["buffer_pos"]) <= 4:
+        if not (0 <= int(inner.get("pos", 0)) <= 624 and 0 <= int(state.get("buffer_pos", 0)) <= 4):
             raise ValueError("position")
         bit_generator.state = state
     except (TypeError, ValueError, KeyError, OverflowError, IndexError, AttributeError):
@@ -81,7 +79,7 @@ def make_bit_generator(state: Any) -> np.random.BitGenerator:
 # ------------------------------------------------- calls in pickles, their arguments and states being built already
 
 
-def dtype_of(call: Call) -> np.dtype:
+def dtype_of(call: Recorded) -> np.dtype:
     """Return a dtype, of plain values or of objects."""
     code, _, _ = call.args
     if call.state is not None:
@@ -91,7 +89,7 @@ def dtype_of(call: Call) -> np.dtype:
     return np.dtype(object) if code in ("O8", "|O8", "O", "|O") else make_dtype(code)
 
 
-def array_of(call: Call) -> np.ndarray:
+def array_of(call: Recorded) -> np.ndarray:
     """Return an array of plain values; or one of objects (the infos of a HER buffer), which are on the list."""
     cls, _, _ = call.args
     if not isinstance(cls, Global) or cls.path != "numpy.ndarray":
@@ -101,20 +99,20 @@ def array_of(call: Call) -> np.ndarray:
     return object_array(data, shape) if is_of_objects else make_array(dtype, shape, data, "F" if fortran else "C")
 
 
-def array_from_buffer(call: Call) -> np.ndarray:
+def array_from_buffer(call: Recorded) -> np.ndarray:
     """Return an array that protocol 5 stores; NumPy >= 2.3 adds the order of permuted axes."""
     data, dtype, shape, order, *axes = call.args
     array = make_array(dtype, shape, data, order)
     return array if axes in ([], [None]) else array.transpose(*axes)
 
 
-def scalar_of(call: Call) -> Any:
+def scalar_of(call: Recorded) -> Any:
     """Return a number or text of NumPy's."""
     dtype, data = call.args
     return make_array(dtype, (), data)[()]
 
 
-def seed_sequence_of(call: Call) -> np.random.SeedSequence:
+def seed_sequence_of(call: Recorded) -> np.random.SeedSequence:
     """Return the ``SeedSequence`` from which a generator spawns others."""
     entropy, n_children_spawned, _, pool_size, spawn_key = call.state
     return np.random.SeedSequence(
@@ -125,12 +123,12 @@ def seed_sequence_of(call: Call) -> np.random.SeedSequence:
     )
 
 
-def bit_generator_of(call: Call) -> tuple[Any, Any]:
+def bit_generator_of(call: Recorded) -> tuple[Any, Any]:
     """Return a bit generator's state, and its seed sequence or None; not yet the generator."""
     return call.state if isinstance(call.state, tuple) else (call.state, None)
 
 
-def generator_of(call: Call) -> np.random.Generator:
+def generator_of(call: Recorded) -> np.random.Generator:
     """Return a generator. In NumPy 1's pickles, its state is the call's, and its argument only a name."""
     state, sequence = (call.state, None) if isinstance(call.state, dict) else call.args[0]
     bit_generator = make_bit_generator(state)
@@ -140,7 +138,7 @@ def generator_of(call: Call) -> np.random.Generator:
     return np.random.Generator(bit_generator)
 
 
-def random_state_of(call: Call) -> np.random.RandomState:
+def random_state_of(call: Recorded) -> np.random.RandomState:
     """Return a ``RandomState``, which gym's spaces have."""
     state = call.state if isinstance(call.state, dict) else call.args[0][0]
     random_state = np.random.RandomState(make_bit_generator(state))

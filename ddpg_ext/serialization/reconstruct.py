@@ -1,13 +1,13 @@
 """Turns the record of a pickle (:mod:`ddpg_ext.serialization.safe_pickle`) into objects of the allow-list."""
 
 import collections
+import contextlib
 import pathlib
 import pickle
 import types
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Iterator
 from typing import Any
 
-import numpy as np
 import torch as th
 from stable_baselines3.common.type_aliases import TrainFreq
 
@@ -23,7 +23,6 @@ from ddpg_ext.serialization.pickled_closures import (
 )
 from ddpg_ext.serialization.safe_pickle import (
     Budget,
-    Call,
     Global,
     Recorded,
     canonical,
@@ -32,6 +31,8 @@ from ddpg_ext.serialization.safe_pickle import (
     record_call,
 )
 
+#: SB3's generators store integers of 128 bits
+MAX_INTEGER_BITS = 1024
 #: how deep containers may be nested
 MAX_DEPTH = 60
 #: what a ``defaultdict`` may make its values with, by name
@@ -42,13 +43,21 @@ _BUILTINS: dict[str, Any] = {f"builtins.{made.__name__}": made for made in (comp
 MIN_VALUES = 4_000_000
 
 
-def refusal(name: str, error: UntrustedContentError, kind: str) -> UntrustedContentError:
-    """Return the error to raise for a file of this name and kind that the caller does not trust."""
-    return UntrustedContentError(
-        f"{name}: it asks for {error}, which is not on the list of what {kind} may have. Nothing was executed. Pass a "
-        "class or function of your own in allow=[...]; or, if you trust whoever made the file with your account, pass "
-        "trusted=True"
-    )
+@contextlib.contextmanager
+def naming(name: Any, kind: str) -> Iterator[None]:
+    """Name a file in errors, say how to allow what is refused in this kind of file, and report others as damage."""
+    try:
+        yield
+    except UntrustedContentError as error:
+        raise UntrustedContentError(
+            f"{name}: it asks for {error}, which is not on the list of what {kind} may have. Nothing was executed. "
+            "Pass a class or function of your own in allow=[...]; or, if you trust whoever made the file with your "
+            "account, pass trusted=True"
+        ) from None
+    except CheckpointError as error:
+        raise type(error)(f"{name}: {error}") from None
+    except (TypeError, LookupError, ValueError, AttributeError) as error:
+        raise DamagedCheckpointError(f"{name}: malformed content of {kind}: {error!r}") from error
 
 
 class Reconstructor:
@@ -68,8 +77,8 @@ class Reconstructor:
             return self._build(root)
         except CheckpointError:
             raise
-        except (TypeError, ValueError, LookupError, AttributeError, OverflowError, RecursionError) as error:
-            raise DamagedCheckpointError(f"a malformed value: {error}") from None
+        except (TypeError, ValueError, LookupError, AttributeError, OverflowError, RuntimeError) as error:
+            raise DamagedCheckpointError(f"a malformed value: {error!s:.300}") from None
 
     def _build(self, node: Any) -> Any:
         self._n_values += 1
@@ -78,6 +87,8 @@ class Reconstructor:
         if isinstance(node, str | bytes | bytearray):
             self._count(len(node) // 4)  # each use of the same bytes may become an array of its own
             return node
+        if isinstance(node, int) and node.bit_length() > MAX_INTEGER_BITS:
+            raise CheckpointError("the pickle has an integer larger than any checkpoint needs")
         if node is None or isinstance(node, bool | int | float):
             return node
         if id(node) in self._done:
@@ -133,7 +144,7 @@ class Reconstructor:
         # Names stay names: a handler knows those that it is to accept
         args = tuple(arg if isinstance(arg, Global) and path in HANDLERS else self._build(arg) for arg in call.args)
         items, pairs = [*map(self._build, call.items)], [(key, self._build(value)) for key, value in call.pairs]
-        built = Call(call.func, args, self._build(call.state), items, pairs)
+        built = record_call(call.func, args, self._build(call.state), items, pairs)
         if path in HANDLERS:
             return HANDLERS[path](built)
         if path in ALLOWED_CLASSES:
@@ -151,12 +162,10 @@ class Reconstructor:
             raise UntrustedContentError("a reconstruction of something else than a plain object")
         if not isinstance(cls, Global) or cls.name == "_reconstructor":
             raise UntrustedContentError("a reconstruction of something else than a class")
-        return record_call(cls, (), call)
+        return record_call(cls, (), call.state, call.items, call.pairs)
 
     def _method(self, call: Recorded) -> Any:
         """Return the method of an object or class, if the caller allows its function."""
-        if len(call.args) != 2:
-            raise DamagedCheckpointError("a method without function and object")
         function, owner = (self._build(arg) for arg in call.args)
         function = getattr(function, "__func__", function)  # that of a class method
         if not isinstance(function, types.FunctionType):
@@ -164,7 +173,7 @@ class Reconstructor:
         return types.MethodType(function, owner)
 
 
-def _make_allowed(allowed: Any, call: Call) -> Any:
+def _make_allowed(allowed: Any, call: Recorded) -> Any:
     """Make an object of the caller's own the way ``pickle`` makes it."""
     try:
         is_empty = isinstance(allowed, type) and call.state is not None
@@ -189,7 +198,7 @@ def load_pickle(data: bytes, allowed: Allowed | None = None, budget: Budget | No
     allowed = allowed or Allowed()
     try:
         recorded = record(data, budget)
-        return Reconstructor(allowed, recorded.limit).build(recorded.root)
+        return Reconstructor(allowed, recorded.budget.total).build(recorded.root)
     except UntrustedContentError:
         if not allowed.trusted:
             raise
@@ -208,7 +217,7 @@ def load_attributes(
     if not isinstance(root.state, dict):
         raise DamagedCheckpointError("it has no attributes")
     state = {key: value for key, value in root.state.items() if key != skip}
-    return name.path, Reconstructor(allowed, recorded.limit).build(state)
+    return name.path, Reconstructor(allowed, recorded.budget.total).build(state)
 
 
 def is_listed(name: Global) -> bool:
@@ -220,23 +229,23 @@ def is_listed(name: Global) -> bool:
 # ------------------------------------------- calls in pickles, their arguments and states being built already
 
 
-def _ordered_dict(call: Call) -> Any:
+def _ordered_dict(call: Recorded) -> Any:
     (listed,) = call.args or ([],)  # Python 2 and the Zoo: a list of pairs
     return collections.OrderedDict((check_key(key), value) for key, value in [*listed, *call.pairs])
 
 
-def _deque(call: Call) -> Any:
+def _deque(call: Recorded) -> Any:
     items, *maxlen = call.args or ((),)
     return collections.deque([*items, *call.items], *maxlen)
 
 
-def _set(call: Call) -> Any:
+def _set(call: Recorded) -> Any:
     (items,) = call.args
     members = {check_key(item) for item in items}
     return frozenset(members) if call.func.name == "frozenset" else members
 
 
-def _bytes(call: Call) -> bytes | bytearray:
+def _bytes(call: Recorded) -> bytes | bytearray:
     data = call.args[0] if call.args else b""
     if not isinstance(data, bytes | str):  # a number would be a size to reserve
         raise DamagedCheckpointError("invalid arguments of bytes")
@@ -244,7 +253,7 @@ def _bytes(call: Call) -> bytes | bytearray:
     return bytearray(data) if call.func.name == "bytearray" else data
 
 
-def _encode(call: Call) -> bytes:
+def _encode(call: Recorded) -> bytes:
     """Return bytes that protocols below 3 store as text, one character per byte."""
     text, encoding = call.args
     if encoding not in ("latin1", "latin-1"):
@@ -252,7 +261,7 @@ def _encode(call: Call) -> bytes:
     return text.encode("latin-1")
 
 
-def _getattr(call: Call) -> Any:
+def _getattr(call: Recorded) -> Any:
     """Return a member of an enum, as some Python versions store it; no other attribute is read."""
     owner, name = call.args
     members = ENUMS[owner.path].__members__ if isinstance(owner, Global) and owner.path in ENUMS else {}
@@ -261,12 +270,7 @@ def _getattr(call: Call) -> Any:
     return members[name]
 
 
-def _enum(call: Call) -> Any:
-    (value,) = call.args
-    return ENUMS[call.func.path](value)
-
-
-def _builtin(call: Call) -> Any:
+def _builtin(call: Recorded) -> Any:
     """Return a complex number, a range or a slice."""
     made = _BUILTINS[call.func.path](*call.args)
     if isinstance(made, range) and len(made) > MIN_VALUES:  # the caller may make a list of it
@@ -274,7 +278,7 @@ def _builtin(call: Call) -> Any:
     return made
 
 
-def _dict_subclass(call: Call) -> Any:
+def _dict_subclass(call: Recorded) -> Any:
     if call.func.name == "Counter":
         return collections.Counter(*call.args)
     factory, *others = [getattr(arg, "path", arg) for arg in call.args] or [None]
@@ -283,30 +287,7 @@ def _dict_subclass(call: Call) -> Any:
     return collections.defaultdict(_FACTORIES[factory], [(check_key(key), value) for key, value in call.pairs])
 
 
-def _device(call: Call) -> th.device:
-    args = call.args
-    if not 1 <= len(args) <= 2 or not isinstance(args[0], str) or not all(type(arg) is int for arg in args[1:]):
-        raise DamagedCheckpointError("invalid arguments of a device")
-    try:
-        return th.device(*args)
-    except RuntimeError:
-        raise DamagedCheckpointError(f"there is no device {args!r:.60}") from None
-
-
-def _size(call: Call) -> th.Size:
-    (shape,) = call.args
-    return th.Size(numpy_state.check_shape(shape))
-
-
-def _tensor(call: Call) -> th.Tensor:
-    """Return a tensor, which :func:`ddpg_ext.serialization.writing.dumps` stores as an array."""
-    (array,) = call.args
-    if not isinstance(array, np.ndarray):
-        raise DamagedCheckpointError("a tensor made of something else than an array")
-    return th.from_numpy(array)
-
-
-def _train_freq(call: Call) -> TrainFreq:
+def _train_freq(call: Recorded) -> TrainFreq:
     frequency, unit = call.args
     if not isinstance(frequency, int) or isinstance(unit, Global):
         raise DamagedCheckpointError("invalid arguments of a TrainFreq")
@@ -317,7 +298,7 @@ _SPACES = (
     *("box.Box", "discrete.Discrete", "dict.Dict", "multi_discrete.MultiDiscrete", "multi_binary.MultiBinary"),
     *("tuple.Tuple", "dict_space.Dict", "tuple_space.Tuple"),
 )
-HANDLERS: dict[str, Callable[[Call], Any]] = {
+HANDLERS: dict[str, Callable[[Recorded], Any]] = {
     "numpy.dtype": numpy_state.dtype_of,
     "numpy._core.multiarray._reconstruct": numpy_state.array_of,
     "numpy._core.numeric._frombuffer": numpy_state.array_from_buffer,
@@ -335,10 +316,11 @@ HANDLERS: dict[str, Callable[[Call], Any]] = {
     "_codecs.encode": _encode,
     **dict.fromkeys(_BUILTINS, _builtin),
     **dict.fromkeys(("collections.defaultdict", "collections.Counter"), _dict_subclass),
-    "torch.device": _device,
-    "torch.Size": _size,
-    "torch.utils.dlpack.from_dlpack": _tensor,
-    **dict.fromkeys(ENUMS, _enum),
+    "torch.device": lambda call: th.device(*call.args),
+    "torch.Size": lambda call: th.Size(numpy_state.check_shape(*call.args)),
+    # Tensors, which `ddpg_ext.serialization.writing.dumps` stores as arrays
+    "torch.utils.dlpack.from_dlpack": lambda call: th.from_numpy(*call.args),
+    **dict.fromkeys(ENUMS, lambda call: ENUMS[call.func.path](*call.args)),
     **dict.fromkeys(("pathlib.PosixPath", "pathlib.WindowsPath"), lambda call: pathlib.Path(*call.args)),
     "stable_baselines3.common.type_aliases.TrainFreq": _train_freq,
     **dict.fromkeys(
@@ -346,10 +328,4 @@ HANDLERS: dict[str, Callable[[Call], Any]] = {
         lambda call: space_state.make_space(call.func.name, {**call.state, **dict(call.pairs)}),
     ),
     "rl_zoo3.utils.SimpleLinearSchedule": lambda call: linear_to_zero(call.state.get("initial_value")),
-}
-#: names above that no installed package has any more, and why files still have them
-HISTORICAL_NAMES = {
-    "gymnasium.spaces.dict_space.Dict": "gym before 0.13",
-    "gymnasium.spaces.tuple_space.Tuple": "gym before 0.13",
-    "gymnasium.utils.seeding.RandomNumberGenerator._generator_ctor": "gym 0.22 to 0.26",
 }

@@ -27,7 +27,7 @@ from ddpg_ext.common.errors import CheckpointError, DamagedCheckpointError, Untr
 from ddpg_ext.serialization.allowlist import Allowed, class_path
 from ddpg_ext.serialization.archive import ZipReader, ZipWriter, open_regular_file, resolve_suffix, write_zip
 from ddpg_ext.serialization.numpy_state import check_shape, make_dtype, object_array
-from ddpg_ext.serialization.reconstruct import load_attributes, load_pickle, refusal
+from ddpg_ext.serialization.reconstruct import load_attributes, load_pickle, naming
 from ddpg_ext.serialization.safe_pickle import Budget
 from ddpg_ext.serialization.writing import dump_plain, replaces_a_part
 
@@ -156,15 +156,15 @@ def write_members(archive: ZipWriter, buffer: Any) -> None:
         "arrays": {name: (array.shape, array.dtype.str) for name, array in arrays.items()},
         "values": dump_plain(values, "the replay buffer", advice, infos=_ADVICE_FOR_INFOS),
     }
-    archive.write(LAYOUT, pickle.dumps(layout, protocol=4))
+    archive.add(LAYOUT, pickle.dumps(layout, protocol=4))
     for name, array in arrays.items():
-        archive.write(f"{FOLDER}{name}", array)
+        archive.add(f"{FOLDER}{name}", array)
 
 
 def read_members(archive: ZipReader, buffer: Any, allowed: Allowed) -> None:
     """Fill a replay buffer of the class that was written from a zip file."""
     kind = class_path(type(buffer))
-    try:
+    with naming(f"{archive.name}: its replay buffer", "a replay buffer"):
         budget = Budget(archive.file_size)
         layout = load_pickle(archive.read_text(LAYOUT), allowed, budget)
         saved_class, values = layout["class"], load_pickle(layout["values"], allowed, budget)
@@ -175,12 +175,6 @@ def read_members(archive: ZipReader, buffer: Any, allowed: Allowed) -> None:
                 f"it is a {str(saved_class)[:120]}, the model has a {kind}; give the model the same replay_buffer_class"
             )
         set_state(buffer, values, arrays)
-    except UntrustedContentError as error:
-        raise refusal(archive.name, error, "a replay buffer") from None
-    except CheckpointError as error:
-        raise type(error)(f"{archive.name}: its replay buffer: {error}") from None
-    except (TypeError, LookupError, ValueError, AttributeError) as error:
-        raise DamagedCheckpointError(f"{archive.name}: its replay buffer is malformed: {error!r}") from error
 
 
 def save_buffer(path: Any, buffer: Any) -> None:
@@ -191,11 +185,10 @@ def save_buffer(path: Any, buffer: Any) -> None:
         write_members(archive, buffer)
 
 
-def load_buffer(path: Any, buffer: Any, allowed: Allowed, trusted: bool = False) -> Any:
+def load_buffer(path: Any, buffer: Any, allowed: Allowed) -> Any:
     """Read a replay buffer's file into an equal buffer; for a pickle of SB3's, return a buffer of SB3's instead."""
     path = resolve_suffix(path, ".pkl")
     is_path = isinstance(path, str | os.PathLike)
-    name = os.fspath(path) if is_path else "the file"
     with open_regular_file(path) if is_path else contextlib.nullcontext(path) as file:
         start = file.tell()
         is_zip = file.read(2) == b"PK"
@@ -204,15 +197,14 @@ def load_buffer(path: Any, buffer: Any, allowed: Allowed, trusted: bool = False)
             with ZipReader(path if is_path else io.BytesIO(file.read())) as archive:
                 read_members(archive, buffer, allowed)
             return buffer
-        try:
-            return _from_pickle(file, allowed)
-        except UntrustedContentError as error:
-            if not trusted:
-                raise refusal(name, error, "a replay buffer") from None
-            file.seek(start)
-            return pickle.load(file)
-        except CheckpointError as error:
-            raise type(error)(f"{name}: {error}") from None
+        with naming(os.fspath(path) if is_path else "the file", "a replay buffer"):
+            try:
+                return _from_pickle(file, allowed)
+            except UntrustedContentError:
+                if not allowed.trusted:
+                    raise
+        file.seek(start)
+        return pickle.load(file)
 
 
 _BUFFERS: dict[str, type[ReplayBuffer]] = {

@@ -40,7 +40,7 @@ def load_tensors(
         if len(pickles) != 1:
             raise DamagedCheckpointError("weights without their index")
         index = record(archive.read_text(pickles[0]), budget, persistent_ids=True)
-    for name in index.globals:
+    for name in index.globals.values():
         if not _ALLOWED_GLOBALS.fullmatch(f"{name.module}.{name.name}"):
             if trusted:  # an optimiser's NumPy numbers, for example
                 return plain(th.load(io.BytesIO(data), map_location=device, weights_only=False), tensors=False)
@@ -55,12 +55,6 @@ def load_tensors(
     return state
 
 
-def stored_elements(tensors: list[th.Tensor]) -> int:
-    """Return the number of elements that tensors have in memory, where they may share it."""
-    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() // t.element_size() for t in tensors}
-    return sum(storages.values())
-
-
 def _check_content(state: Any) -> None:
     """Refuse everything but plain containers, plain values, and tensors that are not larger than their storage."""
     waiting, seen = [state], set()
@@ -69,7 +63,7 @@ def _check_content(state: Any) -> None:
         if isinstance(value, th.Tensor):
             if value.layout is not th.strided or value.device.type == "meta":
                 raise UntrustedContentError(f"a tensor that is not a plain one: {value.layout}, {value.device}")
-            if math.prod(value.shape) > stored_elements([value]):
+            if math.prod(value.shape) * value.element_size() > value.untyped_storage().nbytes():
                 raise CheckpointError(f"a tensor of size {tuple(value.shape)}, larger than its storage")
         elif isinstance(value, dict | list | tuple):
             if id(value) not in seen:

@@ -1,6 +1,5 @@
 """Pickles to be written, checked by the reader, so that nothing is written that cannot be read."""
 
-import contextlib
 import io
 import pickle
 import sys
@@ -12,7 +11,7 @@ from torch.utils.dlpack import from_dlpack
 
 from ddpg_ext.common.errors import CheckpointError, UntrustedContentError
 from ddpg_ext.serialization.allowlist import Allowed
-from ddpg_ext.serialization.reconstruct import Reconstructor, is_listed, load_pickle
+from ddpg_ext.serialization.reconstruct import Reconstructor, is_listed
 from ddpg_ext.serialization.safe_pickle import record
 
 #: packages whose objects hold more than their attributes, so that a user cannot allow them
@@ -48,12 +47,6 @@ def dumps(value: Any) -> bytes:
     return stream.getvalue()
 
 
-def check_readable(pickled: bytes) -> None:
-    """Raise a ``CheckpointError`` for a pickle beyond the reader's limits, whatever the caller allows or trusts."""
-    with contextlib.suppress(UntrustedContentError):  # the caller can replace it, or allow it, or trust the file
-        load_pickle(pickled)
-
-
 def dump_plain(values: dict[str, Any], owner: str, advice: str, **advice_by_name: str) -> bytes:
     """
     Pickle values by name so that the reader reads them; those of the caller's own classes, if the caller allows these.
@@ -83,9 +76,9 @@ def _dump(value: Any) -> bytes:
         raise CheckpointError(f"it cannot be pickled: {str(error)[:200]}") from None
     recorded = record(pickled)
     try:
-        Reconstructor(Allowed(), recorded.limit).build(recorded.root)
+        Reconstructor(Allowed(), recorded.budget.total).build(recorded.root)
     except UntrustedContentError:
-        unknown = [name for name in recorded.globals if not is_listed(name)]
+        unknown = [name for name in recorded.globals.values() if not is_listed(name)]
         if not unknown or any(name.module.partition(".")[0] in _NOT_THE_CALLERS for name in unknown):
             raise
     return pickled

@@ -257,7 +257,7 @@ class _Settings:
             candidates.insert(0, self.run / f"rl_model_vecnormalize_{steps[1]}_steps.pkl")
         for candidate in candidates:
             if candidate.exists():
-                return load_vec_normalize(candidate, vec_env, trust.allowed, trust.trusted)
+                return load_vec_normalize(candidate, vec_env, trust.allowed)
         settings = literal(self.config.get("normalize") or False, "normalize")
         if settings and not (isinstance(settings, dict) and not settings.get("norm_obs", True)):
             raise CheckpointNotFoundError(

@@ -258,7 +258,6 @@ def vectors(canary: str) -> dict[str, bytes]:
         "space of negative size": made(BITS, n=number(-5)),
         "space of many bits": made(BITS, n=sizes(10**6, 10**6)),
         "space of one part, often": made(DICT, spaces=dict_of(a=made(BITS, n=number(10**6)) + b"\x94") + often),
-        "place far away in the memo": b"]r" + struct.pack("<I", 2**32 - 1),
         "frame in a frame": b"\x95" + struct.pack("<Q", 12) + b"\x95" + struct.pack("<Q", 1) + b"N",
         "frame that ends within an instruction": b"\x95" + struct.pack("<Q", 3) + text("abc"),
         "frame beyond the end": b"\x95" + struct.pack("<Q", 2**40) + b"N",

@@ -5,12 +5,18 @@ import importlib
 import pytest
 
 from ddpg_ext.serialization.pickled_closures import FUNCTION_PARTS
-from ddpg_ext.serialization.reconstruct import HANDLERS, HISTORICAL_NAMES
+from ddpg_ext.serialization.reconstruct import HANDLERS
 from ddpg_ext.serialization.safe_pickle import STATE_SETTER, canonical
 from ddpg_ext.zoo.run_folder import _MOVED, _WRAPPERS
 
 #: functions of cloudpickle's that were there before version 2.2
 OLD_CLOUDPICKLE = {"_make_skel_func", "_fill_function", "_get_cell_contents"}
+#: names of handlers that no installed package has any more, and why files still have them
+HISTORICAL_NAMES = {
+    "gymnasium.spaces.dict_space.Dict": "gym before 0.13",
+    "gymnasium.spaces.tuple_space.Tuple": "gym before 0.13",
+    "gymnasium.utils.seeding.RandomNumberGenerator._generator_ctor": "gym 0.22 to 0.26",
+}
 WRAPPERS = [f"{module}.{name}" for module, names in _WRAPPERS.items() for name in names]
 
 
