@@ -1,6 +1,9 @@
 """What all tests share."""
 
+import multiprocessing
 import os
+import runpy
+import sys
 
 # Before torch is imported: tests run beside other work, and two processes with spinning threads starve each other
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -10,9 +13,10 @@ from pathlib import Path
 import pytest
 import torch as th
 from stable_baselines3.common.logger import configure
-from toys import assert_same_arrays
 
 th.set_num_threads(1)
+# Environments' processes are forked from one that has imported torch
+multiprocessing.set_forkserver_preload(["ddpg_ext"])
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -28,28 +32,21 @@ def away_from_the_repository(tmp_path_factory):
 
 
 @pytest.fixture
+def run_script(monkeypatch, capsys, tmp_path):
+    """Run a script with arguments in the test's folder and in this process; return what it printed."""
+    monkeypatch.setenv("MUJOCO_GL", "egl")
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    monkeypatch.chdir(tmp_path)
+
+    def run(path, *arguments):
+        monkeypatch.setattr(sys, "argv", [str(path), *map(str, arguments)])
+        runpy.run_path(str(path), run_name="__main__")
+        return capsys.readouterr().out
+
+    return run
+
+
+@pytest.fixture
 def silent_logger():
     """A logger without outputs: what was recorded since the last dump is in its ``name_to_value``."""
     return configure(None, [])
-
-
-@pytest.fixture
-def weights_of():
-    """All numbers that a model has learned, by name: networks, running averages and optimisers, as arrays."""
-
-    def weights_of(model):
-        arrays = {name: tensor.numpy().copy() for name, tensor in model.policy.state_dict().items()}
-        for name in ("actor", "critic"):
-            network = getattr(model, name)
-            for param_name, param in network.named_parameters():
-                for key, value in network.optimizer.state.get(param, {}).items():
-                    arrays[f"{name}.optimizer.{param_name}.{key}"] = value.numpy().copy()
-        return arrays
-
-    return weights_of
-
-
-@pytest.fixture
-def assert_same_bits():
-    """Two dicts of arrays must be equal bit for bit."""
-    return assert_same_arrays

@@ -189,7 +189,7 @@ def test_the_figures_of_the_comparison_are_those_of_the_pages():
 
     returns = {}
     variants = {
-        "the defaults": "joint",
+        "the defaults": "paper",
         "`batch_norm=False`": "no-batch-norm",
         "SB3's `DDPG`, matched": "sb3-ddpg-matched",
     }

@@ -1,7 +1,5 @@
 """`python -m ddpg_ext` lists its commands, starts them, and names the nearest one."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -31,14 +29,3 @@ def test_an_unknown_command(name, advice, capsys):
 def test_the_script_is_installed():
     project = (Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8")
     assert 'ddpg_ext = "ddpg_ext.__main__:main"' in project
-
-
-def test_plot_does_not_import_the_zoo(tmp_path):
-    source = (
-        "import sys\nfrom ddpg_ext.__main__ import main\n"
-        f"try:\n    main(['plot', {str(tmp_path)!r}])\n"
-        "except SystemExit as end:\n    assert end.code\n"
-        "assert not [name for name in sys.modules if name.partition('.')[0] in ('rl_zoo3', 'optuna')]\n"
-    )
-    result = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr

@@ -1,5 +1,6 @@
 """The settings of the sweeps behind the docs' numbers: variants are what they are called; Figure 2 is drawn."""
 
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -38,7 +39,8 @@ def test_the_settings_can_be_swept(file, monkeypatch):
     monkeypatch.chdir(BENCHMARKS.parent)
     monkeypatch.setenv("MUJOCO_GL", "egl")
     runs = sweep.plan(parse([str(file)]))
-    assert {run.seed for run in runs} >= {0, 1, 2}
+    seeds = {run.seed for run in runs}
+    assert seeds.isdisjoint(range(100)) if file.stem.startswith("pilot_") else seeds >= {0, 1, 2}
     assert all(run.n_timesteps % run.eval_freq == 0 for run in runs)  # the last evaluation is at the end
 
 
@@ -85,8 +87,9 @@ def test_prioritised_replay(model_of):
     assert not isinstance(model_of("prioritized_pendulum", "uniform").replay_buffer, PrioritizedReplayBuffer)
 
 
-def test_figure2_has_the_mean_and_a_band_over_seeds(load_benchmark, tmp_path, monkeypatch):
-    figure2 = load_benchmark("figure2")
+def test_figure2_has_the_mean_and_a_band_over_seeds(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    figure2 = importlib.import_module("figure2")
     for variant, of in {"both": (0.0, 3.0, 30.0), "targets": (7.0,)}.items():
         for seed, value in enumerate(of):
             folder = tmp_path / variant / f"Pendulum-v1_seed{seed}"

@@ -401,8 +401,6 @@ def test_the_seed_decides_what_is_drawn_and_the_global_generator_does_not():
     assert not th.equal(batches[0], buffer.sample(16).actions)
 
 
-# --------------------------------------------------------------------- bad input
-
 GOOD = {
     "obs": np.zeros((2, 3), np.float32),
     "next_obs": np.ones((2, 3), np.float32),

@@ -12,6 +12,7 @@ from stable_baselines3 import TD3
 
 from ddpg_ext import LinearDecay
 from ddpg_ext.buffers import PrioritizedReplayBuffer
+from ddpg_ext.buffers.sum_tree import SumTree
 from ddpg_ext.common.errors import InvalidArgumentError, InvalidArgumentTypeError, NonFiniteError, ReplayBufferError
 
 SPACE = spaces.Box(-np.inf, np.inf, (2,), np.float32)
@@ -235,3 +236,33 @@ def test_refuses_indices_that_are_no_batchs(error, indices):
     for good in ([3], (3,), th.tensor([3]), np.array([3], np.uint8)):
         buffer.update_priorities(good, [9.0])
     assert buffer._tree.leaves[3] > 1
+
+
+@settings(max_examples=40, deadline=None)
+@given(n=st.integers(1, 5000), seed=st.integers(0, 2**32 - 1), n_updates=st.integers(0, 20))
+def test_finds_what_a_cumulative_sum_finds(n, seed, n_updates):
+    """With whole numbers as values, sums are exact."""
+    rng = np.random.default_rng(seed)
+    values = np.zeros(SumTree.padded(n))
+    values[:n] = rng.integers(0, 4, n)
+    tree = SumTree(values.copy())
+    for _ in range(n_updates):
+        indices = rng.integers(0, n, rng.integers(1, 70))
+        new = rng.integers(0, 4, len(indices)).astype(float)
+        tree.set(indices, new)
+        for index, value in zip(indices, new, strict=True):
+            values[index] = value
+    assert np.array_equal(tree.leaves, values)
+    assert tree.total == values.sum()
+    if tree.total > 0:
+        points = np.concatenate((rng.random(50) * tree.total, np.arange(tree.total)))
+        assert np.array_equal(tree.find(points), values.cumsum().searchsorted(points, side="right"))
+
+
+def test_sums_do_not_drift():
+    rng = np.random.default_rng(0)
+    tree = SumTree(np.zeros(SumTree.padded(2000)))
+    for _ in range(3000):
+        tree.set(rng.integers(0, 2000, 64), 10.0 ** rng.integers(-6, 7, 64))
+    tree.set(np.arange(2000), np.full(2000, 0.1))
+    assert tree.total == pytest.approx(200.0, rel=1e-14)

@@ -111,7 +111,6 @@ def test_after_an_interrupt_each_loss_is_drawn_once(tmp_path):
 
 
 def test_in_a_notebook_one_picture_is_updated_in_place(monkeypatch):
-    """With an IPython that records what it is asked to show."""
     shown = []
     handle = types.SimpleNamespace(update=lambda image: shown.append(("update", image.data[:8])))
     module, display = types.ModuleType("IPython"), types.ModuleType("IPython.display")

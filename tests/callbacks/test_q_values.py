@@ -2,7 +2,6 @@
 
 import io
 
-import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
@@ -15,7 +14,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from toy_envs import ToyEnv
-from toys import recorded, small_model
+from toys import CountingEnv, recorded, small_model
 
 from ddpg_ext import InvalidArgumentError, LivePlotCallback, QValueBiasCallback
 from ddpg_ext.callbacks import q_values
@@ -25,24 +24,15 @@ from ddpg_ext.common.evaluation import evaluation_env
 GAMMA = 0.9
 
 
-class ClockEnv(gym.Env):
+class ClockEnv(CountingEnv):
     """Observation: the number of the step. Each pays ``reward``. Bounds of the action are not those of tanh."""
 
     def __init__(self, length=10, terminates=True, reward=1.0):
+        super().__init__(length, terminates, reward, spaces.Box(-2, 3, (1,), np.float32))
         self.observation_space = spaces.Box(-np.inf, np.inf, (1,), np.float32)
-        self.action_space = spaces.Box(-2, 3, (1,), np.float32)
-        self.length, self.terminates, self.reward = length, terminates, reward
 
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.count = 0
-        return np.zeros(1, np.float32), {}
-
-    def step(self, action):
-        self.count += 1
-        over = self.count == self.length
-        obs = np.array([self.count], np.float32)
-        return obs, self.reward, over and self.terminates, over and not self.terminates, {}
+    def _observation(self):
+        return np.array([self.count], np.float32)
 
 
 def make_model(env, critic, **kwargs):
@@ -164,9 +154,6 @@ def test_other_critics():
     td3.critic.forward = lambda obs, _: (to_go(obs, 10), obs)
     for model in (n_step, td3):
         assert summarize(measure(model, ClockEnv(), 1))["bias"] == pytest.approx(0, abs=1e-5)
-
-
-# ------------------------------------------------------------- as a callback
 
 
 def test_training_logs_it_regularly(tmp_path):

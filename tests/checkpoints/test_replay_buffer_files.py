@@ -141,7 +141,6 @@ def test_the_buffer_can_be_part_of_the_models_file(tmp_path, buffer_class, kwarg
 
 
 def test_impossible_packed_buffers_are_refused():
-    """With the checksums made right: counts, places, priorities and generators that no buffer has."""
     model = make(replay_buffer_class=PrioritizedReplayBuffer).learn(350)
     values, arrays = model.replay_buffer.snapshot_state()
 
@@ -202,7 +201,6 @@ def test_a_buffer_is_written_and_read_without_a_second_copy(tmp_path, buffer_cla
 
 @pytest.mark.parametrize("device", ["cpu", CUDA])
 def test_the_replay_buffer(tmp_path, device):
-    """With and without the suffix."""
     model = small_model(counting_envs(2)).learn(60)
     saved = deepcopy(model.replay_buffer)
     model.save_replay_buffer(tmp_path / "buffer")

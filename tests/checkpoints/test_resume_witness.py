@@ -8,7 +8,7 @@ import warnings
 import gymnasium as gym
 import numpy as np
 import pytest
-from gymnasium import spaces, wrappers
+from gymnasium import wrappers
 from stable_baselines3.common.callbacks import (
     CallbackList,
     EvalCallback,
@@ -19,7 +19,7 @@ from stable_baselines3.common.callbacks import (
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
-from toys import same, small_model, weights
+from toys import CountingEnv, same, small_model, weights
 
 from ddpg_ext import CheckpointError, DDPGPaper, SnapshotCallback
 from ddpg_ext.checkpoints import training_state
@@ -132,21 +132,12 @@ def test_dm_control_is_refused_before_the_crash(tmp_path):
     assert_exact(tmp_path, make_env, reset=True)
 
 
-class Learns(gym.Env):
+class Learns(CountingEnv):
     """Gives more reward in each episode, which its reset does not tell."""
 
-    observation_space = spaces.Box(-1, 1, (2,))
-    action_space = spaces.Box(-1, 1, (1,))
-    episodes = 0
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.episodes, self._left = self.episodes + 1, 10
-        return self.np_random.random(2, np.float32), {}
-
-    def step(self, action):
-        self._left -= 1
-        return self.np_random.random(2, np.float32), float(self.episodes), self._left == 0, False, {}
+    def _observation(self):
+        self.reward = float(self.episode + 1)
+        return self.np_random.random(3, np.float32)
 
 
 def test_a_state_that_reset_keeps_is_told_of_once(tmp_path):
@@ -189,9 +180,6 @@ def test_a_run_survives_without_its_folder(tmp_path):
 
     train(tmp_path / "whole", pendulum(), steps=32, callbacks=[Move(31, None)])
     assert snapshots(tmp_path / "moved")
-
-
-# -------------------------------------------------------------------- callbacks
 
 
 def callbacks(folder):

@@ -20,12 +20,11 @@ from stable_baselines3 import DDPG, SAC, TD3
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
-from toys import ChaosEnv, recorded
+from toys import ChaosEnv, assert_same_arrays, recorded, weights_of
 
 from ddpg_ext import CheckpointError, DDPGPaper, InvalidArgumentError, UntrustedContentError
 from ddpg_ext.common.checks import plain
 
-th.set_num_threads(1)
 AGENTS = Path(os.environ.get("DDPG_EXT_ZOO_AGENTS", Path(__file__).parents[3] / "shared" / "zoo_agents"))
 PENDULUM = AGENTS / "ddpg" / "Pendulum-v1_1" / "Pendulum-v1.zip"
 
@@ -63,9 +62,6 @@ def batch(n=50):
     return rng.normal(size=(n, 3)).astype(np.float32), rng.uniform(-1, 1, (n, 1)).astype(np.float32)
 
 
-# ------------------------------------------------------------------------ published agent
-
-
 needs_agent = pytest.mark.skipif(not PENDULUM.exists(), reason="the published agent is not here")
 
 
@@ -93,9 +89,6 @@ def test_the_published_agent_trains_on():
     model.learn(200, reset_num_timesteps=False)
     assert model.num_timesteps == 20_200
     assert model._n_updates == 10_003
-
-
-# ------------------------------------------------------ other published agents: stand-ins
 
 
 class Space:
@@ -184,9 +177,6 @@ def test_schedules_of_the_gym_era(tmp_path):
     model.learn(5)
 
 
-# --------------------------------------------------------------------------------- today
-
-
 @pytest.mark.parametrize("cls", [DDPG, TD3])
 @pytest.mark.parametrize("live", [False, True])
 def test_predictions_and_values_are_the_originals(tmp_path, cls, live):
@@ -244,7 +234,7 @@ def test_shared_and_separate_networks_of_images():
             assert np.abs(model.predict(observations)[0] - original.predict(observations)[0]).max() < 1e-6
 
 
-def test_there_and_back(weights_of, assert_same_bits):
+def test_there_and_back():
     original = trained(DDPG)
     model = DDPGPaper.from_sb3(original)
     assert model.env is original.env
@@ -252,7 +242,7 @@ def test_there_and_back(weights_of, assert_same_bits):
     assert model.num_timesteps == original.num_timesteps
     back = model.to_sb3_ddpg()
     assert type(back) is DDPG
-    assert_same_bits(weights_of(original), weights_of(back))
+    assert_same_arrays(weights_of(original), weights_of(back))
     model.learn(10, reset_num_timesteps=False)
     assert model.num_timesteps == original.num_timesteps + 10
     back.learn(10, reset_num_timesteps=False)
@@ -299,7 +289,6 @@ OPTIMIZER_NUMBERS = [
 
 @pytest.mark.parametrize("kwargs", OPTIMIZER_NUMBERS, ids=str)
 def test_numbers_of_an_optimizer_become_plain(tmp_path, kwargs):
-    """In a live model, and in a file that is trusted."""
     policy_kwargs = {"net_arch": [8, 8], "optimizer_kwargs": kwargs}
     original = trained(DDPG, policy_kwargs=policy_kwargs)
     original.save(tmp_path / "m")

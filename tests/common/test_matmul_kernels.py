@@ -15,7 +15,6 @@ has_onednn = pytest.mark.skipif(matmul_kernels._ONEDNN is None, reason="torch ha
      (32, 400, 2, False), (24, 64, 3, False), (64, 64, 2, True), (63, 64, 2, False)],
 )  # fmt: skip
 def test_results_of_narrow_products_lie_column_by_column(n_rows, n_inner, n_columns, narrow):
-    """... and are right there."""
     assert matmul_kernels.is_narrow(n_rows, n_inner, n_columns) == narrow
     out = matmul_kernels.memory_for_product(n_rows, n_inner, n_columns)
     assert out.shape == (n_rows, n_columns)

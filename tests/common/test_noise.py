@@ -183,7 +183,7 @@ class TestSchedule:
         draws(noise, 5)
         assert (noise() == 0).all()
 
-    @pytest.mark.parametrize(("n_before", "n_after"), [(1, 3), (3, 1), (3, 2), (2, 5)])
+    @pytest.mark.parametrize(("n_before", "n_after"), [(1, 3), (3, 1), (3, 2)])
     def test_another_number_of_environments_goes_on_with_the_schedule(self, n_before, n_after):
         noise = vectorize(
             ScheduledActionNoise(OrnsteinUhlenbeckNoise(np.zeros(1), theta=1.0, seed=1), LinearDecay(8000)), n_before
@@ -199,8 +199,6 @@ class TestSchedule:
 
 
 class TestBadArguments:
-    """Messages name the argument and what was given, and say what would do."""
-
     @pytest.mark.parametrize(
         ("kwargs", "parts"),
         [

@@ -3,7 +3,6 @@
 import contextlib
 import shutil
 
-import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
@@ -13,7 +12,7 @@ from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from toy_envs import ToyEnv
-from toys import small_model
+from toys import CountingEnv, small_model
 
 from ddpg_ext import (
     EpisodeVideoCallback,
@@ -26,26 +25,23 @@ from ddpg_ext import (
 RED, STEP = 200, 10
 
 
-class PictureEnv(gym.Env):
+class PictureEnv(CountingEnv):
     """A picture for each step: its green is ``STEP`` times the number of the step. Pays 1 each."""
 
     def __init__(self, length=8, fps=20, size=(40, 60), render_mode="rgb_array", fault_at=None):
+        super().__init__(length)
         self.observation_space = spaces.Box(-np.inf, np.inf, (1,), np.float32)
-        self.action_space = spaces.Box(-1, 1, (1,), np.float32)
         self.metadata = {"render_modes": ["rgb_array"], "render_fps": fps}
         self.render_mode = render_mode
-        self.length, self.size, self.fault_at = length, size, fault_at
+        self.size, self.fault_at = size, fault_at
         self.seeds, self.n_rendered = [], 0
 
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.seeds.append(seed)
-        self.count = 0
-        return np.array([5.0], np.float32), {}
+    def _observation(self):
+        return np.array([5.0], np.float32)
 
-    def step(self, action):
-        self.count += 1
-        return np.array([5.0], np.float32), 1.0, False, self.count == self.length, {}
+    def reset(self, *, seed=None, options=None):
+        self.seeds.append(seed)
+        return super().reset(seed=seed)
 
     def render(self):
         self.n_rendered += 1
@@ -121,9 +117,6 @@ def test_the_models_own_environment_learns_nothing_from_a_video(tmp_path, fault_
     assert train.training
 
 
-# ------------------------------------------------------------- as a callback
-
-
 def test_videos_while_training_and_at_its_end(tmp_path, capsys):
     env = PictureEnv()
     callback = EpisodeVideoCallback(env, tmp_path, every=20, seed=3, verbose=1)
@@ -169,9 +162,6 @@ def test_a_renderer_that_fails_does_not_stop_training(tmp_path):
     assert len([warning for warning in caught if "videos" in str(warning.message)]) == 1
     assert model.num_timesteps == 60
     assert [file.name for file in tmp_path.iterdir()] == ["episode_20_steps.gif"]
-
-
-# ------------------------------------------------------------------ bad input
 
 
 def test_bad_arguments(tmp_path, monkeypatch):

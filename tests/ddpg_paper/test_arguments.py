@@ -35,7 +35,7 @@ class OtherReplayBuffer(ReplayBuffer):
 
 
 class Record(BaseCallback):
-    """What a training run did: updates before each step, size of the minibatches, actions, Q's targets, rewards."""
+    """Updates before each step, minibatches, actions and the log of a training run."""
 
     def __init__(self):
         super().__init__()
@@ -64,7 +64,6 @@ class Record(BaseCallback):
 
 
 def make_env(value="toy"):
-    """``load`` takes no environment's id, so that its tests and the others share these names."""
     if value == "toy":
         return ToyEnv(episode_length=10)
     if value == "dict":
@@ -160,6 +159,13 @@ def train(model):
     return record
 
 
+@pytest.fixture(scope="module")
+def trained_default():
+    """A model without other arguments, and its record: most checks tell their value from it."""
+    model = make_model()
+    return model, train(model)
+
+
 def case(name, tmp_path):
     value, check, needed = CASES[name]
     return (str(tmp_path / "tensorboard") if name == "tensorboard_log" else value), check, needed
@@ -171,11 +177,10 @@ def test_every_argument_has_a_case():
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_argument_takes_effect_and_survives_saving(name, tmp_path):
+def test_argument_takes_effect_and_survives_saving(name, trained_default, tmp_path):
     value, check, needed = case(name, tmp_path)
     if name not in ("policy", "device"):  # whose checks are about the value alone
-        default = make_model(**{k: v for k, v in needed.items() if k != "optimize_memory_usage"})
-        assert not check(default, train(default)), "the check must tell the value from the default"
+        assert not check(*trained_default), "the check must tell the value from the default"
     model = make_model(**needed, **{name: copy.deepcopy(value)})
     assert check(model, train(model))
     if name == "_init_setup_model":

@@ -19,8 +19,6 @@ from ddpg_ext import DDPGPaper, InvalidArgumentTypeError
 
 
 class Remember(BaseCallback):
-    """Copies of the weights, by the step at which it was called."""
-
     def __init__(self) -> None:
         super().__init__()
         self.weights: dict[int, dict[str, th.Tensor]] = {}

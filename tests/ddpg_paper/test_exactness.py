@@ -10,6 +10,7 @@ from toys import assert_same_arrays, small_model, state_of
 
 from ddpg_ext import LinearDecay, ScheduledActionNoise
 from ddpg_ext import OrnsteinUhlenbeckNoise as OU
+from ddpg_ext.buffers import PrioritizedReplayBuffer
 
 CASES = {
     "paper": {},
@@ -21,6 +22,10 @@ CASES = {
     "memory optimised": {"optimize_memory_usage": True, "replay_buffer_kwargs": {"handle_timeout_termination": False}},
     "warm-up": {"uniform_warmup": True, "learning_starts": 60, "gradient_steps": 2, "train_freq": (5, "step")},
     "Dict observations": {"policy": "MultiInputPolicy", "env": lambda: toy_vec_env(1, dict_obs=True)},
+    "Dict, priorities": {
+        **{"policy": "MultiInputPolicy", "env": lambda: toy_vec_env(1, dict_obs=True)},
+        **{"replay_buffer_class": PrioritizedReplayBuffer, "n_steps": 3, "replay_buffer_kwargs": {"alpha": 0.9}},
+    },
 }
 
 
@@ -42,7 +47,6 @@ def test_continued_training_equals_one_run(case):
 
 @pytest.mark.parametrize("case", ["paper", "VecNormalize"])
 def test_seeds(case):
-    """Same seed, same bits; another seed, other weights."""
     first, again, other = (state_of(make_model(case, seed).learn(80)) for seed in (1, 1, 2))
     assert_same_arrays(first, again)
     names = [name for name in first if name.startswith(("actor", "critic")) and name.endswith("weight")]

@@ -31,7 +31,6 @@ class ForeignNormExtractor(BaseFeaturesExtractor):
 def model_with(
     extractor: type[BaseFeaturesExtractor], learn: int = 30, qf_weight_decay: float = 1e-2, **policy_kwargs
 ) -> DDPGPaper:
-    """A model with that extractor and a filled buffer, not yet trained."""
     policy_kwargs["features_extractor_class"] = extractor
     model = small_model(policy_kwargs=policy_kwargs, gradient_steps=0, qf_weight_decay=qf_weight_decay)
     recorded(model)
@@ -91,12 +90,7 @@ def test_a_shared_extractor_is_one(tmp_path):
     assert same(weights(model.policy), weights(loaded.policy))
 
 
-# -------------------------------------------------- modules of others, lazy modules
-
-
 class Encoded(BaseFeaturesExtractor):
-    """A module that is given."""
-
     def __init__(self, observation_space: gym.Space, encoder: Any, **others: Any) -> None:
         super().__init__(observation_space, 6)
         encoder = encoder["encoder"] if isinstance(encoder, dict) else encoder
@@ -107,8 +101,6 @@ class Encoded(BaseFeaturesExtractor):
 
 
 class SharedByClass(BaseFeaturesExtractor):
-    """One module for all instances."""
-
     encoder = nn.Linear(2, 6)
 
     def __init__(self, observation_space: gym.Space) -> None:
@@ -120,8 +112,6 @@ class SharedByClass(BaseFeaturesExtractor):
 
 
 class LazyExtractor(BaseFeaturesExtractor):
-    """Layers that learn their sizes from the first observations."""
-
     def __init__(self, observation_space: gym.Space) -> None:
         super().__init__(observation_space, 6)
         self.layers = nn.Sequential(nn.LazyLinear(5), nn.LazyBatchNorm1d(), nn.LazyLinear(6))
@@ -192,7 +182,7 @@ MODULES_IN_FILES = {
 def test_modules_of_others_and_lazy_ones_survive_files(tmp_path, name, shared):
     kwargs = {**MODULES_IN_FILES[name](), "share_features_extractor": shared}
     model = small_model(policy_kwargs=kwargs)
-    model.learn(60, callback=SnapshotCallback(tmp_path, every=10))
+    model.learn(30, callback=SnapshotCallback(tmp_path, every=25))
     model.save(tmp_path / "model")
     saved = weights(model.policy)
     loaded = DDPGPaper.load(tmp_path / "model", model.env, trusted=True)
@@ -202,7 +192,6 @@ def test_modules_of_others_and_lazy_ones_survive_files(tmp_path, name, shared):
 
 
 def test_a_given_module_is_copied():
-    """The caller's module stays as it is, and two agents do not share it."""
     kwargs = given_encoder()
     encoder = kwargs["features_extractor_kwargs"]["encoder"]
     before = weights(encoder)
@@ -217,9 +206,6 @@ def test_a_module_that_cannot_be_copied():
     kwargs["features_extractor_kwargs"]["encoder"].lock = threading.Lock()
     with pytest.raises(InvalidArgumentError, match="must not share modules, but those given in `policy_kwargs` cannot"):
         small_model(policy_kwargs=kwargs)
-
-
-# --------------------------------------------------- training and evaluation mode
 
 
 def test_modes():

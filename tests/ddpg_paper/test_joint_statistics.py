@@ -25,7 +25,6 @@ MODELS = {
 
 
 def filled(model, n=30):
-    """The model in training mode with experience, and a minibatch of it."""
     model.gradient_steps = 0
     recorded(model)
     model.learn(n)

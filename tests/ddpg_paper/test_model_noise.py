@@ -121,7 +121,7 @@ def test_loading_continues_the_stream(name, n_envs, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "before", "after"), [("by name", 3, 2), ("sb3, scheduled", 3, 2), ("scheduled", 1, 3), ("scheduled", 3, 1)]
+    ("name", "before", "after"), [("by name", 3, 2), ("scheduled", 1, 3), ("sb3, scheduled", 3, 1)]
 )
 def test_loading_with_another_number_of_environments(name, before, after, tmp_path):
     model = make_model(before, seed=1, action_noise=NOISES[name]()).learn(100 * before)

@@ -11,36 +11,26 @@ from toy_envs import ToyEnv
 from ddpg_ext import DDPGPaper, OrnsteinUhlenbeckNoise
 from ddpg_ext.common.layers import ActionInput
 
-SMALL = {"net_arch": [16, 12]}
-
 
 def make_model(env=None, **kwargs):
     kwargs = {"buffer_size": 500, "device": "cpu", "seed": 0, "executor": "eager", **kwargs}
     return DDPGPaper("MlpPolicy", ToyEnv() if env is None else env, **kwargs)
 
 
-def filled_model(silent_logger, n=100, **kwargs):
-    """A model whose buffer holds experience, but which has not learned yet."""
-    model = make_model(learning_starts=n, **{"policy_kwargs": SMALL, "batch_size": 32, **kwargs})
-    model.learn(n)
-    model.set_logger(silent_logger)
-    assert model._n_updates == 0
-    return model
-
-
 class TestDefaults:
     def test_hyperparameters(self):
         model = DDPGPaper("MlpPolicy", ToyEnv(), device="cpu")
-        assert model.learning_rate == 1e-4
-        assert model.qf_learning_rate == 1e-3
-        assert model.qf_weight_decay == 1e-2
-        assert model.gamma == 0.99
-        assert model.tau == 0.001
-        assert model.batch_size == 64
+        expected = {
+            "learning_rate": 1e-4,
+            "qf_learning_rate": 1e-3,
+            "qf_weight_decay": 1e-2,
+            "gamma": 0.99,
+            "tau": 0.001,
+        }
+        expected |= {"batch_size": 64, "n_steps": 1, "uniform_warmup": False}
+        assert {name: getattr(model, name) for name in expected} == expected
         assert model.buffer_size == model.replay_buffer.buffer_size == 1_000_000
         assert (model.train_freq.frequency, model.train_freq.unit.value, model.gradient_steps) == (1, "step", 1)
-        assert model.n_steps == 1
-        assert model.uniform_warmup is False
 
     def test_exploration_noise(self):
         noise = make_model().action_noise
@@ -94,9 +84,9 @@ class TestNetworks:
                     assert values.mean() == pytest.approx(0, abs=5 * bound / math.sqrt(3 * len(values)))
                     assert values.std() == pytest.approx(bound / math.sqrt(3), rel=0.1)
 
-    def test_running_averages_serve_exploration_and_evaluation(self, silent_logger):
+    def test_running_averages_serve_exploration_and_evaluation(self):
         """An action does not depend on what else is in the batch, and acting does not move the averages."""
-        model = filled_model(silent_logger)
+        model = make_model(learning_starts=10**6, policy_kwargs={"net_arch": [16, 12]}, batch_size=32).learn(100)
         model.train(20, 32)
         model.policy.set_training_mode(False)
         before = {name: value.clone() for name, value in model.policy.state_dict().items()}
@@ -104,7 +94,6 @@ class TestNetworks:
         together, _ = model.predict(obs)
         alone = np.stack([model.predict(o)[0] for o in obs])
         np.testing.assert_allclose(together, alone, atol=1e-6)
-        model.learning_starts = 10**6
         model.learn(30, reset_num_timesteps=False)
         assert all(th.equal(value, before[name]) for name, value in model.policy.state_dict().items())
 

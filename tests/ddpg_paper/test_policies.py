@@ -17,9 +17,6 @@ from ddpg_ext.ddpg_paper.policies import Actor, Critic, DDPGPaperPolicy, MlpPoli
 OBSERVATIONS = np.random.default_rng(0).uniform(-1, 1, (10, 2)).astype(np.float32)
 
 
-# ------------------------------------------------------------------------ shapes
-
-
 @pytest.mark.parametrize(
     ("net_arch", "action_layer", "actor", "critic"),
     [
@@ -32,7 +29,6 @@ OBSERVATIONS = np.random.default_rng(0).uniform(-1, 1, (10, 2)).astype(np.float3
     ],
 )
 def test_net_arch(net_arch, action_layer, actor, critic):
-    """That all these layers learn is shown in test_update.py."""
     given = copy.deepcopy(net_arch)
     model = small_model(policy_kwargs={"net_arch": net_arch, "action_layer": action_layer})
     assert net_arch == given
@@ -47,7 +43,6 @@ def test_net_arch(net_arch, action_layer, actor, critic):
 
 @pytest.mark.parametrize("activation", [nn.Tanh, nn.ELU])
 def test_activation(activation):
-    """The activation is that of every hidden layer of both networks; the actor ends in a tanh in any case."""
     model = small_model(policy_kwargs={"activation_fn": activation, "batch_norm": False})
     kinds = (nn.Tanh, nn.ELU, nn.ReLU)
     actor = [type(module) for module in model.actor.modules() if isinstance(module, kinds)]
@@ -64,9 +59,6 @@ def test_final_init_none_is_by_fan_in():
         assert 0.05 < largest <= 1 / 4
     small = small_model(policy_kwargs={"final_init": 1e-5})
     assert list(small.actor.mu.children())[-2].weight.abs().max() <= 1e-5
-
-
-# ------------------------------------------------------------- optimisers, policies
 
 
 @pytest.mark.parametrize(
@@ -93,15 +85,11 @@ def test_optimizers(optimizer, kwargs):
 
 
 class ScaledActor(Actor):
-    """An actor that goes no further than half of the range."""
-
     def forward(self, obs):
         return 0.5 * super().forward(obs)
 
 
 class CautiousPolicy(DDPGPaperPolicy):
-    """A policy of one's own: another default, and another actor."""
-
     def __init__(self, *args, net_arch=(12,), **kwargs) -> None:
         super().__init__(*args, net_arch=list(net_arch), action_layer=1, **kwargs)
 
@@ -130,9 +118,6 @@ def test_a_policys_own_default_minibatch():
     assert (model.batch_size, model.learning_starts) == (48, 47)
 
 
-# ---------------------------------------------------------------- policy.save, load
-
-
 @pytest.mark.parametrize(
     "policy_kwargs",
     [
@@ -145,11 +130,7 @@ def test_a_policys_own_default_minibatch():
     ],
 )
 def test_policy_round_trip(tmp_path, policy_kwargs):
-    """
-    A policy without its model: every argument and weight comes back, and it acts as before.
-
-    The critic alone is enough to value actions.
-    """
+    """Without the model, every argument and weight comes back; the critic alone is enough to value actions."""
     model = small_model(policy_kwargs=policy_kwargs).learn(30)
     model.policy.save(tmp_path / "policy")
     loaded = MlpPolicy.load(tmp_path / "policy", device="cpu")

@@ -1,14 +1,15 @@
-"""The training loop: when updates happen, and what they learn from."""
+"""The training loop: when updates happen, what they learn from, and what is logged."""
 
 import numpy as np
 import pytest
 import torch as th
 from stable_baselines3.common.buffers import ReplayBuffer
 from toy_envs import ToyEnv, toy_vec_env
-from toys import CountingEnv, PointEnv, counting_envs, first, small_model
+from toys import CountingEnv, PointEnv, counting_envs, first, recorded, small_model
 
 import ddpg_ext.ddpg_paper.ddpg_paper as algorithm
-from ddpg_ext import OrnsteinUhlenbeckNoise, ReplayBufferError
+from ddpg_ext import LinearDecay, OrnsteinUhlenbeckNoise, ReplayBufferError, ScheduledActionNoise
+from ddpg_ext.ddpg_paper.executors import EXECUTORS
 
 
 @pytest.fixture
@@ -23,9 +24,6 @@ def calls(monkeypatch) -> list[tuple[int, int]]:
 
     monkeypatch.setattr(algorithm.DDPGPaper, "train", spy)
     return calls
-
-
-# ----------------------------------------------------------------- when to update
 
 
 @pytest.mark.parametrize(
@@ -50,7 +48,6 @@ def test_when_and_how_often(calls, kwargs, expected):
 
 
 def test_warm_up():
-    """Uniform actions until ``learning_starts``, then the policy's."""
     model = small_model(PointEnv(), uniform_warmup=True, learning_starts=200, action_noise=None).learn(260)
     actions = np.abs(first(model.replay_buffer, 260).actions.numpy())
     # The fresh actor's outputs are near zero: its last layer starts within 3e-3
@@ -61,8 +58,6 @@ def test_warm_up():
 
 
 class NoiseSpy(OrnsteinUhlenbeckNoise):
-    """Remembers at which number of draws it was reset, and what it gave."""
-
     def __init__(self, *args, **kwargs):
         self.resets, self.given = [], []
         super().__init__(*args, **kwargs)
@@ -97,9 +92,6 @@ def test_each_environments_noise_restarts_with_its_own_episodes():
         assert [n for n in sorted(set(noise.resets)) if n > 0] == resets
 
 
-# ------------------------------------------------------------ what to learn from
-
-
 def test_optimized_memory(recwarn):
     """One array for both observations: the same transitions come out, and a second learn() cuts the last episode."""
     n_envs, kwargs = 2, {"optimize_memory_usage": True, "buffer_size": 24}
@@ -128,9 +120,6 @@ def test_a_run_that_ends_before_learning_starts_says_so(recwarn):
     assert not [warning for warning in recwarn if "learning_starts" in str(warning.message)]
 
 
-# ------------------------------------------------------------ train by itself
-
-
 def test_training_from_a_stored_buffer_alone(tmp_path):
     """As with data that others have collected: `train` needs no `learn` before it, and no logger."""
     collected = small_model(PointEnv()).learn(30)
@@ -139,7 +128,8 @@ def test_training_from_a_stored_buffer_alone(tmp_path):
     model.load_replay_buffer(tmp_path / "buffer")
     before = [param.clone() for param in model.critic.parameters()]
     model.train(gradient_steps=2)
-    assert model._n_updates == 2
+    model.train(batch_size=4, gradient_steps=1)
+    assert model._n_updates == 3
     assert any(not th.equal(a, b) for a, b in zip(before, model.critic.parameters(), strict=True))
     model.learn(10)
     assert "train/critic_loss" in model.logger.name_to_value
@@ -154,3 +144,63 @@ def test_training_without_transitions(tmp_path, buffer_class):
     with pytest.raises(ReplayBufferError, match="call `learn`, or `load_replay_buffer`, before `train`"):
         model.train(gradient_steps=1)
     model.learn(20)
+
+
+def test_both_learning_rates_follow_their_schedules_and_are_logged():
+    """With a quarter of training left, a schedule of the progress that remains gives a quarter of its rate."""
+    model = small_model(CountingEnv(length=5), learning_rate=lambda p: 1e-3 * p, qf_learning_rate=lambda p: 1e-2 * p**2)
+    records = recorded(model)
+    model.learn(40, log_interval=2)
+    last = {step: values for step, values in records.dumps}
+    for step in (10, 20, 30, 40):
+        # The log of a step comes before its update: the values are those of the step before
+        remaining = 1 - (step - 1) / 40
+        assert last[step]["train/learning_rate"] == pytest.approx(1e-3 * remaining)
+        assert last[step]["train/qf_learning_rate"] == pytest.approx(1e-2 * remaining**2)
+    # and after the last step nothing remains
+    assert [group["lr"] for group in model.actor.optimizer.param_groups] == [0]
+    assert [group["lr"] for group in model.critic.optimizer.param_groups] == [0]
+
+
+@pytest.mark.parametrize("executor", EXECUTORS)
+def test_logged_metrics_are_means_since_the_last_log(executor, monkeypatch):
+    """Every log's value is the mean over the gradient steps since the one before, and each step counts once."""
+    metrics, step = [], EXECUTORS[executor].step
+
+    def spy(*args, **kwargs):
+        result = step(*args, **kwargs)
+        metrics.append(result.metrics)
+        return result
+
+    monkeypatch.setattr(EXECUTORS[executor], "step", spy)
+    model = small_model(CountingEnv(length=5), gradient_steps=2, executor=executor)
+    records = recorded(model)
+    model.learn(41, log_interval=2)
+    # Logs at steps 10, 20, 30, 40, each before that step's own update; updates from step 8 on, two each
+    ends = [2 * (step - 1 - 7) for step in (10, 20, 30, 40)]
+    assert len(metrics) == 2 * (41 - 7)
+    for (step, values), start, end in zip(records.dumps, [0, *ends[:-1]], ends, strict=True):
+        window = metrics[start:end]
+        for name in window[0]._fields:
+            expected = np.mean([getattr(metric, name) for metric in window])
+            assert values[f"train/{name}"] == pytest.approx(expected), (step, name)
+        assert values["train/n_updates"] == end
+        assert values["time/total_timesteps"] == step
+
+
+@pytest.mark.parametrize("n_envs", [1, 2])
+def test_the_noise_scale_is_logged(n_envs):
+    """The factor on the next draw, after as many draws as each environment had steps; 1 without a schedule."""
+    noise = ScheduledActionNoise(OrnsteinUhlenbeckNoise(np.zeros(1)), LinearDecay(40))
+    model = small_model(counting_envs(n_envs, length=10), action_noise=noise)
+    records = recorded(model)
+    model.learn(60 * n_envs, log_interval=n_envs)
+    scales = {step: values["train/noise_scale"] for step, values in records.dumps}
+    assert scales == pytest.approx({step * n_envs: max(0.0, 1 - (step - 1) / 40) for step in (10, 20, 30, 40, 50, 60)})
+
+    for action_noise, logged in (("ornstein-uhlenbeck", [1.0]), (None, [])):
+        model = small_model(CountingEnv(length=10), action_noise=action_noise)
+        records = recorded(model)
+        model.learn(20)
+        model.dump_logs()
+        assert [value for name, value in records.dumps[-1][1].items() if name == "train/noise_scale"] == logged

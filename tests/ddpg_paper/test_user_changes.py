@@ -144,7 +144,7 @@ def test_hooks_and_replaced_methods_are_called(name, steps_before):
     model, calls = make_model().learn(steps_before), []
     CALLED[name](model, lambda: calls.append(name))
     with pytest.warns(UserWarning, match="'fast' does not support .*; training continues with 'eager'") as warnings:
-        model.learn(90, reset_num_timesteps=False)
+        model.learn(90 - steps_before, reset_num_timesteps=False)
     assert len(warnings) == 1
     assert len(calls) >= 20
 
@@ -158,11 +158,12 @@ CLASS_METHODS = [
 ]
 
 
-@pytest.mark.parametrize(("owner", "name"), CLASS_METHODS)
-@pytest.mark.parametrize("steps_before", [0, 100])
+@pytest.mark.parametrize(
+    ("owner", "name", "steps_before"),
+    [*((*method, 70) for method in CLASS_METHODS), (Actor, "forward", 0), (th.optim.Adam, "step", 0)],
+)
 def test_replaced_methods_of_classes_are_called(monkeypatch, owner, name, steps_before):
-    model, calls = make_model(), []
-    model.learn(steps_before)
+    model, calls = make_model().learn(steps_before), []
     original = getattr(owner, name)
 
     def method(*args, **kwargs):
@@ -171,16 +172,21 @@ def test_replaced_methods_of_classes_are_called(monkeypatch, owner, name, steps_
 
     monkeypatch.setattr(owner, name, method)
     with pytest.warns(UserWarning, match="'fast' does not support replaced methods .* continues with 'eager'") as told:
-        model.learn(90, reset_num_timesteps=False)
+        model.learn(90 - steps_before, reset_num_timesteps=False)
     assert len(told) == 1
     assert len(calls) >= 20
 
 
-def test_a_replaced_predict_of_the_models_class_acts(monkeypatch):
+@pytest.mark.parametrize("owner", ["class", "instance"])
+def test_a_replaced_predict_of_the_model_acts(monkeypatch, owner):
     model, calls, original = make_model().learn(70), [], BaseAlgorithm.predict
-    monkeypatch.setattr(BaseAlgorithm, "predict", lambda *args, **kwargs: calls.append(1) or original(*args, **kwargs))
+    if owner == "class":
+        monkeypatch.setattr(BaseAlgorithm, "predict", lambda *args, **kw: calls.append(1) or original(*args, **kw))
+    else:
+        replaced(lambda m: m, "predict")(model, lambda: calls.append(1))
     model.learn(10, reset_num_timesteps=False)
     assert len(calls) == 10
+    assert owner == "class" or model.executor == "fast"
 
 
 @pytest.mark.parametrize("buffer_class", [None, ReplayBuffer, PackedReplayBuffer])
@@ -206,8 +212,6 @@ def test_a_replay_buffer_with_samples_of_its_own():
 
 
 class OwnRates(DDPGPaper):
-    """Sets a rate of its own after SB3's way."""
-
     def _update_learning_rate(self, optimizers):
         DDPGPaper._update_learning_rate(self, optimizers)
         for optimizer in optimizers:
@@ -226,14 +230,6 @@ def test_learning_rates_of_ones_own(executor, how):
     assert model._n_updates == 7
     assert all(th.equal(a, b) for a, b in zip(before, model.policy.parameters(), strict=True))
     assert model.logger.name_to_value["train/qf_learning_rate"] == 0.25
-
-
-def test_a_replaced_predict_of_the_model_acts():
-    model, calls = make_model().learn(70), []
-    replaced(lambda m: m, "predict")(model, lambda: calls.append(1))
-    model.learn(10, reset_num_timesteps=False)
-    assert len(calls) == 10
-    assert model.executor == "fast"
 
 
 @pytest.mark.parametrize("name", ["predict", "train", "_sample_action", "replay_buffer.sample"])
@@ -408,9 +404,6 @@ def test_store_transition_sees_every_transition():
     assert set(model.replay_buffer.sample(200).rewards.flatten().tolist()) <= set(map(np.float32, model.stored))
 
 
-# ------------------------------------------------------------ whole networks
-
-
 NETWORKS = ("actor", "critic", "actor_target", "critic_target")
 
 
@@ -425,8 +418,7 @@ def test_a_frozen_network_stays_as_it_is_while_the_other_learns(name):
     assert changed == {*NETWORKS} - {name, f"{name}_target"}
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("executor", ["fast", "eager"])
+@pytest.mark.parametrize(("name", "executor"), [*((name, "fast") for name in NETWORKS), ("critic", "eager")])
 def test_a_network_put_in_the_place_of_anothers_is_trained_and_saved(name, executor, tmp_path):
     model, undisturbed = (make_model(executor=executor).learn(70) for _ in range(2))
     setattr(model, name, copy.deepcopy(getattr(model, name)))

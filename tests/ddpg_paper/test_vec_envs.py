@@ -4,7 +4,6 @@ import os
 import signal
 import sys
 
-import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
@@ -18,7 +17,7 @@ from stable_baselines3.common.vec_env import (
     VecNormalize,
     VecTransposeImage,
 )
-from toys import PointEnv, counting_envs, drawn, first, same, small_model, weights
+from toys import ChaosEnv, PointEnv, counting_envs, drawn, first, same, small_model, weights
 
 from ddpg_ext import DDPGPaper, InvalidArgumentError, UnsupportedSpaceError, WorkerError
 from ddpg_ext.ddpg_paper.executors import EXECUTORS
@@ -51,9 +50,6 @@ def test_subprocesses_give_what_one_process_gives():
         trained.append(weights(small_model(env, gradient_steps=-1).learn(60).policy))
         env.close()
     assert same(*trained)
-
-
-# ---------------------------------------------------------------- VecNormalize
 
 
 @pytest.mark.parametrize("n_envs", [1, 2])
@@ -117,21 +113,9 @@ def test_the_policy_acts_on_normalised_observations():
     np.testing.assert_allclose(np.concatenate(seen), (raw - [1.0, -2.0]) / [2.0, 0.5], rtol=1e-5, atol=1e-5)
 
 
-# -------------------------------------------------------------- VecFrameStack
-
-
-class Pictures(gym.Env):
-    """An image with channels last and a vector, from both of which a policy sees something."""
-
-    observation_space = spaces.Dict(image=spaces.Box(0, 255, (36, 36, 3), np.uint8), speed=spaces.Box(-1, 1, (2,)))
-    action_space = spaces.Box(-1, 1, (1,))
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        return self.observation_space.sample(), {}
-
-    def step(self, action):
-        return self.observation_space.sample(), 0.0, False, False, {}
+class Pictures(ChaosEnv):
+    def __init__(self):
+        super().__init__(spaces.Dict(image=spaces.Box(0, 255, (36, 36, 3), np.uint8), speed=spaces.Box(-1, 1, (2,))))
 
 
 def normalized(vec_env):
@@ -164,9 +148,6 @@ def test_wrappers_that_change_normalised_observations_are_refused(env_class, aro
         model.set_env(around(stacked(normalized(DummyVecEnv([env_class])))))
 
 
-# ---------------------------------------------------------------- processes
-
-
 class Deadly(PointEnv):
     end = staticmethod(lambda: None)
     steps = 0
@@ -186,11 +167,10 @@ class Exiting(Deadly):
     end = staticmethod(lambda: sys.exit(3))
 
 
-@pytest.mark.parametrize(("env_class", "end"), [(Killed, "was killed by SIGKILL"), (Exiting, "ended with status 3")])
-def test_a_process_that_ends_is_named(tmp_path, env_class, end):
-    env = SubprocVecEnv([PointEnv, env_class])
+def test_a_process_that_ends_is_named(tmp_path):
+    env = SubprocVecEnv([PointEnv, Exiting])
     model = small_model(env)
-    with pytest.raises(WorkerError, match=f"process 1 of 2 environments {end}"):
+    with pytest.raises(WorkerError, match="process 1 of 2 environments ended with status 3"):
         model.learn(1000)
     env.closed = True  # its pipes are broken
     model.save(tmp_path / "model")
@@ -212,9 +192,6 @@ def test_other_errors_of_pipes_stay_as_they_are():
 
     with pytest.raises(BrokenPipeError, match="its own"):
         small_model(Broken()).learn(10)
-
-
-# ------------------------------------------------------------------- set_env
 
 
 @pytest.mark.parametrize("n_envs", [2, 3])

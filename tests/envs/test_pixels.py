@@ -15,14 +15,7 @@ from ddpg_ext.envs import PixelActionRepeat
 
 
 class Numbered(gym.Env):
-    """
-    Its pictures are filled with the step's number: red with it, green with it + 50, blue with it + 100.
-
-    :param length: steps of an episode
-    :param terminates: how it ends: by termination or by truncation
-    :param size: height and width of its pictures
-    :param observes: whether its observations are the pictures, rather than its renderings
-    """
+    """Pictures, rendered or observed, are filled with the step's number: red with it, green + 50, blue + 100."""
 
     metadata = {"render_modes": ["rgb_array", "ansi"], "render_fps": 30}
 
@@ -90,7 +83,6 @@ def test_frames_are_those_of_the_repeated_steps_in_order(observes, size):
     [(4, True, [4, 4, 4], 4), (5, False, [4, 5, 5], 9), (6, True, [4, 5, 6], 15)],
 )
 def test_an_episode_that_ends_amid_a_repetition(length, terminates, shown, reward):
-    """Nothing is stepped after the end; the last frame fills the rest."""
     env = PixelActionRepeat(Numbered(length, terminates))
     env.reset()
     env.step(ACTION)
@@ -172,9 +164,6 @@ def test_gymnasium_makes_it_anew_from_its_spec():
     assert (again.repeat, again.size) == (2, 32)
 
 
-# ------------------------------------------------------------------- bad input
-
-
 VALUE, TYPE = InvalidArgumentError, InvalidArgumentTypeError
 
 
@@ -224,9 +213,6 @@ def test_rgb_observations_need_no_rendering_and_grey_ones_do(channels, render_mo
     env = Numbered(observes=channels == 3, render_mode=render_mode)
     env.observation_space = spaces.Box(0, 255, (64, 64, channels), np.uint8)
     assert numbers(PixelActionRepeat(env).reset()[0]) == [0, 0, 0]
-
-
-# ------------------------------------------------------------------ to the batch
 
 
 def test_the_pictures_reach_the_minibatch_as_they_are():

@@ -1,9 +1,7 @@
-"""Run examples in this process: starting Python with torch takes longer than most of them."""
+"""Examples run in the process of the tests, and Ctrl-C amid their training."""
 
 import os
-import runpy
 import signal
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,17 +12,10 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 @pytest.fixture
-def example(monkeypatch, capsys, tmp_path):
-    """Run a script with arguments in the test's folder; return what it printed."""
+def example(monkeypatch, run_script):
+    """Run an example; starting Python with torch takes longer than most of them."""
     monkeypatch.syspath_prepend(str(EXAMPLES))
-    monkeypatch.chdir(tmp_path)
-
-    def run(name: str, *args: object) -> str:
-        monkeypatch.setattr(sys, "argv", [name, *map(str, args)])
-        runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
-        return capsys.readouterr().out
-
-    return run
+    return lambda name, *arguments: run_script(EXAMPLES / f"{name}.py", *arguments)
 
 
 @pytest.fixture

@@ -16,8 +16,6 @@ from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.torch_layers import FlattenExtractor, NatureCNN
 from torch import nn
 
-# ------------------------------------------------------------ a small assembler for pickles
-
 
 def text(value: str) -> bytes:
     raw = value.encode()
@@ -97,9 +95,6 @@ BITS, DICT = "gymnasium.spaces.multi_binary:MultiBinary", "gymnasium.spaces.dict
 FUNCTION = "cloudpickle.cloudpickle:_make_function"
 LINEAR, OBJECT = name("torch.nn.modules.linear:Linear"), name("builtins:object")
 noise = partial(made, NORMAL)
-
-
-# --------------------------------------------------------------------------------- vectors
 
 
 def vectors(canary: str) -> dict[str, bytes]:
@@ -279,9 +274,6 @@ def broken_pickles(good: bytes) -> dict[str, bytes]:
     }
 
 
-# ----------------------------------------------------------------------------------- bombs
-
-
 def bombs() -> dict[str, tuple[str, Any]]:
     """Attributes of a small model, by name, that would take all memory or time. Its policy is "MlpPolicy"."""
     wide, small = [10**6, 10**6], [4, 4]
@@ -338,9 +330,6 @@ def bombs_of_images() -> dict[str, dict[str, Any]]:
     bombs["features"] = {"features_extractor_class": NatureCNN, "features_extractor_kwargs": nature_kwargs}
     bombs["flattened"] = {"features_extractor_class": FlattenExtractor, "net_arch": [10**6, 10**6]}
     return {name: {"net_arch": [4, 4], **kwargs} for name, kwargs in bombs.items()}
-
-
-# ------------------------------------------------------------------------------------ zips
 
 
 def edit_zip(good: bytes, replace: dict[str, bytes | None], compression: int = zipfile.ZIP_STORED) -> bytes:
@@ -409,9 +398,6 @@ def hostile_zips(good: bytes) -> dict[str, bytes]:
         "a zip of something else": zipped({"readme.txt": b"hello"}),
         "bytes before": b"x" * 7 + good[:-30],
     }
-
-
-# ------------------------------------------------------------------------------------ YAML
 
 
 def hostile_yaml(canary: str) -> dict[str, str]:

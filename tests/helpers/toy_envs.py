@@ -10,16 +10,9 @@ class ToyEnv(gym.Env):
     """
     A point that drifts where the action pushes it.
 
-    :param obs_dim: number of observations
-    :param action_dim: number of actions
-    :param episode_length: steps per episode
     :param terminates: whether an episode ends by termination, rather than by truncation
-    :param low: lower bound of the actions
-    :param high: upper bound of the actions
-    :param dict_obs: whether observations are dicts
     :param fault: (quantity, total number of steps, value): what goes wrong, once, and when. Quantity is "observation"
         or "reward"; step 0 is the first reset
-    :param dtype: type of the observations
     """
 
     def __init__(

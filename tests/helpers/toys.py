@@ -19,78 +19,53 @@ UNIT_BOX = spaces.Box(-1, 1, (1,), np.float32)
 
 
 class CountingEnv(gym.Env):
-    """
-    A script rather than a task: observation (episode, step) of ``env_index``, reward ``env_index + reward``.
+    """A script rather than a task: observation (env_index, episode, step), reward ``env_index + reward``."""
 
-    It remembers the actions it was given, and complains about those outside its action space.
-    """
-
-    def __init__(
-        self,
-        length: int = 10,
-        terminates: bool = False,
-        reward: float = 1.0,
-        action_space: spaces.Box = UNIT_BOX,
-        env_index: int = 0,
-    ) -> None:
+    def __init__(self, length=10, terminates=False, reward=1.0, action_space=UNIT_BOX, env_index=0):
         self.observation_space = spaces.Box(-np.inf, np.inf, (3,), np.float32)
-        self.action_space = action_space
-        self.length = length
-        self.terminates = terminates
-        self.reward = reward
-        self.env_index = env_index
+        self.action_space, self.env_index = action_space, env_index
+        self.length, self.terminates, self.reward = length, terminates, reward
         self.episode = -1
-        self.actions: list[np.ndarray] = []
+        self.actions = []
 
-    def _observation(self) -> np.ndarray:
+    def _observation(self):
         return np.array([self.env_index, self.episode, self.count], dtype=np.float32)
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
+    def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
         self.episode += 1
         self.count = 0
         return self._observation(), {}
 
-    def step(self, action: np.ndarray):
+    def step(self, action):
         assert self.action_space.contains(action), f"{action!r} is not in {self.action_space}"
         self.actions.append(action.copy())
         self.count += 1
         over = self.count >= self.length
-        return (
-            self._observation(),
-            self.env_index + self.reward,
-            over and self.terminates,
-            over and not self.terminates,
-            {},
-        )
+        obs, reward = self._observation(), self.env_index + self.reward
+        return obs, reward, over and self.terminates, over and not self.terminates, {}
 
 
 class PointEnv(ToyEnv):
     """Two observations, two actions, 25 steps, cut off rather than ended."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__(2, 2, episode_length=25)
 
 
 class ChaosEnv(gym.Env):
-    """
-    Samples of any observation space; reward 1 for a first action above 0.
+    """Samples of any observation space, which it remembers by episode; reward 1 for a first action above 0."""
 
-    It remembers the observations that it gave, by episode.
-    """
+    def __init__(self, observation_space, action_space=UNIT_BOX, length=20):
+        self.observation_space, self.action_space, self.length = observation_space, action_space, length
+        self.episodes = []
 
-    def __init__(self, observation_space: spaces.Space, action_space: spaces.Box = UNIT_BOX, length: int = 20) -> None:
-        self.observation_space = observation_space
-        self.action_space = action_space
-        self.length = length
-        self.episodes: list[list[Any]] = []
-
-    def _observation(self) -> Any:
+    def _observation(self):
         observation = self.observation_space.sample()
         self.episodes[-1].append(observation)
         return observation
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
+    def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
         if seed is not None:
             self.observation_space.seed(seed)
@@ -98,15 +73,13 @@ class ChaosEnv(gym.Env):
         self.episodes.append([])
         return self._observation(), {}
 
-    def step(self, action: np.ndarray):
+    def step(self, action):
         assert self.action_space.contains(action), f"{action!r} is not in {self.action_space}"
         self.count += 1
         return self._observation(), float(action.flat[0] > 0), False, self.count >= self.length, {}
 
 
 class LinearExtractor(BaseFeaturesExtractor):
-    """One linear layer."""
-
     def __init__(self, observation_space: gym.Space, features_dim: int = 5, scale: float = 1.0) -> None:
         super().__init__(observation_space, features_dim)
         self.scale = scale
@@ -146,6 +119,17 @@ def recorded(model: DDPGPaper) -> Records:
 def weights(module: th.nn.Module) -> dict[str, th.Tensor]:
     """A copy of all parameters and buffers."""
     return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
+
+
+def weights_of(model: DDPGPaper) -> dict[str, np.ndarray]:
+    """Return all numbers that a model has learned, by name: networks, running averages and optimisers."""
+    arrays = {name: tensor.numpy().copy() for name, tensor in model.policy.state_dict().items()}
+    for name in ("actor", "critic"):
+        network = getattr(model, name)
+        for param_name, param in network.named_parameters():
+            for key, value in network.optimizer.state.get(param, {}).items():
+                arrays[f"{name}.optimizer.{param_name}.{key}"] = value.numpy().copy()
+    return arrays
 
 
 def same(left: dict[str, th.Tensor], right: dict[str, th.Tensor]) -> bool:
@@ -195,11 +179,11 @@ def first(buffer: ReplayBuffer, n: int) -> ReplayBufferSamples:
 
 def drawn(buffer: ReplayBuffer) -> dict[tuple[int, int, int], tuple[list[float], list[float], float, float]]:
     """
-    All that a buffer holds of CountingEnvs, drawn by ``sample`` until each transition has turned up.
+    Return what a buffer holds of CountingEnvs, drawn until each transition has turned up.
 
-    :return: (environment, episode, step) -> (action, next observation, done, reward)
+    By (environment, episode, step): (action, next observation, done, reward).
     """
-    transitions: dict[tuple[int, int, int], tuple[list[float], list[float], float, float]] = {}
+    transitions = {}
     n_stored = buffer.size() * buffer.n_envs
     for _ in range(200):
         batch = buffer.sample(n_stored)

@@ -8,6 +8,7 @@ it. Its id is printed, and its status when it has ended. Its output is in `stdou
 import atexit
 import importlib
 import json
+import multiprocessing
 import os
 import signal
 import sys
@@ -45,6 +46,7 @@ def run_job(arguments: list[str], folder: str, environ: dict[str, str]) -> int:
 def main() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit that it is ignored
     th.set_num_threads(1)
+    multiprocessing.set_forkserver_preload(["ddpg_ext"])  # for environments in processes of their own
     register_zoo()
     importlib.import_module("rl_zoo3.plots")
     for line in sys.stdin:

@@ -56,9 +56,6 @@ def zoo(tmp_path):
     return tmp_path / "logs"
 
 
-# ------------------------------------------------------------------- the numbers
-
-
 def test_one_run_has_students_band_of_its_episodes(tmp_path):
     results = results_of(0)
     curve = aggregate([read_run(write_run(tmp_path / "Pendulum-v1_1", results))])
@@ -155,9 +152,6 @@ def test_success_and_length(tmp_path):
     np.savez(folder / "evaluations.npz", timesteps=[], results=np.zeros((0, 5)))
     with pytest.raises(CheckpointNotFoundError, match="has no evaluation yet"):
         plot_runs([folder])
-
-
-# ------------------------------------------------------------------- the groups
 
 
 def test_runs_are_grouped_by_environment_and_algorithm(zoo):
@@ -338,9 +332,6 @@ def test_a_curve_whose_runs_have_nothing_in_common_is_left_out(tmp_path):
     with pytest.raises(InvalidArgumentError, match=r"^Pendulum-v1, ddpg_paper: the runs"):
         plot_runs(runs)
     plot_runs(runs, labels=["a", "b"])
-
-
-# --------------------------------------------------------------- the command line
 
 
 def test_the_command(zoo, tmp_path, capsys):

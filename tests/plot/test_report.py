@@ -60,9 +60,6 @@ def row_of(table, **key):
     return row
 
 
-# ----------------------------------------------------------------- the numbers
-
-
 def test_statistics_of_known_numbers(tmp_path):
     table = summarize(groups_of(write_sweep(tmp_path, SCORES)))
     final, best = (row_of(table, agent=agent) for agent in ("final", "best"))
@@ -112,9 +109,6 @@ def test_probability_of_improvement_counts_pairs(tmp_path):
     everywhere = row_of(table, task="all tasks")
     assert everywhere["p_x_above_y"] == (0.75 + 0) / 2
     assert everywhere["p_low"] == pytest.approx(ant["p_low"] / 2, abs=0.05)
-
-
-# ------------------------------------------------------------ the result files
 
 
 def test_folders_of_a_sweep_and_of_a_benchmark_join(tmp_path):
@@ -180,9 +174,6 @@ def test_failures_and_processors_are_counted_and_named(tmp_path, capsys):
     warnings = capsys.readouterr().err
     assert f"Hopper-v5, td3: seed 8 failed and is not counted ({tmp_path}/failed8): ValueError: reward is" in warnings
     assert "different processors, whose rounding differs: Hopper-v5, td3 (3 on A, 1 on B)" in warnings
-
-
-# ------------------------------------------------------------------ the output
 
 
 def test_all_formats_agree(tmp_path, capsys):

@@ -245,8 +245,6 @@ def test_arrays_of_impossible_shape_or_type(shape, dtype):
         load_pickle(pickle.dumps(EmptyArray(shape, dtype), protocol=2))
 
 
-# ------------------------------------------------------------------------- properties
-
 plain = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False) | st.text() | st.binary(),
     lambda inner: (

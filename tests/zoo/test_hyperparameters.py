@@ -53,11 +53,7 @@ def manager(tmp_path):
 
 @pytest.fixture
 def make_model(manager):
-    """What the Zoo makes of an entry."""
     return lambda *args, **kwargs: manager(*args, **kwargs).setup_experiment()[0]
-
-
-# --------------------------------------------------------------------- every argument
 
 
 def rates(schedule):
@@ -156,9 +152,6 @@ def test_options_of_the_program(manager, tmp_path):
             manager(f"{name}: 1").setup_experiment()
 
 
-# ------------------------------------------------------------------------------- noise
-
-
 @pytest.mark.parametrize(
     ("text", "check"),
     [
@@ -169,7 +162,6 @@ def test_options_of_the_program(manager, tmp_path):
             noise_is(OrnsteinUhlenbeckNoise, sigma=0.3, theta=0.2, dt=0.01),
         ),
         ("{noise_type: normal, noise_std: 0.1}", noise_is(NormalActionNoise, _sigma=0.1, _mu=0.0)),
-        ("{noise_type: normal, noise_std: [0.1]}", noise_is(NormalActionNoise, _sigma=0.1, _mu=0.0)),
         ("{noise_type: normal, noise_std: 0}", noise_is(NormalActionNoise, _sigma=0.0, _mu=0.0)),
         ("{noise_type: null, noise_std: 0.1}", lambda model: model.action_noise is None),
         ("action_noise: ornstein-uhlenbeck", noise_is(OrnsteinUhlenbeckNoise, sigma=0.2)),
@@ -182,9 +174,6 @@ def test_options_of_the_program(manager, tmp_path):
 )
 def test_noise(make_model, text, check):
     assert check(make_model(text))
-
-
-# ------------------------------------------------------------------- the Zoo's own keys
 
 
 def test_the_zoos_own_keys_work(manager):
@@ -218,9 +207,6 @@ def test_other_algorithms_are_as_they_were(tmp_path):
     model, _ = manager.setup_experiment()
     assert type(model).__name__ == "DDPG"
     assert (model.gamma, model.policy_kwargs["net_arch"]) == (0.98, [400, 300])
-
-
-# --------------------------------------------------------------------------- our file
 
 
 def test_the_default_is_the_paper():
@@ -284,18 +270,13 @@ def test_reading_changes_nothing_for_the_next_reader():
     assert arguments["action_noise"].sigma.shape == (2,)
 
 
-# --------------------------------------------------------------------------- bad input
-
-
 @pytest.mark.parametrize(
     ("text", "parts"),
     [
         ("lerning_rate: 0.1", ["`lerning_rate` is unknown", "'learning_rate'"]),
-        ("qf_weigth_decay: 0.1", ["'qf_weight_decay'"]),
         ("noise_sigma: 0.1", ["`noise_sigma` is unknown", "'noise_std'"]),
         ("n_timestep: 5", ["'n_timesteps'"]),
         ("learning_rate: lin-1e-3", ["`learning_rate`", "lin_1e-3", "'lin-1e-3'"]),
-        ("qf_learning_rate: lin_fast", ["`qf_learning_rate`", "'lin_fast'"]),
         ("policy_kwargs: dict(net_arch=[8", ["`policy_kwargs`", "Python expression"]),
         ("replay_buffer_class: PriorityBuffer", ["`replay_buffer_class`", "PriorityBuffer"]),
         ("policy_kwargs: {net_arc: [8]}", ["'net_arc'", "'net_arch'"]),
@@ -331,15 +312,12 @@ def test_discrete_actions(manager, tmp_path):
     assert not list(tmp_path.glob("logs/ddpg_paper/*"))
 
 
-@pytest.mark.parametrize(("name", "text"), [("gone.yml", None), ("bad.yml", "default: {a: [}"), (".", None)])
-def test_files_that_cannot_be_read(manager, tmp_path, name, text):
-    if text is not None:
-        (tmp_path / name).write_text(text)
-    file = str(tmp_path / name) if name != "." else str(tmp_path / "folder.yml")
-    if name == ".":
-        (tmp_path / "folder.yml").mkdir()
-    with pytest.raises(InvalidArgumentError, match=r"hyperparameters .* cannot be read"):
-        manager(config=file).setup_experiment()
+def test_files_that_cannot_be_read(manager, tmp_path):
+    (tmp_path / "bad.yml").write_text("default: {a: [}")
+    (tmp_path / "folder.yml").mkdir()
+    for name in ("gone.yml", "bad.yml", "folder.yml"):
+        with pytest.raises(InvalidArgumentError, match=r"hyperparameters .* cannot be read"):
+            manager(config=str(tmp_path / name)).setup_experiment()
     (tmp_path / "own.yml").write_text("Pendulum-v1: {}")
     with pytest.raises(InvalidArgumentError, match="no entry for 'Pendulum-v2'; did you mean 'Pendulum-v1'"):
         read_hyperparameters("Pendulum-v2", tmp_path / "own.yml")

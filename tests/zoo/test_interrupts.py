@@ -98,7 +98,6 @@ def test_ctrl_c_twice_ends_a_step_that_takes_forever(start, tmp_path):
 
 
 def test_ctrl_c_before_training_leaves_nothing(start, tmp_path):
-    """An environment that takes its time."""
     (tmp_path / "slow_env.py").write_text(
         "import time, gymnasium as gym\n"
         "from gymnasium.envs.classic_control import PendulumEnv\n"
@@ -156,9 +155,6 @@ def test_training_that_fails_is_saved(zoo, tmp_path, what, message, is_traceback
     assert model.replay_buffer.size() == 89
 
 
-# ------------------------------------------------------------------------------- parts
-
-
 def ctrl_c():
     os.kill(os.getpid(), signal.SIGINT)
     time.sleep(0.001)  # Python handles signals between two instructions
@@ -197,11 +193,3 @@ def test_threads_get_no_signals():
     thread.start()
     thread.join()
     assert done == [True]
-
-
-def test_processes_that_are_started_in_the_block_ignore_it():
-    source = "import signal; print(signal.getsignal(signal.SIGINT) is signal.SIG_IGN)"
-    before = signal.getsignal(signal.SIGINT)
-    with ignored_interrupts():
-        assert subprocess.run([sys.executable, "-c", source], capture_output=True, text=True).stdout == "True\n"
-    assert signal.getsignal(signal.SIGINT) is before

@@ -33,11 +33,7 @@ def first_return(output):
     return float(re.search(r"Episode Reward: (-?[\d.]+)", output)[1])
 
 
-# --------------------------------------------------------------- train, enjoy, load_zoo_run
-
-
 def test_train_then_enjoy_and_load(train, zoo):
-    """All files of a run are there; `enjoy` and `load_zoo_run` play the same agent in the same environment."""
     options = ["--eval-freq", "50", "--eval-episodes", "1", "--save-freq", "60", "--save-replay-buffer", "-P"]
     options += ["--env-kwargs", "g:9.0", "-tb", "tb", "--verbose", "0", "--log-interval", "1"]
     run = train(*options, params=["qf_learning_rate:'lin_1e-2'", "noise_schedule:100"])
@@ -121,9 +117,6 @@ def test_a_file_of_ones_own(zoo, tmp_path):
         assert result.status == 0, result.stderr
         run = tmp_path / "logs" / "ddpg_paper" / f"Pendulum-v1_{number}"
         assert load_zoo_run(run)[0].num_timesteps == n_steps
-
-
-# --------------------------------------------------------------------------------- Optuna
 
 
 def test_optimise_then_train_with_the_best(zoo, tmp_path):
@@ -211,14 +204,10 @@ def test_no_trial_samples_n_steps_that_dict_observations_do_not_have(zoo, tmp_pa
     assert {row["state"] for row in rows} <= {"COMPLETE", "PRUNED"}
 
 
-# ------------------------------------------------------------------------ processes that end
-
-
 @pytest.mark.parametrize(
     ("end", "options", "parts"),
     [
         ("os.kill(os.getpid(), 9)", [], ["process 0 of 2 environments was killed by SIGKILL", "memory", "n_envs:1"]),
-        ("sys.exit(0)", [], ["process 0 of 2 environments ended with status 0"]),
         ("1 / 0", [], ["process 0 of 2 environments ended with status 1", "--vec-env dummy"]),
         ("os.kill(os.getpid(), 9)", ["-optimize", "--n-trials", "2"], ["process 0 of 2", "killed by SIGKILL"]),
     ],
@@ -264,36 +253,15 @@ def test_a_process_that_ends_before_it_has_an_environment(zoo, tmp_path):
     assert "--vec-env dummy" in last
 
 
-# -------------------------------------------------------------------------- videos, plots
-
-
 def frames(path):
     import imageio.v3
 
     return imageio.v3.imread(path, plugin="FFMPEG")
 
 
-def test_record_video(train, zoo, tmp_path):
-    train()
-    result = zoo("record_video", "-n", "30", "-o", "videos")
-    assert result.status == 0, result.stderr
-    (video,) = (tmp_path / "videos").glob("final-model-ddpg_paper-Pendulum-v1-*.mp4")
-    assert frames(video).shape[0] in (30, 31)
-    assert frames(video).std() > 0
-
-
-def test_record_training(train, zoo, tmp_path):
-    """It starts `record_video` as a process, by the name of the Zoo's module, and ffmpeg."""
+def test_videos(train, zoo, tmp_path):
+    """One line says what to install; with it, `record_training` starts `record_video` as a process, and ffmpeg."""
     run = train()
-    result = zoo("record_training", "-n", "10", "--gif")
-    assert result.status == 0, result.stderr
-    assert (run / "videos" / "training.gif").stat().st_size > 0
-    assert frames(run / "videos" / "training.mp4").shape[0] in (10, 11)
-
-
-def test_videos_without_their_packages(train, zoo, tmp_path):
-    """One line that says what to install; and that brings it."""
-    train()
     for name in ("moviepy", "imageio_ffmpeg"):  # found before those that are installed
         (tmp_path / f"{name}.py").write_text(f"raise ImportError('none', name={name!r})\n")
     result = zoo("record_video", "-n", "10")
@@ -305,6 +273,18 @@ def test_videos_without_their_packages(train, zoo, tmp_path):
     project = (Path(__file__).parents[2] / "pyproject.toml").read_text()
     assert re.search(r'^zoo = \[.*"moviepy"', project, re.MULTILINE)
     assert any(re.match(r"imageio[-_]ffmpeg", needed) for needed in requires("moviepy"))
+
+    for name in ("moviepy", "imageio_ffmpeg"):
+        (tmp_path / f"{name}.py").unlink()
+    result = zoo("record_video", "-n", "30", "-o", "videos")
+    assert result.status == 0, result.stderr
+    (video,) = (tmp_path / "videos").glob("final-model-ddpg_paper-Pendulum-v1-*.mp4")
+    assert frames(video).shape[0] in (30, 31)
+    assert frames(video).std() > 0
+    result = zoo("record_training", "-n", "10", "--gif")
+    assert result.status == 0, result.stderr
+    assert (run / "videos" / "training.gif").stat().st_size > 0
+    assert frames(run / "videos" / "training.mp4").shape[0] in (10, 11)
 
 
 def test_plots(train, zoo, tmp_path):
@@ -328,9 +308,6 @@ def test_plots(train, zoo, tmp_path):
     assert "<svg" in (tmp_path / "curve.svg").read_text()
 
 
-# ------------------------------------------------------------------------------ tracking
-
-
 def test_tracking(train, tmp_path):
     """Weights & Biases, without a network."""
     pytest.importorskip("wandb")
@@ -343,22 +320,16 @@ def test_tracking(train, tmp_path):
         assert part in content
 
 
-# ------------------------------------------------------------------------------ bad input
-
-
 @pytest.mark.parametrize(
     ("program", "options", "parts"),
     [
         ("train", ["--env", "Pendulm-v1"], ["no environment 'Pendulm-v1'", "'Pendulum-v1'"]),
-        ("train", ["--env", "Pendulum-v9"], ["'Pendulum-v9'", "'Pendulum-v1'"]),
         ("train", ["--env", "HopperBulletEnv-v0"], ["pip install pybullet_envs_gymnasium"]),
         ("train", ["--env", "Mine-v0", "--gym-packages", "not_there"], ["--gym-packages not_there", "No module"]),
         ("train", ["--env", "CartPole-v1"], ["continuous action space"]),
         ("train", ["-params", "lerning_rate:0.1"], ["`lerning_rate` is unknown; did you mean 'learning_rate'"]),
         ("train", ["-params", "policy_kwargs:dict(batchnorm=True)"], ["'batchnorm'", "'batch_norm'"]),
-        ("train", ["-params", "tau:-1"], ["`tau` must be a number in (0, 1], got -1"]),
         ("train", ["-params", "env_kwargs:dict(gg=5)"], ["'gg'"]),
-        ("train", ["--env-kwargs", "gg:5"], ["'gg'"]),
         ("train", ["--device", "cud"], ["device string: cud"]),
         ("train", ["-i", "gone.zip"], ["valid path to a .zip"]),
         ("train", ["-f", "a_file"], ["log folder 'a_file' cannot be written", "--log-folder"]),
@@ -394,9 +365,6 @@ def test_quotes_of_hyperparameters(zoo, pair, advice):
     assert "Traceback" not in result.stderr
 
 
-# -------------------------------------------------------------------------------- the Hub
-
-
 def test_load_from_hub(train, zoo, monkeypatch, capsys, tmp_path):
     """A local folder replaces the download; a repository without normalisation is complete."""
     run_folder = train()
@@ -430,9 +398,6 @@ def test_load_from_hub(train, zoo, monkeypatch, capsys, tmp_path):
     assert "already exists, use --force" in capsys.readouterr().err
 
 
-# ----------------------------------------------------------------------------- the command
-
-
 def test_defaults_come_first_unless_another_algorithm_is_chosen():
     assert with_defaults("enjoy", ["-n", "5"]) == [*DEFAULTS["enjoy"], "-n", "5"]
     assert with_defaults("train", ["--algo", "ppo"]) == ["--algo", "ppo"]
@@ -442,7 +407,6 @@ def test_defaults_come_first_unless_another_algorithm_is_chosen():
 
 
 def test_environments_of_known_packages_are_registered(zoo, tmp_path):
-    """Without --gym-packages."""
     pytest.importorskip("dm_control")
     options = ["-n", "60", "--eval-freq", "-1", "-params", "buffer_size:100", "policy_kwargs:dict(net_arch=[8,8])"]
     result = zoo("train", "--env", "dm_control/cartpole-balance-v0", *options)

@@ -82,13 +82,12 @@ def test_a_manager_that_a_user_made_stays(zoo_modules, monkeypatch):
     assert zoo_modules["rl_zoo3.train"].ExperimentManager is Own
 
 
-# ------------------------------------------------------------------------ missing extra
-
-
-def test_the_package_works_without_the_zoo_and_the_programs_say_what_is_missing():
+def test_the_package_works_without_the_zoo_and_the_programs_say_what_is_missing(tmp_path):
     """In a process of its own, which must not have imported the Zoo for anything else."""
     source = (
-        "import sys, ddpg_ext, ddpg_ext.zoo.programs\n"
+        "import sys, ddpg_ext.__main__, ddpg_ext.zoo.programs\n"
+        f"try:\n    ddpg_ext.__main__.main(['plot', {str(tmp_path)!r}])\n"
+        "except SystemExit as end:\n    assert end.code\n"
         "assert not [name for name in sys.modules if name.partition('.')[0] in ('rl_zoo3', 'optuna')]\n"
         "sys.modules['rl_zoo3'] = None\n"
         "try:\n    ddpg_ext.register_zoo()\n"
@@ -100,9 +99,6 @@ def test_the_package_works_without_the_zoo_and_the_programs_say_what_is_missing(
     assert result.returncode == 2
     assert "pip install 'ddpg_ext[zoo]'" in result.stderr
     assert "Traceback" not in result.stderr
-
-
-# ------------------------------------------------------------------------- search space
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 import pytest
-import torch as th
 import yaml
 from gymnasium import spaces
 from stable_baselines3 import DDPG
@@ -27,7 +26,6 @@ from ddpg_ext import (
 from ddpg_ext.envs import PixelActionRepeat
 from ddpg_ext.zoo.run_files import literal, read_yaml
 
-th.set_num_threads(1)
 AGENTS = Path(os.environ.get("DDPG_EXT_ZOO_AGENTS", Path(__file__).parents[3] / "shared" / "zoo_agents"))
 needs_agent = pytest.mark.skipif(not AGENTS.exists(), reason="the published agent is not here")
 OBSERVATIONS = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
@@ -55,19 +53,16 @@ def make_run(root, env_id="Pendulum-v1", number=1, config=None, args=None, model
     return run
 
 
-# ---------------------------------------------------------------------- the published run
-
-
 @needs_agent
 def test_the_published_run_does_what_it_did():
     """
     Its published mean return is -152 over 750 episodes.
 
-    The deviation of one episode's return is about 90, so 60 episodes have a mean within 35 of it in 99.7 % of seeds.
+    The deviation of one episode's return is about 90, so 20 episodes have a mean within 60 of it in 99.7 % of seeds.
     """
     model, env = load_zoo_run(AGENTS / "ddpg", seed=0)
     assert model.env is env
-    assert abs(evaluate_policy(model, env, n_eval_episodes=60)[0] + 152) < 35
+    assert abs(evaluate_policy(model, env, n_eval_episodes=20)[0] + 152) < 60
     run = AGENTS / "ddpg" / "Pendulum-v1_1"
     for path in (run, run / "Pendulum-v1.zip"):
         action = load_zoo_run(path)[0].predict(OBSERVATIONS)[0]
@@ -75,9 +70,6 @@ def test_the_published_run_does_what_it_did():
     config = read_yaml(run / "Pendulum-v1" / "config.yml")
     assert (config["gamma"], config["train_freq"]) == (0.98, [1, "episode"])
     assert literal(config["policy_kwargs"], "policy_kwargs") == {"net_arch": [400, 300]}
-
-
-# --------------------------------------------------------------------------- which file
 
 
 def test_which_checkpoint(tmp_path):
@@ -126,9 +118,6 @@ def test_a_zip_alone(tmp_path):
     assert model.seed == 4
 
 
-# --------------------------------------------------------------------------- environments
-
-
 def test_normalisation_is_the_runs(tmp_path):
     """Actions on raw observations equal the original's on the observations that it had normalised."""
     train_env = VecNormalize(make_vec_env("Pendulum-v1"), gamma=0.98, clip_obs=3.0)
@@ -168,15 +157,6 @@ def test_normalisation_that_is_missing_or_of_others(tmp_path):
         load_zoo_run(run)
     env = VecNormalize(make_vec_env("Pendulum-v1"))
     assert load_zoo_run(run, env=env)[1] is env
-
-
-def test_wrappers_are_the_runs(tmp_path):
-    wrappers = [{"gymnasium.wrappers.RescaleAction": {"min_action": -1.0, "max_action": 1.0}}]
-    wrapped = make_vec_env(
-        "Pendulum-v1", wrapper_class=lambda env: gym.wrappers.RescaleAction(env, np.float32(-1.0), np.float32(1.0))
-    )
-    run = make_run(tmp_path, config={"env_wrapper": wrappers}, model=make_model(wrapped))
-    assert load_zoo_run(run)[1].action_space.high == 1.0
 
 
 def test_wrappers_of_the_gym_era(tmp_path):

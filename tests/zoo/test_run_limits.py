@@ -1,5 +1,6 @@
 """What the files of a run may ask from an environment and its wrappers."""
 
+import functools
 import importlib
 import inspect
 import math
@@ -77,7 +78,8 @@ def is_refused(env_id, name, value):
 
 
 @pytest.mark.parametrize("package", ["gymnasium", "shimmy"])
-def test_no_argument_of_any_environment_takes_text_a_path_or_code(package):
+def test_no_argument_of_any_environment_takes_text_a_path_or_code(package, monkeypatch):
+    monkeypatch.setattr(run_limits, "_accepted", functools.cache(run_limits._accepted))  # once an environment
     makes = inspect.signature(gym.make).parameters
     more = ("additional_wrappers", "env_id", "env", "make_kwargs", "render_kwargs", "task_kwargs", "environment_kwargs")
     wrong = []
@@ -137,26 +139,38 @@ def test_the_benchmarks_runs_open():
             check_env_kwargs(settings["env"], kwargs, file.name)
 
 
-# ------------------------------------------------------------------------- through load_zoo_run
+@pytest.fixture(scope="module")
+def agent(tmp_path_factory):
+    """Write an agent for Pendulum, once."""
+    path = tmp_path_factory.mktemp("agent") / "Pendulum-v1.zip"
+    DDPGPaper("MlpPolicy", "Pendulum-v1", buffer_size=10, policy_kwargs={"net_arch": [4, 4]}, device="cpu").save(path)
+    return path
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """Write a run's files; no environment may be built and no module imported."""
+def run(agent, tmp_path):
+    """Write a run whose agent can be loaded."""
+
+    def write(args=None, config=None):
+        settings = tmp_path / "Pendulum-v1_1" / "Pendulum-v1"
+        settings.mkdir(parents=True)
+        (settings.parent / "Pendulum-v1.zip").write_bytes(agent.read_bytes())
+        (settings / "args.yml").write_text(yaml.safe_dump({"env": "Pendulum-v1", **(args or {})}))
+        (settings / "config.yml").write_text(yaml.safe_dump(config or {}))
+        return settings.parent
+
+    return write
+
+
+@pytest.fixture
+def folder(run, monkeypatch):
+    """Write a run from which no environment may be built."""
 
     def no_environment(*_, **__):
         raise AssertionError("an environment was built")
 
-    def write(args=None, config=None):
-        run = tmp_path / "Pendulum-v1_1"
-        (run / "Pendulum-v1").mkdir(parents=True)
-        (run / "Pendulum-v1.zip").write_bytes(b"")
-        (run / "Pendulum-v1" / "args.yml").write_text(yaml.safe_dump({"env": "Pendulum-v1", **(args or {})}))
-        (run / "Pendulum-v1" / "config.yml").write_text(yaml.safe_dump(config or {}))
-        monkeypatch.setattr(run_folder, "make_vec_env", no_environment)
-        return run
-
-    return write
+    monkeypatch.setattr(run_folder, "make_vec_env", no_environment)
+    return run
 
 
 @pytest.mark.parametrize(
@@ -197,29 +211,6 @@ def test_a_file_imports_no_package(folder):
     with pytest.raises((EnvironmentNotFoundError, CheckpointError)):
         load(run)
     assert "antigravity" not in sys.modules
-
-
-@pytest.fixture(scope="module")
-def agent(tmp_path_factory):
-    """Write an agent for Pendulum, once."""
-    path = tmp_path_factory.mktemp("agent") / "Pendulum-v1.zip"
-    DDPGPaper("MlpPolicy", "Pendulum-v1", buffer_size=10, policy_kwargs={"net_arch": [4, 4]}, device="cpu").save(path)
-    return path
-
-
-@pytest.fixture
-def run(agent, tmp_path):
-    """Write a run whose agent can be loaded."""
-
-    def write(args=None, config=None):
-        settings = tmp_path / "Pendulum-v1_1" / "Pendulum-v1"
-        settings.mkdir(parents=True)
-        (settings.parent / "Pendulum-v1.zip").write_bytes(agent.read_bytes())
-        (settings / "args.yml").write_text(yaml.safe_dump({"env": "Pendulum-v1", **(args or {})}))
-        (settings / "config.yml").write_text(yaml.safe_dump(config or {}))
-        return settings.parent
-
-    return write
 
 
 class OwnPendulum(PendulumEnv):
@@ -271,9 +262,6 @@ def test_settings_that_loading_does_not_need_are_not_read(run):
     names = ("vec_env_wrapper", "callback", "replay_buffer_class", "policy_kwargs", "monitor_kwargs", "n_envs")
     path = run(config={name: [{"antigravity.fly": {"size": 10**9}}] for name in names})
     load(path)
-
-
-# -------------------------------------------------------------------------------- wrappers
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, 10**9, 16**5000, [1, [-(10**9)]], {"a": 1e5}], ids=range(6))

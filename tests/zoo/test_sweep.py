@@ -53,19 +53,19 @@ entry = {"policy": "own_code.Policy", "policy_kwargs": {"net_arch": [8, 8], "act
 entry |= {"batch_size": 8, "replay_buffer_class": Buffer, "buffer_size": 2000, "learning_starts": 100}
 hyperparams = {"Pendulum-v1": {**entry, "qf_learning_rate": falling, "action_noise": Noise([0.0])}}
 """
-KEYS = {
-    "env",
-    "env_kwargs",
-    "algo",
-    "variant",
-    "seed",
-    "hyperparameters",
-    "n_timesteps",
-    "evaluation_steps",
+KEYS = {"env", "env_kwargs", "algo", "variant", "seed", "hyperparameters", "n_timesteps", "evaluation_steps"}
+KEYS |= {
     "evaluation_returns",
+    "final_return",
+    "best_return",
+    "weights_sha256",
+    "seconds",
+    "resumed",
+    "versions",
+    "processor",
+    "commit",
 }
-KEYS |= {"final_return", "best_return", "weights_sha256", "seconds", "resumed", "versions", "processor", "commit"}
-SHORT = ["--env", "Pendulum-v1", "-n", "900", "--eval-freq", "300", "--eval-episodes", "2", "--final-episodes", "4"]
+SHORT = ["--env", "Pendulum-v1", "-n", "900", "--eval-freq", "300", "--eval-episodes", "2", "--final-episodes", "2"]
 SHORT += ["--snapshot-freq", "200", "-params", *SMALL]
 
 
@@ -97,9 +97,6 @@ def timeless(result):
     return {key: value for key, value in result.items() if key not in ("seconds", "resumed")}
 
 
-# ------------------------------------------------------------------------- runs
-
-
 def test_what_a_run_leaves_behind(undisturbed):
     result, folder = undisturbed
     assert set(result) == KEYS
@@ -110,7 +107,7 @@ def test_what_a_run_leaves_behind(undisturbed):
     assert result["hyperparameters"]["tau"] == 0.005  # of the Zoo's entry
     for checkpoint, key in (("last", "final_return"), ("best", "best_return")):
         model, _ = load_zoo_run(folder, checkpoint=checkpoint)
-        assert result[key]["episodes"] == 4
+        assert result[key]["episodes"] == 2
         assert (sweep_run.weights_sha256(model) == result["weights_sha256"]) or checkpoint == "best"
     assert not (folder / "snapshots").exists()
     assert [path.name for path in folder.glob(".*")] == []
@@ -212,9 +209,6 @@ def test_two_processes_do_not_write_to_one_run_folder(tmp_path, monkeypatch):
         pass
     with storage.open_run("a/b"):
         pass
-
-
-# ------------------------------------------------------------------------- plan
 
 
 def test_the_list_of_runs():
@@ -338,12 +332,10 @@ def test_a_run_without_a_return_has_a_dash():
         (["-n", "1e999999999"], "--n-timesteps: must be a whole number"),
         (["--variant", "a:n_timesteps=[3]"], "`n_timesteps` must be a whole number, got [3]"),
         (["--gym-packages", "not_there"], "--gym-packages not_there cannot be imported"),
-        (["-params", "zzz:1"], "`zzz` is unknown; known: "),
         (["-f", "/proc/x"], "--folder '/proc/x' cannot be written to (No such file or directory); choose another"),
         (["-f", "envs.yml/x"], "--folder 'envs.yml/x' cannot be written to (Not a directory); choose another"),
         (["-f", "s3x://a/b"], "--folder 's3x://a/b' cannot be written to"),
-        (["-f", "folder", "--address", "127.0.0.1:1"], "--address '127.0.0.1:1' cannot be reached"),
-        (["-f", "folder", "--address", "127.0.0.1:1"], "set RAY_AUTH_MODE=token if it has a token"),
+        (["--address", "127.0.0.1:1"], "--address '127.0.0.1:1' cannot be reached ... set RAY_AUTH_MODE=token if it"),
         (["-conf", "gone.yml"], "gone.yml"),
         (["envs.yml"], "the key `envs` is unknown; did you mean 'env'"),
         (["gone.yml"], "the settings 'gone.yml' cannot be read"),
@@ -363,7 +355,6 @@ def test_bad_input_ends_with_one_short_line(options, part, tmp_path, monkeypatch
         ("n_timesteps: [100]", "`n_timesteps` must be one value, got [100]"),
         ("n_timesteps: 100.5", "--n-timesteps: must be a whole number, got '100.5'"),
         ("n_timesteps: true", "--n-timesteps: must be a whole number, got 'True'"),
-        ("n_timesteps: .nan", "--n-timesteps: must be a whole number, got 'nan'"),
         ("eval_freq: {a: 1}", "`eval_freq` must be one value, got {'a': 1}"),
         ("jobs: 0", "--jobs: must be a whole number above 0"),
         ("env_kwargs: 5", "--env-kwargs '5': pass key:value"),
@@ -391,7 +382,7 @@ def ends_with_one_line(argv, part, capsys):
     out, message = capsys.readouterr()
     assert ended.value.code == 2
     assert message.startswith("ddpg_ext sweep: error: ")
-    assert part in message
+    assert [words for words in part.split(" ... ") if words not in message] == []
     assert message.count("\n") == 1
     assert len(message) < 300
     assert out == ""
