@@ -13,7 +13,7 @@ from stable_baselines3.common.buffers import BaseBuffer, ReplayBuffer
 from stable_baselines3.common.type_aliases import DictReplayBufferSamples, ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
 
-from ddpg_ext.common.checks import check_flag, check_number
+from ddpg_ext.common.checks import check_count, check_flag, check_number
 from ddpg_ext.common.errors import (
     InvalidArgumentError,
     InvalidArgumentTypeError,
@@ -95,8 +95,8 @@ class ReplayBufferAdapter(ReplayBuffer):
         *,
         seed: int | None = None,
     ) -> None:
-        buffer_size = check_number("buffer_size", buffer_size, lambda n: n > 0, "a whole number above 0", integer=True)
-        n_envs = check_number("n_envs", n_envs, lambda n: n > 0, "a whole number above 0", integer=True)
+        buffer_size = check_count("buffer_size", buffer_size)
+        n_envs = check_count("n_envs", n_envs)
         _check_spaces(observation_space, action_space)
         if optimize_memory_usage:
             raise InvalidArgumentError(
@@ -235,7 +235,7 @@ class ReplayBufferAdapter(ReplayBuffer):
     def _check_draw(self, batch_size: int) -> int:
         """Check that a batch can be drawn, and return the number of transitions over all environments."""
         if type(batch_size) is not int or batch_size < 1:
-            check_number("batch_size", batch_size, lambda n: n > 0, "a whole number above 0", integer=True)
+            check_count("batch_size", batch_size)
         n_stored = self.size() * self.n_envs
         if n_stored == 0:
             raise ReplayBufferError("the replay buffer is empty: add transitions before sampling")

@@ -14,7 +14,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from ddpg_ext.buffers.adapter import ReplayBufferAdapter, Transitions, _each, _normalized, extends_constructor
 from ddpg_ext.buffers.memmap import Memory, ScratchFiles, check_directory
 from ddpg_ext.buffers.ring import Ring
-from ddpg_ext.common.checks import check_equal_arguments, check_number
+from ddpg_ext.common.checks import check_count, check_equal_arguments, check_number
 from ddpg_ext.common.errors import CheckpointError, DamagedCheckpointError, InvalidArgumentError
 
 Storage = Literal["memory", "device", "memmap"]
@@ -63,7 +63,7 @@ class PackedReplayBuffer(ReplayBufferAdapter):
         directory: str | os.PathLike[str] | None = None,
         **kwargs: Any,
     ) -> None:
-        n_steps = check_number("n_steps", n_steps, lambda n: n > 0, "a whole number above 0", integer=True)
+        n_steps = check_count("n_steps", n_steps)
         gamma = check_number("gamma", gamma, lambda x: 0 <= x <= 1, "a number in [0, 1]")
         if storage not in get_args(Storage):
             accepted = ", ".join(map(repr, get_args(Storage)))

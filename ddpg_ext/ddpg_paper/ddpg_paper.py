@@ -26,7 +26,7 @@ from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ddpg_ext.buffers import end_episodes
-from ddpg_ext.common.checks import check_number, plain
+from ddpg_ext.common.checks import check_count, check_number, plain
 from ddpg_ext.common.denormals import MatmulPrecision, flush_denormals, matmul_precision
 from ddpg_ext.common.environments import make_environment
 from ddpg_ext.common.errors import (
@@ -247,9 +247,7 @@ class DDPGPaper(OffPolicyAlgorithm):
         # SB3's annotations know neither None nor a noise's name
         if self.batch_size is None:
             self.batch_size = self.policy_class.default_batch_size  # type: ignore[unreachable]
-        self.batch_size = check_number(
-            "batch_size", self.batch_size, lambda n: n > 0, "a whole number above 0", integer=True
-        )
+        self.batch_size = check_count("batch_size", self.batch_size)
         if self.learning_starts is None:
             # SB3 trains when `num_timesteps > learning_starts`: on the step that completes the first minibatch
             self.learning_starts = self.batch_size - 1  # type: ignore[unreachable]

@@ -87,13 +87,7 @@ EXECUTORS: dict[str, type[Executor]] = {"fast": FastCPUExecutor, "eager": EagerE
 
 
 def check_executor(name: Any) -> None:
-    """
-    Raise an error if there is no such executor.
-
-    :param name: value of the argument ``executor``
-    :raises InvalidArgumentError: if the name is unknown
-    :raises InvalidArgumentTypeError: if it is not a string
-    """
+    """Raise an error if a value of the argument ``executor`` is not the name of one."""
     names = get_args(ExecutorChoice)
     if not isinstance(name, str):
         raise InvalidArgumentTypeError(f"`executor` must be one of {', '.join(map(repr, names))}, got {name!r}")

@@ -14,14 +14,7 @@ ARRAY_SPACES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiB
 
 
 def check_spaces(observation_space: spaces.Space, action_space: spaces.Space, policy: str | type) -> None:
-    """
-    Raise an error if DDPG does not support the spaces.
-
-    :param observation_space: observation space
-    :param action_space: action space
-    :param policy: name or class of the policy
-    :raises UnsupportedSpaceError: if DDPG cannot act in the action space, or the policy is for other observations
-    """
+    """Raise UnsupportedSpaceError if DDPG cannot act in the action space, or the policy is for other observations."""
     if not isinstance(action_space, spaces.Box):
         raise UnsupportedSpaceError(
             f"DDPG needs a continuous action space (gymnasium.spaces.Box), got {action_space}. "
@@ -69,9 +62,6 @@ def check_normalization(vec_env: VecEnv) -> None:
     Raise an error if a wrapper around ``VecNormalize`` changes the shape of observations.
 
     Replay buffers get the observations before ``VecNormalize``, which must have the shape of the model's.
-
-    :param vec_env: environments
-    :raises UnsupportedSpaceError: if the shapes differ
     """
     normalize = unwrap_vec_normalize(vec_env)
     if normalize is not None and _shapes(normalize.observation_space) != _shapes(vec_env.observation_space):
@@ -89,14 +79,11 @@ def _shapes(space: spaces.Space) -> Any:
 
 def fit_observation(observation: Any, space: spaces.Space, batch_shape: tuple[int, ...]) -> Any:
     """
-    Return an observation as arrays of numbers, with the keys and the shapes of its space.
+    Return an observation, or a batch of them, as arrays of numbers with the keys and the shapes of its space.
 
     As in SB3's ``DummyVecEnv``, tensors and arrays of objects become arrays of numbers, and other keys are left out.
-
-    :param observation: an observation, or a batch of them; arrays that fit are returned as they are
-    :param space: a space that :func:`check_spaces` accepts
-    :param batch_shape: dimensions in front of those of the space
-    :raises UnsupportedSpaceError: if the observation does not fit
+    The dimensions ``batch_shape`` come before those of the space. Arrays that fit are returned as they are; for an
+    observation that does not fit, an UnsupportedSpaceError is raised.
     """
     if isinstance(space, spaces.Dict):
         if not isinstance(observation, Mapping) or not space.keys() <= observation.keys():
@@ -119,12 +106,7 @@ def fit_observation(observation: Any, space: spaces.Space, batch_shape: tuple[in
 
 
 def observation_error(error: Exception, space: spaces.Space) -> UnsupportedSpaceError | None:
-    """
-    Return the package's error for an observation that ``DummyVecEnv`` cannot store, None for any other error.
-
-    :param error: an error that was raised while the environment was reset or made a step
-    :param space: the observation space
-    """
+    """Return the package's error for an observation that ``DummyVecEnv`` cannot store, None for any other error."""
     trace = error.__traceback__
     while trace is not None and trace.tb_frame.f_code is not DummyVecEnv._save_obs.__code__:
         trace = trace.tb_next

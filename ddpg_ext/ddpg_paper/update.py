@@ -102,13 +102,10 @@ def td_targets(policy: DDPGPaperPolicy, batch: Samples, gamma: float) -> th.Tens
 
 def minimise(loss: th.Tensor, optimizer: th.optim.Optimizer, name: str, squares: float) -> None:
     """
-    Take one optimiser step down a loss.
+    Take one optimiser step down the loss of the network with this name.
 
-    :param loss: a scalar
-    :param optimizer: the optimiser of the network that the loss is for
-    :param name: name of the network, for the error message
-    :param squares: sum of the squares of the observations
-    :raises NonFiniteError: if the loss is NaN or infinite, or a gradient too large for the optimiser
+    A NonFiniteError is raised before it if the loss is NaN or infinite, or a gradient too large for the optimiser,
+    which the sum of the ``squares`` of the observations tells.
     """
     value = check_finite(loss.item(), f"{name} loss")
     if not loss.requires_grad:  # all of the network is frozen

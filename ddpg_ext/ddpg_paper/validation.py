@@ -54,15 +54,7 @@ _P = ParamSpec("_P")
 
 
 def scheduled_rate(name: str, schedule: Schedule, progress_remaining: float) -> float:
-    """
-    Return a schedule's learning rate.
-
-    :param name: the argument
-    :param schedule: a schedule of the learning rate
-    :param progress_remaining: from 1 to 0
-    :return: the learning rate, >= 0
-    :raises InvalidArgumentError: if the schedule returns anything else
-    """
+    """Return the learning rate of a schedule; raise InvalidArgumentError if it is not a finite number >= 0."""
     try:
         rate = float(schedule(progress_remaining))
     except (TypeError, ValueError) as error:
@@ -76,12 +68,7 @@ def scheduled_rate(name: str, schedule: Schedule, progress_remaining: float) -> 
 
 
 def explain_keywords(init: Callable[_P, None]) -> Callable[_P, None]:
-    """
-    Make a constructor raise the package's error for a keyword that it does not have.
-
-    :param init: the constructor
-    :return: the constructor with the check
-    """
+    """Make a constructor raise the package's error for a keyword that it does not have."""
     known = [*inspect.signature(init).parameters][1:]
 
     @functools.wraps(init)
@@ -97,12 +84,7 @@ def explain_keywords(init: Callable[_P, None]) -> Callable[_P, None]:
 
 
 def keyword_cure(name: str, known: Iterable[str]) -> str:
-    """
-    Return the end of an error message about a keyword that ``DDPGPaper`` does not have.
-
-    :param name: the keyword
-    :param known: the accepted keywords
-    """
+    """Return the end of an error message about a keyword that is not among the ``known`` ones."""
     if name in [*inspect.signature(DDPGPaperPolicy).parameters][3:]:
         return f"pass `policy_kwargs=dict({name}=...)`"
     # The names of other libraries: critic_lr, actor_learning_rate, ...
@@ -111,23 +93,15 @@ def keyword_cure(name: str, known: Iterable[str]) -> str:
 
 
 def resolve_policy(policy: Any) -> Any:
-    """
-    Return the policy of this package for one of SB3's DDPG, and anything else as it is.
-
-    :param policy: value of the argument ``policy``
-    """
+    """Return the policy of this package for one of SB3's DDPG, and anything else as it is."""
     return _SB3_POLICIES.get(policy, policy) if isinstance(policy, type) else policy
 
 
 def check_policy(policy_class: Any, policy_kwargs: dict[str, Any]) -> dict[str, Any]:
     """
-    Raise an error if the class is not a policy of this package, or does not take the keyword arguments.
+    Return the keyword arguments of a policy, without those that SB3's models add to a dict.
 
-    :param policy_class: class of the policy
-    :param policy_kwargs: its keyword arguments
-    :return: the keyword arguments without those that SB3's models add to a dict
-    :raises InvalidArgumentError: if an argument of SB3's policies has a value without counterpart here
-    :raises InvalidArgumentTypeError: if the policy class is not one of this package's, or does not know a keyword
+    Raise an error if the class is not a policy of this package, or does not take one of them.
     """
     if not (isinstance(policy_class, type) and issubclass(policy_class, DDPGPaperPolicy)):
         raise InvalidArgumentTypeError(
@@ -148,12 +122,7 @@ def check_policy(policy_class: Any, policy_kwargs: dict[str, Any]) -> dict[str, 
 
 
 def check_callback(callback: Any) -> None:
-    """
-    Raise an error if an object is not a callback.
-
-    :param callback: value of the argument ``callback`` of ``learn``
-    :raises InvalidArgumentTypeError: for a class in place of its instance, and for anything else that is no callback
-    """
+    """Raise InvalidArgumentTypeError for a class in place of its instance, or anything else that is no callback."""
     for item in callback if isinstance(callback, list) else [callback]:
         for part in [item, *callbacks_within(item)]:
             if isinstance(part, type):
@@ -210,13 +179,7 @@ def check_seed(seed: Any) -> int:
 
 
 def check_arguments(model: "DDPGPaper") -> None:
-    """
-    Make the arguments of a model's constructor plain numbers, or raise an error if one is invalid.
-
-    :param model: a model that is not set up yet
-    :raises InvalidArgumentError: for a value out of range
-    :raises InvalidArgumentTypeError: for a value of the wrong type
-    """
+    """Make the arguments of a model that is not set up yet plain numbers, or raise an error if one is invalid."""
 
     def check(name: str, in_range: Callable[[Any], bool], accepted: str, integer: bool = False) -> None:
         setattr(model, name, check_number(name.lstrip("_"), getattr(model, name), in_range, accepted, integer))
@@ -264,13 +227,7 @@ def check_arguments(model: "DDPGPaper") -> None:
 
 
 def check_replay_buffer(model: "DDPGPaper") -> None:
-    """
-    Check the arguments of a model that choose its replay buffer.
-
-    :param model: a model that is not set up yet
-    :raises InvalidArgumentError: for arguments of the replay buffer that contradict others
-    :raises InvalidArgumentTypeError: for a class that is not a replay buffer, or keyword arguments that it lacks
-    """
+    """Raise an error if an argument that chooses the replay buffer of a model is invalid or contradicts others."""
     chosen: Any = model.replay_buffer_class
     if chosen is not None and not (isinstance(chosen, type) and issubclass(chosen, ReplayBuffer)):
         raise InvalidArgumentTypeError(
@@ -325,12 +282,7 @@ def replay_buffer_class(model: "DDPGPaper") -> type[ReplayBuffer]:
 
 
 def make_replay_buffer(model: "DDPGPaper") -> ReplayBuffer:
-    """
-    Make a model's replay buffer, empty, with the arguments of the user and those of the model.
-
-    :param model: a model whose arguments are checked
-    :raises InvalidArgumentError: if a ``HerReplayBuffer`` has no environment to compute rewards
-    """
+    """Make a model's replay buffer, empty, with the arguments of the user and those of the model, which are checked."""
     buffer_class, kwargs = replay_buffer_class(model), dict(model.replay_buffer_kwargs)
     if _takes_n_steps(buffer_class):
         kwargs.setdefault("gamma", model.gamma)
@@ -350,12 +302,7 @@ def make_replay_buffer(model: "DDPGPaper") -> ReplayBuffer:
 
 
 def env_of_her(model: "DDPGPaper") -> VecEnv:
-    """
-    Return the environment by which a ``HerReplayBuffer`` computes rewards.
-
-    :param model: a model
-    :raises InvalidArgumentError: if it has none
-    """
+    """Return the environment by which a ``HerReplayBuffer`` computes rewards; raise an error if the model has none."""
     if model.env is None:
         raise InvalidArgumentError("a `HerReplayBuffer` needs the environment: load the model with `env=`")
     return model.env
