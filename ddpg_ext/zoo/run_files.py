@@ -8,6 +8,7 @@ from ddpg_ext.common.errors import CheckpointError, DamagedCheckpointError, Untr
 from ddpg_ext.serialization.archive import open_regular_file
 
 MAX_YAML = 2**18
+MAX_DEPTH = 20
 #: Hyperparameters may name classes of these packages
 _PACKAGES_OF_CLASSES = ("torch", "stable_baselines3", "sb3_contrib", "ddpg_ext")
 
@@ -25,9 +26,14 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except ImportError:
         raise CheckpointError(f"reading {path.name} needs PyYAML: pip install 'ddpg_ext[extra]'") from None
     try:
-        # Aliases let a short file describe an enormous one
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, _loader(yaml))):
-            raise UntrustedContentError(f"{path} has aliases, which the Zoo does not write")
+        depth = 0
+        for event in yaml.parse(text, _loader(yaml)):
+            # Aliases let a short file describe an enormous one; deep nesting takes minutes to read
+            if isinstance(event, yaml.AliasEvent):
+                raise UntrustedContentError(f"{path} has aliases, which the Zoo does not write")
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > MAX_DEPTH:
+                raise CheckpointError(f"{path} has lists or names nested more than {MAX_DEPTH} deep")
         content = yaml.load(text, _loader(yaml))  # a SafeLoader with three more tags
     except CheckpointError:
         raise
