@@ -167,6 +167,16 @@ def test_every_error_type_stands_on_the_page_of_errors():
     assert errors - code_spans("docs/guide/errors.md") == set()
 
 
+def test_the_page_of_the_algorithm_shows_the_code_as_it_is():
+    code = [ROOT / "ddpg_ext" / name for name in ("ddpg_paper/update.py", "common/noise.py", "common/layers.py")]
+    lines = "".join(re.sub(r"^ +", "", file.read_text(encoding="utf-8"), flags=re.MULTILINE) for file in code)
+    page = (ROOT / "docs/guide/algorithm.md").read_text(encoding="utf-8")
+    shown = re.findall(r"^```py\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    assert len(shown) == 6
+    for block in shown:
+        assert re.sub(r"^ +", "", block, flags=re.MULTILINE) in lines
+
+
 def cells_of(page: str, start: str) -> list[str]:
     """Of the first row of a table that starts so."""
     text = (ROOT / page).read_text(encoding="utf-8")

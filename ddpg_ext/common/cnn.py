@@ -1,6 +1,7 @@
 """The paper's convolutions for images, as SB3 features extractors."""
 
 import math
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -132,6 +133,12 @@ class PaperCombinedExtractor(CombinedExtractor):
                 extractors[name] = cnn = PaperCNN(space, **kwargs)
                 features_dim += cnn.features_dim
             else:
+                if space.dtype != np.uint8 and is_image_space(space, normalized_image=True):
+                    warnings.warn(
+                        f"the observation {key!r} ({space.dtype}, shape {space.shape}) gets no convolutions, because "
+                        "images are uint8. With VecNormalize leave it out of `norm_obs_keys`; to take it as it is, "
+                        "pass `features_extractor_kwargs=dict(cnn_kwargs=dict(normalized_image=True))`"
+                    )
                 extractors[name] = ScalarToVector() if is_scalar(space) else nn.Flatten()
                 features_dim += get_flattened_obs_dim(space)
         # Not CombinedExtractor's constructor, which would build another network for each image

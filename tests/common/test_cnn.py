@@ -1,6 +1,7 @@
 """PaperCNN by itself: sizes, initial weights, which images it takes, and that SB3's algorithms take it."""
 
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -148,3 +149,14 @@ def test_any_sb3_algorithm_takes_it(algorithm):
     model.learn(20)
     if algorithm is not DQN:  # which copies into another network now and then, and has not by now
         assert any((old != new).any() for old, new in zip(before, extractor.parameters(), strict=True))
+
+
+def test_a_float_image_in_a_dict_is_named():
+    """After ``VecNormalize``, for example."""
+    space = spaces.Dict({"camera": images(3, 36, 36, low=-10, high=10, dtype=np.float32), "depth": images(1, 36, 36)})
+    with pytest.warns(UserWarning, match="'camera' .* gets no convolutions") as warned:
+        PaperCombinedExtractor(space)
+    assert len(warned) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        PaperCombinedExtractor(space, cnn_kwargs={"normalized_image": True})

@@ -1,0 +1,51 @@
+"""
+Keep the agent of the median seed of a sweep: its weights alone, in a run folder as the RL Zoo lays it out.
+
+    python benchmarks/agents.py sweeps/results_pendulum/paper sweeps/results_pendulum/tuned
+
+The median is that of the final return. Optimisers start anew if the agent is trained further, and its targets start
+as copies of the networks. `load_zoo_run("benchmarks/agents/Pendulum-v1-paper")` opens it.
+"""
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+from ddpg_ext import load_zoo_run
+
+AGENTS = Path(__file__).parent / "agents"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("variants", nargs="+", type=Path, help="folders of a sweep's variants")
+    for variant in parser.parse_args().variants:
+        runs = {file.parent: json.loads(file.read_text()) for file in sorted(variant.glob("*/result.json"))}
+        for env in sorted({result["env"] for result in runs.values()}):
+            of_env = [run for run, result in runs.items() if result["env"] == env]
+            of_env.sort(key=lambda run: runs[run]["final_return"]["mean"])
+            run = of_env[(len(of_env) - 1) // 2]
+            keep(run, runs[run]["variant"])
+
+
+def keep(run: Path, variant: str) -> None:
+    """Write the weights and settings of a run to a folder of its own, with equal tensors stored once."""
+    model, _ = load_zoo_run(run, checkpoint="last")
+    policy = model.policy
+    for target, online in ((policy.actor_target, policy.actor), (policy.critic_target, policy.critic)):
+        tensors = online.state_dict(keep_vars=True)
+        for name, tensor in target.state_dict(keep_vars=True).items():
+            tensor.data = tensors[name].data
+    for network in (policy.actor, policy.critic):
+        network.optimizer.state.clear()
+    (settings,) = (file.parent for file in run.glob("*/config.yml"))
+    folder = AGENTS / f"{settings.name}-{variant}"
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(settings, folder / settings.name, ignore=shutil.ignore_patterns("command.txt"))
+    model.save(folder / f"{settings.name}.zip")
+    print(f"{folder}: {run.name}, {(folder / f'{settings.name}.zip').stat().st_size:,} bytes")
+
+
+if __name__ == "__main__":
+    main()

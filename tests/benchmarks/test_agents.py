@@ -1,0 +1,35 @@
+"""The trained agents in the repository: they open as runs of the Zoo, and have the returns of the results."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from stable_baselines3.common.evaluation import evaluate_policy
+
+from ddpg_ext import load_zoo_run
+
+pytest.importorskip("mujoco")
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+AGENTS = sorted(path for path in (BENCHMARKS / "agents").glob("*") if path.is_dir())
+
+
+@pytest.mark.parametrize("folder", AGENTS, ids=lambda folder: folder.name)
+def test_an_agent_has_its_return(folder):
+    (settings,) = folder.glob("*/args.yml")
+    task = settings.parent.name
+    (seed,) = (value for key, value in yaml.load(settings.read_text(), yaml.UnsafeLoader).items() if key == "seed")
+    file = BENCHMARKS / "results" / task / folder.name.removeprefix(f"{task}-") / f"seed_{seed}.json"
+    expected = json.loads(file.read_text())["final_return"]
+    model, env = load_zoo_run(folder)
+    env.seed(1)
+    mean, _ = evaluate_policy(model, env, 20)
+    # Five standard errors, or what an episode that always goes alike may differ by
+    assert mean == pytest.approx(expected["mean"], abs=5 * expected["std"] / 20**0.5 + 0.01 * abs(expected["mean"]))
+
+
+def test_agents_are_small():
+    sizes = [file.stat().st_size for folder in AGENTS for file in folder.rglob("*") if file.is_file()]
+    assert sizes
+    assert max(sizes) <= 2**20
+    assert sum(sizes) <= 8 * 2**20
