@@ -9,6 +9,8 @@ from typing import Literal
 
 import torch as th
 
+from ddpg_ext.common.matmul_kernels import detect_processor
+
 #: accepted values of the argument ``matmul_precision``, besides None
 MatmulPrecision = Literal["highest", "high", "medium"]
 #: the process that imported the module; a fork of it has no worker threads
@@ -52,14 +54,18 @@ def _set_flush_denormal(on: bool, n_threads: int) -> None:
 
 
 @contextmanager
-def matmul_precision(precision: MatmulPrecision | None) -> Iterator[None]:
+def matmul_precision(precision: MatmulPrecision | None, device_type: str = "cpu") -> Iterator[None]:
     """
     Set the precision of float32 matrix products inside the block.
 
     :param precision: "highest", "high" or "medium" (bfloat16 products, where processor and torch have them), as for
-        ``torch.set_float32_matmul_precision``, which sets it for the whole process; None changes nothing
+        ``torch.set_float32_matmul_precision``, which sets it for the whole process; None changes nothing. On a CPU
+        without AMX, "high" and "medium" change nothing either: torch would only take other kernels, slower ones
+    :param device_type: "cpu", "cuda", ...
     """
     before = th.get_float32_matmul_precision()
+    if precision != "highest" and device_type == "cpu" and not detect_processor().amx:
+        precision = None
     th.set_float32_matmul_precision(before if precision is None else precision)
     try:
         yield

@@ -131,7 +131,7 @@ class DDPGPaper(OffPolicyAlgorithm):
         "fast": derivatives written out, for plain networks on a CPU; "auto": "fast" if it supports the networks, else
         "eager". Both compute the same
     :param matmul_precision: precision of float32 matrix products during ``learn()``. "medium" takes bfloat16 products
-        where the processor has them, which is faster and less exact; None leaves torch's setting as it is
+        on a GPU, or a CPU with AMX: faster and less exact; None leaves torch's setting as it is
     :raises InvalidArgumentError: for an argument out of range (also a ``ValueError``)
     :raises InvalidArgumentTypeError: for an argument of the wrong type or an unknown keyword (also a ``TypeError``)
     :raises UnsupportedSpaceError: for actions that are not a bounded Box, or observations that need another policy
@@ -388,7 +388,7 @@ class DDPGPaper(OffPolicyAlgorithm):
             raise InvalidArgumentError(
                 "the model has no environment to learn in; call `set_env` or load it with `env=`"
             )
-        with flush_denormals(), matmul_precision(self.matmul_precision), naming_workers():
+        with flush_denormals(), matmul_precision(self.matmul_precision, self.device.type), naming_workers():
             try:
                 super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
             except (KeyError, OverflowError, RuntimeError, TypeError, ValueError) as error:

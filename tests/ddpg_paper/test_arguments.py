@@ -138,7 +138,7 @@ CASES = {
     "uniform_warmup": (True, lambda m, r: np.abs(np.diff(r.actions[:15], axis=0)).mean() > 0.45, {}),
     "executor": ("eager", lambda m, r: m.executor == "eager", {}),
     "matmul_precision": (
-        "medium", lambda m, r: r.precision == "medium" and th.get_float32_matmul_precision() == "highest", {}
+        "highest", lambda m, r: r.precision == m.matmul_precision == "highest", {}
     ),
     "stats_window_size": (2, lambda m, r: m.ep_info_buffer.maxlen == len(m.ep_info_buffer) == 2, {}),
 }  # fmt: skip

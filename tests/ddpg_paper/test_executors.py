@@ -13,7 +13,8 @@ from toy_envs import ToyEnv
 from toys import ChaosEnv, LinearExtractor, assert_same_arrays, first, small_model, weights_of
 
 from ddpg_ext import DDPGPaper, InvalidArgumentError, NonFiniteError
-from ddpg_ext.common import matmul_kernels
+from ddpg_ext.common import denormals, matmul_kernels
+from ddpg_ext.common.matmul_kernels import Processor
 from ddpg_ext.ddpg_paper.executors import EXECUTORS
 from ddpg_ext.ddpg_paper.policies import Actor, DDPGPaperPolicy
 
@@ -306,8 +307,10 @@ def precision():
 
 
 @pytest.mark.parametrize(("executor", "asked"), [("fast", "medium"), ("eager", "high"), ("fast", None)])
-def test_matmul_precision_during_learning_alone(executor, asked, precision, monkeypatch):
-    """Gradient steps run in the precision that was asked for, acting does, and nothing after that."""
+@pytest.mark.parametrize("amx", [True, False])
+def test_matmul_precision_during_learning_alone(executor, asked, amx, precision, monkeypatch):
+    """Gradient steps and acting run in the precision that was asked for, if the CPU has AMX, and nothing after that."""
+    monkeypatch.setattr(denormals, "detect_processor", lambda: Processor("GenuineIntel", "6", avx512=True, amx=amx))
     seen, step = [], EXECUTORS[executor].step
     note = ConvertCallback(lambda *_: seen.append(th.get_float32_matmul_precision()) is None)
 
@@ -318,7 +321,7 @@ def test_matmul_precision_during_learning_alone(executor, asked, precision, monk
     monkeypatch.setattr(EXECUTORS[executor], "step", spy)
     small_model(ToyEnv(), executor=executor, matmul_precision=asked).learn(20, note)
     assert len(seen) == 20 + 13
-    assert set(seen) == {precision if asked is None else asked}
+    assert set(seen) == {asked if asked and amx else precision}
 
 
 def test_matmul_precision_is_restored_after_an_error(precision):
