@@ -3,8 +3,8 @@ Keep the agent of the median seed of a sweep: its weights alone, in a run folder
 
     python benchmarks/agents.py sweeps/results_pendulum/paper sweeps/results_pendulum/tuned
 
-The median is that of the final return. Optimisers start anew if the agent is trained further, and its targets start
-as copies of the networks. `load_zoo_run("benchmarks/agents/Pendulum-v1-paper")` opens it.
+The median is that of the final return. If the agent is trained further, its optimisers start without averages, and its
+targets as copies of the networks. `load_zoo_run("benchmarks/agents/Pendulum-v1-paper")` opens it.
 """
 
 import argparse

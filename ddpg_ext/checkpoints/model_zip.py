@@ -228,4 +228,4 @@ def _is_only_a_function(pickled: bytes, budget: Budget) -> bool:
     """Return whether a pickle names nothing but the parts of a stored function. It is dropped unread in any case."""
     recorded = record(pickled, budget)
     allowed = {*FUNCTION_PARTS, "builtins.float"}
-    return is_function(recorded.root) and all(name.path in allowed for name in recorded.globals.values())
+    return is_function(recorded.root) and all(name.path in allowed for name in recorded.globals)

@@ -133,11 +133,13 @@ class PaperCombinedExtractor(CombinedExtractor):
                 extractors[name] = cnn = PaperCNN(space, **kwargs)
                 features_dim += cnn.features_dim
             else:
-                if space.dtype != np.uint8 and is_image_space(space, normalized_image=True):
+                is_float = isinstance(space, spaces.Box) and space.dtype.kind == "f"
+                if is_float and is_image_space(space, normalized_image=True) and np.prod(space.shape) > 3 * 32 * 32:  # type: ignore[arg-type]
                     warnings.warn(
                         f"the observation {key!r} ({space.dtype}, shape {space.shape}) gets no convolutions, because "
-                        "images are uint8. With VecNormalize leave it out of `norm_obs_keys`; to take it as it is, "
-                        "pass `features_extractor_kwargs=dict(cnn_kwargs=dict(normalized_image=True))`"
+                        "it is not uint8. VecNormalize makes floats of all images that its `norm_obs_keys` name. For "
+                        "convolutions on floats pass "
+                        "`features_extractor_kwargs=dict(cnn_kwargs=dict(normalized_image=True))`"
                     )
                 extractors[name] = ScalarToVector() if is_scalar(space) else nn.Flatten()
                 features_dim += get_flattened_obs_dim(space)

@@ -60,7 +60,7 @@ def matmul_precision(precision: MatmulPrecision | None, device_type: str = "cpu"
 
     :param precision: "highest", "high" or "medium" (bfloat16 products, where processor and torch have them), as for
         ``torch.set_float32_matmul_precision``, which sets it for the whole process; None changes nothing. On a CPU
-        without AMX, "high" and "medium" change nothing either: torch would only take other kernels, slower ones
+        without AMX, "high" and "medium" change nothing either: torch would take other kernels for the same precision
     :param device_type: "cpu", "cuda", ...
     """
     before = th.get_float32_matmul_precision()

@@ -131,7 +131,7 @@ class DDPGPaper(OffPolicyAlgorithm):
         "fast": derivatives written out, for plain networks on a CPU; "auto": "fast" if it supports the networks, else
         "eager". Both compute the same
     :param matmul_precision: precision of float32 matrix products during ``learn()``. "medium" takes bfloat16 products
-        on a GPU, or a CPU with AMX: faster and less exact; None leaves torch's setting as it is
+        on a GPU, or a CPU with AMX, which may be faster and is less exact; None leaves torch's setting as it is
     :raises InvalidArgumentError: for an argument out of range (also a ``ValueError``)
     :raises InvalidArgumentTypeError: for an argument of the wrong type or an unknown keyword (also a ``TypeError``)
     :raises UnsupportedSpaceError: for actions that are not a bounded Box, or observations that need another policy

@@ -104,8 +104,8 @@ def minimise(loss: th.Tensor, optimizer: th.optim.Optimizer, name: str, squares:
     """
     Take one optimiser step down the loss of the network with this name.
 
-    A NonFiniteError is raised before it if the loss is NaN or infinite, or a gradient too large for the optimiser,
-    which the sum of the ``squares`` of the observations tells.
+    A NonFiniteError is raised before it if the loss is NaN or infinite, or a gradient too large for the optimiser.
+    ``squares`` is the sum of the squares of the observations: gradients are checked where it is large.
     """
     value = check_finite(loss.item(), f"{name} loss")
     if not loss.requires_grad:  # all of the network is frozen

@@ -85,12 +85,16 @@ class Allowed:
     def __init__(self, extra: Iterable[Any] = (), trusted: bool = False) -> None:
         self.trusted = trusted
         self.extra: dict[str, Any] = {}
+        short: dict[str, Any] = {}
         for item in extra:
             if not callable(item) or not hasattr(item, "__qualname__"):
                 raise InvalidArgumentTypeError(f"`allow` must list classes or functions, got {item!r}")
-            self.extra[f"{item.__module__}.{item.__qualname__}"] = item
+            path = f"{item.__module__}.{item.__qualname__}"
+            if self.extra.setdefault(path, item) is not item:
+                raise InvalidArgumentTypeError(f"`allow` must list one class or function of a name, got two of {path}")
             # cloudpickle stores a class of a script under its short name
-            self.extra.setdefault(f"{item.__module__}.{item.__name__}", item)
+            short.setdefault(f"{item.__module__}.{item.__name__}", item)
+        self.extra = {**short, **self.extra}
 
     def own(self, path: str | None) -> Any:
         """Return the caller's class or function of this name, or a method of an allowed class, else None."""

@@ -109,9 +109,10 @@ class ZipReader(contextlib.AbstractContextManager["ZipReader"]):
         self._file: Any = open_regular_file(source) if isinstance(source, str | os.PathLike) else source
         try:
             with _as_damage(self.name):
-                self.file_size = self._file.seek(0, os.SEEK_END)
+                self.file_size = _check_directory_size(self._file)
                 self._archive = zipfile.ZipFile(self._file)
                 self._infos = _check_members(self._archive.infolist(), self.file_size)
+                self._check_start()
                 self.kind = self._read_kind()
         except BaseException:
             self.close()
@@ -132,6 +133,13 @@ class ZipReader(contextlib.AbstractContextManager["ZipReader"]):
 
     def __contains__(self, name: str) -> bool:
         return name in self._infos
+
+    def _check_start(self) -> None:
+        """Refuse a truncated file whose end is that of a zip file inside it, such as the weights."""
+        self._file.seek(0)
+        begins_with_member = self._file.read(4) == b"PK\x03\x04"
+        if begins_with_member and min((info.header_offset for info in self._infos.values()), default=0) > 0:
+            raise DamagedCheckpointError("not a whole zip file: it has members that its directory does not name")
 
     def _read_kind(self) -> str:
         """Return the kind of the file, empty for a file of SB3's."""
@@ -183,10 +191,30 @@ class ZipReader(contextlib.AbstractContextManager["ZipReader"]):
             return json.loads(data)
 
 
+def _check_directory_size(file: Any) -> int:
+    """Check the size of a zip file's directory, which ``zipfile`` reads into memory; return the size of the file."""
+    size = file.seek(0, os.SEEK_END)
+    tail_start = max(0, size - 2**16 - 22)
+    file.seek(tail_start)
+    tail = file.read(size - tail_start)
+    at = tail.rfind(b"PK\x05\x06")
+    if at < 0 or len(tail) < at + 22:
+        raise DamagedCheckpointError("not a zip file")
+    entries, directory_size = struct.unpack("<HL", tail[at + 10 : at + 16])
+    locator = tail[at - 20 : at] if at >= 20 else b""
+    if locator[:4] == b"PK\x06\x07":  # zip64: the true numbers are in another record
+        file.seek(struct.unpack("<Q", locator[8:16])[0])
+        record = file.read(56)
+        if record[:4] != b"PK\x06\x06" or len(record) < 56:
+            raise DamagedCheckpointError("not a whole zip file")
+        entries, directory_size = struct.unpack("<QQ", record[32:48])
+    if entries > MAX_MEMBERS or directory_size > 1000 * MAX_MEMBERS:
+        raise DamagedCheckpointError(f"it has {entries:,} members, more than any checkpoint needs")
+    file.seek(0)
+    return size
+
+
 def _check_members(infos: list[zipfile.ZipInfo], file_size: int) -> dict[str, zipfile.ZipInfo]:
-    # The directory has taken about ten times its size in memory, which is less than `MAX_RATIO`
-    if len(infos) > MAX_MEMBERS:
-        raise DamagedCheckpointError(f"it has {len(infos):,} members, more than any checkpoint needs")
     members: dict[str, zipfile.ZipInfo] = {}
     for info in infos:
         name, path = info.filename, PurePosixPath(info.filename)
@@ -205,9 +233,6 @@ def _check_members(infos: list[zipfile.ZipInfo], file_size: int) -> dict[str, zi
     unpacked = sum(info.file_size for info in infos)
     if unpacked > max(MIN_UNPACKED, MAX_RATIO * file_size):
         raise DamagedCheckpointError(f"a zip bomb: {file_size:,} bytes that would unpack to {unpacked:,}")
-    # The end of a truncated file may be that of a zip file inside it, such as weights
-    if min((info.header_offset for info in infos), default=0) > 0:
-        raise DamagedCheckpointError("not a whole zip file: it does not begin with a member")
     if sum(info.compress_size for info in infos) > file_size:
         raise DamagedCheckpointError("a zip bomb: its members overlap")
     return members

@@ -31,8 +31,6 @@ from ddpg_ext.serialization.safe_pickle import (
     record_call,
 )
 
-#: SB3's generators store integers of 128 bits
-MAX_INTEGER_BITS = 1024
 #: how deep containers may be nested
 MAX_DEPTH = 60
 #: what a ``defaultdict`` may make its values with, by name
@@ -87,8 +85,6 @@ class Reconstructor:
         if isinstance(node, str | bytes | bytearray):
             self._count(len(node) // 4)  # each use of the same bytes may become an array of its own
             return node
-        if isinstance(node, int) and node.bit_length() > MAX_INTEGER_BITS:
-            raise CheckpointError("the pickle has an integer larger than any checkpoint needs")
         if node is None or isinstance(node, bool | int | float):
             return node
         if id(node) in self._done:
@@ -198,7 +194,7 @@ def load_pickle(data: bytes, allowed: Allowed | None = None, budget: Budget | No
     allowed = allowed or Allowed()
     try:
         recorded = record(data, budget)
-        return Reconstructor(allowed, recorded.budget.total).build(recorded.root)
+        return Reconstructor(allowed, recorded.limit).build(recorded.root)
     except UntrustedContentError:
         if not allowed.trusted:
             raise
@@ -217,7 +213,7 @@ def load_attributes(
     if not isinstance(root.state, dict):
         raise DamagedCheckpointError("it has no attributes")
     state = {key: value for key, value in root.state.items() if key != skip}
-    return name.path, Reconstructor(allowed, recorded.budget.total).build(state)
+    return name.path, Reconstructor(allowed, recorded.limit).build(state)
 
 
 def is_listed(name: Global) -> bool:
@@ -280,7 +276,7 @@ def _builtin(call: Recorded) -> Any:
 
 def _dict_subclass(call: Recorded) -> Any:
     if call.func.name == "Counter":
-        return collections.Counter(*call.args)
+        return collections.Counter(*({**counts} for counts in call.args))  # not a list of keys, which are unchecked
     factory, *others = [getattr(arg, "path", arg) for arg in call.args] or [None]
     if others or factory not in _FACTORIES:
         raise UntrustedContentError("a defaultdict that makes something else than numbers, text and containers")

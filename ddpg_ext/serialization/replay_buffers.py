@@ -164,11 +164,11 @@ def write_members(archive: ZipWriter, buffer: Any) -> None:
 def read_members(archive: ZipReader, buffer: Any, allowed: Allowed) -> None:
     """Fill a replay buffer of the class that was written from a zip file."""
     kind = class_path(type(buffer))
-    with naming(f"{archive.name}: its replay buffer", "a replay buffer"):
+    with naming(f"{archive.name}: its replay buffer", "the file"):
         budget = Budget(archive.file_size)
         layout = load_pickle(archive.read_text(LAYOUT), allowed, budget)
         saved_class, values = layout["class"], load_pickle(layout["values"], allowed, budget)
-        stored = dict(layout["arrays"])
+        stored = {**layout["arrays"]}
         arrays = {str(name): StoredArray(archive, f"{FOLDER}{name}", *part) for name, part in stored.items()}
         if saved_class != kind or not isinstance(values, dict):
             raise CheckpointError(

@@ -1,17 +1,16 @@
 """
 Reads a pickle without executing anything in it.
 
-The standard library's unpickler runs the instructions, with bounds on their cost and a ``find_class`` that imports
-nothing: imports and calls in the pickle are recorded, never executed. :mod:`ddpg_ext.serialization.reconstruct` turns
-the record into objects of the allow-list.
+A first pass over the instructions bounds their cost. Then the standard library's ``Unpickler`` runs them with a
+``find_class`` that imports nothing: imports and calls in the pickle are recorded, never executed.
+:mod:`ddpg_ext.serialization.reconstruct` turns the record into objects of the allow-list.
 """
 
 import io
 import os
 import pickle
 import pickletools
-from types import SimpleNamespace
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from ddpg_ext.common.errors import CheckpointError, DamagedCheckpointError, UntrustedContentError
 
@@ -19,6 +18,12 @@ from ddpg_ext.common.errors import CheckpointError, DamagedCheckpointError, Untr
 MIN_INSTRUCTIONS = 300_000
 #: different names that one pickle may import
 MAX_GLOBALS = 1_000
+#: characters of a name with its module
+MAX_NAME = 1_000
+#: arguments of one call, which each call copies
+MAX_ARGUMENTS = 32
+#: SB3's generators store integers of 128 bits
+MAX_INTEGER_BITS = 1024
 #: larger integers have the hashes of smaller ones, so many of them as keys would make a dict slow
 MAX_KEY = 2**60
 
@@ -110,6 +115,8 @@ class Recorded(metaclass=Global):
 
 def record_call(func: Any, args: Any, state: Any = None, items: Any = (), pairs: Any = ()) -> Recorded:
     """Return the record of ``func(*args)``, and of the changes that were made to the result."""
+    if isinstance(args, tuple) and len(args) > MAX_ARGUMENTS:
+        raise CheckpointError("the pickle has a call with more arguments than any checkpoint needs")
     call: Recorded = object.__new__(Recorded)
     call.func, call.args, call.state, call.items, call.pairs = func, args, state, [*items], [*pairs]
     return call
@@ -127,93 +134,167 @@ class Budget:
         self.left = self.total = max(MIN_INSTRUCTIONS, file_size)
 
 
-def record(data: bytes | BinaryIO, budget: Budget | None = None, persistent_ids: bool = False) -> "RecordedPickle":
+class RecordedPickle(NamedTuple):
+    """What a pickle holds, and the names that it imports."""
+
+    #: plain values, containers of them, :class:`Global` classes and :class:`Recorded` calls
+    root: Any
+    globals: list[Global]
+    #: number of instructions that its file may have in all
+    limit: int
+
+
+def record(data: bytes | BinaryIO, budget: Budget | None = None, persistent_ids: bool = False) -> RecordedPickle:
     """Read a pickle, or a file at its start, without executing it; ``persistent_ids`` are those of torch's pickles."""
-    recorded = RecordedPickle(io.BytesIO(data) if isinstance(data, bytes) else data, budget, persistent_ids)
+    stream: Any = io.BytesIO(data) if isinstance(data, bytes) else data
     try:
-        recorded.root = recorded.load()
-        if recorded.read(1):
-            raise DamagedCheckpointError("there is more after the end of the pickle")
-        if recorded.stack or recorded.metastack:
-            raise DamagedCheckpointError("the pickle leaves more than its result")
+        start = stream.tell()
+        budget = budget or Budget(stream.seek(0, os.SEEK_END) - start)
+        stream.seek(start)
+        _Bounds(budget, persistent_ids).check(stream)
+        stream.seek(start)
+        recorder = _Recorder(stream)
+        return RecordedPickle(recorder.load(), [*recorder.globals.values()], budget.total)
     except CheckpointError:
         raise
     except (MemoryError, RecursionError):
         raise CheckpointError("the pickle asks for more memory than there is") from None
     except Exception as error:
         raise DamagedCheckpointError(f"not a whole pickle: {error}") from None
-    return recorded
 
 
-_NAMES = {ord(opcode.code): opcode.name for opcode in pickletools.opcodes}
-#: instructions that no checkpoint needs: the extension registry, buffers outside the pickle, text as persistent id
-_REFUSED = {"EXT1", "EXT2", "EXT4", "NEXT_BUFFER", "READONLY_BUFFER", "PERSID"}
-#: where instructions have keys, among the values since the last mark
-_KEYS = {
-    "SETITEM": slice(-2, -1),
-    **dict.fromkeys(("SETITEMS", "DICT"), slice(None, None, 2)),
-    **dict.fromkeys(("ADDITEMS", "FROZENSET"), slice(None)),
-}
-#: the unpickler in Python, of which type checkers know only a part
-_Unpickler: Any = pickle._Unpickler
+class _Recorder(pickle.Unpickler):
+    """The standard library's unpickler, which here imports nothing."""
 
-
-class RecordedPickle(_Unpickler):
-    """
-    The standard library's unpickler in Python, which here imports nothing, and checks each instruction before it.
-
-    Keys are bounded because Python hashes nested tuples, and looks up integers that collide, for as long as it takes.
-    """
-
-    def __init__(self, stream: Any, budget: Budget | None, persistent_ids: bool) -> None:
-        start = stream.tell()
-        self._stream, self._end = stream, stream.seek(0, os.SEEK_END)
-        stream.seek(start)
-        self.budget = budget or Budget(self._end - start)
-        self.refused = _REFUSED if persistent_ids else {*_REFUSED, "BINPERSID"}
-        #: plain values, containers of them, :class:`Global` classes and :class:`Recorded` calls
-        self.root: Any = None
-        #: all that the pickle imports, by module and name
+    def __init__(self, stream: BinaryIO) -> None:
+        super().__init__(stream, encoding="latin-1")  # Python 2's text
         self.globals: dict[tuple[str, str], Global] = {}
-        source: Any = SimpleNamespace(read=self._read, readline=stream.readline)
-        super().__init__(source, encoding="latin-1")  # Python 2's text
-        self.dispatch = self  # `load` looks up the function of each instruction by its code
-
-    def __getitem__(self, code: int) -> Any:
-        name = _NAMES[code]
-        self.budget.left -= 1
-        if self.budget.left < 0:
-            raise CheckpointError("the pickles of this file have more instructions than its size allows")
-        if name in self.refused:
-            raise UntrustedContentError(f"the pickle has the instruction {name}, which no checkpoint needs")
-        if name in _KEYS:
-            for key in self.stack[_KEYS[name]]:
-                check_key(key)
-        return RecordedPickle._load_bytearray8 if name == "BYTEARRAY8" else _Unpickler.dispatch[code]
-
-    def _read(self, size: int) -> bytes:
-        # More than there is must not reserve memory, nor cut a frame
-        if size > 1 and self._stream.tell() + size > self._end:
-            raise EOFError("it ends too early")
-        return self._stream.read(size)
-
-    def _load_bytearray8(self) -> None:
-        # The parent's reserves the memory before it reads
-        self.load_binbytes8()
-        self.stack[-1] = bytearray(self.stack[-1])
 
     def find_class(self, module: str, name: str) -> Any:
         key = module, name
         if key not in self.globals:
-            if len(self.globals) >= MAX_GLOBALS:
-                raise CheckpointError("the pickle imports more names than any checkpoint needs")
+            if len(self.globals) >= MAX_GLOBALS or len(module) + len(name) > MAX_NAME:
+                raise CheckpointError("the pickle imports more or longer names than any checkpoint needs")
             path = canonical(f"{module}.{name}")
-            attributes = {"module": module, "name": name, "path": path, "find_class": self.find_class}
-            self.globals[key] = Global("Recorded", (Recorded,), {"__slots__": (), **attributes})
+            attributes: dict[str, Any] = {"__slots__": (), "module": module, "name": name, "path": path}
+            # Only for these, because it keeps the recorder and all that it has read
+            attributes["find_class"] = self.find_class if path in (CLASS_FROM_CODE, ENUM_FROM_CODE) else None
+            self.globals[key] = Global("Recorded", (Recorded,), attributes)
         return self.globals[key]
 
     def persistent_load(self, pid: Any) -> None:
         return None
+
+
+#: instructions that no checkpoint needs: the extension registry, buffers outside the pickle, text as persistent id
+_REFUSED = {"EXT1", "EXT2", "EXT4", "NEXT_BUFFER", "READONLY_BUFFER", "PERSID"}
+#: instructions whose result may be a key: text, bytes, whole numbers, None, True and False
+_KEYS = {
+    *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "NONE", "NEWTRUE", "NEWFALSE"),
+    *("STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"),
+    *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8"),
+}
+_PUTS = {"PUT", "BINPUT", "LONG_BINPUT"}
+_GETS = {"GET", "BINGET", "LONG_BINGET"}
+
+
+class _Bounds:
+    """The first pass, on a stack of whether objects may be keys: bounds the cost, and refuses what is slow to hash."""
+
+    def __init__(self, budget: Budget, persistent_ids: bool) -> None:
+        self.budget = budget
+        self.refused = _REFUSED if persistent_ids else {*_REFUSED, "BINPERSID"}
+        self.stack: list[bool] = []
+        self.marks: list[int] = []
+        self.memo: dict[int, bool] = {}
+        self.n_done = 0
+        self.frame_end: int | None = None
+
+    def check(self, stream: Any) -> None:
+        """Run all instructions up to the end of the file."""
+        for opcode, arg, position in pickletools.genops(stream):
+            self.n_done += 1
+            if self.n_done > self.budget.left:
+                raise CheckpointError("the pickles of this file have more instructions than its size allows")
+            name = opcode.name
+            if name in self.refused:
+                raise UntrustedContentError(f"the pickle has the instruction {name}, which no checkpoint needs")
+            self._check_frame(name, arg, position or 0)
+            if isinstance(arg, int) and arg.bit_length() > MAX_INTEGER_BITS:
+                raise CheckpointError("the pickle has an integer larger than any checkpoint needs")
+            self._run(opcode, arg)
+        self.budget.left -= self.n_done
+        if stream.read(1) or self.frame_end is not None:
+            raise DamagedCheckpointError("there is more after the end of the pickle")
+        if self.stack or self.marks:
+            raise DamagedCheckpointError("the pickle leaves more than its result")
+
+    def _check_frame(self, name: str, arg: Any, position: int) -> None:
+        """Check that a frame ends between two instructions, because ``Unpickler`` would drop the rest of a frame."""
+        if self.frame_end is not None and position >= self.frame_end:
+            if position > self.frame_end:
+                raise DamagedCheckpointError("an instruction of the pickle crosses the end of its frame")
+            self.frame_end = None
+        if name == "FRAME":
+            if self.frame_end is not None:
+                raise DamagedCheckpointError("the pickle has a frame in a frame")
+            self.frame_end = position + 9 + arg
+        elif name == "STOP" and self.frame_end == position + 1:
+            self.frame_end = None
+
+    def _run(self, opcode: Any, arg: Any) -> None:
+        name, stack = opcode.name, self.stack
+        if name in _PUTS:
+            if not 0 <= arg <= self.n_done:
+                raise CheckpointError(f"the pickle stores an object at place {arg:,}, more than any checkpoint needs")
+            self.memo[arg] = self._top()
+        elif name == "MEMOIZE":
+            self.memo[len(self.memo)] = self._top()
+        elif name in _GETS:
+            stack.append(self.memo[arg])
+        elif name == "DUP":
+            stack.append(self._top())
+        elif name == "MARK":
+            self.marks.append(len(stack))
+        elif name == "POP" and self.marks and self.marks[-1] == len(stack):
+            self.marks.pop()
+        else:
+            self._check_keys(name, self._take(opcode.stack_before))
+            is_key = name in _KEYS and not (isinstance(arg, int) and abs(arg) > MAX_KEY)
+            stack.extend([is_key] * len(opcode.stack_after))
+
+    def _top(self) -> bool:
+        (top,) = self._cut(len(self.stack) - 1)
+        self.stack.append(top)
+        return top
+
+    def _take(self, before: list[Any]) -> list[bool]:
+        """Take the operands of an instruction from the stack; return those above the mark, or all where it has none."""
+        above = None
+        if pickletools.markobject in before:
+            above = self._cut(self.marks.pop())
+            before = before[: before.index(pickletools.markobject)]
+        operands = self._cut(len(self.stack) - len(before))
+        return operands if above is None else above
+
+    def _cut(self, start: int) -> list[bool]:
+        if start < (self.marks[-1] if self.marks else 0):
+            raise DamagedCheckpointError("the pickle takes more than it put there")
+        operands = self.stack[start:]
+        del self.stack[start:]
+        return operands
+
+    def _check_keys(self, name: str, operands: list[bool]) -> None:
+        if name in ("SETITEMS", "DICT"):
+            if len(operands) % 2:
+                raise DamagedCheckpointError("the pickle sets a key without a value")
+            operands = operands[::2]
+        elif name == "SETITEM":
+            operands = operands[1:2]
+        elif name not in ("ADDITEMS", "FROZENSET"):
+            return
+        if not all(operands):
+            raise UntrustedContentError("the pickle has a key that is no text, bytes or whole number up to 2**60")
 
 
 def check_key(key: Any) -> Any:

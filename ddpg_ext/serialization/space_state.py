@@ -55,11 +55,17 @@ def _n_elements(space: spaces.Space) -> int:
     return 1 + math.prod(space.shape or ())
 
 
+def _parts(parts: dict[Any, Any]) -> dict[Any, spaces.Space]:
+    if not all(isinstance(part, spaces.Space) for part in parts.values()):
+        raise DamagedCheckpointError("a space has a part that is not a space")
+    return parts
+
+
 _MAKERS: dict[str, Callable[[dict[str, Any]], spaces.Space]] = {
     "Box": _box,
     "Discrete": lambda state: spaces.Discrete(int(state["n"]), start=int(state.get("start", 0))),
     "MultiDiscrete": lambda state: spaces.MultiDiscrete(state["nvec"], start=state.get("start")),
     "MultiBinary": _multi_binary,
-    "Dict": lambda state: spaces.Dict(dict(state["spaces"])),
-    "Tuple": lambda state: spaces.Tuple(state["spaces"]),
+    "Dict": lambda state: spaces.Dict(_parts({**state["spaces"]})),
+    "Tuple": lambda state: spaces.Tuple([*_parts(dict(enumerate(state["spaces"]))).values()]),
 }

@@ -40,7 +40,7 @@ def load_tensors(
         if len(pickles) != 1:
             raise DamagedCheckpointError("weights without their index")
         index = record(archive.read_text(pickles[0]), budget, persistent_ids=True)
-    for name in index.globals.values():
+    for name in index.globals:
         if not _ALLOWED_GLOBALS.fullmatch(f"{name.module}.{name.name}"):
             if trusted:  # an optimiser's NumPy numbers, for example
                 return plain(th.load(io.BytesIO(data), map_location=device, weights_only=False), tensors=False)

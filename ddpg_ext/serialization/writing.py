@@ -76,9 +76,9 @@ def _dump(value: Any) -> bytes:
         raise CheckpointError(f"it cannot be pickled: {str(error)[:200]}") from None
     recorded = record(pickled)
     try:
-        Reconstructor(Allowed(), recorded.budget.total).build(recorded.root)
+        Reconstructor(Allowed(), recorded.limit).build(recorded.root)
     except UntrustedContentError:
-        unknown = [name for name in recorded.globals.values() if not is_listed(name)]
+        unknown = [name for name in recorded.globals if not is_listed(name)]
         if not unknown or any(name.module.partition(".")[0] in _NOT_THE_CALLERS for name in unknown):
             raise
     return pickled

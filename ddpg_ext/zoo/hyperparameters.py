@@ -182,6 +182,8 @@ def _decay(schedule: Any) -> LinearDecay:
     """Return the decay for a number of steps, or for the arguments of ``LinearDecay``."""
     try:
         return LinearDecay(**(schedule if isinstance(schedule, dict) else {"n_steps": schedule}))
+    except InvalidArgumentTypeError:
+        raise
     except TypeError as error:
         raise InvalidArgumentError(f"`noise_schedule` takes n_steps, start and end: {error}") from None
 

@@ -296,9 +296,12 @@ def _registered_id(env_id: str, trusted: bool) -> str:
     if not trusted and not re.fullmatch(r"[\w./-]{1,200}", env_id):
         raise UntrustedContentError(f"the environment id {env_id[:80]!r} names a module to import; pass env=")
     module, _, env_id = env_id.rpartition(":")
-    try:
-        if module:
+    if module:
+        try:
             importlib.import_module(module)
+        except ImportError as error:
+            raise EnvironmentNotFoundError(f"the module {module!r} of env= cannot be imported ({error})") from None
+    try:
         register(env_id)  # imports only packages on a list of this package
         gym.spec(env_id)
     except (GymError, ImportError) as error:

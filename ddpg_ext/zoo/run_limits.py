@@ -18,8 +18,8 @@ MAX_WRAPPER_NUMBER = 10_000
 MAX_WRAPPED_SIZE = 2**24
 
 
-# What a file may choose: ``bool`` stands for a flag, a pair for a number between the two, a list of pairs for as many
-# numbers, which may be infinite, and a dict for a dict with some of its keys
+# What a file may choose: ``bool`` stands for a flag, a pair for a number between the two (an integer between integers),
+# a list of pairs for as many numbers, which may be infinite, and a dict for a dict with some of its keys
 _NUMBER = (-1e6, 1e6)
 _PIXELS, _CAMERA = (1, 2048), (-1, 1000)
 _RENDER_FLAGS = dict.fromkeys(("shadow", "reflection", "wireframe", "skybox", "fog", "haze"), bool)
@@ -124,7 +124,7 @@ def _choice(default: Any) -> Any:
     if isinstance(default, bool):
         return bool
     if isinstance(default, int | float):  # a whole number may be a size or a count
-        return (-2048, 2048) if isinstance(default, int) else _NUMBER
+        return (-2048.0, 2048.0) if isinstance(default, int) else _NUMBER
     is_numbers = isinstance(default, tuple) and all(isinstance(item, int | float) for item in default)
     return [_NUMBER] * len(default) if is_numbers else None
 
@@ -137,7 +137,12 @@ def _accepts(choice: Any, value: Any) -> bool:
         return is_fitting and all(item in (math.inf, -math.inf) or _accepts(_NUMBER, item) for item in value)
     if choice is bool:
         return isinstance(value, int) and value in (0, 1)
-    return isinstance(value, int | float) and not isinstance(value, bool) and choice[0] <= value <= choice[1]
+    kind: Any = int if _is_integer(choice) else int | float
+    return isinstance(value, kind) and not isinstance(value, bool) and choice[0] <= value <= choice[1]
+
+
+def _is_integer(choice: tuple[float, float]) -> bool:
+    return all(isinstance(bound, int) for bound in choice)
 
 
 def _text(choice: Any) -> str:
@@ -145,7 +150,9 @@ def _text(choice: Any) -> str:
         return f"a dict of {', '.join(f'{name} ({_text(item)})' for name, item in choice.items())}"
     if isinstance(choice, list):
         return f"{len(choice)} numbers from {_NUMBER[0]:g} to {_NUMBER[1]:g}, or infinite"
-    return "true or false" if choice is bool else f"a number from {choice[0]:g} to {choice[1]:g}"
+    if choice is bool:
+        return "true or false"
+    return f"{'an integer' if _is_integer(choice) else 'a number'} from {choice[0]:g} to {choice[1]:g}"
 
 
 def _entry_point(spec: EnvSpec) -> str:

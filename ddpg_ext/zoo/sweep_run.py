@@ -5,7 +5,6 @@ import copy
 import gc
 import hashlib
 import importlib
-import inspect
 import json
 import os
 import shutil
@@ -30,6 +29,7 @@ from rl_zoo3 import ALGOS
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EvalCallback
 from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.utils import get_system_info, set_random_seed
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize, sync_envs_normalization, unwrap_vec_normalize
 
@@ -120,7 +120,7 @@ class SweepExperiment(ExperimentManager):
     def _load_pretrained_agent(self, hyperparams: dict[str, Any], env: VecEnv) -> BaseAlgorithm:
         snapshot = Path(self.trained_agent)
         if self.algo == ALGORITHM:
-            model: BaseAlgorithm = DDPGPaper.resume(snapshot.parent, env, self.device, allow=self.own_code())
+            model: BaseAlgorithm = DDPGPaper.resume(snapshot.parent, env, self.device, **self.own_code())
             model.tensorboard_log = self.tensorboard_log
             if self.run.vec_env == "dummy":  # later episodes are repeated
                 for i, returns in enumerate(env.env_method("get_episode_rewards")):
@@ -138,9 +138,16 @@ class SweepExperiment(ExperimentManager):
             env.env_method("set_wrapper_attr", "t_start", start, indices=i)
         return model
 
-    def own_code(self) -> list[Any]:
-        """Return the classes and functions in this run's hyperparameters, which its own files may name."""
-        return list(_classes_and_functions(self._hyperparams))
+    def own_code(self) -> dict[str, Any]:
+        """Return what to pass to ``load`` for the code in this run's hyperparameters, which its own files hold, too."""
+        values, noise = self._hyperparams, self._hyperparams.get("action_noise")
+        code = [values.get("policy"), values.get("replay_buffer_class")]
+        code += [type(part) for part in (noise, *vars(noise or self).values()) if isinstance(part, ActionNoise)]
+        keys = ("learning_rate", "qf_learning_rate", "policy_kwargs", "replay_buffer_kwargs")
+        return {
+            "allow": [part for part in code if isinstance(part, type)],
+            "custom_objects": {key: copy.deepcopy(values[key]) for key in keys if key in values},
+        }
 
     def learn(self, model: BaseAlgorithm) -> None:
         if not self.continue_training:
@@ -305,8 +312,7 @@ def _train(run: Run, folder: Path, report: Report, upload: Callable[[], None]) -
     seconds = before + time.monotonic() - start
     best_return = None
     if best.is_file():  # before the Zoo replaces the best agent's statistics by the last
-        allow = {"allow": experiment.own_code()} if run.algo == ALGORITHM else {}
-        agent = type(model).load(best, device=model.device, **allow)  # type: ignore[arg-type]
+        agent = type(model).load(best, device=model.device, **(experiment.own_code() if run.algo == ALGORITHM else {}))
         best_return = experiment.evaluate(agent, Path(experiment.params_path, "vecnormalize.pkl"))
     experiment.save_trained_model(model)
     assert model.env is not None
@@ -331,15 +337,6 @@ def _train(run: Run, folder: Path, report: Report, upload: Callable[[], None]) -
         "processor": processor(),
         "commit": _commit(),
     }
-
-
-def _classes_and_functions(value: Any) -> Iterator[Any]:
-    """Yield those in a value of hyperparameters, and the classes of its objects."""
-    if isinstance(value, dict | list | tuple):
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from _classes_and_functions(item)
-    else:
-        yield value if isinstance(value, type) or inspect.isroutine(value) else type(value)
 
 
 def weights_sha256(model: BaseAlgorithm) -> str:

@@ -253,6 +253,35 @@ def vectors(canary: str) -> dict[str, bytes]:
         "space of negative size": made(BITS, n=number(-5)),
         "space of many bits": made(BITS, n=sizes(10**6, 10**6)),
         "space of one part, often": made(DICT, spaces=dict_of(a=made(BITS, n=number(10**6)) + b"\x94") + often),
+        "place far away in the memo": b"]r" + struct.pack("<I", 2**32 - 1),
+        "calls with text as arguments": text("x" * 2**20)
+        + b"\x940"
+        + name("collections:OrderedDict")
+        + b"\x940"
+        + b"h\x01h\x00R0" * 60
+        + b"N",
+        "classes with bytes as arguments": b"B"
+        + struct.pack("<I", 2**20)
+        + bytes(2**20)
+        + b"\x940"
+        + name("collections:OrderedDict")
+        + b"\x940"
+        + b"h\x01h\x00\x810" * 60
+        + b"N",
+        "many arguments, often": b"("
+        + b"N" * 10_000
+        + b"t\x940"
+        + name("collections:OrderedDict")
+        + b"\x940"
+        + b"h\x01h\x00R0" * 500
+        + b"N",
+        "places that collide": b"N" + b"".join(b"p%d\n" % (k * (2**61 - 1)) for k in range(5_000)),
+        "a long name, often": text("m" * 2**20)
+        + b"\x940"
+        + b"".join(b"h\x00" + text(f"n{i}") + b"\x930" for i in range(100))
+        + b"N",
+        "keys of a Counter": call("collections:Counter", b"](" + b"".join(number(k) for k in (1, 1)) + b"e"),
+        "keys of a space": made(DICT, spaces=b"]" + tuple_of(text("a"), zero) + b"a"),
         "frame in a frame": b"\x95" + struct.pack("<Q", 12) + b"\x95" + struct.pack("<Q", 1) + b"N",
         "frame that ends within an instruction": b"\x95" + struct.pack("<Q", 3) + text("abc"),
         "frame beyond the end": b"\x95" + struct.pack("<Q", 2**40) + b"N",

@@ -136,7 +136,7 @@ def test_pickle_in_the_reader(vector):
 def record_and_reconstruct(data):
     """The same by way of a file, as replay buffers are read."""
     recorded = record(io.BytesIO(data))
-    Reconstructor(Allowed(), recorded.budget.total).build(recorded.root)
+    Reconstructor(Allowed(), recorded.limit).build(recorded.root)
 
 
 @pytest.mark.parametrize("vector", FIVE)

@@ -215,11 +215,6 @@ def test_own_classes_take_permission():
     assert (back["schedule"](0.5), back["class"], back["function"]) == (0.25, OwnSchedule, own_function)
 
 
-def test_a_place_far_away_in_the_memo_takes_no_memory():
-    """Python's unpickler in C would reserve room for all places before it."""
-    assert load_pickle(b"\x80\x04]r\xff\xff\xff\xff.") == []
-
-
 def test_what_comes_back_shares_no_memory_with_the_file():
     data = bytearray(pickle.dumps(np.zeros(4), 5))
     array = load_pickle(bytes(data))

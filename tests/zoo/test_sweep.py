@@ -45,13 +45,11 @@ class Activation(nn.ReLU):
     pass
 
 
-def falling(progress):
-    return 1e-3 * progress
-
-
+falling, constant = lambda progress: 1e-3 * progress, lambda progress: 5e-3
 entry = {"policy": "own_code.Policy", "policy_kwargs": {"net_arch": [8, 8], "activation_fn": Activation}}
 entry |= {"batch_size": 8, "replay_buffer_class": Buffer, "buffer_size": 2000, "learning_starts": 100}
-hyperparams = {"Pendulum-v1": {**entry, "qf_learning_rate": falling, "action_noise": Noise([0.0])}}
+entry |= {"learning_rate": falling, "qf_learning_rate": constant, "action_noise": Noise([0.0])}
+hyperparams = {"Pendulum-v1": entry}
 """
 KEYS = {"env", "env_kwargs", "algo", "variant", "seed", "hyperparameters", "n_timesteps", "evaluation_steps"}
 KEYS |= {
