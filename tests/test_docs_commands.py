@@ -20,7 +20,8 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PAGES = [page for page in PAGES if "_build" not in page.parts]
 #: what a command may start with besides python, pip and make
 OTHERS = {"git", "cd", "source", "export", "tensorboard"}
-LANGUAGES = {"python", "sh", "yaml", "text", "bibtex"}
+#: "py" is code of the package, which test_docs compares
+LANGUAGES = {"py", "python", "sh", "yaml", "text", "bibtex"}
 
 
 def blocks(page: Path) -> list[tuple[str, str]]:

@@ -12,6 +12,7 @@ import pytest
 #: The shortest training that makes gradient steps
 TRAIN = ["--env", "Pendulum-v1", "-n", "120", "--eval-freq", "-1", "--seed", "1", "--device", "cpu"]
 SMALL = ["buffer_size:500", "batch_size:8", "policy_kwargs:dict(net_arch=[8,8])"]
+SMALL += ["learning_starts:7", "uniform_warmup:False"]
 
 
 class Result(NamedTuple):
