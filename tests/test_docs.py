@@ -215,3 +215,38 @@ def test_the_figures_of_the_comparison_are_those_of_the_pages():
     _, sb3, packed = cells_of("docs/guide/buffers.md", "| HalfCheetah-v5")
     _, ours, theirs, _ = cells_of("docs/guide/comparison.md", "| memory of 1,000,000 HalfCheetah")
     assert (ours.strip("[").partition("]")[0], theirs) == (packed, sb3)
+
+
+def final_returns(task: str, variant: str) -> list[float]:
+    files = (ROOT / "benchmarks" / "results" / task / variant).glob("*.json")
+    return [json.loads(file.read_text())["final_return"]["mean"] for file in files]
+
+
+def rows_of(page: str, heading: str) -> list[list[str]]:
+    """Cells of the rows of the table with this heading, without the heading."""
+    _, _, text = (ROOT / page).read_text(encoding="utf-8").partition(f"\n{heading}")
+    rows = [line for line in text.partition("\n\n")[0].splitlines()[2:] if line.startswith("|")]
+    return [[cell.strip() for cell in row.split("|")[1:-1]] for row in rows]
+
+
+def test_the_tables_of_results_follow_from_the_raw_data():
+    results = "docs/guide/results.md"
+    variants = {"`paper`": "paper", "`tuned`": "tuned", "SB3's `DDPG`, the Zoo's settings": "sb3-ddpg-zoo"}
+    tuned = rows_of(results, "| task | steps | settings |")
+    for task, _, settings, _, final, *_ in tuned:
+        returns = final_returns(task, variants[settings])
+        assert final == f"{np.mean(returns):,.1f} ± {np.std(returns, ddof=1):,.1f}", (task, settings)
+    statistics = rows_of(results, "| task | steps | statistics |")
+    for name, _, variant, _, final in statistics:
+        task = "cartpole-swingup-v0" if "cartpole" in name else name.partition(",")[0]
+        variant = variant.replace("no batch normalisation", "no-batch-norm")
+        returns = final_returns(task, "paper" if variant == "joint" and "HalfCheetah" not in task else variant)
+        spread = f" ({min(returns):,.1f} to {max(returns):,.1f})" if len(returns) > 1 else ""
+        assert final == f"{np.mean(returns):,.1f}{spread}", (task, variant)
+    for task, _, *cells, _ in rows_of("README.md", "| task | steps |"):
+        for cell, variant in zip(cells, ("paper", "tuned"), strict=True):
+            returns = final_returns(task, variant)
+            expected = f"{np.mean(returns):,.0f} ± {np.std(returns, ddof=1):,.0f}" if returns else ""
+            assert cell == expected, (task, variant)
+    assert tuned
+    assert statistics
