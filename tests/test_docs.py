@@ -231,7 +231,7 @@ def rows_of(page: str, heading: str) -> list[list[str]]:
 
 def test_the_tables_of_results_follow_from_the_raw_data():
     results = "docs/guide/results.md"
-    variants = {"`paper`": "paper", "`tuned`": "tuned", "SB3's `DDPG`, the Zoo's settings": "sb3-ddpg-zoo"}
+    variants = {"`paper`": "paper", "`tuned`": "tuned", "SB3's `DDPG`": "sb3-ddpg-zoo"}
     tuned = rows_of(results, "| task | steps | settings |")
     for task, _, settings, _, final, *_ in tuned:
         returns = final_returns(task, variants[settings])
