@@ -16,15 +16,10 @@ from ddpg_ext.zoo.sweep_options import parse
 pytest.importorskip("ray.tune")
 pytestmark = pytest.mark.slow
 
-OPTIONS = ["--env", "Pendulum-v1", "-n", "1600", "--eval-freq", "800", "--eval-episodes", "1", "--final-episodes", "1"]
-OPTIONS += [
-    "--snapshot-freq",
-    "200",
-    "-params",
-    "buffer_size:3000",
-    "batch_size:8",
-    "policy_kwargs:dict(net_arch=[8,8])",
-]
+# Long enough that both runs train at the same time for some seconds
+OPTIONS = ["--env", "Pendulum-v1", "-n", "4000", "--eval-freq", "2000", "--eval-episodes", "1", "--final-episodes", "1"]
+OPTIONS += ["--snapshot-freq", "200", "-params", "buffer_size:3000", "batch_size:8", "learning_starts:100"]
+OPTIONS += ["policy_kwargs:dict(net_arch=[8,8])"]
 
 
 def start(folder, *options):
