@@ -48,6 +48,10 @@ class Renorm(DDPGPaperPolicy):
 
 
 class _BatchRenorm(BatchNorm):
+    n_passes: Any = 0
+    running_mean: Any
+    running_var: Any
+
     def forward(self, input: th.Tensor) -> th.Tensor:
         if not self.training:
             return super().forward(input)
@@ -68,7 +72,7 @@ class _BatchRenorm(BatchNorm):
 def _renormalised(network: Any) -> Any:
     for module in network.modules():
         if isinstance(module, BatchNorm):
-            module.__class__, module.n_passes = _BatchRenorm, 0
+            module.__class__ = _BatchRenorm
     return network
 
 
@@ -76,7 +80,8 @@ class WeightsAlone(DDPGPaperPolicy):
     """Weight decay on the weights of linear layers alone, not on biases and batch norm's scale and shift."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs, optimizer_class=_DecayOfMatrices, optimizer_kwargs=dict(fused=True))
+        kwargs |= {"optimizer_class": _DecayOfMatrices, "optimizer_kwargs": {"fused": True}}
+        super().__init__(*args, **kwargs)
 
 
 class _DecayOfMatrices(th.optim.Adam):
