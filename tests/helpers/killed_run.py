@@ -35,7 +35,7 @@ TASKS = {
     ),
     "files": ("InvertedPendulum-v5", 60, 1, {"replay_buffer_kwargs": {"storage": "memmap"}}),
 }
-STEPS = 600
+STEPS = 900
 
 
 def make_env(env_id: str, max_steps: int, n_envs: int) -> VecNormalize:

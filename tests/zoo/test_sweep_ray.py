@@ -118,7 +118,7 @@ def test_a_run_that_raises_does_not_end_the_others(tmp_path):
     error = f"RuntimeError: it fell, nice {os.nice(0)}"  # the command's own
     assert output.splitlines()[-1].startswith("ddpg_ext sweep: 1 of the runs failed (ddpg_paper/Failing-v0_seed1)")
     assert f"Failing-v0_seed1  failed: {error}" in output
-    assert re.search(r"Failing-v0_seed2 +50 steps +\d+ steps/s  return +-[\d,.]+  finished", output)
+    assert re.search(r"Failing-v0_seed2 +50 steps +[\d,]+ steps/s  return +-[\d,.]+  finished", output)
     found = results(tmp_path / "sweep")
     assert found["Failing-v0_seed1"]["error"] == error
     assert "weights_sha256" in found["Failing-v0_seed2"]
