@@ -177,6 +177,11 @@ def test_the_page_of_the_algorithm_shows_the_code_as_it_is():
         assert re.sub(r"^ +", "", block, flags=re.MULTILINE) in lines
 
 
+def final_returns(task: str, variant: str) -> list[float]:
+    files = (ROOT / "benchmarks" / "results" / task / variant).glob("*.json")
+    return [json.loads(file.read_text())["final_return"]["mean"] for file in files]
+
+
 def cells_of(page: str, start: str) -> list[str]:
     """Of the first row of a table that starts so."""
     text = (ROOT / page).read_text(encoding="utf-8")
@@ -204,8 +209,7 @@ def test_the_figures_of_the_comparison_are_those_of_the_pages():
         "SB3's `DDPG`, matched": "sb3-ddpg-matched",
     }
     for name, folder in variants.items():
-        files = (ROOT / "benchmarks" / "results" / "Pendulum-v1" / folder).glob("*.json")
-        returns[name] = np.mean([json.loads(file.read_text())["final_return"]["mean"] for file in files])
+        returns[name] = np.mean(final_returns("Pendulum-v1", folder))
         assert cells_of("docs/modules/ddpg_paper.md", f"| {name} |")[1] == f"{returns[name]:.1f}"
     defaults, plain, sb3 = (f"{value:.0f}" for value in returns.values())
     _, ours, theirs, _ = cells_of("docs/guide/comparison.md", "| Pendulum-v1 after 20,000 steps")
@@ -215,11 +219,6 @@ def test_the_figures_of_the_comparison_are_those_of_the_pages():
     _, sb3, packed = cells_of("docs/guide/buffers.md", "| HalfCheetah-v5")
     _, ours, theirs, _ = cells_of("docs/guide/comparison.md", "| memory of 1,000,000 HalfCheetah")
     assert (ours.strip("[").partition("]")[0], theirs) == (packed, sb3)
-
-
-def final_returns(task: str, variant: str) -> list[float]:
-    files = (ROOT / "benchmarks" / "results" / task / variant).glob("*.json")
-    return [json.loads(file.read_text())["final_return"]["mean"] for file in files]
 
 
 def rows_of(page: str, heading: str) -> list[list[str]]:

@@ -324,11 +324,21 @@ def callback_states(root: BaseCallback) -> list[dict[str, Any]]:
 
 
 def read_callback_states(states: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the counts among the attributes of callbacks, as Python's numbers and lists of them."""
+    """Return the counts among the attributes of callbacks, as Python's numbers and lists of them, nothing else."""
     return [
-        {"class": str(state["class"]), **{name: plain(state[name]) for name in _COUNTS if name in state}}
+        {"class": str(state["class"]), **{name: _numbers(state[name]) for name in _COUNTS if name in state}}
         for state in states
     ]
+
+
+def _numbers(value: Any) -> Any:
+    """Return numbers, and lists and arrays of them, as Python's."""
+    value = plain(value)
+    if isinstance(value, list | tuple | np.ndarray):
+        return [_numbers(item) for item in value]
+    if not isinstance(value, Number):
+        raise TypeError(f"a count is a {type(value).__name__}")
+    return value
 
 
 def set_callback_states(root: BaseCallback, states: list[dict[str, Any]]) -> None:

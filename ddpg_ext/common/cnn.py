@@ -56,7 +56,8 @@ class PaperCNN(BaseFeaturesExtractor):
         kernel_sizes, strides = _check_sizes("kernel_sizes", kernel_sizes, 1), _check_sizes("strides", strides, 1)
         paddings = _check_sizes("paddings", paddings, 0)
         if features_dim is not None:
-            features_dim = check_count("features_dim", features_dim)
+            accepted = "a whole number above 0, or None"
+            features_dim = check_number("features_dim", features_dim, lambda n: n > 0, accepted, integer=True)
         if not len(kernel_sizes) == len(strides) == len(paddings):
             raise InvalidArgumentError(
                 "`kernel_sizes`, `strides` and `paddings` must have a number for each convolution, got "

@@ -47,6 +47,21 @@ def _multi_binary(state: dict[str, Any]) -> spaces.Space:
     return spaces.MultiBinary([int(size) for size in n] if isinstance(n, tuple | list | np.ndarray) else int(n))
 
 
+def _dict(state: dict[str, Any]) -> spaces.Space:
+    parts = state["spaces"]
+    if not isinstance(parts, dict) or not all(isinstance(key, str) for key in parts):
+        raise DamagedCheckpointError("a Dict space without names for its parts")
+    return spaces.Dict(dict(zip(parts, _parts(parts.values()), strict=True)))
+
+
+def _parts(values: Any) -> list[spaces.Space]:
+    parts = list(values)
+    for part in parts:
+        if not isinstance(part, spaces.Space):
+            raise DamagedCheckpointError(f"a space with a part that is a {type(part).__name__}")
+    return parts
+
+
 def _n_elements(space: spaces.Space) -> int:
     """Return the number of elements of a space, and of its parts, however often each is used."""
     if isinstance(space, spaces.Dict | spaces.Tuple):
@@ -55,17 +70,17 @@ def _n_elements(space: spaces.Space) -> int:
     return 1 + math.prod(space.shape or ())
 
 
-def _parts(parts: dict[Any, Any]) -> dict[Any, spaces.Space]:
-    if not all(isinstance(part, spaces.Space) for part in parts.values()):
-        raise DamagedCheckpointError("a space has a part that is not a space")
-    return parts
+def _numbers(value: Any) -> Any:
+    if value is not None and (not isinstance(value, np.ndarray) or value.dtype.kind not in "iu"):
+        raise DamagedCheckpointError("a space without an array of whole numbers as its sizes")
+    return value
 
 
 _MAKERS: dict[str, Callable[[dict[str, Any]], spaces.Space]] = {
     "Box": _box,
     "Discrete": lambda state: spaces.Discrete(int(state["n"]), start=int(state.get("start", 0))),
-    "MultiDiscrete": lambda state: spaces.MultiDiscrete(state["nvec"], start=state.get("start")),
+    "MultiDiscrete": lambda state: spaces.MultiDiscrete(_numbers(state["nvec"]), start=_numbers(state.get("start"))),
     "MultiBinary": _multi_binary,
-    "Dict": lambda state: spaces.Dict(_parts({**state["spaces"]})),
-    "Tuple": lambda state: spaces.Tuple([*_parts(dict(enumerate(state["spaces"]))).values()]),
+    "Dict": _dict,
+    "Tuple": lambda state: spaces.Tuple(_parts(state["spaces"])),
 }

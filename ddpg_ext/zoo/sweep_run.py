@@ -142,7 +142,8 @@ class SweepExperiment(ExperimentManager):
         """Return what to pass to ``load`` for the code in this run's hyperparameters, which its own files hold, too."""
         values, noise = self._hyperparams, self._hyperparams.get("action_noise")
         code = [values.get("policy"), values.get("replay_buffer_class")]
-        code += [type(part) for part in (noise, *vars(noise or self).values()) if isinstance(part, ActionNoise)]
+        if isinstance(noise, ActionNoise):  # others are names
+            code += [type(part) for part in (noise, *vars(noise).values()) if isinstance(part, ActionNoise)]
         keys = ("learning_rate", "qf_learning_rate", "policy_kwargs", "replay_buffer_kwargs")
         return {
             "allow": [part for part in code if isinstance(part, type)],

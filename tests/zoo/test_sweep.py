@@ -149,6 +149,11 @@ def test_hyperparameters_with_code_of_ones_own(tmp_path, monkeypatch):
     assert timeless(result) == timeless(train(run, tmp_path / "undisturbed"))
 
 
+def test_a_noise_by_its_name_is_no_code(tmp_path):
+    (run,) = plan("-params", "action_noise:'ornstein-uhlenbeck'", *SMALL)
+    assert sweep_run.prepare(run, tmp_path)[0].own_code()["allow"] == []
+
+
 def test_a_run_that_begins_again_has_one_curve(tmp_path):
     (run,) = plan("--snapshot-freq", "900")
     assert "error" in train(run, tmp_path, stop_at=250)
