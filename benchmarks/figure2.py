@@ -56,7 +56,7 @@ def draw(axes: Any, runs: list[dict[str, Any]]) -> None:
         steps, returns = curves[0, :, 0], curves[:, :, 1]
         (line,) = axes.plot(steps, returns.mean(axis=0), **style)
         if len(returns) > 1:
-            rng = np.random.default_rng(0)  # the same picture each time
+            rng = np.random.default_rng(0)  # the same figure each time
             ends = bootstrap((returns,), np.mean, axis=0, n_resamples=10_000, method="percentile", rng=rng)
             axes.fill_between(steps, *ends.confidence_interval, alpha=0.15, color=line.get_color())
     axes.set(xlabel="environment steps", ylabel="return without noise", title=runs[0]["env"], xlim=(0, None))
@@ -66,7 +66,7 @@ def draw(axes: Any, runs: list[dict[str, Any]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sources", nargs="+", type=Path, help="folders of sweeps, or figure2.json")
-    parser.add_argument("--out", type=Path, default=Path("runs/figure2.png"), help="the picture")
+    parser.add_argument("--out", type=Path, default=Path("runs/figure2.png"), help="the figure")
     args = parser.parse_args()
     runs = [run for source in args.sources for run in read(source)]
     envs = list(dict.fromkeys(run["env"] for run in runs))

@@ -99,8 +99,8 @@ class ActionRepeat(gym.Wrapper):
 def make_env(env_id: str, from_pixels: bool, dark: bool = True, skip: int = 1) -> gym.Env:
     """
     :param env_id: one of those above, or another of dm_control
-    :param from_pixels: as pictures, as in the examples; or as it is
-    :param dark: give Pendulum-v1's pictures as negatives, on a black background instead of a white one
+    :param from_pixels: as frames, as in the examples; or as it is
+    :param dark: give Pendulum-v1's frames as negatives, on a black background instead of a white one
     :param skip: steps of the simulation to one of the environment
     :return: the environment, with records of its episodes
     """
@@ -123,7 +123,7 @@ def make_env(env_id: str, from_pixels: bool, dark: bool = True, skip: int = 1) -
         env.unwrapped.screen_dim = 128  # type: ignore[attr-defined] # 500x500 pixels take ten times as long to draw
     env = PixelActionRepeat(env, REPEAT)
     if env_id == PENDULUM and dark:
-        env = gym.wrappers.TransformObservation(env, lambda picture: 255 - picture, env.observation_space)
+        env = gym.wrappers.TransformObservation(env, lambda frame: 255 - frame, env.observation_space)
     return Monitor(env)
 
 
@@ -219,8 +219,8 @@ def plot(args: argparse.Namespace) -> None:
             label = None if color else f"{what}, {len(runs)} seed{'s' if len(runs) > 1 else ''}"
             (line,) = axes.plot(points[:, 0] * run["repeat"], points[:, 1], color=color, alpha=0.8, label=label)
             color = line.get_color()
-    axes.set(xlabel="steps of the simulation", ylabel="return without noise", title=args.env)
-    axes.legend()
+    axes.set(xlabel="steps of the simulation", ylabel="return without noise", title=f"DDPGPaper on {args.env}")
+    figure.legend(loc="outside lower center", ncols=2)
     axes.grid(alpha=0.3)
     figure.savefig(args.out / f"pixels_{name}.png", dpi=100)
     plt.close(figure)
@@ -240,16 +240,16 @@ def smoothed(points: list[tuple[int, float]], window: int = 10) -> list[tuple[in
 
 
 def draw_observation(env_id: str, path: Path, n_steps: int = 25) -> None:
-    """The three pictures of one observation, side by side and four times as large."""
+    """The three frames of one observation, side by side and four times as large."""
     env = make_env(env_id, from_pixels=True)
     observation, _ = env.reset(seed=0)
     env.action_space.seed(0)
     action = np.array([0.0, 1.0], np.float32) if env_id == CAR else env.action_space.sample()
     for _ in range(n_steps):
         observation, *_ = env.step(action)
-    pictures = [observation[..., 3 * i : 3 * i + 3].repeat(4, axis=0).repeat(4, axis=1) for i in range(REPEAT)]
-    gap = np.full((pictures[0].shape[0], 8, 3), 255, np.uint8)
-    plt.imsave(path, np.concatenate([pictures[0], gap, pictures[1], gap, pictures[2]], axis=1))
+    frames = [observation[..., 3 * i : 3 * i + 3].repeat(4, axis=0).repeat(4, axis=1) for i in range(REPEAT)]
+    gap = np.full((frames[0].shape[0], 8, 3), 255, np.uint8)
+    plt.imsave(path, np.concatenate([frames[0], gap, frames[1], gap, frames[2]], axis=1))
     env.close()
 
 
@@ -257,7 +257,7 @@ def draw_observation(env_id: str, path: Path, n_steps: int = 25) -> None:
 
 
 class Noise(gym.Env):
-    """Random pictures of the paper's size: what a gradient step takes does not depend on them."""
+    """Random frames of the paper's size: what a gradient step takes does not depend on them."""
 
     observation_space = spaces.Box(0, 255, (64, 64, 9), np.uint8)
     action_space = spaces.Box(-1, 1, (3,), np.float32)
@@ -377,7 +377,7 @@ def main() -> None:
     command = commands.add_parser("plot", help="draw the curves of an environment, and what the agent sees")
     command.set_defaults(run=plot)
     command.add_argument("--env", choices=STEPS, default=PENDULUM)
-    command.add_argument("--out", type=Path, default=Path("runs/pixels"), help="where the results are, and pictures go")
+    command.add_argument("--out", type=Path, default=Path("runs/pixels"), help="where the results are, and figures go")
 
     command = commands.add_parser("speed", help="gradient steps and CarRacing-v3 against SB3")
     command.set_defaults(run=speed)

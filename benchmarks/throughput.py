@@ -334,7 +334,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
     labels = [f"{row['env']}\nbatch {row['batch']}, {row['threads']} threads" for row in rows]
     axes.set_xticks([x + 0.4 - width / 2 for x in range(len(rows))], labels, fontsize=8)
     axes.set_ylabel("environment steps per second")
-    axes.legend(fontsize=8, ncols=2)
+    figure.legend(loc="outside lower center", fontsize=8, ncols=len(names))
     axes.grid(axis="y", alpha=0.3)
     figure.savefig(path, dpi=150)
     plt.close(figure)
@@ -364,7 +364,8 @@ def draw_scaling(results: dict[str, Any], path: Path) -> None:
         axis.set_xlabel(x_label)
         axis.set_ylabel(y_label)
         axis.grid(alpha=0.3)
-    axes[0].legend()
+    figure.suptitle("DDPGPaper and SB3's DDPG on Pendulum-v1")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     figure.savefig(path, dpi=150)
     plt.close(figure)
 
@@ -388,7 +389,7 @@ def main() -> None:
     parser.add_argument("--n-envs", nargs="+", type=int, default=[1, 4, 16], help="of the scaling part")
     parser.add_argument("--endurance-steps", type=int, default=300_000)
     parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
-    parser.add_argument("--out", type=Path, default=Path("runs/throughput"), help="folder for JSON and picture")
+    parser.add_argument("--out", type=Path, default=Path("runs/throughput"), help="folder for JSON and figure")
     args = parser.parse_args()
 
     print(", ".join(f"{key} {value}" for key, value in machine().items()))

@@ -25,6 +25,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 
 from ddpg_ext import DDPGPaper, DDPGPaperError, InvalidArgumentError, record_episode
 from ddpg_ext.common.environments import check_environment
+from ddpg_ext.common.optional_imports import import_extra
 from ddpg_ext.plot import plot_runs
 from ddpg_ext.zoo.hyperparameters import constructor_arguments, default_policy, read_hyperparameters
 from ddpg_ext.zoo.interrupts import StopOnCtrlC
@@ -70,6 +71,7 @@ def main() -> None:
     args = parser.parse_args()
 
     # Everything that can be wrong is checked before there is a run folder
+    import_extra("scipy.stats", "ddpg_ext[plots]", "the learning curve")
     settings = read_settings(args)
     if ":" not in args.env:  # else Gymnasium imports the module before the colon
         check_environment(args.env)
@@ -82,6 +84,7 @@ def main() -> None:
     folder = next_free_folder(args.runs, name)
     (folder / name).mkdir()
     options = {**vars(args), "algo": "ddpg_paper", "runs": str(args.runs), "steps": settings["n_timesteps"]}
+    options["env_kwargs"] = None  # the Zoo's `enjoy` asks for it
     (folder / name / "args.yml").write_text(yaml.safe_dump(options))
     (folder / name / "config.yml").write_text(yaml.safe_dump(settings, sort_keys=False))
 
@@ -92,6 +95,7 @@ def main() -> None:
     eval_freq = args.eval_freq or max(settings["n_timesteps"] // 20, 1)
     evaluation = EvalCallback(eval_env, None, None, 10, eval_freq, str(folder), str(folder))
     print(f"Training on {args.env} for {settings['n_timesteps']:,} steps; everything goes to {folder}/")
+    print(f"Every {eval_freq:,} steps, an evaluation of 10 episodes without noise")
     with StopOnCtrlC() as stop:
         try:
             model.learn(settings["n_timesteps"], callback=[evaluation, stop], progress_bar=True)

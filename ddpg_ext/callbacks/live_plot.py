@@ -31,7 +31,7 @@ class LivePlotCallback(PeriodicCallback):
     """
     Draw return, actor loss, critic loss and episode length while training runs.
 
-    In a notebook, one picture is updated in place; elsewhere the picture goes to a file. Returns and lengths are those
+    In a notebook, one figure is updated in place; elsewhere the figure goes to a file. Returns and lengths are those
     of the training episodes, as SB3's ``Monitor`` reports them: one point per episode, and the mean of the last
     ``window``. Losses are the logged ``train/actor_loss`` and ``train/critic_loss``: one point per log, which is
     every ``log_interval`` episodes. The callback works with every off-policy algorithm of SB3 that logs these.
@@ -39,8 +39,8 @@ class LivePlotCallback(PeriodicCallback):
     In a second ``learn(..., reset_num_timesteps=False)`` with the same callback, the curves continue. A new callback
     on a run that ``DDPGPaper.resume`` continues has the earlier episodes, but not the earlier losses.
 
-    :param path: file for the picture, replaced atomically at each drawing; its suffix sets the format (".png", ".svg",
-        ".pdf"). None: show the picture in the notebook
+    :param path: file for the figure, replaced atomically at each drawing; its suffix sets the format (".png", ".svg",
+        ".pdf"). None: show the figure in the notebook
     :param every: environment steps between two drawings, at least 1
     :param window: number of episodes in the moving mean, at least 1
     :param verbose: 1: print the name of the file when training starts
@@ -183,6 +183,6 @@ def moving_mean(values: np.ndarray, window: int) -> np.ndarray:
 
 
 def _in_notebook() -> bool:
-    """Return whether a notebook can show pictures; IPython in a terminal cannot."""
+    """Return whether a notebook can show figures; IPython in a terminal cannot."""
     ipython = sys.modules.get("IPython")
     return ipython is not None and getattr(ipython.get_ipython(), "kernel", None) is not None

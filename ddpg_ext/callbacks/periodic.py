@@ -34,7 +34,7 @@ class PeriodicCallback(BaseCallback):
         raise NotImplementedError
 
     def _describe_run(self) -> str:
-        """Return algorithm and environment, as the title of a picture."""
+        """Return algorithm and environment, as the title of a figure."""
         try:
             spec = self.training_env.get_attr("spec", 0)[0]
         except (AttributeError, NotImplementedError):  # a VecEnv without environments

@@ -45,7 +45,7 @@ class QValueBiasCallback(PeriodicCallback):
     ``EvalCallback`` does: ``eval/q_bias`` (mean of estimate minus return), ``eval/q_correlation`` (Pearson's; absent
     if one of them is constant), ``eval/q_estimated`` and ``eval/q_observed`` (their means), ``eval/q_missing`` (mean
     weight of the part that was not observed). If the logger writes to TensorBoard, which Weights & Biases can also
-    read, and matplotlib is installed, also ``eval/q_values``, the picture of :func:`plot_q_values`.
+    read, and matplotlib is installed, also ``eval/q_values``, the figure of :func:`plot_q_values`.
 
     Returns have the scale of the rewards that the critic learns from: if a ``VecNormalize(norm_reward=True)`` wraps
     the training environment, its current statistics normalise and clip the rewards. The discount is the model's
@@ -62,7 +62,7 @@ class QValueBiasCallback(PeriodicCallback):
     :param every: environment steps between two evaluations, at least 1. As ``callback_after_eval`` of an
         ``EvalCallback``, 1 acts at each of its evaluations
     :param n_eval_episodes: number of episodes, at least 1
-    :param path: folder for a picture and the numbers of each evaluation, ``q_values_<steps>_steps.png`` and ``.npz``;
+    :param path: folder for a figure and the numbers of each evaluation, ``q_values_<steps>_steps.png`` and ``.npz``;
         None: no files
     :param truncated: "bootstrap" or "drop"
     :param verbose: 1: print bias and correlation
@@ -157,7 +157,7 @@ def plot_q_values(values: QValues, title: str = "") -> Any:
     Draw the density of the steps, and the line of exact estimates.
 
     :param values: estimates and returns
-    :param title: title of the picture
+    :param title: title of the figure
     :return: a matplotlib ``Figure``
     :raises MissingExtraError: if matplotlib is not installed
     """

@@ -180,7 +180,10 @@ def read_model_members(archive: ZipReader, device: th.device | str, trust: Trust
 def _check_is_model(archive: ZipReader) -> None:
     if "data" not in archive:
         is_torchs = any(name.endswith("/data.pkl") for name in archive.names)
-        advice = "; it was written by torch.save: `model.actor.load_state_dict(torch.load(path))` takes a state dict"
+        advice = (
+            "; it was written by torch.save: `model.actor.load_state_dict(torch.load(path))` takes the state dict of "
+            "an actor with the same layers; an agent with other layers must be trained again"
+        )
         raise DamagedCheckpointError(
             f"{archive.name}: not a model, it has no member 'data'{advice if is_torchs else ''}"
         )

@@ -41,7 +41,7 @@ def plot_runs(
         episodes. None: "return" if any run was evaluated, else "train_return"
     :param labels: a label for the runs of each of ``paths``. None: the algorithm is the label
     :param window: number of episodes that each point of a training curve averages, at least 1
-    :param title: title of the picture
+    :param title: title of the figure
     :return: a matplotlib ``Figure``, and the curves by environment and label
     :raises InvalidArgumentError: for an unknown name, for a wrong number of labels, or if there is no curve whose
         runs have a part of the x-axis in common
@@ -82,7 +82,7 @@ def plot_runs(
 def draw(groups: Groups, curves: dict[tuple[str, str], Curve], y_label: str, x: str, title: str | None = None) -> Any:
     """Draw a panel for each environment, with a curve for each label and a legend below the panel."""
     matplotlib, ticker, transforms = (
-        import_extra(f"matplotlib.{module}", "ddpg_ext[plots]", "a picture of learning curves")
+        import_extra(f"matplotlib.{module}", "ddpg_ext[plots]", "a figure of learning curves")
         for module in ("figure", "ticker", "transforms")
     )
     envs, labels = (list(dict.fromkeys(key[part] for key in curves)) for part in (0, 1))
@@ -119,10 +119,10 @@ def draw(groups: Groups, curves: dict[tuple[str, str], Curve], y_label: str, x: 
 
 
 def save_figure(figure: Any, path: Path) -> None:
-    """Write a picture to a file whose name ends in its format."""
+    """Write a figure to a file whose name ends in its format."""
     suffix = path.suffix.lstrip(".").lower()
     if suffix not in figure.canvas.get_supported_filetypes():
-        raise InvalidArgumentError(f"a picture must end in .png, .svg or .pdf, got {str(path)!r}")
+        raise InvalidArgumentError(f"a figure must end in .png, .svg or .pdf, got {str(path)!r}")
     with writing(path) as file:
         figure.savefig(file, format=suffix, dpi=130)
 
@@ -147,8 +147,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--labels", nargs="+", help="a label for the runs of each path (default: their algorithms)")
     parser.add_argument("--window", type=int, default=100, help="episodes per point of a training curve")
-    parser.add_argument("--title", help="title of the picture")
-    parser.add_argument("--out", type=Path, default=Path("learning_curves.png"), help="the picture")
+    parser.add_argument("--title", help="title of the figure")
+    parser.add_argument("--out", type=Path, default=Path("learning_curves.png"), help="the figure")
     args = parser.parse_args(argv)
     with errors_in_one_line("plot"):
         figure, curves = plot_runs(

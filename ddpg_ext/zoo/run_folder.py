@@ -6,7 +6,7 @@ import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium as gym
 import torch as th
@@ -60,7 +60,7 @@ _MOVED = {
 def load_zoo_run(
     path: str | os.PathLike[str],
     *,
-    checkpoint: str | int | None = None,
+    checkpoint: Literal["best", "last"] | int | None = None,
     env: GymEnv | str | None = None,
     env_kwargs: dict[str, Any] | None = None,
     device: th.device | str = "auto",

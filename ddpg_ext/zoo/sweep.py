@@ -138,10 +138,10 @@ def _print_plan(runs: list[Any], missing: dict[str, Any], jobs: int) -> None:
     estimates = {setting: estimate_seconds(run) for setting, run in one_of_each.items()}
     seconds = {name: estimates[run.variant, run.env] for name, run in missing.items()}
     for run in runs:
-        state = f"about {duration(seconds[run.name])} h" if run.name in missing else "finished"
+        state = f"about {duration(seconds[run.name])}" if run.name in missing else "finished"
         print(f"{run.name}: {run.n_timesteps:,} steps, {state}")
     total = max([sum(seconds.values()) / jobs, *seconds.values()], default=0)
-    print(f"about {duration(total)} h with {jobs} at a time, if episodes have their full length")
+    print(f"about {duration(total)} with {jobs} at a time, if episodes have their full length")
 
 
 def _tune(options: argparse.Namespace, storage: Any, runs: dict[str, Any]) -> None:

@@ -45,13 +45,13 @@ def _progress(trial: Any) -> str:
         return f"failed: {numbers.get('error', 'its process died, several times')}"
     if "steps" not in numbers:
         return "was finished" if trial.status in ENDED else "starts"
-    left = "finished" if trial.status in ENDED else f"{duration(numbers['seconds_left'])} h left"
+    left = "finished" if trial.status in ENDED else f"{duration(numbers['seconds_left'])} left"
     speed = f"{numbers['steps_per_second']:>7,.0f} steps/s"
     returned = "-" if math.isnan(numbers["return"]) else f"{numbers['return']:,.1f}"  # before the first episode's end
     return f"{numbers['steps']:>11,} steps  {speed}  return {returned:>9}  {left}"
 
 
 def duration(seconds: float) -> str:
-    """Return hours and minutes, rounded up."""
-    minutes = -int(-seconds // 60)
-    return f"{minutes // 60}:{minutes % 60:02d}"
+    """Return hours and minutes, rounded up: ``"3 min"``, ``"2 h 05 min"``."""
+    hours, minutes = divmod(-int(-seconds // 60), 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min"

@@ -110,7 +110,7 @@ def test_after_an_interrupt_each_loss_is_drawn_once(tmp_path):
     assert model.logger.output_formats == [records]
 
 
-def test_in_a_notebook_one_picture_is_updated_in_place(monkeypatch):
+def test_in_a_notebook_one_figure_is_updated_in_place(monkeypatch):
     shown = []
     handle = types.SimpleNamespace(update=lambda image: shown.append(("update", image.data[:8])))
     module, display = types.ModuleType("IPython"), types.ModuleType("IPython.display")

@@ -185,7 +185,7 @@ def log_with(tmp_path, formats, *others):
     return callback
 
 
-def test_tensorboard_has_the_picture_and_text_formats_do_without(tmp_path):
+def test_tensorboard_has_the_figure_and_text_formats_do_without(tmp_path):
     callback = log_with(tmp_path, ["stdout", "log", "json", "csv", "tensorboard"])
     events = EventAccumulator(str(tmp_path))
     events.Reload()
@@ -217,7 +217,7 @@ def test_nothing_is_drawn_that_nobody_would_see(tmp_path, monkeypatch):
     assert events.Tags()["images"] == []
 
 
-def test_the_picture_has_a_line_for_estimates_that_are_right():
+def test_the_figure_has_a_line_for_estimates_that_are_right():
     rng = np.random.default_rng(0)
     observed = rng.normal(size=50)
     figure = plot_q_values(QValues(observed + 1, observed, np.zeros(50), np.zeros(50)), "a title")

@@ -5,6 +5,8 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -42,6 +44,9 @@ def test_a_run_with_the_papers_settings(example, tmp_path):
     assert (model.seed, model.policy.net_arch) == (3, [400, 300])
     args = yaml.safe_load((folder / "Pendulum-v1/args.yml").read_text())
     assert (args["algo"], args["env"], args["steps"], args["seed"]) == ("ddpg_paper", "Pendulum-v1", 300, 3)
+    command = [sys.executable, "-m", "ddpg_ext", "enjoy", "--folder", str(folder), "--env", "Pendulum-v1", "-n", "200"]
+    result = subprocess.run([*command, "--no-render"], capture_output=True, text=True, timeout=300)
+    assert re.search(r"Episode Reward: -\d", result.stdout), result.stderr
     config = yaml.safe_load((folder / "Pendulum-v1/config.yml").read_text())
     assert config["n_timesteps"] == 300
     # A model can be made from the hyperparameters, which are the defaults

@@ -374,7 +374,7 @@ def test_what_cannot_be_read_is_left_out_with_a_warning(zoo, tmp_path, capsys):
         (["{zoo}", "--metric", "success"], "has no successes"),
         (["{zoo}", "--labels", "a", "b"], "`labels` must be one for each of the 1 paths, got 2"),
         (["{zoo}", "--window", "0"], "`window` must be a whole number above 0, got 0"),
-        (["{zoo}", "--out", "curves.xyz"], "a picture must end in"),
+        (["{zoo}", "--out", "curves.xyz"], "a figure must end in"),
         (["{zoo}", "--out", "{file}/curves.png"], r"curves\.png cannot be written"),
     ],
 )

@@ -218,7 +218,7 @@ def test_all_formats_agree(tmp_path, capsys):
         ({"n_timesteps": float("inf")}, ["{path}"], r"{path}/run/result\.json .* holds NaN or infinite"),
         ({"best_return": 3}, ["{path}"], r"{path}/run/result\.json is not a valid"),
         ({}, ["{path}", "--csv", "{path}/run/result.json/t.csv"], r"{path}/run/result\.json/t\.csv cannot be written"),
-        ({}, ["{path}", "--png", "{path}/t.xyz"], r"a picture must end in .* '{path}/t\.xyz'"),
+        ({}, ["{path}", "--png", "{path}/t.xyz"], r"a figure must end in .* '{path}/t\.xyz'"),
         ({"evaluation_steps": [], "evaluation_returns": []}, ["{path}", "--png", "t.png"], "no run in {path} has"),
     ],
 )
