@@ -1,10 +1,10 @@
 """
-Draw Figure 2 of the paper, in its colours: from sweep folders, or from the numbers that the docs keep.
+Draw Figure 2 of the paper, in its colours, from sweep folders or folders of results.
 
-    python benchmarks/figure2.py docs/_static/figure2.json
-    python benchmarks/figure2.py sweeps/figure2_pendulum sweeps/figure2_pendulum_pixels --out runs/figure2.png
+    python benchmarks/figure2.py benchmarks/results/{Pendulum-v1,cartpole-swingup-v0} docs/_static/figure2_pixels.json
+    python benchmarks/figure2.py sweeps/batch_norm_pendulum sweeps/figure2_pendulum_pixels --out runs/figure2.png
 
-benchmarks/settings/figure2_*.yml are the settings of the sweeps.
+benchmarks/settings/batch_norm_{pendulum,cartpole}.yml and figure2_*_pixels.yml are the settings of the sweeps.
 """
 
 import argparse
@@ -20,9 +20,9 @@ import numpy as np
 from scipy.stats import bootstrap
 
 STYLES = {
-    "no targets": {"color": "silver", "label": "no target networks, batch norm (DPG)"},
-    "targets": {"color": "dimgrey", "label": "target networks"},
-    "both": {"color": "tab:green", "label": "target networks, batch norm"},
+    "no-targets": {"color": "silver", "label": "no target networks, batch norm (DPG)"},
+    "no-batch-norm": {"color": "dimgrey", "label": "target networks"},
+    "paper": {"color": "tab:green", "label": "target networks, batch norm"},
     "pixels": {"color": "tab:blue", "label": "target networks, from pixels"},
 }
 #: steps of the simulation to one of the agent, by environment and by whether it sees pixels
@@ -35,15 +35,14 @@ def read(path: Path) -> list[dict[str, Any]]:
     if path.is_file():
         return json.loads(path.read_text())
     runs = []
-    for file in sorted(path.glob("*/*/result.json")):
+    for file in sorted([*path.glob("*/*/result.json"), *path.glob("*/seed_*.json")]):
         result = json.loads(file.read_text())
         if "error" in result:
             continue
-        variant = result["variant"].replace("-", " ")
-        repeat = REPEAT.get((result["env"], variant == "pixels"), 1)
+        repeat = REPEAT.get((result["env"], result["variant"] == "pixels"), 1)
         means = [float(np.mean(returns)) for returns in result["evaluation_returns"]]
         curve = [(repeat * step, mean) for step, mean in zip(result["evaluation_steps"], means, strict=True)]
-        runs.append({"env": result["env"], "variant": variant, "curve": curve})
+        runs.append({"env": result["env"], "variant": result["variant"], "curve": curve})
     return runs
 
 
@@ -59,13 +58,14 @@ def draw(axes: Any, runs: list[dict[str, Any]]) -> None:
             rng = np.random.default_rng(0)  # the same figure each time
             ends = bootstrap((returns,), np.mean, axis=0, n_resamples=10_000, method="percentile", rng=rng)
             axes.fill_between(steps, *ends.confidence_interval, alpha=0.15, color=line.get_color())
-    axes.set(xlabel="environment steps", ylabel="return without noise", title=runs[0]["env"], xlim=(0, None))
+    axes.set(xlabel="environment steps", ylabel="return without noise", xlim=(0, None))
+    axes.set_title(f"DDPGPaper on {runs[0]['env']}")
     axes.grid(alpha=0.3)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("sources", nargs="+", type=Path, help="folders of sweeps, or figure2.json")
+    parser.add_argument("sources", nargs="+", type=Path, help="folders of sweeps, or of results")
     parser.add_argument("--out", type=Path, default=Path("runs/figure2.png"), help="the figure")
     args = parser.parse_args()
     runs = [run for source in args.sources for run in read(source)]
