@@ -1,6 +1,7 @@
 """The trained agents in the repository: they open as runs of the Zoo, and have the returns of the results."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -33,3 +34,11 @@ def test_agents_are_small():
     assert sizes
     assert max(sizes) <= 2**20
     assert sum(sizes) <= 8 * 2**20
+
+
+def test_figure_3_of_an_agent(run_script, tmp_path):
+    """A trained critic's estimates follow the returns."""
+    folder = BENCHMARKS / "agents" / "Pendulum-v1-tuned"
+    printed = run_script(BENCHMARKS / "figure3.py", folder, "--episodes", 5, "--out", tmp_path)
+    assert float(re.search(r"correlation (0\.\d+)", printed)[1]) > 0.9
+    assert [file.name for file in tmp_path.iterdir()] == ["figure3_Pendulum-v1.png"]
