@@ -1,4 +1,4 @@
-"""Replay storage behind SB3's ``ReplayBuffer`` interface: the adapter, and what is built on it."""
+"""Replay storage behind SB3's ``ReplayBuffer`` interface: the adapter and the buffers that are built on it."""
 
 from ddpg_ext.buffers.adapter import ReplayBufferAdapter, Transitions, end_episodes
 from ddpg_ext.buffers.packed import PackedReplayBuffer

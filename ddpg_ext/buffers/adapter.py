@@ -1,4 +1,4 @@
-"""Any replay store behind SB3's ``ReplayBuffer`` interface."""
+"""SB3's ``ReplayBuffer`` interface for any replay store."""
 
 import inspect
 import warnings
@@ -26,7 +26,7 @@ Class = TypeVar("Class", bound=type)
 
 
 def extends_constructor(cls: Class) -> Class:
-    """Complete the signature of a constructor that passes ``*args`` and ``**kwargs`` to its parent's."""
+    """Complete the signature of a constructor that passes ``*args`` and ``**kwargs`` to its parent class."""
     constructors = (cls.__base__.__init__, cls.__init__)  # type: ignore[misc]
     parameters = {name: p for init in constructors for name, p in inspect.signature(init).parameters.items()}
     named = [p for p in parameters.values() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
@@ -37,16 +37,16 @@ def extends_constructor(cls: Class) -> Class:
 
 class Transitions(NamedTuple):
     """
-    Transitions as a store takes them and returns them: arrays or tensors whose first dimension counts transitions.
+    Hold transitions as arrays or tensors whose first dimension counts transitions; a store takes and returns them.
 
     The fields have the order of SB3's ``ReplayBufferSamples``.
     """
 
-    #: shape ``(n, *obs_shape)``, of the buffer's ``obs_dtype``; of Dict observations, a dict of such
+    #: shape ``(n, *obs_shape)``, of the buffer's ``obs_dtype``; for Dict observations, a dict of such arrays
     observations: Any
     #: shape ``(n, action_dim)``, float32
     actions: Any
-    #: shape ``(n, *obs_shape)``: of an episode's last transition, the observation that ended it
+    #: shape ``(n, *obs_shape)``; for the last transition of an episode, the observation that ended it
     next_observations: Any
     #: shape ``(n, 1)``, float32: 1 where the next observation is terminal, 0 elsewhere, time limits included
     dones: Any
@@ -56,26 +56,26 @@ class Transitions(NamedTuple):
 
 class ReplayBufferAdapter(ReplayBuffer):
     """
-    Puts any replay store behind the interface of SB3's ``ReplayBuffer``, for use as ``replay_buffer_class=``.
+    Give any replay store the interface of SB3's ``ReplayBuffer``, for use as ``replay_buffer_class=``.
 
-    A subclass says where transitions go, ``_write(indices, transitions, episode_ends)``, and how they come back,
-    ``_read(indices)``. ``episode_ends`` has for each environment whether its episode ended, terminal or not. The
-    adapter does the rest: it checks each transition before the store sees it, tells time limits from terminal states,
-    counts, draws uniformly with a generator of its own, applies ``VecNormalize``, and moves batches to the device.
+    A subclass implements ``_write(indices, transitions, episode_ends)`` and ``_read(indices)``. ``episode_ends`` is
+    True for each environment whose episode ended, terminal or not. The adapter does the rest: it checks each transition
+    before the store sees it, tells time limits from terminal states, counts, draws uniformly with its own generator,
+    applies ``VecNormalize``, and moves batches to the device.
 
     Transitions are numbered by ``index = slot * n_envs + environment``, with slots from 0 to ``buffer_size - 1``. When
     all slots are taken, the oldest one is overwritten.
 
-    :param buffer_size: capacity in transitions, over all environments; as in SB3 the attribute of that name is the
-        capacity of each environment
+    :param buffer_size: capacity in transitions, over all environments; as in SB3, the attribute ``buffer_size`` is the
+        capacity per environment
     :param observation_space: a Box, Discrete, MultiDiscrete or MultiBinary space, or a Dict of these
     :param action_space: a Box of floats
-    :param device: where sampled tensors go
+    :param device: device of the sampled tensors
     :param n_envs: number of parallel environments
     :param optimize_memory_usage: must be False; SB3's algorithms pass it
     :param handle_timeout_termination: whether ``TimeLimit.truncated`` in ``infos`` means that the next observation is
         not terminal
-    :param seed: of the generator that draws batches; None: ``DDPGPaper`` seeds it from its own seed
+    :param seed: seed of the generator that draws batches; None: ``DDPGPaper`` seeds it from its own seed
     :raises UnsupportedSpaceError: for another space
     :raises InvalidArgumentError: for an argument out of range
     :raises InvalidArgumentTypeError: for an argument of the wrong type
@@ -107,8 +107,8 @@ class ReplayBufferAdapter(ReplayBuffer):
         BaseBuffer.__init__(self, max(buffer_size // n_envs, 1), observation_space, action_space, device, n_envs)
         self.optimize_memory_usage = False
         self.handle_timeout_termination = check_flag("handle_timeout_termination", handle_timeout_termination)
-        #: observations are stored in the space's type, except that float64 becomes float32, as the networks make it; of
-        #: Dict observations, the types by key
+        #: type of stored observations, that of the space; float64 becomes float32, because the networks convert it
+        #: anyway. For Dict observations, the types by key
         self.obs_dtype: Any
         if isinstance(observation_space, spaces.Dict):
             self.obs_dtype = {key: _stored_dtype(space) for key, space in observation_space.items()}
@@ -134,11 +134,11 @@ class ReplayBufferAdapter(ReplayBuffer):
 
     @abstractmethod
     def _write(self, indices: np.ndarray, transitions: Transitions, episode_ends: np.ndarray) -> None:
-        """Store the transitions of one step, ``n_envs`` consecutive ones, whose arrays the caller may change later."""
+        """Store the ``n_envs`` transitions of one step as copies, because the caller may change the arrays later."""
 
     @abstractmethod
     def _read(self, indices: np.ndarray) -> Transitions:
-        """Return stored transitions by their numbers, shape ``(n,)``, as arrays or tensors of the caller's own."""
+        """Return copies of stored transitions as arrays or tensors, by their numbers, shape ``(n,)``."""
 
     # ----------------------------------------------------------- SB3's interface
 
@@ -154,8 +154,8 @@ class ReplayBufferAdapter(ReplayBuffer):
         """
         Store one step of all environments.
 
-        :param obs: observations, shape ``(n_envs, *obs_shape)``; of Dict observations, a dict of such
-        :param next_obs: the observations that followed; where an episode ended, the one it ended with
+        :param obs: observations, shape ``(n_envs, *obs_shape)``; for Dict observations, a dict of such arrays
+        :param next_obs: the next observations; where an episode ended, its last observation
         :param action: actions, shape ``(n_envs, action_dim)`` or ``(n_envs, *action_shape)``
         :param reward: rewards, shape ``(n_envs,)``
         :param done: whether the episode ended, shape ``(n_envs,)``
@@ -183,7 +183,7 @@ class ReplayBufferAdapter(ReplayBuffer):
         self._advance()
 
     def _terminal(self, episode_ends: np.ndarray, infos: list[dict[str, Any]]) -> np.ndarray:
-        """Return 1 where an episode ended with a terminal observation, 0 for time limits and elsewhere; float32."""
+        """Return 1 where an episode ended with a terminal observation, else 0 (also at a time limit); float32."""
         dones = episode_ends.astype(np.float32)
         if self.handle_timeout_termination:
             for env in np.flatnonzero(episode_ends):
@@ -205,8 +205,8 @@ class ReplayBufferAdapter(ReplayBuffer):
         """
         End the episodes of environments that are reset between two steps.
 
-        Each transition is already stored with all that a minibatch needs, so there is nothing to do here. A store that
-        follows transitions from one to the next has to stop there.
+        This method does nothing, because each transition is stored with all that a minibatch needs. A store that
+        follows transitions from one to the next must override it, and stop there.
 
         :param envs: numbers of the environments whose episodes end with the step that was added last
         """
@@ -229,7 +229,7 @@ class ReplayBufferAdapter(ReplayBuffer):
     def _draw(self, batch_size: int) -> np.ndarray:
         """Return the numbers of the transitions of a batch."""
         n_stored = self._check_draw(batch_size)
-        # A third of the time of Generator.integers; below 2^53 the product never reaches n_stored
+        # Takes a third of the time of Generator.integers; below 2^53 the product never reaches n_stored
         return (self._rng.random(batch_size) * n_stored).astype(np.int64)
 
     def _check_draw(self, batch_size: int) -> int:
@@ -242,7 +242,7 @@ class ReplayBufferAdapter(ReplayBuffer):
         return n_stored
 
     def _get_samples(self, batch_inds: np.ndarray, env: VecNormalize | None = None) -> ReplayBufferSamples:
-        # SB3's own entry: slots are given, and the environment is drawn for each
+        # SB3's own entry point passes slots; the environment of each is drawn here
         slots = np.asarray(batch_inds, dtype=np.int64)
         return self._make_batch(self._indices(slots, self._rng.integers(self.n_envs, size=len(slots))), env)
 
@@ -269,7 +269,7 @@ class ReplayBufferAdapter(ReplayBuffer):
     # ------------------------------------------------------------------- checks
 
     def _checked_observations(self, name: str, value: Any) -> Any:
-        """Return observations as an array, or a dict of arrays, of the shapes and types in which they are stored."""
+        """Return observations as an array, or a dict of arrays, in the shapes and types of the store."""
         if not isinstance(self.obs_shape, dict):
             return self._checked(name, value, self.obs_shape, self.obs_dtype)
         if not isinstance(value, Mapping):
@@ -283,7 +283,7 @@ class ReplayBufferAdapter(ReplayBuffer):
         }
 
     def _checked(self, name: str, value: Any, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-        """Return a value as an array of the shape ``(n_envs, *shape)`` and the type, if it has only finite numbers."""
+        """Return a value as an array of shape ``(n_envs, *shape)`` and this type; raise an error unless it is valid."""
         array = _as_array(name, value)
         if array.dtype != dtype:
             are_integers = array.dtype.kind in "biu" and dtype.kind in "iu"
@@ -303,7 +303,7 @@ class ReplayBufferAdapter(ReplayBuffer):
         return array
 
     def _flags(self, name: str, value: Any) -> np.ndarray:
-        """Return booleans, which may be given as the numbers 0 and 1, as an array of the shape ``(n_envs,)``."""
+        """Return booleans, or the numbers 0 and 1, as a boolean array of shape ``(n_envs,)``."""
         array = _as_array(name, value)
         if array.dtype.kind not in "biuf" or not ((array == 0) | (array == 1)).all():
             raise InvalidArgumentTypeError(f"`{name}` must be True or False for each environment, got {value!r}")
@@ -311,7 +311,7 @@ class ReplayBufferAdapter(ReplayBuffer):
         return array if array.shape == (self.n_envs,) else self._reshaped(name, array, ())
 
     def _reshaped(self, name: str, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-        """Add the dimensions that scalars of a Discrete space, rewards and a single environment may lack, as in SB3."""
+        """Add the dimensions that may be missing, as in SB3: for scalars, for rewards and for a single environment."""
         full = (self.n_envs, *shape)
         squeezed = [full[:-1]] if shape in ((), (1,)) else []
         if self.n_envs == 1:
@@ -325,15 +325,15 @@ def end_episodes(buffer: ReplayBuffer, envs: np.ndarray) -> None:
     """
     End the episodes of environments that are reset between two steps, in any replay buffer.
 
-    The transitions that were added last become the last ones of their episodes: truncated, not terminal, so that their
-    targets bootstrap. A buffer with a method ``end_episodes(envs)`` does this itself.
+    The newest transitions become the last ones of their episodes. They are truncated, not terminal, so their targets
+    bootstrap. A buffer with a method ``end_episodes(envs)`` does this itself.
 
-    :param buffer: this package's, SB3's, or one of your own
+    :param buffer: a replay buffer of this package, of SB3, or of your own
     :param envs: numbers of the environments
     """
     if hasattr(buffer, "end_episodes"):
         buffer.end_episodes(envs)
-    elif hasattr(buffer, "truncate_last_trajectory"):  # HER's, which ends every episode that is under way
+    elif hasattr(buffer, "truncate_last_trajectory"):  # HER's buffer: ends every unfinished episode
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it warns that it truncates
             buffer.truncate_last_trajectory()
@@ -372,7 +372,7 @@ def _stored_dtype(space: spaces.Space) -> np.dtype:
 
 
 def _check_spaces(observation_space: spaces.Space, action_space: spaces.Space) -> None:
-    """Raise an ``UnsupportedSpaceError`` for a space whose samples are not arrays, or actions that are not floats."""
+    """Raise an ``UnsupportedSpaceError`` unless observations are arrays and actions are floats."""
     supported = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
     parts = {"observation_space": observation_space}
     if isinstance(observation_space, spaces.Dict) and len(observation_space.spaces) > 0:
@@ -380,7 +380,7 @@ def _check_spaces(observation_space: spaces.Space, action_space: spaces.Space) -
     if not all(isinstance(space, supported) for space in parts.values()):
         raise UnsupportedSpaceError(
             "`observation_space` must be a Box, Discrete, MultiDiscrete or MultiBinary space, or a Dict of one or more "
-            f"of these, got {observation_space}; gymnasium.wrappers.FlattenObservation makes one vector of others"
+            f"of these, got {observation_space}; gymnasium.wrappers.FlattenObservation flattens others to one vector"
         )
     if not (isinstance(action_space, spaces.Box) and np.issubdtype(action_space.dtype, np.floating)):
         raise UnsupportedSpaceError(
@@ -391,7 +391,7 @@ def _check_spaces(observation_space: spaces.Space, action_space: spaces.Space) -
             th.from_numpy(np.empty(0, space.dtype))
         except (TypeError, ValueError):
             raise UnsupportedSpaceError(
-                f"`{name}` must be of a type that torch has, in this machine's byte order, got "
+                f"`{name}` must have a dtype that torch supports, in this machine's byte order, got "
                 f"{space.dtype and space.dtype.str} in {space}"
             ) from None
         if 0 in (space.shape or ()):

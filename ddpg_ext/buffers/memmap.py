@@ -1,4 +1,4 @@
-"""Memory for the arrays of a :class:`~ddpg_ext.buffers.PackedReplayBuffer`: the computer's, a device's, or files."""
+"""Memory for the arrays of a :class:`~ddpg_ext.buffers.PackedReplayBuffer`: main memory, device memory, or files."""
 
 import math
 import mmap
@@ -19,7 +19,7 @@ _ADVICE = (
 
 
 def check_directory(directory: Any) -> str:
-    """Return the absolute path of a directory, which need not exist but must be a path that a file system can have."""
+    """Return the absolute path of a directory, which need not exist; raise an error for an impossible path."""
     try:
         path = os.fsdecode(directory)
         is_possible = path != "" and b"\0" not in os.fsencode(path)
@@ -33,7 +33,7 @@ def check_directory(directory: Any) -> str:
 
 
 class Memory:
-    """Arrays in the computer's memory or in a device's."""
+    """Keep arrays in main memory or in device memory."""
 
     #: whether the arrays are in files, which need :meth:`reserve`, :meth:`account_io` and :meth:`check_process`
     is_scratch = False
@@ -43,17 +43,17 @@ class Memory:
         self._n_bytes: dict[str, int] = {}
 
     def tensor(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> th.Tensor:
-        """Return a new tensor of zeros; a later call with the same name replaces it by a larger one."""
+        """Return a new tensor of zeros; a later call with the same name replaces it with a larger one."""
         self._n_bytes[name] = n_bytes = math.prod(shape) * dtype.itemsize
         try:
             # NumPy's zeros take no memory until they are written to; torch's do
             zeros = th.from_numpy(np.zeros(shape, dtype))
-        except (MemoryError, ValueError):  # ValueError: more bytes than an address has
+        except (MemoryError, ValueError):  # ValueError: more bytes than the address space
             raise ReplayBufferError(f"the replay buffer needs {n_bytes / 1e9:.1f} GB of memory; {_ADVICE}") from None
         return zeros.to(self.device)
 
     def warn_if_too_large(self) -> None:
-        """Warn if the arrays will not fit into the computer's memory when they are full."""
+        """Warn if the full arrays will not fit into main memory."""
         if self.is_scratch or self.device.type != "cpu":
             return
         try:
@@ -71,17 +71,17 @@ class Memory:
         """Reserve room on the disk for the bytes from ``start`` to ``stop`` of an array."""
 
     def account_io(self, n_bytes: int) -> None:
-        """Count bytes that were read or written, and release mapped pages when they are many."""
+        """Count bytes that were read or written, and release mapped pages when there are many."""
 
     def check_process(self) -> None:
-        """Raise a ``ReplayBufferError`` if the arrays belong to the process that this one was forked from."""
+        """Raise a ``ReplayBufferError`` in a forked process, because the arrays belong to its parent."""
 
 
 class ScratchFiles(Memory):
-    """Arrays in sparse temporary files without names, mapped into memory; they are gone with this process."""
+    """Keep arrays in sparse temporary files without names, mapped into memory; they disappear with this process."""
 
     is_scratch = True
-    #: resident memory that mapped files may take before it is given back, in bytes
+    #: resident memory of mapped files after which it is released, in bytes
     MAX_RESIDENT = 512 * 2**20
 
     def __init__(self, directory: str) -> None:
@@ -101,7 +101,7 @@ class ScratchFiles(Memory):
         try:
             if name not in self._files:
                 os.makedirs(self._directory, exist_ok=True)
-                # Open as long as the buffer is there
+                # Stays open as long as the buffer exists
                 self._files[name] = tempfile.TemporaryFile(dir=self._directory, buffering=0)  # noqa: SIM115
             self._files[name].truncate(n_bytes)
             self._maps[name] = mmap.mmap(self._files[name].fileno(), n_bytes)
@@ -113,12 +113,12 @@ class ScratchFiles(Memory):
         return th.from_numpy(np.frombuffer(self._maps[name], dtype).reshape(shape))
 
     def reserve(self, name: str, start: int, stop: int) -> None:  # documented in the parent
-        # Writing to a mapped page for which the disk has no room kills the process (SIGBUS), so ask for room first
+        # On a full disk, writing to a mapped page kills the process (SIGBUS), so reserve room first
         file = self._files[name]
         try:
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(file.fileno(), start, stop - start)
-            else:  # rewrite what is there
+            else:  # rewrite the present content
                 file.seek(start)
                 content = file.read(stop - start)
                 file.seek(start)
@@ -140,6 +140,6 @@ class ScratchFiles(Memory):
     def check_process(self) -> None:  # documented in the parent
         if os.getpid() != self._pid:
             raise ReplayBufferError(
-                "the scratch files of a replay buffer belong to the process that made it, and this is a child process; "
+                "the scratch files of a replay buffer belong to the process that made it, but this is a child process; "
                 "make a replay buffer in this process, or use storage='memory'"
             )

@@ -1,4 +1,4 @@
-"""The default replay buffer: one packed row for each transition, and no observation twice."""
+"""The default replay buffer: one packed row for each transition, and each observation stored once."""
 
 import copy
 import os
@@ -26,32 +26,32 @@ _SEQUENCES = (list, tuple)
 @extends_constructor
 class PackedReplayBuffer(ReplayBufferAdapter):
     """
-    Replay buffer with one packed row for each transition, and no observation stored twice.
+    Store each transition as one packed row, and each observation once.
 
-    A transition's next observation is the observation of the row behind it, so a transition is drawn as one contiguous
-    piece of memory. Where the next observation is another one, it is stored in a table: at the end of an episode, and
-    wherever the observation that is added next differs. What is drawn is exactly what was added, whatever was added,
-    and all ``buffer_size`` transitions can be drawn. The arrays of a Dict observation are parts of the same row.
+    A transition's next observation is the observation of the row behind it, so a transition is one contiguous piece of
+    memory. A table holds the next observations that differ from the row behind: at the end of an episode, and wherever
+    the observation that is added next differs. Samples equal the added transitions exactly, and all ``buffer_size``
+    transitions can be drawn. The arrays of a Dict observation are parts of the same row.
 
-    With large observations the memory is half of that of SB3's buffers (a third where the space is of float64, which is
-    stored as float32); the guide has a table. Observations of other types, images for instance, keep theirs.
+    With large observations, the buffer takes half of the memory of SB3's buffers (a third for a float64 space, which is
+    stored as float32); the guide has a table. Observations of other types, such as images, keep their type.
 
     The other parameters are those of :class:`~ddpg_ext.buffers.ReplayBufferAdapter`.
 
     :param n_steps: above 1: return the sum of ``n_steps`` discounted rewards, the observation after the last of them,
         and its discount (as SB3's ``NStepReplayBuffer``); sums end with an episode and with the newest transition
     :param gamma: discount factor of these sums, in [0, 1]; without effect for ``n_steps=1``
-    :param storage: "memory": the computer's memory; "device": the memory of ``device``, such as a GPU, so that nothing
-        is moved when a batch is drawn; "memmap": scratch files, which may be larger than the memory, and are private to
-        the process and gone with it
-    :param directory: where the scratch files are made; for "memmap" only
+    :param storage: "memory": main memory; "device": the memory of ``device``, such as a GPU, so batches need not be
+        moved; "memmap": scratch files, which may be larger than main memory, are private to the process, and disappear
+        with it
+    :param directory: folder for the scratch files; for "memmap" only
     :raises InvalidArgumentError: for an argument out of range
     :raises ReplayBufferError: if there is not enough memory, or the directory cannot be written
     """
 
     _SNAPSHOT_VALUES = frozenset({"buffer_size", "n_envs", "layout", "counts", "seed", "generator"})
     _SNAPSHOT_ARRAYS = frozenset({"rows", "end_ids", "ends"})
-    #: attributes that :meth:`_allocate` makes, and those that a snapshot brings
+    #: attributes that :meth:`_allocate` makes or a snapshot restores
     _NOT_PICKLED: tuple[str, ...] = ("_ring", "_staged_obs", "_staged_next_obs", "_rng", "seed")
 
     def __init__(
@@ -77,7 +77,7 @@ class PackedReplayBuffer(ReplayBufferAdapter):
         super().__init__(*args, **kwargs)
         self.n_steps = n_steps
         self.gamma = gamma
-        # Of rewards, and of what follows sums of 1, 2, ... rewards
+        # Discounts of rewards, and of the values that follow sums of 1, 2, ... rewards
         self._steps = np.arange(n_steps)
         self._discounts = (gamma**self._steps).astype(np.float32)
         self._next_discounts = (gamma ** np.arange(1.0, n_steps + 1)).astype(np.float32)[:, None]
@@ -85,15 +85,15 @@ class PackedReplayBuffer(ReplayBufferAdapter):
         self._ring.memory.warn_if_too_large()
 
     def _allocate(self) -> None:
-        """Make an empty ring, and what ``add`` needs to know of it."""
+        """Make an empty ring, and the attributes by which ``add`` checks its arguments."""
         memory = Memory(self.device if self.storage == "device" else "cpu")
         if self.directory is not None:
             memory = ScratchFiles(self.directory)
         n_envs = self.n_envs
         ring = Ring(n_envs, self.buffer_size, self.obs_shape, self.obs_dtype, self.action_dim, memory)
         self._ring = ring
-        # What `add` takes without a second look: arrays, not Dict observations, and not half-precision numbers, which
-        # may overflow
+        # Shapes and types that `add` takes without conversion: arrays, not Dict observations, and not half-precision
+        # numbers, which may overflow
         self._env_shape, self._action_batch_shape = (n_envs,), (n_envs, self.action_dim)
         self._obs_batch_shape = (n_envs, *ring.segments[0].shape)
         self._staged_obs, self._staged_next_obs = ring.staged_obs[0], ring.staged_next_obs[0]
@@ -137,10 +137,10 @@ class PackedReplayBuffer(ReplayBufferAdapter):
             and reward.dtype in _FLOATS
             and done.dtype is _BOOL
         ):
-            # Mostly, the observations are the next observations that were added last: byte by byte, they are there
-            goes_on = ring.head > 0 and obs.tobytes() == ring.pending
+            # Mostly, the observations equal the last next observations byte for byte, so they are already stored
+            continues = ring.head > 0 and obs.tobytes() == ring.pending
             try:
-                if not goes_on:
+                if not continues:
                     self._staged_obs[...] = obs
                 self._staged_next_obs[...] = next_obs
                 ring.staged_actions[...] = action
@@ -153,10 +153,10 @@ class PackedReplayBuffer(ReplayBufferAdapter):
             except RuntimeWarning:  # NumPy's of infinite values, where warnings are errors
                 is_finite = False
             if is_finite:
-                self._write_staged(ends, goes_on, next_obs.tobytes())
+                self._write_staged(ends, continues, next_obs.tobytes())
                 self._advance()
                 return
-        # All other values are converted or refused there
+        # The adapter converts or refuses all other values
         super().add(obs, next_obs, action, reward, done, infos)
 
     def _write(self, indices: np.ndarray, transitions: Transitions, episode_ends: np.ndarray) -> None:
@@ -168,11 +168,11 @@ class PackedReplayBuffer(ReplayBufferAdapter):
         ring.staged_actions[...] = transitions.actions
         ring.staged_rewards[...] = transitions.rewards[:, 0]
         ring.staged_dones[...] = transitions.dones[:, 0]
-        goes_on = ring.head > 0 and ring.raw_staged_obs.tobytes() == ring.pending
-        self._write_staged(episode_ends, goes_on, ring.raw_staged_next_obs.tobytes())
+        continues = ring.head > 0 and ring.raw_staged_obs.tobytes() == ring.pending
+        self._write_staged(episode_ends, continues, ring.raw_staged_next_obs.tobytes())
 
-    def _write_staged(self, episode_ends: np.ndarray | None, goes_on: bool, pending: bytes) -> None:
-        self._ring.write(episode_ends, goes_on, pending)
+    def _write_staged(self, episode_ends: np.ndarray | None, continues: bool, pending: bytes) -> None:
+        self._ring.write(episode_ends, continues, pending)
 
     def end_episodes(self, envs: np.ndarray) -> None:  # documented in the adapter
         self._ring.end_sequences(envs)
@@ -183,7 +183,7 @@ class PackedReplayBuffer(ReplayBufferAdapter):
         return self._ring.nth(super()._draw(batch_size))
 
     def _indices(self, slots: np.ndarray, envs: np.ndarray) -> np.ndarray:
-        # Here a transition's number is that of its row
+        # Here the number of a transition is the number of its row
         return self._ring.by_age((self.pos - 1 - slots) % self.buffer_size, envs)
 
     def _read(self, indices: np.ndarray) -> Transitions:
@@ -197,7 +197,7 @@ class PackedReplayBuffer(ReplayBufferAdapter):
         return self._samples(*self._read(indices))
 
     def _make_n_step_batch(self, indices: np.ndarray, env: VecNormalize | None) -> Any:
-        """Return transitions with the sums of rewards that start there, and the observations that follow these."""
+        """Return transitions with n-step sums of rewards, and the observations that follow these sums."""
         followed, rewards, stops = self._ring.sequences(indices, self.n_steps)
         stops[:, -1] = True
         last = stops.argmax(axis=1)
@@ -206,7 +206,7 @@ class PackedReplayBuffer(ReplayBufferAdapter):
         n = len(indices)
         counted = self._steps <= last[:, None]
         returns = (rewards * self._discounts * counted).sum(axis=1, keepdims=True)
-        # Both ends of the sums at once: the first n are where they start
+        # Read both ends of the sums at once: the first n rows are their starts
         both = self._read(np.concatenate((indices, followed[np.arange(n), last])))
         obs = _each(lambda x: x[:n], both.observations)
         next_obs = _each(lambda x: x[n:], both.next_observations)
@@ -217,14 +217,14 @@ class PackedReplayBuffer(ReplayBufferAdapter):
     # --------------------------------------------------------------- save, load
 
     def snapshot_state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """Return all that a file needs for the buffer to continue exactly: plain values, and arrays as views."""
+        """Return the state with which a file can continue the buffer exactly: plain values, and views of arrays."""
         values: dict[str, Any] = {name: getattr(self, name) for name in ("buffer_size", "n_envs", "seed")}
         ring = self._ring
         values |= {"layout": ring.layout, "counts": [ring.n_stored, ring.head, ring.n_added], "generator": self._rng}
         return values, ring.arrays()
 
     def load_snapshot_state(self, values: dict[str, Any], arrays: dict[str, Any]) -> None:
-        """Take back what :meth:`snapshot_state` returned; if that fails on the way, the buffer is empty."""
+        """Restore the result of :meth:`snapshot_state`; if reading fails, the buffer is empty."""
         self._check_parts(values, arrays)
         check_equal_arguments(self, values, "buffer_size", "n_envs")
         layout, own = values["layout"], self._ring.layout
@@ -257,7 +257,7 @@ class PackedReplayBuffer(ReplayBufferAdapter):
     def __setstate__(self, state: dict[str, Any]) -> None:
         values, arrays = state.pop("_snapshot")
         self.__dict__.update(state)
-        self._device: th.device = get_device(self._device)  # that of the file may not be here
+        self._device: th.device = get_device(self._device)  # this machine may lack the saved device
         self._allocate()
         readers = {name: partial(np.copyto, src=array) for name, array in arrays.items()}
         stored = {name: SimpleNamespace(shape=arrays[name].shape, read_into=read) for name, read in readers.items()}
@@ -265,7 +265,7 @@ class PackedReplayBuffer(ReplayBufferAdapter):
 
     @property
     def device(self) -> th.device:
-        """Where sampled tensors go, and with ``storage="device"`` where the rows are. Can be assigned to, as in SB3."""
+        """Return the device of sampled tensors, and with ``storage="device"`` of the rows; assignable, as in SB3."""
         return self._device
 
     @device.setter

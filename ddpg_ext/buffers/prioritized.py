@@ -21,14 +21,14 @@ from ddpg_ext.common.errors import (
     ReplayBufferError,
 )
 
-#: batches that may be drawn before the first priorities come back, as long as no transitions are added meanwhile
+#: maximum number of batches that may be drawn before the first priorities come back, while no transitions are added
 MAX_UNRETURNED = 10
-#: what is drawn by lies between these, so that neither it nor a sum of it becomes 0 or infinite
+#: bounds of the leaves of the sum tree, within which neither a leaf nor a sum of leaves becomes 0 or infinite
 _MIN_LEAF, _MAX_LEAF = 1e-200, 1e290
 
 
 class PrioritizedReplayBufferSamples(NamedTuple):
-    """SB3's ``ReplayBufferSamples`` or ``DictReplayBufferSamples``, and behind its fields weights and indices."""
+    """Hold the fields of SB3's ``ReplayBufferSamples`` or ``DictReplayBufferSamples``, then weights and indices."""
 
     observations: th.Tensor | TensorDict
     actions: th.Tensor
@@ -36,33 +36,33 @@ class PrioritizedReplayBufferSamples(NamedTuple):
     dones: th.Tensor
     rewards: th.Tensor
     discounts: th.Tensor | None
-    #: importance-sampling weights, shape ``(batch, 1)``, the largest being 1
+    #: importance-sampling weights, shape ``(batch, 1)``; the largest is 1
     weights: th.Tensor
-    #: for ``update_priorities``: the numbers of the transitions, shape ``(batch,)``
+    #: numbers of the transitions for ``update_priorities``, shape ``(batch,)``
     indices: np.ndarray
 
 
 @extends_constructor
 class PrioritizedReplayBuffer(PackedReplayBuffer):
     r"""
-    Replay buffer that draws a transition in proportion to its priority :math:`p_i = (|\delta_i| + \epsilon)^\alpha`.
+    Draw transitions in proportion to their priorities :math:`p_i = (|\delta_i| + \epsilon)^\alpha`.
 
-    :math:`\delta_i` is the TD error when the transition was last drawn; a new one has the largest priority so far, so
-    that it is drawn soon. A minibatch of n is drawn one transition from each n-th of the sum of all priorities (section
-    3.3 of the paper), and comes with the weights :math:`w_i = (N P(i))^{-\beta}`, divided by the largest of the
-    minibatch, which correct the critic's loss for transitions that are drawn too often.
+    :math:`\delta_i` is the TD error when the transition was last drawn. A new transition has the largest priority so
+    far, so it is drawn soon. The sum of all priorities is divided into n equal parts, and a minibatch of n has one
+    transition from each part (section 3.3 of the paper). It comes with the weights :math:`w_i = (N P(i))^{-\beta}`,
+    divided by the largest of the minibatch. They correct the critic's loss for transitions that are drawn too often.
 
     ``DDPGPaper`` applies the weights to the critic's loss and returns the TD errors. The actor's loss stays unweighted,
-    a plain mean over the states that are drawn. SB3's own algorithms return no priorities. With them, this buffer
-    raises an error as soon as that shows: when a batch is drawn after transitions were added since the last one.
+    a plain mean over the sampled states. SB3's own algorithms return no priorities. With them, this buffer raises an
+    error when a batch is drawn after transitions were added since the last batch.
 
-    The other parameters are those of :class:`~ddpg_ext.buffers.PackedReplayBuffer`, as are storage, n-step sums, images
-    and Dict observations. Priorities are always in the computer's memory.
+    The other parameters are those of :class:`~ddpg_ext.buffers.PackedReplayBuffer`; storage, n-step sums, images and
+    Dict observations work in the same way. Priorities are always in main memory.
 
-    :param alpha: how much priorities count, >= 0; 0 draws uniformly
-    :param beta: how much the weights correct, in [0, 1]; or a function of the number of transitions added so far, such
-        as ``LinearDecay(100_000, start=0.4, end=1.0)``
-    :param eps: added to the absolute TD error, > 0
+    :param alpha: exponent of the priorities, >= 0; 0 draws uniformly
+    :param beta: exponent of the weights, in [0, 1]; or a function of the number of transitions added so far, such as
+        ``LinearDecay(100_000, start=0.4, end=1.0)``
+    :param eps: number added to the absolute TD error, > 0
     :raises InvalidArgumentError: for an argument out of range
     """
 
@@ -90,13 +90,13 @@ class PrioritizedReplayBuffer(PackedReplayBuffer):
     def _allocate(self) -> None:
         super()._allocate()
         self._tree = SumTree(np.zeros(SumTree.padded(self._ring.end_ids.size)))
-        #: batches that were drawn before any priorities came back (None: some did), and what had been added by the last
+        #: batches drawn before any priorities came back (None: some came back), and the ring's ``n_added`` at the last
         self._n_unreturned: int | None = 0
         self._n_added_at_draw = 0
         self._set_max_priority(self.max_priority)
 
     def _leaves(self, priorities: np.ndarray | float) -> np.ndarray:
-        """Return numbers in proportion to which transitions with these priorities are drawn."""
+        """Return the leaves of the sum tree for these priorities: the values in proportion to which it draws."""
         with np.errstate(over="ignore"):
             leaves = np.asarray(priorities, np.float64) ** self.alpha
         return np.minimum(np.maximum(leaves, _MIN_LEAF), _MAX_LEAF)
@@ -111,13 +111,13 @@ class PrioritizedReplayBuffer(PackedReplayBuffer):
         self._set_max_priority(1.0)
         self._tree = SumTree(np.zeros_like(self._tree.leaves))
 
-    def _write_staged(self, episode_ends: np.ndarray | None, goes_on: bool, pending: bytes) -> None:
-        # Row by row: no interrupt leaves a row that holds no transition with a priority
+    def _write_staged(self, episode_ends: np.ndarray | None, continues: bool, pending: bytes) -> None:
+        # In this order, even after an interrupt a row without a transition has no priority
         self._tree.set(self._ring.next_heads(), 0.0)
-        super()._write_staged(episode_ends, goes_on, pending)
+        super()._write_staged(episode_ends, continues, pending)
         self._tree.set(self._ring.newest_rows(), self._new_leaf)
 
-    def sample(  # type: ignore[override] # SB3's type has no place for weights and indices
+    def sample(  # type: ignore[override] # SB3's type has no fields for weights and indices
         self, batch_size: int, env: VecNormalize | None = None
     ) -> PrioritizedReplayBufferSamples:
         """
@@ -126,7 +126,7 @@ class PrioritizedReplayBuffer(PackedReplayBuffer):
         :param batch_size: how many, > 0
         :param env: ``VecNormalize`` whose statistics normalise observations and rewards
         :return: the minibatch with weights and indices, in memory of its own
-        :raises InvalidArgumentError: if ``batch_size`` is not above 0, or ``beta`` is a function and gives a number
+        :raises InvalidArgumentError: if ``batch_size`` is not above 0, or ``beta`` is a function and returns a number
             outside [0, 1]
         :raises InvalidArgumentTypeError: if one of the two is not a number
         :raises ReplayBufferError: if the buffer is empty, or priorities never come back
@@ -147,11 +147,11 @@ class PrioritizedReplayBuffer(PackedReplayBuffer):
 
     def _draw(self, batch_size: int) -> np.ndarray:
         total = self._tree.total
-        if total == 0:  # an interrupt came between the first transition and its priority
+        if total == 0:  # an interrupt separated the first transition from its priority
             self._tree.set(self._stored_rows(), self._new_leaf)
             total = self._tree.total
         rows = self._tree.find((np.arange(batch_size) + self._rng.random(batch_size)) * (total / batch_size))
-        # Rounding can end beside a value, where there may be no transition
+        # Rounding can find a neighbouring leaf, whose row may hold no transition
         while np.count_nonzero(self._tree.leaves[rows]) < batch_size:
             missed = self._tree.leaves[rows] == 0
             rows[missed] = self._tree.find(self._rng.random(np.count_nonzero(missed)) * total)
@@ -165,7 +165,7 @@ class PrioritizedReplayBuffer(PackedReplayBuffer):
         was_added = self._n_unreturned > 0 and n_added > self._n_added_at_draw
         if was_added or self._n_unreturned >= MAX_UNRETURNED:
             raise ReplayBufferError(
-                f"{self._n_unreturned} batches were drawn and no priorities came back. Use PrioritizedReplayBuffer "
+                f"{self._n_unreturned} batches were drawn, but no priorities came back. Use PrioritizedReplayBuffer "
                 "with DDPGPaper, which returns them; an algorithm of your own must call "
                 "`update_priorities(batch.indices, td_errors)` after each gradient step. To draw batches only to look "
                 "at them, call `update_priorities([], [])` once before"
@@ -177,9 +177,9 @@ class PrioritizedReplayBuffer(PackedReplayBuffer):
         """
         Set priorities by the TD errors of a gradient step.
 
-        :param indices: ``indices`` of the minibatch
-        :param td_errors: one for each, of any sign
-        :raises InvalidArgumentError: if there are not as many errors as indices, or no such indices
+        :param indices: ``indices`` of the minibatch, shape ``(batch,)``
+        :param td_errors: one TD error for each index, of any sign
+        :raises InvalidArgumentError: if there are not as many errors as indices, or an index is not that of a batch
         :raises InvalidArgumentTypeError: if indices are not whole numbers, or errors are not numbers
         :raises NonFiniteError: for NaN or infinite errors; the priorities stay as they were
         """
@@ -193,7 +193,7 @@ class PrioritizedReplayBuffer(PackedReplayBuffer):
         if len(errors) != len(rows):
             raise InvalidArgumentError(f"`td_errors` must hold {len(rows)} numbers, got {len(errors)}")
         try:
-            is_stored = self._tree.leaves[rows] > 0  # what was drawn may have been overwritten since
+            is_stored = self._tree.leaves[rows] > 0  # a drawn transition may have been overwritten since
         except IndexError:
             raise InvalidArgumentError(f"`indices` must be those of a batch, got {rows}") from None
         largest = float(errors.max(initial=0.0)) + self.eps
@@ -209,8 +209,8 @@ class PrioritizedReplayBuffer(PackedReplayBuffer):
 
     def snapshot_state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:  # documented in the parent
         values, arrays = super().snapshot_state()
-        own = {"alpha": self.alpha, "max_priority": self.max_priority, "n_unreturned": self._n_unreturned}
-        return {**values, **own}, {**arrays, "priorities": self._tree.leaves[self._stored_rows()]}
+        values |= {"alpha": self.alpha, "max_priority": self.max_priority, "n_unreturned": self._n_unreturned}
+        return values, {**arrays, "priorities": self._tree.leaves[self._stored_rows()]}
 
     def _stored_rows(self) -> np.ndarray:
         return self._ring.nth(np.arange(self._ring.n_stored * self.n_envs))
@@ -240,7 +240,7 @@ class PrioritizedReplayBuffer(PackedReplayBuffer):
 
 
 def _as_indices(indices: ArrayLike) -> np.ndarray:
-    """Return indices of a batch as an array of the shape ``(n,)``, int64, each >= 0."""
+    """Return the indices of a batch as an int64 array of shape ``(n,)``, each >= 0."""
     array = _as_array("indices", indices)
     if array.size and array.dtype.kind not in "iu":
         raise InvalidArgumentTypeError(f"`indices` must be those of a batch, whole numbers, got {indices!r}")

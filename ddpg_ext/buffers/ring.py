@@ -1,4 +1,4 @@
-"""The ring of a :class:`~ddpg_ext.buffers.PackedReplayBuffer`: rows in the order of time, no observation twice."""
+"""The ring of a :class:`~ddpg_ext.buffers.PackedReplayBuffer`: rows in temporal order, each observation once."""
 
 import math
 from collections.abc import Callable
@@ -12,47 +12,46 @@ from ddpg_ext.buffers.memmap import Memory
 from ddpg_ext.common.errors import DamagedCheckpointError
 
 _FLOAT32, _UINT8 = np.dtype(np.float32), np.dtype(np.uint8)
-#: places that the table of next observations has at least
+#: smallest number of places in the table of next observations
 _MIN_PLACES = 64
 #: bytes of a scratch file that are reserved at once
 RESERVED_AT_ONCE = 32 * 2**20
 
 
 class Segment(NamedTuple):
-    """One array of a row."""
+    """Describe one array of a row."""
 
-    #: of a Dict observation
+    #: key in a Dict observation, else None
     key: str | None
     dtype: np.dtype
     shape: tuple[int, ...]
-    #: where it begins in the row, in bytes
+    #: offset of its first byte in the row
     start: int
 
     @property
     def stop(self) -> int:
-        """Where it ends in the row, in bytes."""
+        """Return the offset behind its last byte in the row."""
         return self.start + math.prod(self.shape) * self.dtype.itemsize
 
-    def of(self, raw_rows: np.ndarray) -> np.ndarray:
-        """Return this segment of some rows, which are given as bytes, as a view."""
+    def view(self, raw_rows: np.ndarray) -> np.ndarray:
+        """Return a view of this segment in rows of bytes."""
         return raw_rows[:, self.start : self.stop].view(self.dtype).reshape(-1, *self.shape)
 
 
 class Ring:
     """
-    Rows for each environment in the order of time: observation, action, done, reward.
+    Keep rows of observation, action, done and reward for each environment, in temporal order.
 
-    The next observation of a transition is the observation of the row behind it. Where it is another one, at the end of
-    an episode or wherever the observation that is added next differs in any bit, it has a place in a table: ``end_ids``
-    says for each row 0, or 1 + its place. Places are given back when their row is overwritten; when few are left, the
-    table doubles.
+    The next observation of a transition is the observation of the row behind it. If it differs from that in any bit, or
+    ends an episode, it has a place in a table: ``end_ids`` is 1 + its place for such a row, and 0 for all others. A
+    place becomes free when its row is overwritten; when few are free, the table doubles.
 
-    A ring has one row more than transitions: ``head``, which is written next, and whose observation is the next
-    observation of the newest transition until then. Behind the last row there is room for one observation more, so that
-    a row and the observation behind it are always one contiguous window of memory.
+    A ring has one row more than transitions: ``head``, which is written next. Until then, its observation is the next
+    observation of the newest transition. Behind the last row there is room for one more observation, so a row and the
+    observation behind it are always one contiguous window of memory.
 
-    A row is known by its place among the rows of all environments, ``env * (capacity + 2) + place in its ring``. Of
-    Dict observations, ``obs_shape`` and ``obs_dtype`` are dicts.
+    The number of a row is its place among the rows of all environments, ``env * (capacity + 2) + place in its ring``.
+    For Dict observations, ``obs_shape`` and ``obs_dtype`` are dicts.
     """
 
     def __init__(
@@ -67,15 +66,15 @@ class Ring:
         self.end_ids = np.zeros((n_envs, self._n_rows + 1), np.int32)
         self._all_end_ids, self._end_ids_by_row = self.end_ids.reshape(-1), self.end_ids.T
         self._ends = self._rows.new_zeros((0, self._obs_width))
-        #: places of the table that are free
+        #: free places of the table
         self._free: list[int] = []
         self._set_places(max(_MIN_PLACES, 4 * n_envs))
-        #: rows of each environment for which there is room on the disk
+        #: rows of each environment whose room on the disk is reserved
         self._n_reserved = 0
         self.clear()
 
     def _set_layout(self, obs_shape: Any, obs_dtype: Any, action_dim: int) -> None:
-        """Say where each part of a transition is in its row, each aligned to its type."""
+        """Set the offset of each part of a transition in its row, aligned to its type."""
         shapes = obs_shape if isinstance(obs_shape, dict) else {None: obs_shape}
         dtypes = obs_dtype if isinstance(obs_dtype, dict) else {None: obs_dtype}
         alignment = max(4, *(dtype.itemsize for dtype in dtypes.values()))
@@ -91,12 +90,12 @@ class Ring:
         self._dones = Segment(None, _FLOAT32, (1,), start + 4 * action_dim)
         self._rewards = Segment(None, _FLOAT32, (1,), start + 4 * action_dim + 4)
         self._row_bytes = self._rewards.stop + -self._rewards.stop % alignment
-        # Rows are arrays of float32 where all parts are, which leaves no gaps, and of bytes elsewhere
+        # If all parts are float32, rows are arrays of float32 without gaps; otherwise they are arrays of bytes
         self._unit = _FLOAT32 if all(dtype == _FLOAT32 for dtype in dtypes.values()) else _UINT8
         self._width, self._obs_width = (n // self._unit.itemsize for n in (self._row_bytes, self._obs_bytes))
 
     def _make_rows(self) -> None:
-        """Make the rows, and the views by which they are written and read."""
+        """Make the rows, and the views for writing and reading them."""
         n_envs, width, window = self.n_envs, self._width, self._width + self._obs_width
         rows = self._rows = self.memory.tensor("rows", (n_envs, self._n_rows + 1, width), self._unit)
         n = n_envs * (self._n_rows + 1)
@@ -104,28 +103,28 @@ class Ring:
         # Windows overlap: window i is row i and the observation of row i + 1
         self._all_windows = rows.as_strided((n - 1, window), (width, 1))
         windows = rows.as_strided((self._n_rows, n_envs, window), (width, rows.stride(0), 1))
-        # NumPy writes faster than torch, where it can
+        # NumPy writes faster than torch, but only on a CPU
         self._windows_out: Any = windows.numpy() if rows.is_cpu else windows
         self._tails_out: Any = self._windows_out[..., self._obs_width :]
-        # The parts of a window that is read; the next observation is the last
+        # The parts of a window; the next observation is the last
         fields = (self._actions, self._dones, self._rewards)
         behind = [segment._replace(start=segment.start + self._row_bytes) for segment in self.segments]
         parts = (*self.segments, *fields, *behind)
         self._slices = [(th.from_numpy(np.empty(0, part.dtype)).dtype, part.start, part.stop) for part in parts]
         self._sizes = [math.prod(part.shape) for part in parts] if self._unit == _FLOAT32 else None
         is_vector = self.segments[0].key is None and len(self.segments[0].shape) == 1
-        #: whether observations are the first and the last part as they are
+        #: whether the first and the last part are the observations without conversion
         self._is_packed_vector = self._sizes is not None and is_vector
 
     def _make_staging(self) -> None:
-        """Make the place where a step of all environments is put together."""
+        """Make the array in which a step of all environments is put together."""
         staged = np.zeros((self.n_envs, self._width + self._obs_width), self._unit)
         raw = staged.view(np.uint8)
         #: by segment
-        self.staged_obs = [segment.of(raw) for segment in self.segments]
-        self.staged_next_obs = [segment.of(raw[:, self._row_bytes :]) for segment in self.segments]
-        self.staged_actions = self._actions.of(raw)
-        self.staged_dones, self.staged_rewards = self._dones.of(raw)[:, 0], self._rewards.of(raw)[:, 0]
+        self.staged_obs = [segment.view(raw) for segment in self.segments]
+        self.staged_next_obs = [segment.view(raw[:, self._row_bytes :]) for segment in self.segments]
+        self.staged_actions = self._actions.view(raw)
+        self.staged_dones, self.staged_rewards = self._dones.view(raw)[:, 0], self._rewards.view(raw)[:, 0]
         #: the bytes of all observations, for comparison
         self.raw_staged_obs, self.raw_staged_next_obs = raw[:, : self._obs_bytes], raw[:, self._row_bytes :]
         is_float = self._unit == _FLOAT32
@@ -135,14 +134,14 @@ class Ring:
         self._staged_tail = self._staged_window[:, self._obs_width :]
 
     def staged_is_finite(self) -> bool:
-        """Return whether the staged floats are finite, where rows are of float32, else the action and the reward."""
-        # The fastest test for NaN and infinity: nothing else times 0 is not 0
+        """Return whether the staged floats are finite: all in rows of float32, else actions and rewards."""
+        # The fastest test: of all numbers, only NaN and infinity do not give 0 if multiplied by 0
         return bool(self._staged_floats.ravel().dot(self._zeros) == 0.0)
 
     # -------------------------------------------------- table of next observations
 
     def _set_places(self, n_places: int) -> None:
-        """Enlarge the table."""
+        """Enlarge the table to this number of places."""
         former = self._ends
         ends = self.memory.tensor("ends", (n_places, self._obs_width), self._unit)
         self.memory.reserve("ends", 0, n_places * self._obs_bytes)
@@ -152,7 +151,7 @@ class Ring:
         self._free = [*reversed(range(len(former), n_places)), *self._free]
 
     def _keep_end(self, row: int, env: int) -> None:
-        """Copy the next observation of a row, which is behind it now, to the table."""
+        """Copy the next observation of a row from the row behind it to the table."""
         place = self._free.pop()
         self._ends_out[place] = self._windows_out[row, env, -self._obs_width :]
         self.end_ids[env, row] = place + 1
@@ -173,12 +172,12 @@ class Ring:
         self._set_counts(0, 0, 0)
 
     def _set_counts(self, n_stored: int, head: int, n_added: int) -> None:
-        """Set the counts, and what follows from them and from ``end_ids``."""
-        #: transitions of each environment; the row that is written next, behind the newest transition; steps that were
+        """Set the counts, and derive the free places from ``end_ids``."""
+        #: stored transitions per environment; row behind the newest transition, which is written next; steps that were
         #: ever added
         self.n_stored, self.head, self.n_added = n_stored, head, n_added
-        #: the newest next observations as they were given, to compare with the observations that are added next; None:
-        #: look into the rows
+        #: the newest next observations as ``add`` received them, for comparison with the observations that are added
+        #: next; None: compare with the rows
         self.pending: bytes | None = None
         taken = set(self.end_ids[self.end_ids != 0].tolist())
         self._free = [place for place in reversed(range(len(self._ends))) if place + 1 not in taken]
@@ -187,21 +186,21 @@ class Ring:
         return (self.head - 1) % self._n_rows
 
     def newest_rows(self) -> np.ndarray:
-        """Return each environment's row of the newest transition."""
+        """Return the row of the newest transition of each environment."""
         return self._first_rows + self._newest()
 
     def next_heads(self) -> np.ndarray:
-        """Return each environment's row that holds no transition once the next step is written."""
+        """Return the row of each environment that will hold no transition after the next step is written."""
         return self._first_rows + (self.head + 1) % self._n_rows
 
-    def write(self, episode_ends: np.ndarray | None, goes_on: bool, pending: bytes) -> None:
+    def write(self, episode_ends: np.ndarray | None, continues: bool, pending: bytes) -> None:
         """
-        Write what is staged, one step of all environments, to the head; ``episode_ends`` is None if no episode ends.
+        Write the staged step of all environments to the head; ``episode_ends`` is None if no episode ends.
 
-        An interrupt leaves every transition that counts whole: what is overwritten counts no more, what is written not
-        yet. If the disk is full, what is stored is unharmed. ``goes_on`` says that the observations are the newest next
-        observations, and the head is not 0: they are in their place already. ``pending`` are the next observations as
-        they were given.
+        After an interrupt all counted transitions are whole: an overwritten one is no longer counted, a half-written
+        one not yet. A full disk harms no stored transition. With ``continues``, the observations equal the newest next
+        observations and the head is not 0, so they are already in place. ``pending`` has the bytes of the next
+        observations as ``add`` received them.
         """
         head = self.head
         if len(self._free) < 2 * self.n_envs:
@@ -210,17 +209,17 @@ class Ring:
             self.memory.check_process()
             self._reserve(head + 2)
             self.memory.account_io(self.n_envs * (self._row_bytes + self._obs_bytes))
-        if np.count_nonzero(self._end_ids_by_row[head]):  # of the oldest transitions, which end here
+        if np.count_nonzero(self._end_ids_by_row[head]):  # free the places of the oldest transitions
             for env in np.flatnonzero(self._end_ids_by_row[head]).tolist():
                 place = int(self.end_ids[env, head]) - 1
                 self.end_ids[env, head] = 0
                 self._free.append(place)
-        if not goes_on and self.n_stored:
+        if not continues and self.n_stored:
             self._keep_pending()
-        self.pending = None  # so that after an interrupt, the next step has a closer look
+        self.pending = None  # after an interrupt, the next step compares with the rows
         if self.n_stored == self.capacity:
             self.n_stored -= 1
-        if goes_on:
+        if continues:
             self._tails_out[head] = self._staged_tail
         else:
             self._windows_out[head] = self._staged_window
@@ -233,7 +232,7 @@ class Ring:
         self.pending = pending
 
     def _reserve(self, n_rows: int) -> None:
-        """Reserve room on the disk for the first rows of each environment, and for some more."""
+        """Reserve room on the disk for the first ``n_rows`` rows of each environment, and for some more."""
         if n_rows > self._n_reserved:
             more = RESERVED_AT_ONCE // (self._row_bytes * self.n_envs)
             stop = min(n_rows + more, self._n_rows + 1)
@@ -243,7 +242,7 @@ class Ring:
             self._n_reserved = stop
 
     def end_sequences(self, envs: np.ndarray) -> None:
-        """Have no sequence run on from the newest transitions of these environments, whatever is added next."""
+        """End the n-step sequences of these environments at their newest transitions."""
         newest = self._newest()
         for env in envs.tolist() if self.n_stored else ():
             if not self.end_ids[env, newest]:
@@ -252,7 +251,7 @@ class Ring:
     # --------------------------------------------------------------------- read
 
     def nth(self, numbers: np.ndarray) -> np.ndarray:
-        """Return a row with a transition for each number from 0 to ``n_stored * n_envs - 1``, one for one."""
+        """Map the numbers from 0 to ``n_stored * n_envs - 1``, one to one, to the rows that hold a transition."""
         n_stored, head = self.n_stored, self.head
         envs = None
         if self.n_envs > 1:
@@ -266,14 +265,14 @@ class Ring:
         return rows if envs is None else rows + self._first_rows[envs]
 
     def by_age(self, ages: np.ndarray, envs: np.ndarray) -> np.ndarray:
-        """Return rows by their ages, 0 for the newest transition."""
+        """Return rows by age; the newest transition has age 0."""
         return self._first_rows[envs] + (self.head - 1 - ages) % self._n_rows
 
     def sequences(self, rows: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """
-        Return ``length`` rows from each row on, their rewards, and whether an episode ends or nothing follows there.
+        Return ``length`` consecutive rows from each row, their rewards, and True where a sequence stops.
 
-        All three have the shape ``(n, length)``.
+        It stops at the end of an episode and at the newest transition. All three have the shape ``(n, length)``.
         """
         first = rows - rows % (self._n_rows + 1)
         in_ring = ((rows - first)[:, None] + np.arange(length)) % self._n_rows  # (n, length)
@@ -283,10 +282,10 @@ class Ring:
         return followed, rewards.reshape(followed.shape), stops
 
     def read(self, rows: np.ndarray, device: th.device) -> Transitions:
-        """Return the transitions of rows as tensors of their own."""
+        """Return copies of the transitions of rows as tensors."""
         if self.memory.is_scratch:
             self.memory.check_process()
-            # The system maps pages around those that are read, about a megabyte on some
+            # The system also maps neighbouring pages: about a megabyte on some systems
             self.memory.account_io(len(rows) * (self._row_bytes + self._obs_bytes + 2**20))
         windows = th.index_select(self._all_windows, 0, self._as_index(rows))
         end_ids = self._all_end_ids.take(rows)
@@ -308,7 +307,7 @@ class Ring:
         return Transitions(self._joined(parts[:n]), actions, self._joined(parts[n + 3 :]), dones, rewards)
 
     def _joined(self, parts: Any) -> Any:
-        """Return the observations of which these are the parts."""
+        """Return observations made of these parts."""
         shaped = [x.view(-1, *segment.shape) for x, segment in zip(parts, self.segments, strict=True)]
         if self.segments[0].key is None:
             return shaped[0]
@@ -322,26 +321,26 @@ class Ring:
 
     @property
     def layout(self) -> list[Any]:
-        """What is where in a row, as plain values: two rings with the same layout can exchange their arrays."""
+        """Return the layout of a row as plain values; two rings with the same layout can exchange their arrays."""
         parts = (*self.segments, self._actions)
         return [[part.key, part.dtype.str, list(part.shape), part.start] for part in parts]
 
     def _stored(self, n_stored: int, head: int, n_ends: int) -> dict[str, Any]:
-        """Return views of the rows that were written to, and of the first places of the table."""
+        """Return views of the written rows, and of the first ``n_ends`` places of the table."""
         used = slice(head + 1 if n_stored == head else None)
         return {"rows": self._rows[:, used], "end_ids": self.end_ids[:, used], "ends": self._ends[:n_ends]}
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Return all that is stored, by name; as views, unless it is on a device."""
+        """Return all stored arrays by name, as views (on a device: as copies)."""
         self.memory.check_process()
         stored = self._stored(self.n_stored, self.head, int(self.end_ids.max()))
         return {name: part.cpu().numpy() if isinstance(part, th.Tensor) else part for name, part in stored.items()}
 
     def load(self, counts: list[int], n_ends: int, read: Callable[[str, np.ndarray], None]) -> None:
         """
-        Replace all that is stored by the arrays of a ring with these counts; after an error, :meth:`clear` must follow.
+        Replace the content with the arrays of a ring with these counts; after an error, :meth:`clear` must follow.
 
-        ``read`` fills an array of that name in :meth:`arrays`, of which ``ends`` has the length ``n_ends``.
+        ``read`` fills the array with a name of :meth:`arrays`; ``ends`` has the length ``n_ends``.
         """
         self.memory.check_process()
         self.clear()
@@ -363,7 +362,7 @@ class Ring:
         ids = self.end_ids[self.end_ids != 0]
         if len(ids) and not (ids.min() > 0 and ids.max() <= n_ends and len(np.unique(ids)) == len(ids)):
             raise DamagedCheckpointError("its table of next observations does not fit its rows")
-        # Rows that hold no transition have no next observation
+        # Rows without a transition have no next observation
         ages = (head - 1 - np.arange(self._n_rows + 1)) % self._n_rows
         self.end_ids[:, (ages >= n_stored) | (np.arange(self._n_rows + 1) == self._n_rows)] = 0
         self._set_counts(n_stored, head, n_added)

@@ -1,26 +1,26 @@
-"""Numbers that can be drawn in proportion to their values."""
+"""A sum tree, which draws indices in proportion to their values."""
 
 import numpy as np
 
-#: children of a node: wide and shallow suits NumPy better than a binary tree, whose every level is a call
+#: children of a node; a wide, shallow tree needs fewer NumPy calls than a binary tree, because each level is a call
 WIDTH = 32
-#: length from which on a level is not summed up further
+#: maximum length of the top level
 MAX_TOP = 1024
-#: changes that may wait before sums are made
+#: maximum number of changes that wait before sums are computed
 MAX_CHANGES = 64
 
 
 class SumTree:
     """
-    Values >= 0, float64, with the sums of groups of them, and of groups of groups.
+    Keep float64 values >= 0 with the sums of groups of them, and of groups of groups.
 
-    Changed sums are computed again from their terms, so that rounding errors do not build up. ``leaves`` are the
-    values, which are not copied; their number is a multiple of ``WIDTH``.
+    Changed sums are computed again from their terms, so rounding errors do not build up. ``leaves`` are the values,
+    which are not copied; their number is a multiple of ``WIDTH``.
     """
 
     def __init__(self, leaves: np.ndarray) -> None:
         self.leaves = leaves
-        #: for each level but the top, its values by groups, and their cumulative sums
+        #: for each level but the top, its groups of values, and their cumulative sums
         self._groups: list[np.ndarray] = []
         self._ends: list[np.ndarray] = []
         level = leaves
@@ -30,7 +30,7 @@ class SumTree:
             sums = self._ends[-1][:, -1]
             level = np.concatenate((sums, np.zeros(-len(sums) % WIDTH)))
         self._top = level
-        #: where the sums of each level's groups are: the values of the next level
+        #: for each level but the top, the sums of its groups: the values of the next level
         self._sums = [*(groups.reshape(-1) for groups in self._groups[1:]), level][: len(self._groups)]
         self._changed: list[np.ndarray] = []
 
@@ -41,13 +41,13 @@ class SumTree:
 
     @property
     def total(self) -> float:
-        """The sum of all values."""
+        """Return the sum of all values."""
         self._refresh()
         return float(self._top.sum())
 
     def set(self, indices: np.ndarray, values: np.ndarray | float) -> None:
-        """Change values; of an index that comes twice, the last counts."""
-        # Sums are made when they are needed, for all changes at once; noted first, in case of an interrupt
+        """Change values; if an index occurs twice, its last value counts."""
+        # Sums are computed when needed, for all changes at once. The change is noted first, in case of an interrupt
         self._changed.append(indices)
         self.leaves[indices] = values
         if len(self._changed) > MAX_CHANGES:
@@ -65,16 +65,16 @@ class SumTree:
         self._changed.clear()
 
     def find(self, points: np.ndarray) -> np.ndarray:
-        """Return the index of the value into which each point in [0, total) falls, very rarely of one beside it."""
+        """Return the index of the value into which each point in [0, total) falls, very rarely that of a neighbour."""
         self._refresh()
         ends = self._top.cumsum()
-        found = ends.searchsorted(points, side="right")
-        np.minimum(found, len(ends) - 1, out=found)
-        rest = points - (ends - self._top)[found]
+        indices = ends.searchsorted(points, side="right")
+        np.minimum(indices, len(ends) - 1, out=indices)
+        rest = points - (ends - self._top)[indices]
         for groups, all_ends in zip(reversed(self._groups), reversed(self._ends), strict=True):
-            ends = all_ends.take(found, axis=0)
-            child = (ends > rest[:, None]).argmax(axis=1)
-            at = np.arange(len(child)) * WIDTH + child
-            found = found * WIDTH + child
-            rest -= ends.ravel()[at] - groups.ravel()[found]
-        return found
+            ends = all_ends.take(indices, axis=0)
+            children = (ends > rest[:, None]).argmax(axis=1)
+            child_ends = ends.ravel()[np.arange(len(children)) * WIDTH + children]
+            indices = indices * WIDTH + children
+            rest -= child_ends - groups.ravel()[indices]
+        return indices

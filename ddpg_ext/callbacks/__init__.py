@@ -1,4 +1,4 @@
-"""Callbacks for ``learn`` that show how training goes."""
+"""Callbacks for ``learn`` that show the progress of training."""
 
 from ddpg_ext.callbacks.episode_video import EpisodeVideoCallback
 from ddpg_ext.callbacks.live_plot import LivePlotCallback

@@ -16,7 +16,7 @@ from ddpg_ext.common.checks import check_count, check_flag
 from ddpg_ext.common.evaluation import evaluation_env
 from ddpg_ext.common.video import check_video_format, record_frames, write_video
 
-#: maximum number of frames of a video for TensorBoard, which keeps it inside the event file
+#: maximum number of frames of a video for TensorBoard, which stores it inside the event file
 _LOGGED_FRAMES = 100
 
 
@@ -34,7 +34,7 @@ class EpisodeVideoCallback(PeriodicCallback):
         ``callback_on_new_best`` of an ``EvalCallback``, 1 records at each of its calls
     :param file_format: "gif", or "mp4" (needs moviepy)
     :param max_steps: maximum number of steps in a video, at least 1
-    :param seed: seed of the episodes; None: each starts differently
+    :param seed: seed of all episodes; None: each episode starts differently
     :param log: also log the videos as ``eval/episode`` (TensorBoard only; needs moviepy below 2)
     :param verbose: 1: print the name of each file
     :raises InvalidArgumentError: for a value out of range, or an environment that does not render or has other spaces

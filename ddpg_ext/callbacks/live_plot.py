@@ -33,11 +33,11 @@ class LivePlotCallback(PeriodicCallback):
 
     In a notebook, one figure is updated in place; elsewhere the figure goes to a file. Returns and lengths are those
     of the training episodes, as SB3's ``Monitor`` reports them: one point per episode, and the mean of the last
-    ``window``. Losses are the logged ``train/actor_loss`` and ``train/critic_loss``: one point per log, which is
+    ``window``. Losses are the logged ``train/actor_loss`` and ``train/critic_loss``, with one point per log, so one
     every ``log_interval`` episodes. The callback works with every off-policy algorithm of SB3 that logs these.
 
-    In a second ``learn(..., reset_num_timesteps=False)`` with the same callback, the curves continue. A new callback
-    on a run that ``DDPGPaper.resume`` continues has the earlier episodes, but not the earlier losses.
+    In a second ``learn(..., reset_num_timesteps=False)`` with the same callback, the curves continue. After
+    ``DDPGPaper.resume``, a new callback shows the earlier episodes, but not the earlier losses.
 
     :param path: file for the figure, replaced atomically at each drawing; its suffix sets the format (".png", ".svg",
         ".pdf"). None: show the figure in the notebook
@@ -55,7 +55,7 @@ class LivePlotCallback(PeriodicCallback):
         super().__init__(every, verbose)
         self.window = check_count("window", window)
         if path is None and not _in_notebook():
-            raise InvalidArgumentError("`path` must be the name of a file outside of a notebook, got None")
+            raise InvalidArgumentError("outside of a notebook, `path` must be the name of a file, got None")
         self.path = None if path is None else Path(path)
         #: lists of (environment steps, value): ``return``, ``length``, ``train/actor_loss``, ``train/critic_loss``
         self.curves: dict[str, list[tuple[int, float]]] = {name: [] for name in _PANELS}
@@ -78,20 +78,20 @@ class LivePlotCallback(PeriodicCallback):
             self._draw()
         except OSError as error:
             raise InvalidArgumentError(f"`path` {str(self.path)!r} cannot be written: {error}") from error
-        # After an interrupted training the writer is still in the user's logger
+        # After interrupted training the writer is still in the user's logger
         if self._writer not in self.logger.output_formats:
             self.logger.output_formats.append(self._writer)
         if self.verbose >= 1 and self.path is not None:
-            print(f"Curves of training: {self.path}")
+            print(f"Training curves: {self.path}")
 
     def _read_monitors(self) -> None:
-        """Add the episodes that the environments' monitors remember, at the steps where they roughly ended."""
-        # A worker of SubprocVecEnv ends if the environment lacks the method: ask first
+        """Add the episodes recorded by the environments' ``Monitor`` wrappers, at roughly the steps of their ends."""
+        # A worker of SubprocVecEnv ends if the environment lacks the method, so check first
         if not all(self.training_env.env_is_wrapped(Monitor)):
             return
         returns = self.training_env.env_method("get_episode_rewards")
         lengths = self.training_env.env_method("get_episode_lengths")
-        ends = [np.cumsum(of_env) * self.training_env.num_envs for of_env in lengths]
+        ends = [np.cumsum(env_lengths) * self.training_env.num_envs for env_lengths in lengths]
         columns = (np.concatenate(column) for column in (ends, returns, lengths))
         for end, episode_return, length in sorted(zip(*columns, strict=True), key=lambda episode: episode[0]):
             if end <= self.model.num_timesteps:
@@ -116,7 +116,7 @@ class LivePlotCallback(PeriodicCallback):
         try:
             self._draw()
         except OSError as error:  # a full disk must not stop training
-            warnings.warn(f"the curves could not be drawn to {self.path}: {error}. Training continues")
+            warnings.warn(f"the curves could not be drawn to {self.path}: {error}. Training continues without them")
 
     def _draw(self) -> None:
         self._figure.clear()
@@ -160,7 +160,7 @@ class LivePlotCallback(PeriodicCallback):
 
 
 class _LossRecorder(KVWriter):
-    """Output of SB3's logger that adds the losses to the curves of a callback."""
+    """Add the losses that SB3's logger writes to the curves of a callback."""
 
     def __init__(self, callback: LivePlotCallback) -> None:
         self.callback = callback
@@ -175,7 +175,7 @@ class _LossRecorder(KVWriter):
 
 
 def moving_mean(values: np.ndarray, window: int) -> np.ndarray:
-    """Return the means of each value and the ``window - 1`` values before it; the first means are of fewer values."""
+    """Return the mean of each value and the ``window - 1`` values before it; the first means have fewer values."""
     sums = np.cumsum(np.concatenate([[0.0], values]))
     ends = np.arange(1, len(values) + 1)
     starts = np.maximum(ends - window, 0)

@@ -11,7 +11,7 @@ class PeriodicCallback(BaseCallback):
     """
     Call :meth:`_on_interval` whenever the number of environment steps passes a multiple of ``every``, at least 1.
 
-    The calls depend on the step count alone, so a resumed run has the same ones as an uninterrupted run.
+    The calls depend on the step count alone, so they are the same in a resumed and in an uninterrupted run.
     """
 
     model: Any  #: any off-policy algorithm of SB3
@@ -34,7 +34,7 @@ class PeriodicCallback(BaseCallback):
         raise NotImplementedError
 
     def _describe_run(self) -> str:
-        """Return algorithm and environment, as the title of a figure."""
+        """Return the title of a figure: the algorithm, and the environment if its id is known."""
         try:
             spec = self.training_env.get_attr("spec", 0)[0]
         except (AttributeError, NotImplementedError):  # a VecEnv without environments

@@ -19,19 +19,19 @@ from ddpg_ext.common.evaluation import copy_statistics, evaluation_env
 from ddpg_ext.common.files import atomic_file
 from ddpg_ext.common.optional_imports import import_extra
 
-#: with truncated="drop", steps whose ``missing`` is larger are left out
+#: largest ``missing`` of the steps that truncated="drop" keeps
 MAX_MISSING = 0.05
 
 
 class QValues(NamedTuple):
-    """Estimates and returns of all steps of some evaluation episodes, each an array of shape ``(n_steps,)``."""
+    """Hold estimates and returns of all steps of some evaluation episodes, as arrays of shape ``(n_steps,)``."""
 
     #: Q(s, mu(s))
     estimated: np.ndarray
     #: discounted sum of the rewards from that step on
     observed: np.ndarray
-    #: weight of the part of the return that was not observed: gamma^k if the episode is truncated k steps later, 0 if
-    #: it terminates
+    #: weight of the unobserved part of the return: gamma^k if the episode is truncated k steps later, 0 if it
+    #: terminates
     missing: np.ndarray
     #: number of the episode
     episode: np.ndarray
@@ -39,23 +39,23 @@ class QValues(NamedTuple):
 
 class QValueBiasCallback(PeriodicCallback):
     """
-    Compare the critic's estimates Q(s, mu(s)) in evaluation episodes with the discounted returns that followed.
+    Compare the critic's estimates Q(s, mu(s)) in evaluation episodes with the observed discounted returns.
 
-    A critic that overestimates is the usual sign that DDPG fails (paper, section 4 and Figure 3). Logged at once, as
-    ``EvalCallback`` does: ``eval/q_bias`` (mean of estimate minus return), ``eval/q_correlation`` (Pearson's; absent
-    if one of them is constant), ``eval/q_estimated`` and ``eval/q_observed`` (their means), ``eval/q_missing`` (mean
-    weight of the part that was not observed). If the logger writes to TensorBoard, which Weights & Biases can also
-    read, and matplotlib is installed, also ``eval/q_values``, the figure of :func:`plot_q_values`.
+    An overestimating critic is the usual sign that DDPG fails (paper, section 4 and Figure 3). The callback logs at
+    once, like ``EvalCallback``: ``eval/q_bias`` (mean of estimate minus return), ``eval/q_correlation`` (Pearson's;
+    absent if one of them is constant), ``eval/q_estimated`` and ``eval/q_observed`` (their means), ``eval/q_missing``
+    (mean weight of the unobserved part). If the logger writes to TensorBoard, which Weights & Biases can also read, and
+    matplotlib is installed, it also logs ``eval/q_values``, the figure of :func:`plot_q_values`.
 
     Returns have the scale of the rewards that the critic learns from: if a ``VecNormalize(norm_reward=True)`` wraps
     the training environment, its current statistics normalise and clip the rewards. The discount is the model's
     ``gamma``, whatever ``n_steps`` is.
 
     A truncated episode shows only the first part of its returns. ``truncated="bootstrap"`` adds the critic's discounted
-    estimate for the last observation. No step is lost, but the critic is then partly compared with itself, and the bias
-    comes out too small by about the fraction ``eval/q_missing``. ``truncated="drop"`` also leaves out the steps where
-    more than 5 % of an endless return's weight is missing. With ``gamma`` 0.99 these are the last 298 steps of an
-    episode; if all episodes are shorter, nothing is logged.
+    estimate for the last observation. This keeps all steps, but compares the critic partly with itself, so the bias is
+    too small by about the fraction ``eval/q_missing``. ``truncated="drop"`` also leaves out the steps where more than
+    5 % of the weight of an endless return is missing. With ``gamma`` 0.99 these are the last 298 steps of an episode;
+    if all episodes are shorter, nothing is logged.
 
     :param env: environment to evaluate in: an id, an environment or a ``VecEnv``, not the training environment. It is
         normalised like the training environment
@@ -128,10 +128,10 @@ class QValueBiasCallback(PeriodicCallback):
 
 def measure_q_values(model: Any, env: VecEnv, n_eval_episodes: int) -> QValues:
     """
-    Play episodes without noise and record Q and return of each step.
+    Play episodes without noise, and record Q and return of each step.
 
-    :param model: a DDPGPaper, or another algorithm with ``critic``, ``policy`` and ``gamma``; of several critics, the
-        first is measured
+    :param model: a DDPGPaper, or another algorithm with ``critic``, ``policy`` and ``gamma``; if it has several
+        critics, the first is measured
     :param env: an environment that :func:`~ddpg_ext.common.evaluation.evaluation_env` returned
     :param n_eval_episodes: number of episodes
     :return: the values of all steps
@@ -143,7 +143,7 @@ def measure_q_values(model: Any, env: VecEnv, n_eval_episodes: int) -> QValues:
 
 
 def summarize(values: QValues) -> dict[str, float]:
-    """Return bias, correlation (unless a column is constant) and the other means of at least one step."""
+    """Return bias, correlation (unless a column is constant) and the means of the columns, for at least one step."""
     estimated, observed, missing, _ = values
     summary = {"bias": np.mean(estimated - observed)}
     if estimated.std() > 0 and observed.std() > 0:
@@ -154,7 +154,7 @@ def summarize(values: QValues) -> dict[str, float]:
 
 def plot_q_values(values: QValues, title: str = "") -> Any:
     """
-    Draw the density of the steps, and the line of exact estimates.
+    Draw the density of the steps over return and estimate, and the line of exact estimates.
 
     :param values: estimates and returns
     :param title: title of the figure
@@ -185,7 +185,7 @@ def plot_q_values(values: QValues, title: str = "") -> Any:
 
 
 class _Recorder:
-    """Callback of ``evaluate_policy`` that records the critic's estimates and the returns."""
+    """Record the critic's estimates and the returns, as a callback of ``evaluate_policy``."""
 
     def __init__(self, model: Any, env: VecEnv) -> None:
         self.model = model
@@ -210,14 +210,14 @@ class _Recorder:
             self._end_episode(index, rest, weight)
 
     def _reward(self, index: int, reward: float) -> float:
-        """Normalise a reward as for the critic's targets."""
+        """Return a reward, normalised as for the critic's targets."""
         if self.normalize is not None:
             reward = self.normalize.old_reward[index]
         trained_with = self.model.get_vec_normalize_env()
         return float(reward if trained_with is None else trained_with.normalize_reward(np.array([reward]))[0])
 
     def _critic(self, observations: Any, actions: np.ndarray) -> np.ndarray:
-        """Return Q, shape ``(batch,)``, of actions within the environment's bounds."""
+        """Return Q, shape ``(batch,)``, for actions in the units of the environment."""
         policy = self.model.policy
         policy.set_training_mode(False)
         obs, _ = policy.obs_to_tensor(observations)

@@ -1,4 +1,4 @@
-"""Warning about an actor that no longer learns."""
+"""A warning if the actor no longer learns."""
 
 import warnings
 from collections import deque
@@ -19,18 +19,18 @@ class SaturationMonitor(PeriodicCallback):
 
     This is the most common way in which DDPG stops learning. At regular intervals the actor, without noise, receives
     the last observations. It is stuck if nearly all components of its actions are beyond 0.99 in absolute value, each
-    on the same bound for all observations; control that switches between the bounds is not counted. Its gradient, that
+    on the same bound for all observations. Control that switches between the bounds is not counted. Its gradient, that
     of the mean of Q(s, mu(s)), has vanished if its root mean square over the parameters is below the ``eps`` of the
-    optimiser (1e-8 for Adam). The warning needs several such results in a row, and gives advice for the model's
+    optimiser (1e-8 for Adam). After several such results in a row, the callback warns, with advice for the model's
     settings.
 
-    Logged: ``train/actor_grad_norm``, the Euclidean norm of the gradient. ``train/action_saturation``, the fraction of
-    outputs beyond 0.99, is always logged.
+    The callback logs ``train/actor_grad_norm``, the Euclidean norm of the gradient. ``train/action_saturation``, the
+    fraction of outputs beyond 0.99, is logged even without the callback.
 
     :param every: environment steps between two checks, at least 1
     :param window: number of observations, at least 1
-    :param limit: fraction of the components that must be stuck, in (0, 1]
-    :param patience: number of results in a row, at least 1
+    :param limit: fraction of stuck components from which the actor counts as stuck, in (0, 1]
+    :param patience: number of such results in a row before the warning, at least 1
     :param verbose: unused
     :raises InvalidArgumentError: for a value out of range
     """
@@ -49,13 +49,13 @@ class SaturationMonitor(PeriodicCallback):
     def _on_step(self) -> bool:
         obs = self.locals["new_obs"]
         for index in range(self.training_env.num_envs):
-            one = {key: value[index] for key, value in obs.items()} if isinstance(obs, dict) else obs[index]
-            self._observations.append(one)
+            env_obs = {key: value[index] for key, value in obs.items()} if isinstance(obs, dict) else obs[index]
+            self._observations.append(env_obs)
         return super()._on_step()
 
     def _on_interval(self) -> None:
         if getattr(self.model, "_n_updates", 0) == 0:
-            return  # the initial weights prove nothing
+            return  # nothing has been learned yet
         stuck, q_mean, grad_norm, n_parameters = self._measure()
         self.logger.record("train/actor_grad_norm", grad_norm)
         eps = self.model.actor.optimizer.param_groups[0].get("eps", 1e-8)
@@ -67,7 +67,7 @@ class SaturationMonitor(PeriodicCallback):
             warnings.warn(self._message(stuck, q_mean, grad_norm))
 
     def _measure(self) -> tuple[float, float, float, int]:
-        """Return fraction of stuck components, mean of Q, norm of the actor's gradient, number of parameters."""
+        """Return the fraction of stuck components, mean Q, norm of the actor's gradient, and number of parameters."""
         policy = self.model.policy
         was_training = policy.training
         policy.set_training_mode(False)
@@ -99,9 +99,9 @@ class SaturationMonitor(PeriodicCallback):
             cures.append(f"rewards of smaller size (`VecNormalize`; the mean of Q is {q_mean:.0f})")
         cures.append("more steps with random actions before learning (`learning_starts`, `uniform_warmup=True`)")
         finding = (
-            f"{stuck:.0%} of its outputs sit on one and the same bound, whatever the observation"
+            f"{stuck:.0%} of its outputs are on the same bound for all observations"
             if stuck >= self.limit
-            else f"its gradient has all but vanished (norm {grad_norm:.1e})"
+            else f"its gradient has almost vanished (norm {grad_norm:.1e})"
         )
         return (
             f"step {self.num_timesteps}: the actor no longer learns: {finding}. It seldom recovers; start again "

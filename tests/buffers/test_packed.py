@@ -519,7 +519,7 @@ OTHER_TYPES = [spaces.Box(-1, 1, (2,), dtype) for dtype in (np.longdouble, np.dt
 BAD_SPACES = {
     "or a Dict of one or more of these": [spaces.Dict({"a": SPACES["vectors"]}), spaces.Tuple([BOX]), spaces.Dict()],
     "must hold at least one number": [spaces.Dict({"a": spaces.Box(-1, 1, (0,))}), spaces.Box(-1, 1, (2, 0))],
-    "must be of a type that torch has": OTHER_TYPES,
+    "must have a dtype that torch supports": OTHER_TYPES,
 }
 
 

@@ -126,7 +126,7 @@ def test_in_a_notebook_one_figure_is_updated_in_place(monkeypatch):
 
 
 def test_a_file_that_matplotlib_can_write_is_needed(tmp_path):
-    with pytest.raises(InvalidArgumentError, match="`path` must be the name of a file outside of a notebook"):
+    with pytest.raises(InvalidArgumentError, match="outside of a notebook, `path` must be the name of a file"):
         LivePlotCallback()
     for name in ("curves.xyz", "curves"):
         with pytest.raises(InvalidArgumentError, match=r"`path` must end in one of .*\.png, .*, got '"):

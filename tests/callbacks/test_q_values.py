@@ -237,7 +237,7 @@ def test_the_environment_of_the_training_is_known_in_every_wrapping():
     env = ClockEnv()
     model = make_model(VecNormalize(DummyVecEnv([lambda: env])), lambda obs, _: obs)
     for same in (Monitor(env), DummyVecEnv([ClockEnv, lambda: env])):
-        with pytest.raises(InvalidArgumentError, match="must not be the environment of the training"):
+        with pytest.raises(InvalidArgumentError, match="must not be the training environment"):
             model.learn(1, callback=QValueBiasCallback(same))
     with pytest.raises(InvalidArgumentError, match="`env` must have the model's observation_space"):
         model.learn(1, callback=QValueBiasCallback(ToyEnv()))
