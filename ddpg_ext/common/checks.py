@@ -14,12 +14,12 @@ from ddpg_ext.common.errors import CheckpointError, InvalidArgumentError, Invali
 
 def plain(value: Any, tensors: bool = True) -> Any:
     """
-    Return Python's number for one of NumPy's or torch's, because files hold plain numbers.
+    Convert numbers of NumPy and torch to plain Python numbers, because files hold plain numbers.
 
-    :param value: a number or text of NumPy's, also as an array or a tensor without dimensions; a fraction; a ``range``,
-        which becomes a list; or a dict, list or tuple, which is copied with its numbers. Anything else is returned as
-        it is
-    :param tensors: False leaves tensors as they are, such as the step counts in an optimiser's state
+    :param value: a number or text of NumPy, also as an array or a tensor without dimensions; a fraction; a ``range``,
+        which becomes a list; or a dict, list or tuple, which is copied with its numbers converted. Any other value is
+        returned unchanged
+    :param tensors: False leaves tensors unchanged, such as the step counts in an optimiser's state
     :return: the plain value
     """
     if type(value) is dict:
@@ -33,12 +33,12 @@ def plain(value: Any, tensors: bool = True) -> Any:
     if tensors and type(value) is th.Tensor and value.ndim == 0:
         return value.item()
     if isinstance(value, np.floating | Fraction):
-        return float(value)  # `item` returns a long double as it is
+        return float(value)  # `item` returns a long double unchanged
     return value.item() if isinstance(value, np.generic) else value
 
 
 def check_number(name: str, value: Any, in_range: Callable[[Any], bool], accepted: str, integer: bool = False) -> Any:
-    """Return a number as a plain ``int`` or ``float``; NaN fails every ``in_range``; ``accepted`` is for the error."""
+    """Return a number in range as a plain ``int`` or ``float``; an error names the ``accepted`` values."""
     value = plain(value)
     if isinstance(value, bool) or not isinstance(value, Integral if integer else Real):
         raise InvalidArgumentTypeError(f"`{name}` must be {accepted}, got {value!r}")
@@ -48,7 +48,7 @@ def check_number(name: str, value: Any, in_range: Callable[[Any], bool], accepte
 
 
 def check_count(name: str, value: Any) -> int:
-    """Return a whole number above 0 as a plain ``int``."""
+    """Return a whole number above 0 as a plain ``int``; raise an error for other values."""
     return check_number(name, value, lambda n: n > 0, "a whole number above 0", integer=True)
 
 
@@ -80,8 +80,8 @@ def check_equal_arguments(buffer: Any, values: dict[str, Any], *names: str) -> N
     for name in names:
         if values[name] != getattr(buffer, name):
             raise CheckpointError(
-                f"it was made with {name}={str(values[name])[:60]}, the model has {getattr(buffer, name)!r}: they must "
-                "be equal"
+                f"it was made with {name}={str(values[name])[:60]}, but the model has {getattr(buffer, name)!r}; they "
+                "must be equal"
             )
 
 
@@ -89,7 +89,7 @@ def check_keywords(name: str, value: Any, receiver: type, n_positional: int, tak
     """
     Raise an ``InvalidArgumentTypeError`` unless a class accepts a dict of keyword arguments.
 
-    ``n_positional`` and ``taken`` are the positional arguments and the keywords that the class receives besides.
+    The class also receives the first ``n_positional`` arguments and the keywords ``taken`` from this package.
     """
     check_dict(name, value)
     parameters = inspect.signature(receiver).parameters.values()
@@ -103,8 +103,8 @@ def check_keywords(name: str, value: Any, receiver: type, n_positional: int, tak
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
     for key in value:
         if key not in defaults and (key in reserved or not takes_any):
-            next_step = suggestion(str(key), defaults) if defaults else "leave it out: it takes none"
-            reason = "which is set for it" if key in reserved else f"which {receiver.__name__} does not take"
+            next_step = suggestion(str(key), defaults) if defaults else "leave it out: it accepts no keys"
+            reason = "which is set automatically" if key in reserved else f"which {receiver.__name__} does not take"
             raise InvalidArgumentTypeError(f"`{name}` has the key {key!r}, {reason}; {next_step}")
     for key, default in defaults.items():
         if default is inspect.Parameter.empty and key not in value:

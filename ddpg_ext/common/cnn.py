@@ -19,23 +19,22 @@ from ddpg_ext.common.layers import ScalarToVector, fan_in_uniform_, is_scalar
 
 class PaperCNN(BaseFeaturesExtractor):
     """
-    Three convolutions with ReLU and no pooling, flattened (paper, section 7). Any SB3 algorithm can use it.
+    Extract features by three convolutions with ReLU and no pooling (paper, section 7), for any SB3 algorithm.
 
-    The paper has 32 filters in each, but does not give kernel sizes and strides. With these defaults, 64x64 pixels
-    become 15x15, 7x7 and 7x7, so 1,568 features. With two more layers of 200 units, a network has 424,000 parameters
-    for nine channels (the paper: about 430,000). Each layer starts in U[-1/sqrt(f), 1/sqrt(f)], where f is its fan-in.
-
-    The channels of an image are its smallest dimension, first (as in SB3) or last.
+    The paper has 32 filters per convolution, but does not give kernel sizes and strides. With these defaults, 64x64
+    pixels become 15x15, 7x7 and 7x7, so 1,568 features. With two more layers of 200 units, a network has 424,000
+    parameters for nine channels (the paper: about 430,000). The weights of a layer start in U[-1/sqrt(f), 1/sqrt(f)],
+    where f is its fan-in. The channels of an image are its smallest dimension, which is the first (as in SB3) or last.
 
     :param observation_space: images: a Box with three dimensions, of uint8 from 0 to 255 (SB3's policies divide them by
         255) or of numbers from 0 to 1
     :param n_filters: number of filters of each convolution
-    :param kernel_sizes: of each convolution, in pixels
-    :param strides: of each convolution, in pixels
-    :param paddings: rows and columns of zeros at each side of a convolution's input, fewer than its kernel size
-    :param normalized_image: take numbers of any bounds as they are, such as those of ``VecNormalize`` (with
+    :param kernel_sizes: kernel size of each convolution, in pixels
+    :param strides: stride of each convolution, in pixels
+    :param paddings: zeros at each side of the input of each convolution, in pixels, fewer than its kernel size
+    :param normalized_image: accept numbers of any bounds without scaling, such as those of ``VecNormalize`` (with
         ``normalize_images=False`` for the policy, as for SB3's ``NatureCNN``)
-    :param features_dim: width of a further linear layer with ReLU, as SB3's ``NatureCNN`` has; None: no such layer
+    :param features_dim: width of an additional linear layer with ReLU, as in SB3's ``NatureCNN``; None: no such layer
     :raises UnsupportedSpaceError: for other observations, and for images smaller than the convolutions need
     :raises InvalidArgumentError: for sizes or strides out of range
     :raises InvalidArgumentTypeError: for values of the wrong type
@@ -93,21 +92,21 @@ class PaperCNN(BaseFeaturesExtractor):
         """
         images = observations.permute(self.permutation)
         if images.device.type == "cpu":
-            # On a CPU oneDNN's convolutions take a third less time if a pixel's channels are adjacent
+            # On a CPU, oneDNN's convolutions take a third less time if the channels of a pixel are adjacent
             images = images.contiguous(memory_format=th.channels_last)
         return self.cnn(images)
 
 
 class PaperCombinedExtractor(CombinedExtractor):
     """
-    Features of Dict observations: SB3's ``CombinedExtractor``, with a :class:`PaperCNN` for each image.
+    Extract features of Dict observations like SB3's ``CombinedExtractor``, with a :class:`PaperCNN` for each image.
 
-    Everything else is flattened, and all is concatenated.
+    Other observations are flattened. The features are concatenated.
 
     :param observation_space: Dict of images and vectors
-    :param cnn_kwargs: keyword arguments of the :class:`PaperCNN`
-    :param cnn_output_dim: its ``features_dim``, by SB3's name
-    :param normalized_image: its ``normalized_image``
+    :param cnn_kwargs: keyword arguments of each :class:`PaperCNN`
+    :param cnn_output_dim: ``features_dim`` of each :class:`PaperCNN`, under SB3's name
+    :param normalized_image: ``normalized_image`` of each :class:`PaperCNN`
     :raises UnsupportedSpaceError: for images smaller than the convolutions need
     :raises InvalidArgumentTypeError: for keyword arguments that :class:`PaperCNN` does not take
     """
@@ -138,13 +137,13 @@ class PaperCombinedExtractor(CombinedExtractor):
                 if is_float and is_image_space(space, normalized_image=True) and np.prod(space.shape) > 3 * 32 * 32:  # type: ignore[arg-type]
                     warnings.warn(
                         f"the observation {key!r} ({space.dtype}, shape {space.shape}) gets no convolutions, because "
-                        "it is not uint8. VecNormalize makes floats of all images that its `norm_obs_keys` name. For "
+                        "it is not uint8. VecNormalize turns the images in its `norm_obs_keys` into floats. For "
                         "convolutions on floats pass "
                         "`features_extractor_kwargs=dict(cnn_kwargs=dict(normalized_image=True))`"
                     )
                 extractors[name] = ScalarToVector() if is_scalar(space) else nn.Flatten()
                 features_dim += get_flattened_obs_dim(space)
-        # Not CombinedExtractor's constructor, which would build another network for each image
+        # Skip CombinedExtractor's constructor, which would build another network for each image
         BaseFeaturesExtractor.__init__(self, observation_space, features_dim)
         self.extractors, self.names = extractors, names
 
@@ -152,21 +151,21 @@ class PaperCombinedExtractor(CombinedExtractor):
         """
         Return the features.
 
-        :param observations: by key of the space, each of shape ``(batch, *shape)``
+        :param observations: a tensor for each key of the space, shape ``(batch, *shape)``
         :return: features, shape ``(batch, features_dim)``
         """
         return th.cat([self.extractors[name](observations[key]) for key, name in self.names.items()], dim=1)
 
 
 def _output_size(size: int, convolutions: list[tuple[int, int, int]]) -> int:
-    """Return the height of an image after convolutions with these kernel sizes, strides and paddings."""
+    """Return the height or width of an image after convolutions with these kernel sizes, strides and paddings."""
     needed, output = 1, size
     for kernel_size, stride, padding in reversed(convolutions):
         needed = max(1, (needed - 1) * stride + kernel_size - 2 * padding)
     if size < needed:
         raise UnsupportedSpaceError(
             f"images must have at least {needed} pixels in height and width for these convolutions, got {size}; "
-            "give larger images, or smaller `kernel_sizes` and `strides` in `features_extractor_kwargs`"
+            "pass larger images, or smaller `kernel_sizes` and `strides` in `features_extractor_kwargs`"
         )
     for kernel_size, stride, padding in convolutions:
         output = (output + 2 * padding - kernel_size) // stride + 1
@@ -187,15 +186,15 @@ def _check_images(space: spaces.Space, normalized_image: bool) -> None:
     if not isinstance(space, spaces.Box) or len(space.shape) != 3:
         raise UnsupportedSpaceError(
             f"PaperCNN takes images, a Box of height, width and channels, got {space}; pass 'MlpPolicy' as `policy` "
-            "for other observations, or make images with ddpg_ext.envs.PixelActionRepeat"
+            "for other observations, or render images with ddpg_ext.envs.PixelActionRepeat"
         )
     in_bounds = is_image_space(space) or (np.all(space.low >= 0) and np.all(space.high <= 1))
     if not in_bounds and not normalized_image:
         raise UnsupportedSpaceError(
             f"images must be uint8 from 0 to 255, which are scaled to [0, 1], or have bounds within [0, 1], got "
-            f"{space.dtype} from {np.min(space.low)} to {np.max(space.high)}. Give uint8 images, or scale them "
-            "(gymnasium.wrappers.TransformObservation), or say with `policy_kwargs=dict(normalize_images=False, "
-            "features_extractor_kwargs=dict(normalized_image=True))` that they are to be taken as they are"
+            f"{space.dtype} from {np.min(space.low)} to {np.max(space.high)}. Use uint8 images, or scale them "
+            "(gymnasium.wrappers.TransformObservation), or accept them without scaling: "
+            "`policy_kwargs=dict(normalize_images=False, features_extractor_kwargs=dict(normalized_image=True))`"
         )
 
 

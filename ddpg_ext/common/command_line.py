@@ -1,4 +1,4 @@
-"""What the commands of ``python -m ddpg_ext`` have in common: their help, and how they end for invalid input."""
+"""Help and error messages that all commands of ``python -m ddpg_ext`` share."""
 
 import argparse
 import sys
@@ -9,12 +9,12 @@ from typing import NoReturn
 
 from ddpg_ext.common.errors import DDPGPaperError
 
-#: exit status for invalid input, as argparse's
+#: exit status for invalid input, as in argparse
 BAD_INPUT = 2
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Show the defaults that the help of an option does not name, and keep the lines of the description."""
+    """Show defaults that the help text of an option does not name, and keep the lines of the description."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         is_complete = "default" in (action.help or "") or action.default in (None, False, [])
@@ -22,7 +22,7 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
 
 
 class Parser(argparse.ArgumentParser):
-    """End with one line for invalid input, without the list of all options."""
+    """Parse arguments; for invalid input, end with one line, without the list of all options."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(BAD_INPUT, f"{self.prog.removeprefix('python -m ')}: error: {message}\n")

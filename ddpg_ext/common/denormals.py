@@ -22,13 +22,13 @@ def flush_denormals() -> Iterator[None]:
     """
     Round denormal numbers (below 1.2e-38) to zero inside the block, on a CPU.
 
-    Weight decay, and Adam's moments of dead units, push values into the denormal range, which slows training down to a
-    tenth of its speed. The setting is per thread, so other torch code that the thread runs inside the block is
-    affected, too. On Linux torch's worker threads get the setting of the calling thread, inside the block and after it;
-    on other systems, and in forked processes, they keep their own. After the block the former setting is restored. On
-    a processor without such a mode nothing happens.
+    Weight decay and the moments of Adam for dead units push values into the denormal range, which slows training down
+    to a tenth of its speed. The setting is per thread, so it also affects other torch code of this thread inside the
+    block. On Linux, torch's worker threads get the setting of the calling thread, inside the block and after it; on
+    other systems, and in forked processes, they keep their own. After the block the former setting is restored. On a
+    processor without such a mode nothing happens.
     """
-    # torch has no getter: half of the smallest normal number tells
+    # torch has no getter, so halve the smallest normal number: the result is 0 if denormals are flushed
     were_flushed = (th.full((1,), th.finfo(th.float32).tiny) / 2).item() == 0.0
     n_threads = th.get_num_threads()
     _set_flush_denormal(True, n_threads)
@@ -47,7 +47,7 @@ def _set_flush_denormal(on: bool, n_threads: int) -> None:
     library = ctypes.CDLL(None)
     if not all(hasattr(library, name) for name in ("fegetenv", "fesetenv", "GOMP_parallel")):
         return
-    # The workers are threads of GNU's OpenMP, which runs a function in each: one that copies the caller's mode
+    # The workers are threads of GNU OpenMP, which runs a function in each thread: here, one that sets the caller's mode
     environment = ctypes.create_string_buffer(256)  # larger than any processor's floating-point environment
     if library.fegetenv(environment) == 0:
         library.GOMP_parallel(library.fesetenv, environment, n_threads, 0)
@@ -58,9 +58,9 @@ def matmul_precision(precision: MatmulPrecision | None, device_type: str = "cpu"
     """
     Set the precision of float32 matrix products inside the block.
 
-    :param precision: "highest", "high" or "medium" (bfloat16 products, where processor and torch have them), as for
+    :param precision: "highest", "high" or "medium" (bfloat16 products, if processor and torch support them), as for
         ``torch.set_float32_matmul_precision``, which sets it for the whole process; None changes nothing. On a CPU
-        without AMX, "high" and "medium" change nothing either: torch would take other kernels for the same precision
+        without AMX, "high" and "medium" change nothing either: torch would use other kernels of the same precision
     :param device_type: "cpu", "cuda", ...
     """
     before = th.get_float32_matmul_precision()

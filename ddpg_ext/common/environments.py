@@ -14,9 +14,9 @@ from ddpg_ext.common.errors import InvalidArgumentError
 
 
 class _Package(NamedTuple):
-    """A package that environments need."""
+    """Describe a package that environments need."""
 
-    ids: str  # pattern that their ids begin with
+    ids: str  # pattern at the start of their ids
     name: str
     install: str  # command that installs it
     registers: str | None  # package whose import registers the environments; None if Gymnasium itself registers them
@@ -31,14 +31,14 @@ _PACKAGES = (
     _Package(f"({_ROBOTICS})", "gymnasium_robotics", "pip install gymnasium-robotics", registers="gymnasium_robotics"),
     _Package("Panda", "panda_gym", "pip install panda_gym", registers="panda_gym"),
     _Package(rf"({_BOX2D})-v\d+$", "Box2D", "pip install 'ddpg_ext[box2d]'", registers=None),
-    # Shimmy, which the RL Zoo installs, registers nothing without dm_control
+    # Shimmy, a dependency of the RL Zoo, registers nothing without dm_control
     _Package("dm_control/", "dm_control", "pip install 'ddpg_ext[dmc]'", registers="shimmy"),
     _Package(f"({_MUJOCO})-v[45]$", "mujoco", "pip install 'ddpg_ext[mujoco]'", registers=None),
 )
 
 
 def missing_package(env_id: str) -> str | None:
-    """Return the package that an environment lacks, with the command that installs it; None if it lacks none."""
+    """Return the missing package of an environment, with the command that installs it, or None."""
     package = _package_of(env_id)
     if package is None:
         return None
@@ -47,14 +47,14 @@ def missing_package(env_id: str) -> str | None:
 
 
 def register(env_id: str) -> None:
-    """Register an environment with Gymnasium, if a known package that is installed provides it."""
+    """Register an environment with Gymnasium, if an installed package of ``_PACKAGES`` provides it."""
     package = _package_of(env_id)
     if env_id not in gym.registry and package and package.registers and not missing_package(env_id):
         importlib.import_module(package.registers)
 
 
 def check_environment(env_id: str, advice: str = "") -> None:
-    """Raise an ``InvalidArgumentError`` unless an environment exists; register it if a known package has it."""
+    """Raise an ``InvalidArgumentError`` unless an environment exists; register it if necessary."""
     missing = missing_package(env_id)
     if missing is not None:
         raise InvalidArgumentError(f"the environment {env_id!r} needs {missing}")
@@ -66,20 +66,20 @@ def check_environment(env_id: str, advice: str = "") -> None:
 
 
 def make_environment(env: GymEnv | str, verbose: int = 0) -> GymEnv:
-    """Make the environment of an id as SB3 does, also if a known package has to register it first."""
+    """Make the environment of an id like SB3, and register it first if necessary; return an environment unchanged."""
     if not isinstance(env, str):
         return env
     try:
         register(env)
         return maybe_make_env(env, verbose)
     except (gym.error.Error, ImportError) as error:
-        if ":" not in env:  # else Gymnasium imports the module before it
+        if ":" not in env:  # for "module:id", Gymnasium imports the module
             check_environment(env)
         raise InvalidArgumentError(f"the environment {env!r} cannot be made: {error}") from error
 
 
 def _package_of(env_id: str) -> _Package | None:
-    """Return the package whose ids match, unless the id is registered for another environment."""
+    """Return the package whose ids match, or None if the id is registered for another environment."""
     package = next((package for package in _PACKAGES if re.match(package.ids, env_id)), None)
     spec = gym.registry.get(env_id)
     if package is None or spec is None:

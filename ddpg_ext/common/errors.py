@@ -1,4 +1,4 @@
-"""The package's own error types: catch :class:`DDPGPaperError` to catch them all."""
+"""The error types of this package; :class:`DDPGPaperError` is the base class of all."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -34,7 +34,7 @@ class NonFiniteError(DDPGPaperError, ValueError):
 
 
 class EnvironmentMismatchError(InvalidArgumentError, AssertionError):
-    """An environment does not fit the model; the message says in what."""
+    """An environment does not fit the model; the message names the difference."""
 
 
 class WorkerError(DDPGPaperError, RuntimeError):
@@ -46,11 +46,11 @@ class ReplayBufferError(DDPGPaperError, RuntimeError):
 
 
 class CheckpointError(DDPGPaperError, ValueError):
-    """A file cannot be used as a checkpoint; the message names the file, the part of it and the next step."""
+    """A file cannot be used as a checkpoint; the message names the file, the faulty part and the next step."""
 
 
 class DamagedCheckpointError(CheckpointError):
-    """A file is truncated, was altered, or has another format."""
+    """A file is truncated or altered, or has another format."""
 
 
 class UntrustedContentError(CheckpointError):
@@ -66,7 +66,7 @@ class CheckpointNotFoundError(CheckpointError, FileNotFoundError):
 
 class EnvironmentNotFoundError(CheckpointError):
     """
-    The environment of a run cannot be built; the message says what to install or to pass.
+    The environment of a run cannot be built; the message names the package to install or the argument to pass.
 
     The attribute ``model`` is the model of the run, or None if it could not be loaded without the environment.
     """
@@ -76,9 +76,9 @@ class EnvironmentNotFoundError(CheckpointError):
 
 def suggestion(name: str, known: Iterable[str]) -> str:
     """
-    Return the end of an error on an unknown name: "did you mean 'x'? Known: 'x', 'y'", or "known: 'x', 'y'".
+    Return the end of an error message on an unknown name: "did you mean 'x'? Known: 'x', 'y'", or "known: 'x', 'y'".
 
-    Of more than ten names only the closest are given.
+    If there are more than ten names, it lists only the closest.
     """
     known = sorted(known)
     close = get_close_matches(name, known, n=3)

@@ -16,10 +16,10 @@ def evaluation_env(
     model: BaseAlgorithm, env: gym.Env | VecEnv | str, render_mode: str | None = None, training: bool = False
 ) -> VecEnv:
     """
-    Return an environment, which may be given by its id, in which a model is evaluated.
+    Make a ``VecEnv`` for the evaluation of a model from an environment or its id.
 
-    A ``VecTransposeImage`` is added where images need one, and a frozen ``VecNormalize`` with the model's statistics,
-    which leaves rewards as they are. With ``training``, ``env`` must not be the model's own environment.
+    The result has a ``VecTransposeImage`` if images need one, and a frozen ``VecNormalize`` with the model's
+    statistics, which does not normalise rewards. With ``training``, ``env`` must not be the model's own environment.
 
     :raises InvalidArgumentError: if ``env`` has another render mode, other spaces than the model, or is the training
         environment
@@ -29,9 +29,7 @@ def evaluation_env(
         vec_env = make_vec_env(env, env_kwargs={"render_mode": render_mode} if render_mode else None)
     vec_env = type(model)._wrap_env(vec_env)
     if training and model.env is not None and _share_environments(vec_env, model.env):
-        raise InvalidArgumentError(
-            "`env` must not be the environment of the training, got that one; make another instance of it"
-        )
+        raise InvalidArgumentError("`env` must not be the training environment, but it is; make another instance of it")
     trained_with = model.get_vec_normalize_env()
     if trained_with is not None and unwrap_vec_normalize(vec_env) is None:
         names = ("norm_obs", "clip_obs", "epsilon", "norm_obs_keys")
@@ -74,5 +72,5 @@ def copy_statistics(model: BaseAlgorithm, vec_env: VecEnv) -> None:
 
 
 def statistics_shape(rms: RunningMeanStd | dict[str, RunningMeanStd]) -> Any:
-    """Return the shape of running statistics; of Dict observations, the shapes by key."""
+    """Return the shape of running statistics; for Dict observations, the shapes by key."""
     return {key: part.mean.shape for key, part in rms.items()} if isinstance(rms, dict) else rms.mean.shape

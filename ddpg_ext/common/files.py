@@ -18,12 +18,12 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """
     Write a file that appears under its name only when it is complete; missing folders are created.
 
-    The content goes to a temporary file in the same folder, which is flushed to the disk and renamed. Before the
-    rename, nothing (a kill, a full disk, a crash of the machine) changes an existing file of that name.
+    The content goes to a temporary file in the same folder, which is flushed to the disk and renamed. Until the rename,
+    an existing file of that name stays unchanged, even after a kill, a full disk or a crash of the machine.
     """
     path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Several processes and threads may write the same file: the last to end wins
+    # Several processes and threads may write the same file; the last rename wins
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         with open(temporary, "wb") as file:
@@ -46,7 +46,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
 
 
 def remove_abandoned(folder: Path, pattern: str) -> None:
-    """Delete temporary files that a process left when it was killed, but none that is being written."""
+    """Delete temporary files of killed processes, but keep files that another process is writing."""
     for temporary in folder.glob(pattern):
         with contextlib.suppress(OSError):
             with open(temporary, "rb") as file:
@@ -55,6 +55,6 @@ def remove_abandoned(folder: Path, pattern: str) -> None:
 
 
 def _lock(file: BinaryIO) -> None:
-    """Lock a file until it is closed or its process is killed, or raise an OSError."""
+    """Lock a file until it is closed or its process is killed; raise an OSError if it is locked already."""
     if fcntl is not None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

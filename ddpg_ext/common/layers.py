@@ -1,4 +1,4 @@
-"""Layers and initialisers of the paper's networks that torch and SB3 do not have."""
+"""Layers and initialisers of the paper's networks that torch and SB3 lack."""
 
 import math
 from itertools import pairwise
@@ -14,10 +14,10 @@ from ddpg_ext.common.matmul_kernels import Affine, uses_onednn
 
 class BatchNorm(nn.BatchNorm1d):
     """
-    Batch normalisation whose running averages can be frozen.
+    Normalise batches, with running averages that can be frozen.
 
     In training mode it always normalises with the minibatch's own statistics. Target networks, and the critic in the
-    actor's step, set ``update_running = False``, which keeps the running averages as they are.
+    actor's step, set ``update_running = False``, which freezes the running averages.
 
     :param num_features: width of the layer
     """
@@ -25,15 +25,15 @@ class BatchNorm(nn.BatchNorm1d):
     def __init__(self, num_features: int) -> None:
         super().__init__(num_features)
         self.update_running = True
-        self.num_batches_tracked = None  # torch's count is of no use with a fixed momentum
+        self.num_batches_tracked = None  # torch's count is useless with a fixed momentum
 
     def reset_running_stats(self) -> None:
-        """Reset the running averages; torch's method expects the count."""
+        """Reset the running averages; torch's method also needs the count."""
         self.running_mean.zero_()  # type: ignore[union-attr]
         self.running_var.fill_(1)  # type: ignore[union-attr]
 
     def _load_from_state_dict(self, state_dict: dict[str, th.Tensor], prefix: str, *args: Any) -> None:
-        """Load without the count, which files of earlier versions have, and torch adds to those without a version."""
+        """Load without the count, which old files contain, and which torch adds to files without a version."""
         state_dict.pop(f"{prefix}num_batches_tracked", None)
         nn.Module._load_from_state_dict(self, state_dict, prefix, *args)
 
@@ -45,7 +45,7 @@ class BatchNorm(nn.BatchNorm1d):
 
 
 class ScalarToVector(nn.Module):
-    """Makes vectors of length 1 from scalars, whose batch ``nn.Flatten`` does not take."""
+    """Make vectors of length 1 from a batch of scalars, which ``nn.Flatten`` does not accept."""
 
     def forward(self, input: th.Tensor) -> th.Tensor:
         return input.unsqueeze(1)
@@ -60,7 +60,7 @@ _TORCHS_FORWARD = nn.Linear.forward
 
 
 class Linear(nn.Linear):
-    """A linear layer with bias that uses the products of :mod:`ddpg_ext.common.matmul_kernels`."""
+    """Compute a linear layer with bias by the products of :mod:`ddpg_ext.common.matmul_kernels`."""
 
     def forward(self, input: th.Tensor) -> th.Tensor:
         if nn.Linear.forward is not _TORCHS_FORWARD:  # the user has replaced it
@@ -70,10 +70,10 @@ class Linear(nn.Linear):
 
 class ActionInput(nn.Module):
     r"""
-    The critic's layer that takes the action: :math:`W_s h + W_a a + b`.
+    Compute the critic's layer that takes the action: :math:`W_s h + W_a a + b`.
 
-    This equals a linear layer on the concatenation of h and a, whose fan-in counts both. With two products the wide one
-    is aligned in memory, and the gradient of the action needs none of the features.
+    This equals a linear layer on the concatenation of h and a, whose fan-in counts both. With two products, the wide
+    one is aligned in memory, and the gradient of the action does not need the features.
 
     :param features_dim: width of h
     :param action_dim: width of a
@@ -112,13 +112,13 @@ def mlp(
     batch_norm: bool = False,
 ) -> list[nn.Module]:
     """
-    Build the layers of a fully connected network: for each, [batch norm of its input], linear, activation.
+    Build a fully connected network; each layer has [batch norm of its input], linear, activation.
 
     :param input_dim: number of inputs
-    :param output_dim: number of outputs, which get no activation; None: the last hidden layer is the output
+    :param output_dim: number of outputs, without activation; None: the last hidden layer is the output
     :param net_arch: widths of the hidden layers
     :param activation_fn: activation of the hidden layers
-    :param batch_norm: whether each layer's input is batch-normalised
+    :param batch_norm: whether the input of each layer is batch-normalised
     :return: the layers, initialised by their fan-in
     """
     layers: list[nn.Module] = []

@@ -9,7 +9,7 @@ from ddpg_ext.common.processor import processor
 
 
 class Processor(NamedTuple):
-    """Identify a processor by what the choice of kernels depends on. ``family`` is of CPUID, empty if unknown."""
+    """Identify a processor by the properties that matter for kernels; ``family`` is from CPUID, empty if unknown."""
 
     vendor: str
     family: str
@@ -17,8 +17,8 @@ class Processor(NamedTuple):
     amx: bool
 
 
-#: Processors on which oneDNN computes float32 products faster than MKL, torch's usual kernel (both come with torch),
-#: and from how many multiplications on. All others use MKL. benchmarks/matmul_kernels.py measures a processor's line.
+#: Smallest number of multiplications from which oneDNN computes float32 products faster than MKL, torch's usual kernel
+#: (torch includes both). Other processors use MKL. benchmarks/matmul_kernels.py measures the line for a processor.
 #: Microseconds for 64 x 400 x 300 with one thread, forward / weight gradient / input gradient:
 #: - AMD Zen 4 (family 25): MKL 174 / 161 / 160, oneDNN 165 / 175 / 157. Within a training step, where the weights are
 #:   not in the cache, MKL is 6 % faster at batch 64; oneDNN is faster from 64 x 1024 x 1024 on (1598 against 1348)
@@ -28,21 +28,21 @@ _ONEDNN_FROM = {
     Processor("AuthenticAMD", "25", avx512=True, amx=False): 60_000_000,
     Processor("AuthenticAMD", "26", avx512=True, amx=False): 1_000_000,
 }
-#: oneDNN is faster from this number of columns on: with fewer, MKL's transposed product is several times as fast
+#: smallest number of columns for oneDNN; with fewer, MKL's transposed product is several times as fast
 _ONEDNN_MIN_WIDTH = 8
 
 
 def detect_processor() -> Processor:
-    """Return the processor; its vendor is the CPUID name, empty if it is unknown."""
+    """Return the processor of this machine; its vendor is the CPUID name, empty if unknown."""
     avx512, amx = th.backends.cpu.get_cpu_capability() == "AVX512", "amx_bf16" in processor("flags").split()
     return Processor(processor("vendor_id"), processor("cpu family"), avx512, amx)
 
 
 def _find_onednn() -> Callable[..., th.Tensor] | None:
-    """Return torch's private operator for oneDNN's product, if it is faster here and computes what is expected."""
+    """Return torch's private operator for oneDNN's product, or None if it is slower here or its results are wrong."""
     if detect_processor() not in _ONEDNN_FROM or not th.backends.mkldnn.is_available():
         return None
-    # Small whole numbers: every order of summation gives the same float32 numbers
+    # With small whole numbers, every order of summation gives the same float32 numbers
     x, weight, bias = (th.arange(n, dtype=th.float32).remainder(7) - 3 for n in (16 * 24, 32 * 24, 32))
     x, weight = x.reshape(16, 24), weight.reshape(32, 24)
     try:
@@ -60,28 +60,28 @@ _ONEDNN_MIN_SIZE = _ONEDNN_FROM.get(detect_processor(), 0)
 
 
 def uses_onednn(x: th.Tensor, weight: th.Tensor) -> bool:
-    """Return whether to use :func:`large_product`: for large float32 products on a CPU, ``weight`` being (out, in)."""
+    """Return whether to use :func:`large_product`: for large float32 products on a CPU; ``weight`` is (out, in)."""
     return is_large(x.shape[0], weight) and x.device.type == "cpu" and x.dtype == weight.dtype == th.float32
 
 
 def is_large(batch_size: int, weight: th.Tensor) -> bool:
     """Return whether :func:`large_product` is available, and faster for a minibatch of this size."""
-    # The size comes first, since most products are too small
+    # Check the size first, because most products are too small
     is_large_enough = batch_size * weight.numel() >= _ONEDNN_MIN_SIZE
     return is_large_enough and _ONEDNN is not None and min(weight.shape) >= _ONEDNN_MIN_WIDTH
 
 
 def is_narrow(n_rows: int, n_inner: int, n_columns: int) -> bool:
     """
-    Return whether MKL needs up to six times as long for a product (n_rows, n_columns) as for its transpose.
+    Return whether MKL computes a product (n_rows, n_columns) up to six times slower than its transpose.
 
-    For small products, where the difference does not matter, the answer is False.
+    Return False for small products, where the difference does not matter.
     """
     return 1 < n_columns < 32 < n_rows and n_rows * n_inner >= 4096
 
 
 def memory_for_product(n_rows: int, n_inner: int, n_columns: int) -> th.Tensor:
-    """Return memory for ``out=`` of a product; that of a narrow one is stored column by column, its transpose."""
+    """Return memory for ``out=`` of a product; a narrow product is stored as its transpose, column by column."""
     if is_narrow(n_rows, n_inner, n_columns):
         return th.empty(n_columns, n_rows).t()
     return th.empty(n_rows, n_columns)

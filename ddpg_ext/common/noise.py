@@ -1,4 +1,4 @@
-"""Exploration noise: the Ornstein-Uhlenbeck process of the paper (section 7), and a schedule for any noise's scale."""
+"""Exploration noise: the Ornstein-Uhlenbeck process of the paper (section 7), and a scale schedule for any noise."""
 
 from __future__ import annotations  # so that the documentation shows ArrayLike, not its definition
 
@@ -24,24 +24,24 @@ from ddpg_ext.common.errors import InvalidArgumentError, InvalidArgumentTypeErro
 
 class OrnsteinUhlenbeckNoise(ActionNoise):
     r"""
-    Ornstein-Uhlenbeck process, temporally correlated noise for control with inertia (paper, section 3 and 7).
+    Generate Ornstein-Uhlenbeck noise, which is correlated in time, for control with inertia (paper, section 3 and 7).
 
-    Each call advances the process by one step,
+    Each call advances the process by one step:
 
     .. math:: x_{t+1} = x_t + \theta (\mu - x_t) \, dt + \sigma \sqrt{dt} \, \mathcal{N}(0, 1)
 
-    whose stationary distribution is Gaussian around ``mean`` with deviation
-    :math:`\sigma / \sqrt{2\theta - \theta^2 dt}` and whose autocorrelation after k steps is :math:`(1 - \theta dt)^k`.
+    Its stationary distribution is Gaussian around ``mean`` with standard deviation
+    :math:`\sigma / \sqrt{2\theta - \theta^2 dt}`. Its autocorrelation after k steps is :math:`(1 - \theta dt)^k`.
 
-    The paper gives theta and sigma but not dt. ``dt=1`` is the process as written per agent step; OpenAI baselines,
+    The paper gives theta and sigma but not dt. ``dt=1`` is one step of the process per agent step. OpenAI baselines,
     SB3 and many tutorials use ``dt=1e-2``, which has nearly the same deviation but moves a hundred times slower.
 
-    Unlike SB3's noise, it draws from its own generator, which is part of its (picklable) state, so that a run can be
-    resumed exactly.
+    Unlike SB3's noise, it draws from its own generator, which is part of its (picklable) state, so a run can be resumed
+    exactly.
 
     :param mean: mean of the process, shape ``(action_dim,)`` (for actions scaled to [-1, 1])
     :param sigma: scale of the process, a number or shape ``(action_dim,)``, >= 0
-    :param theta: rate of return to the mean, with ``0 < theta * dt < 2`` (where the process is stationary)
+    :param theta: rate of return to the mean, with ``0 < theta * dt < 2`` (so that the process is stationary)
     :param dt: time step, > 0
     :param initial_noise: value after a reset, shape ``(action_dim,)``; None starts at 0, as SB3 does
     :param seed: seed of the private generator; None: ``DDPGPaper`` seeds it from its own seed
@@ -72,7 +72,7 @@ class OrnsteinUhlenbeckNoise(ActionNoise):
             raise InvalidArgumentError(f"`sigma` must be at least 0, got {sigma!r}")
         if not 0 < self.theta * self.dt < 2:
             raise InvalidArgumentError(
-                f"`theta * dt` must lie in (0, 2), got {theta} * {dt}: outside, the process drifts without bound"
+                f"`theta * dt` must be in (0, 2), got {theta} * {dt}; outside of it the process grows without bound"
             )
         self.set_random_seed(seed)
         self.reset()
@@ -109,7 +109,7 @@ class OrnsteinUhlenbeckNoise(ActionNoise):
         Return independent copies for parallel environments: same parameters, streams that never overlap.
 
         :param n: number of copies
-        :return: the copies; the first call with the same seed always gives the same ones
+        :return: the copies; the first call after the same seed always gives the same copies
         """
         copies = [copy.deepcopy(self) for _ in range(n)]
         for noise, rng in zip(copies, self._rng.spawn(n), strict=True):
@@ -124,7 +124,7 @@ class OrnsteinUhlenbeckNoise(ActionNoise):
 @dataclass(frozen=True)
 class LinearDecay:
     """
-    A schedule over steps that goes linearly from ``start`` to ``end`` and stays there.
+    Change linearly from ``start`` to ``end`` over the steps, then stay at ``end``.
 
     ``LinearDecay(100_000)`` is the linear epsilon decay of many DDPG tutorials: 1 minus 1e-5 per step, never below 0.
 
@@ -132,7 +132,7 @@ class LinearDecay:
     :param start: value at step 0
     :param end: value from step ``n_steps`` on
     :raises InvalidArgumentError: if ``n_steps`` is not above 0, or a number is not finite
-    :raises InvalidArgumentTypeError: if one is no number
+    :raises InvalidArgumentTypeError: if an argument is not a number
     """
 
     n_steps: int
@@ -143,7 +143,7 @@ class LinearDecay:
         n_steps = check_number("n_steps", self.n_steps, lambda n: 0 < n < np.inf, "a finite number above 0")
         start = check_number("start", self.start, lambda x: abs(x) < np.inf, "a finite number")
         end = check_number("end", self.end, lambda x: abs(x) < np.inf, "a finite number")
-        self.__dict__.update(n_steps=n_steps, start=start, end=end)  # it is frozen
+        self.__dict__.update(n_steps=n_steps, start=start, end=end)  # the dataclass is frozen
 
     def __call__(self, step: int) -> float:
         return self.start + (self.end - self.start) * min(step / self.n_steps, 1.0)
@@ -151,15 +151,15 @@ class LinearDecay:
 
 class ScheduledActionNoise(ActionNoise):
     """
-    Any action noise times a scale that follows a schedule.
+    Multiply any action noise by a scale that follows a schedule.
 
-    The schedule is a function of how often this noise was drawn, which is the number of steps of its environment
-    (of each environment, when there are several: each has its own copy). Resets do not count back.
+    The schedule is a function of the number of draws, which is the number of steps of its environment (several
+    environments have a copy each). A reset does not restart the count.
 
     :param noise: the noise to scale
     :param schedule: maps the number of steps so far (0, 1, ...) to the scale, a finite number >= 0; must be picklable
-        for the model to be saved (:class:`LinearDecay` is)
-    :raises InvalidArgumentTypeError: if ``noise`` is not an SB3 ``ActionNoise`` or ``schedule`` not callable
+        if the model is to be saved (:class:`LinearDecay` is)
+    :raises InvalidArgumentTypeError: if ``noise`` is not an SB3 ``ActionNoise``, or ``schedule`` is not callable
     """
 
     def __init__(self, noise: ActionNoise, schedule: Callable[[int], float]) -> None:
@@ -216,7 +216,7 @@ class ScheduledActionNoise(ActionNoise):
 
     def spawn(self, n: int) -> list[ScheduledActionNoise]:
         """
-        Return copies for parallel environments, independent if those of the wrapped noise are.
+        Return copies for parallel environments; they are independent if the wrapped noise has a ``spawn`` method.
 
         :param n: number of copies
         :return: the copies, each with its own step count
@@ -231,10 +231,10 @@ class ScheduledActionNoise(ActionNoise):
 
 
 def plain_parameters(noise: ActionNoise) -> None:
-    """Replace tensors, ranges and names of dtypes among the parameters of SB3's noises, which files do not hold."""
+    """Convert tensors, ranges and names of dtypes among the parameters of SB3's noises to types that files can hold."""
     if isinstance(noise, VectorizedActionNoise):
-        for one in (noise.base_noise, *noise.noises):
-            plain_parameters(one)
+        for part in (noise.base_noise, *noise.noises):
+            plain_parameters(part)
     elif isinstance(noise, ScheduledActionNoise):
         plain_parameters(noise.noise)
     elif isinstance(noise, NormalActionNoise | OrnsteinUhlenbeckActionNoise):
@@ -246,7 +246,7 @@ def plain_parameters(noise: ActionNoise) -> None:
 
 
 def seed_random_stream(noise: ActionNoise, seed: int | None) -> None:
-    """Seed the own generator of a noise, which SB3's do not have, but keep ``seed``, which the user set."""
+    """Seed the generator of a noise of this package without changing its attribute ``seed``, which the user set."""
     if isinstance(noise, VectorizedActionNoise):
         seed_random_stream(noise.base_noise, seed)
         noise.noises = independent_copies(noise.base_noise, noise.n_envs)
@@ -257,16 +257,16 @@ def seed_random_stream(noise: ActionNoise, seed: int | None) -> None:
 
 
 def independent_copies(noise: ActionNoise, n: int) -> list[Any]:
-    """Return one noise per environment; SB3's deep copies would give all environments the same stream."""
+    """Return one noise per environment, with independent streams if it has ``spawn``, unlike SB3's deep copies."""
     return noise.spawn(n) if hasattr(noise, "spawn") else [copy.deepcopy(noise) for _ in range(n)]
 
 
 def vectorize(noise: ActionNoise, n_envs: int) -> ActionNoise:
-    """Return a noise, which may be vectorized already, for a number of environments; for one, it is not vectorized."""
+    """Return a noise for ``n_envs`` environments: vectorized if there are several, else the noise of one."""
     if isinstance(noise, VectorizedActionNoise):
         if noise.n_envs == n_envs:
             return noise
-        # Not the base noise, whose schedule has not advanced
+        # The base noise has a schedule that has not advanced, so take a copy
         noise = noise.noises[0]
     if n_envs == 1:
         return noise
@@ -276,7 +276,7 @@ def vectorize(noise: ActionNoise, n_envs: int) -> ActionNoise:
 
 
 def noise_scale(noise: ActionNoise) -> float:
-    """Return the present factor on a noise, of the first environment; 1 without a schedule."""
+    """Return the current scale of the noise of the first environment; 1 without a schedule."""
     if isinstance(noise, VectorizedActionNoise):
         noise = noise.noises[0]
     return getattr(noise, "scale", 1.0)

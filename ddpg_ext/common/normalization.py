@@ -1,4 +1,4 @@
-"""A check of values that enter running statistics, and copies of those of SB3's ``VecNormalize`` to restore them."""
+"""A check of values for running statistics, and saving and restoring the statistics of SB3's ``VecNormalize``."""
 
 from typing import Any
 
@@ -8,22 +8,22 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 Statistics = list[tuple[RunningMeanStd, dict[str, Any]]]
 
-#: size up to which observations and rewards are accepted. Sums of the squares of larger ones overflow in single
+#: largest absolute value of accepted observations and rewards. Sums of the squares of larger ones overflow in single
 #: precision, and an infinite variance stays infinite
 LARGEST = 1e15
 _LARGEST_SQUARE = LARGEST**2
 
 
 def is_moderate(values: np.ndarray) -> bool:
-    """Return whether no number in an array of any shape is NaN, infinite or above ``LARGEST`` in size."""
-    # One product tells for nearly all arrays; it is the fastest test for NaN and infinity, too
+    """Return whether the absolute values of all numbers in an array are at most ``LARGEST``; False for NaN."""
+    # The sum of squares decides for nearly all arrays; it is also the fastest test for NaN and infinity
     if values.dtype.char in "fd" and np.vdot(values, values) <= _LARGEST_SQUARE:
         return True
     return values.dtype.kind in "biu" or bool((np.abs(values.astype(np.float64)) <= LARGEST).all())
 
 
 def running_statistics(env: VecNormalize | None) -> Statistics:
-    """Return the present statistics, none without a wrapper; nothing is copied, as updates make new arrays."""
+    """Return the current statistics, an empty list without a wrapper; no copies, because updates make new arrays."""
     if env is None:
         return []
     obs_rms = getattr(env, "obs_rms", None)

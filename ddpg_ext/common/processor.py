@@ -7,7 +7,7 @@ from pathlib import Path
 
 @functools.cache
 def processor(entry: str = "model name") -> str:
-    """Return an entry of Linux' ``/proc/cpuinfo``, empty if unknown; for the model name, Python's description then."""
+    """Return an entry of ``/proc/cpuinfo``; if it is unknown, "" or, for the model name, Python's description."""
     cpuinfo = Path("/proc/cpuinfo")
     for line in cpuinfo.read_text().splitlines() if cpuinfo.exists() else []:
         if line.startswith(f"{entry}\t"):

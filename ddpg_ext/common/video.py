@@ -19,7 +19,7 @@ from ddpg_ext.common.optional_imports import import_extra
 
 #: browsers slow down GIFs with more frames per second
 _GIF_FPS = 25
-#: longer side of a GIF in pixels; larger files get too large
+#: maximum length of the longer side of a GIF in pixels, because files of larger images are too large
 _GIF_SIZE = 300
 
 
@@ -36,10 +36,10 @@ def record_episode(
     A GIF has at most 25 frames per second and 300 pixels on its longer side.
 
     :param model: the model that acts
-    :param env: an environment id, or an environment with ``render_mode="rgb_array"``; of a ``VecEnv``, the first
+    :param env: an environment id, or an environment with ``render_mode="rgb_array"``; for a ``VecEnv``, its first
         environment is recorded. It is normalised like the model's environment
-    :param path: the file, which ends in ".gif" (extra ``extra``) or ".mp4" (moviepy, as ``gymnasium[other]`` installs
-        it)
+    :param path: path of the file, which ends in ".gif" (extra ``extra``) or ".mp4" (needs moviepy, which
+        ``gymnasium[other]`` installs)
     :param max_steps: maximum number of steps in the video, at least 1
     :param seed: seed of the episode; None: the environment's random numbers continue
     :return: the sum of the rewards in the video, before any normalisation
@@ -71,16 +71,16 @@ def record_frames(
     model: BaseAlgorithm, vec_env: VecEnv, max_steps: int, seed: int | None
 ) -> tuple[list[np.ndarray], float, float]:
     """
-    Play an episode without noise; return a frame of each state but the last, the frames per second, and the return.
+    Play an episode without noise; return a frame of each state except the last, the frame rate, and the return.
 
-    Frames have the shape ``(height, width, 3)``; rewards are summed before normalisation. An environment that declares
-    no frame rate has 30 frames per second.
+    Frames have the shape ``(height, width, 3)``. Rewards are summed before normalisation. Without a declared frame rate
+    it is 30 frames per second.
     """
     copy_statistics(model, vec_env)
     normalize = unwrap_vec_normalize(vec_env)
     frames: list[np.ndarray] = []
     episode_return, done = 0.0, False
-    learns = normalize is not None and normalize.training  # it is the model's own: keep the statistics of training
+    was_training = normalize is not None and normalize.training  # the model's own wrapper: keep its statistics
     try:
         if normalize is not None:
             normalize.training = False
@@ -92,10 +92,10 @@ def record_frames(
             actions, _ = model.predict(obs, deterministic=True)
             obs, rewards, dones, _ = vec_env.step(actions)
             episode_return += float((rewards if normalize is None else normalize.get_original_reward())[0])
-            done = bool(dones[0])  # the environment has been reset: it would render the next episode
+            done = bool(dones[0])  # then the environment has been reset, and would render the next episode
     finally:
         if normalize is not None:
-            normalize.training = learns
+            normalize.training = was_training
     metadata = vec_env.get_attr("metadata", 0)[0] or {}
     return frames, float(metadata.get("render_fps") or 30), episode_return
 

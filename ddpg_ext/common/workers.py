@@ -1,4 +1,4 @@
-"""Errors for processes of a ``SubprocVecEnv`` that end while they are used."""
+"""Errors for processes of a ``SubprocVecEnv`` that end unexpectedly."""
 
 import multiprocessing.connection
 import signal
@@ -10,13 +10,13 @@ from stable_baselines3.common.vec_env import SubprocVecEnv
 
 from ddpg_ext.common.errors import WorkerError
 
-#: Errors of the main process when a worker's pipe is closed
+#: errors of the main process after a worker closed its pipe
 PIPE_ERRORS = (EOFError, ConnectionError)
 
 
 @contextmanager
 def naming_workers() -> Iterator[None]:
-    """Raise a :class:`WorkerError` for an error that a process of an environment caused by its end."""
+    """Turn an error that follows from the end of an environment's process into a :class:`WorkerError`."""
     try:
         yield
     except PIPE_ERRORS as error:
@@ -31,7 +31,7 @@ def _check_processes(vec_env: SubprocVecEnv, error: Exception) -> None:
     # The pipe may close shortly before the process has ended
     multiprocessing.connection.wait([process.sentinel for process in vec_env.processes], timeout=5)
     for number, process in enumerate(vec_env.processes):
-        # Status 0 is that of a process that was closed
+        # A process that was closed has status 0
         if process.exitcode or (process.exitcode == 0 and not vec_env.closed):
             raise WorkerError(
                 f"process {number} of {len(vec_env.processes)} environments {_how_it_ended(process.exitcode)}"
@@ -41,19 +41,19 @@ def _check_processes(vec_env: SubprocVecEnv, error: Exception) -> None:
 def startup_error(error: Exception) -> WorkerError:
     """Return the error for a process that ended before its environment was built."""
     return WorkerError(
-        f"a process of an environment ended before its environment was built ({type(error).__name__}); if its error is "
-        "not above, it was killed, mostly because memory ran out. Use --vec-env dummy, which shows the error, or fewer "
-        "environments (-params n_envs:1)"
+        f"a process of an environment ended before its environment was built ({type(error).__name__}); if no error is "
+        "shown above, it was killed, usually because memory ran out. Use --vec-env dummy, which shows the error, or "
+        "fewer environments (-params n_envs:1)"
     )
 
 
 def _how_it_ended(exitcode: int) -> str:
     if exitcode == -signal.SIGKILL:
         return (
-            "was killed by SIGKILL, which the system does when memory runs out. Use fewer environments "
+            "was killed by SIGKILL, usually because memory ran out. Use fewer environments "
             "(-params n_envs:1), a smaller `buffer_size`, or DummyVecEnv (--vec-env dummy)"
         )
-    how = f"ended with status {exitcode}; its error, if it had one, is above"
+    reason = f"ended with status {exitcode}; its error, if it had one, is shown above"
     if exitcode < 0:
-        how = f"was ended by {signal.Signals(-exitcode).name}, which a crash of the simulator causes"
-    return f"{how}. Use DummyVecEnv (--vec-env dummy) to debug it in one process"
+        reason = f"was ended by {signal.Signals(-exitcode).name}, usually because the simulator crashed"
+    return f"{reason}. Use DummyVecEnv (--vec-env dummy) to debug it in one process"

@@ -1,4 +1,4 @@
-"""DDPG as the paper describes it, on Stable-Baselines3's training, callback and save/load machinery."""
+"""DDPG as in the paper, with the training loop, callbacks and file format of Stable-Baselines3."""
 
 import copy
 import io
@@ -73,12 +73,12 @@ from ddpg_ext.ddpg_paper.validation import (
 SelfDDPGPaper = TypeVar("SelfDDPGPaper", bound="DDPGPaper")
 ErrorT = TypeVar("ErrorT", bound=Exception)
 
-#: before a user replaces it
+#: SB3's method, before a user replaces it
 _SB3_PREDICT = OffPolicyAlgorithm.predict
 _METRIC_NAMES = [f"train/{name}" for name in StepMetrics._fields]
 _CURES = {
     "action": "The actor's weights or the noise are not finite.",
-    "environment": "The environment needs mending: SB3's VecCheckNan helps to find the cause.",
+    "environment": "The environment must be fixed: SB3's VecCheckNan helps to find the cause.",
 }
 
 
@@ -88,50 +88,50 @@ class DDPGPaper(OffPolicyAlgorithm):
 
     Lillicrap et al., "Continuous control with deep reinforcement learning", ICLR 2016, https://arxiv.org/abs/1509.02971.
 
-    The arguments are those of SB3's ``DDPG`` in its order, then keyword-only ones of its own. The defaults are the
-    paper's (section 7).
+    The arguments are those of SB3's ``DDPG`` in the same order, then additional keyword-only arguments. The defaults
+    are those of the paper (section 7).
 
     :param policy: "MlpPolicy", "CnnPolicy" (images), "MultiInputPolicy" (Dict observations), or a subclass of
         ``DDPGPaperPolicy``
     :param env: the environment to learn from (an id, an environment or a ``VecEnv``); its actions must be a bounded Box
-    :param learning_rate: learning rate of the actor's Adam: a number > 0, or a schedule of the progress that remains
-        (1 to 0)
+    :param learning_rate: learning rate of the actor's Adam: a number > 0, or a schedule, a function of the remaining
+        progress (1 to 0)
     :param buffer_size: capacity of the replay buffer, in transitions
-    :param learning_starts: number of steps after which learning starts. None: with the step that completes the first
+    :param learning_starts: number of steps after which learning starts. None: the step that completes the first
         minibatch (with ``HerReplayBuffer`` also the first episode)
     :param batch_size: size of the minibatch; None: 64, with "CnnPolicy" 16
-    :param tau: how far the targets move per update, in (0, 1]
+    :param tau: fraction by which the targets move towards the online networks per update, in (0, 1]
     :param gamma: discount factor, in [0, 1]
     :param train_freq: update every ``train_freq`` steps; or a tuple of frequency and "step" or "episode"
-    :param gradient_steps: gradient steps per update; -1: as many as environment steps since the last
-    :param action_noise: exploration noise on actions scaled to [-1, 1]. "ornstein-uhlenbeck": the paper's, with a
-        stream of its own seeded from ``seed``; None: none; or any SB3 ``ActionNoise`` for one environment
+    :param gradient_steps: gradient steps per update; -1: as many as environment steps since the last update
+    :param action_noise: exploration noise on actions scaled to [-1, 1]. "ornstein-uhlenbeck": the noise of the paper,
+        with its own random stream seeded from ``seed``; None: no noise; or any SB3 ``ActionNoise`` for one environment
     :param replay_buffer_class: None: :class:`~ddpg_ext.buffers.PackedReplayBuffer` for Box and Dict observations, SB3's
         choice for others; or any SB3 replay buffer, such as ``HerReplayBuffer``
-    :param replay_buffer_kwargs: its keyword arguments
-    :param optimize_memory_usage: SB3's memory-saving replay buffer; see there for what it excludes. The default buffer
-        saves that memory anyway
-    :param n_steps: above 1: learn from n-step returns; a ``replay_buffer_class`` must be one that takes ``n_steps`` and
-        ``gamma``: this package's, or SB3's ``NStepReplayBuffer``
+    :param replay_buffer_kwargs: keyword arguments of the replay buffer
+    :param optimize_memory_usage: use SB3's memory-saving replay buffer, with its restrictions. The default buffer saves
+        the same memory without this argument
+    :param n_steps: above 1: learn from n-step returns. The ``replay_buffer_class`` must then take ``n_steps`` and
+        ``gamma``, like those of this package and SB3's ``NStepReplayBuffer``
     :param tensorboard_log: folder for TensorBoard
     :param policy_kwargs: keyword arguments of the policy, such as ``net_arch`` or ``batch_norm``: see
         :class:`~ddpg_ext.ddpg_paper.policies.DDPGPaperPolicy`
     :param verbose: 0 quiet, 1 info, 2 debug
-    :param seed: seeds NumPy, torch, Python, the environment, the action space, the exploration noise and the replay
-        buffer: from 0 to 2**32 - 1; None: none of them
+    :param seed: seed, from 0 to 2**32 - 1, of NumPy, torch, Python, the environment, the action space, the exploration
+        noise and the replay buffer; None: seed none of them
     :param device: "auto", "cpu", "cuda", ...
     :param _init_setup_model: whether to build the networks now
     :param qf_learning_rate: learning rate of the critic's Adam, a number > 0 or a schedule
-    :param qf_weight_decay: L2 weight decay of the critic, >= 0. It falls on all its parameters, biases and batch norm's
-        scale and shift included (the paper does not say; Pendulum is learned more evenly so)
-    :param uniform_warmup: until ``learning_starts``, act uniformly at random (plus noise), as SB3 does. False: explore
+    :param qf_weight_decay: L2 weight decay of the critic, >= 0, on all its parameters, including biases and the scale
+        and shift of batch norm (the paper does not specify this; it makes learning Pendulum more even)
+    :param uniform_warmup: until ``learning_starts``, act uniformly at random (plus noise), like SB3. False: explore
         with policy and noise from the first step on, as in Algorithm 1
-    :param stats_window_size: number of episodes that the logged rollout statistics average
-    :param executor: how the gradient step is carried out. "eager": plain autograd, for any network on any device;
-        "fast": derivatives written out, for plain networks on a CPU; "auto": "fast" if it supports the networks, else
+    :param stats_window_size: number of episodes over which the logged rollout statistics are averaged
+    :param executor: implementation of the gradient step. "eager": plain autograd, for any network on any device;
+        "fast": hand-written derivatives, for plain networks on a CPU; "auto": "fast" if it supports the networks, else
         "eager". Both compute the same
-    :param matmul_precision: precision of float32 matrix products during ``learn()``. "medium" takes bfloat16 products
-        on a GPU, or a CPU with AMX, which may be faster and is less exact; None leaves torch's setting as it is
+    :param matmul_precision: precision of float32 matrix products during ``learn()``. "medium" uses bfloat16 products
+        on a GPU, or a CPU with AMX, which may be faster but are less exact; None keeps torch's setting
     :raises InvalidArgumentError: for an argument out of range (also a ``ValueError``)
     :raises InvalidArgumentTypeError: for an argument of the wrong type or an unknown keyword (also a ``TypeError``)
     :raises UnsupportedSpaceError: for actions that are not a bounded Box, or observations that need another policy
@@ -223,7 +223,7 @@ class DDPGPaper(OffPolicyAlgorithm):
         self._executor: Executor | None = None
         #: warning to show once when an imported TD3 or DDPG model is trained
         self._import_note: str | None = None
-        #: saved with the model, whose noise continues its own stream when it is loaded
+        #: saved with the model, because the noise of a loaded model continues its own stream
         self._noise_is_seeded = False
         self._default_learning_starts = learning_starts is None
         if _init_setup_model:
@@ -241,10 +241,10 @@ class DDPGPaper(OffPolicyAlgorithm):
     # ------------------------------------------------------------------ set-up
 
     def _setup_model(self) -> None:
-        # Files and `from_sb3` have set them after the constructor
+        # Loading a file and `from_sb3` set these after the constructor
         self.policy_kwargs, self.replay_buffer_kwargs = plain(self.policy_kwargs), plain(self.replay_buffer_kwargs)
         self.policy_kwargs = check_policy(self.policy_class, self.policy_kwargs)
-        # SB3's annotations know neither None nor a noise's name
+        # SB3's annotations allow neither None nor the name of a noise
         if self.batch_size is None:
             self.batch_size = self.policy_class.default_batch_size  # type: ignore[unreachable]
         self.batch_size = check_count("batch_size", self.batch_size)
@@ -267,7 +267,7 @@ class DDPGPaper(OffPolicyAlgorithm):
         self._setup_executor()
 
     def _check_minibatch(self, batch_size: int) -> None:
-        """Raise an error for minibatches of one transition, which batch normalisation cannot normalise."""
+        """Raise an error for minibatches of one transition, because batch normalisation needs at least two."""
         if batch_size == 1 and any(isinstance(module, _BatchNorm) for module in self.policy.modules()):
             raise InvalidArgumentError(
                 "`batch_size` must be at least 2 with batch normalisation, got 1; or pass "
@@ -276,13 +276,13 @@ class DDPGPaper(OffPolicyAlgorithm):
 
     @contextmanager
     def _default_replay_buffer(self) -> Iterator[None]:
-        """Make the replay buffer before SB3 does, and keep the arguments that chose it as they were given."""
+        """Make the replay buffer before SB3 does; restore the arguments that selected it when the block ends."""
         chosen = self.replay_buffer_class, self.n_steps
         if self.replay_buffer is None:
-            self.set_random_seed(self.seed)  # as SB3 does first, in case the buffer draws random numbers
+            self.set_random_seed(self.seed)  # like SB3, in case the buffer draws random numbers
             self.replay_buffer = make_replay_buffer(self)
         self.replay_buffer.device = self.device
-        # SB3 has nothing to choose then, and nothing to warn of
+        # With these values SB3 neither chooses a class nor warns
         self.replay_buffer_class, self.n_steps = type(self.replay_buffer), 1
         yield
         self.replay_buffer_class, self.n_steps = chosen
@@ -291,22 +291,22 @@ class DDPGPaper(OffPolicyAlgorithm):
         for group in self.critic.optimizer.param_groups:
             if "weight_decay" not in group and self.qf_weight_decay > 0:
                 raise InvalidArgumentError(
-                    f"`qf_weight_decay` must be 0 with {type(self.critic.optimizer).__name__}, which has no weight "
-                    f"decay, got {self.qf_weight_decay}"
+                    f"`qf_weight_decay` must be 0 with {type(self.critic.optimizer).__name__}, which does not support "
+                    f"weight decay, got {self.qf_weight_decay}"
                 )
             group["weight_decay"] = self.qf_weight_decay
         for group in self.actor.optimizer.param_groups:
-            if "weight_decay" in group:  # AdamW, for one, has some by default
+            if "weight_decay" in group:  # for example, the default of AdamW is not 0
                 group["weight_decay"] = 0.0
 
     def _setup_noise(self) -> None:
-        """Build a noise given by name; seed a noise without a seed of its own from the model's seed."""
+        """Build the noise if it is a name; seed a noise without its own seed from the model's seed."""
         noise: Any = self.action_noise
         is_new, self._noise_is_seeded = not self._noise_is_seeded, True
         if isinstance(noise, str):
             self.action_noise = OrnsteinUhlenbeckNoise(np.zeros(self.action_space.shape))
         elif is_new and isinstance(noise, VectorizedActionNoise) and hasattr(noise.base_noise, "spawn"):
-            # SB3 has deep-copied it, so all environments share one stream: `_setup_learn` makes independent copies
+            # SB3's deep copies share one stream, so `_setup_learn` makes independent copies of the base noise
             self.action_noise = noise.base_noise
         if is_new and self.seed is not None and getattr(self.action_noise, "seed", 0) is None:
             self._seed_noise(self.seed)
@@ -314,7 +314,7 @@ class DDPGPaper(OffPolicyAlgorithm):
     def _setup_executor(self) -> None:
         self._executor, reasons = make_executor(self._executor_choice, self.policy)
         if self.verbose >= 1:
-            print(f"Gradient steps by the {self._executor.name!r} executor{''.join(f' ({why})' for why in reasons)}")
+            print(f"Gradient steps by the {self._executor.name!r} executor{''.join(f' ({text})' for text in reasons)}")
 
     @property
     def executor(self) -> str:
@@ -326,7 +326,7 @@ class DDPGPaper(OffPolicyAlgorithm):
             seed_random_stream(self.action_noise, _derived_seed(seed, 1))
 
     def _seed_replay_buffer(self, seed: int) -> None:
-        buffer: Any = getattr(self, "replay_buffer", None)  # None: deleted to save memory
+        buffer: Any = getattr(self, "replay_buffer", None)  # the user may delete it to save memory
         if hasattr(buffer, "set_random_seed"):  # SB3's buffers draw from NumPy's global generator
             buffer.set_random_seed(_derived_seed(seed, 2))
 
@@ -341,7 +341,7 @@ class DDPGPaper(OffPolicyAlgorithm):
         if seed is not None:
             seed = check_seed(seed)
         super().set_random_seed(seed)
-        # During set-up noise and buffer seed themselves, and loaded ones continue their streams
+        # Not during set-up, which seeds noise and buffer; those from a file continue their streams
         if seed is not None and hasattr(self, "policy"):
             self._seed_noise(seed)
             self._seed_replay_buffer(seed)
@@ -362,19 +362,19 @@ class DDPGPaper(OffPolicyAlgorithm):
 
         Denormal numbers are flushed to zero while training: see :func:`ddpg_ext.common.denormals.flush_denormals`.
 
-        :param total_timesteps: environment steps to train for (a lower bound), >= 0
-        :param callback: called at every step: a ``BaseCallback``, a list of them, or a function as in SB3
-        :param log_interval: episodes between two logs
+        :param total_timesteps: minimum number of environment steps to train for, >= 0
+        :param callback: a ``BaseCallback``, a list of them, or a function as in SB3, called at every step
+        :param log_interval: number of episodes between two logs
         :param tb_log_name: name of the run for TensorBoard
         :param reset_num_timesteps: False continues steps, episode and noise as if training had not stopped
-        :param progress_bar: show one (extra ``extra``)
+        :param progress_bar: show a progress bar (needs the extra ``extra``)
         :return: the trained model
         :raises InvalidArgumentError: if ``total_timesteps`` is out of range, or the model has no environment
         :raises InvalidArgumentTypeError: for a class in place of a callback
-        :raises NonFiniteError: if an observation, a reward, an action or a loss is NaN or infinite, or one of the first
-            three is above 1e15 in size. The model can be saved then
+        :raises NonFiniteError: if an observation, a reward, an action or a loss is NaN or infinite, or the absolute
+            value of one of the first three is above 1e15. The model can still be saved
         :raises UnsupportedSpaceError: if an observation does not fit the observation space
-        :raises WorkerError: if a process of a ``SubprocVecEnv`` ends. The model can be saved then
+        :raises WorkerError: if a process of a ``SubprocVecEnv`` ends. The model can still be saved
         """
         if self._import_note is not None:
             warnings.warn(self._import_note)
@@ -386,7 +386,7 @@ class DDPGPaper(OffPolicyAlgorithm):
         check_callback(callback)
         if self.env is None:
             raise InvalidArgumentError(
-                "the model has no environment to learn in; call `set_env` or load it with `env=`"
+                "the model has no environment to learn in; call `set_env`, or load the model with `env=`"
             )
         with flush_denormals(), matmul_precision(self.matmul_precision, self.device.type), naming_workers():
             try:
@@ -398,7 +398,7 @@ class DDPGPaper(OffPolicyAlgorithm):
                 raise self._discarded(misfit) from error
         if self._n_updates == 0 and 0 < self.num_timesteps <= self.learning_starts:
             warnings.warn(
-                f"nothing was learned: training ended at step {self.num_timesteps}, gradient steps start after step "
+                f"nothing was learned: training ended at step {self.num_timesteps}; gradient steps start after step "
                 f"{self.learning_starts} (`learning_starts`); train for more steps, or pass a smaller `learning_starts`"
             )
         return self
@@ -414,10 +414,10 @@ class DDPGPaper(OffPolicyAlgorithm):
         in_episodes = getattr(self.train_freq, "unit", None) is TrainFrequencyUnit.EPISODE
         if in_episodes and self.env is not None and self.env.num_envs > 1:
             raise InvalidArgumentError(
-                f"`train_freq` in episodes needs a single environment, got {self.env.num_envs}; give it in steps"
+                f"`train_freq` in episodes needs a single environment, got {self.env.num_envs}; use steps as its unit"
             )
         if self.action_noise is not None and self.env is not None:
-            # Before SB3 does it by deep copies, which would give all environments the same stream
+            # SB3 would make deep copies, which would give all environments the same stream
             self.action_noise = vectorize(self.action_noise, self.env.num_envs)
         self._statistics_before = running_statistics(self._vec_normalize_env)
         mid_episode = not reset_num_timesteps and self._last_obs is not None
@@ -425,11 +425,11 @@ class DDPGPaper(OffPolicyAlgorithm):
             self.replay_buffer = make_replay_buffer(self)
         assert self.replay_buffer is not None  # for mypy
         if not mid_episode and self.replay_buffer.size() > 0:
-            # The environment will be reset: no return or goal may reach from one episode into the next
+            # The environment will be reset, so no n-step return or goal may cross this step
             end_episodes(self.replay_buffer, np.arange(self.replay_buffer.n_envs))
         noise = self.action_noise
         if mid_episode:
-            self.action_noise = None  # SB3 resets the noise whenever learning is set up
+            self.action_noise = None  # SB3 would reset the noise
         try:
             total_timesteps, _ = super()._setup_learn(total_timesteps, None, reset_num_timesteps, tb_log_name)
         finally:
@@ -438,19 +438,19 @@ class DDPGPaper(OffPolicyAlgorithm):
             self._last_obs = self._checked_observation("observation", self._last_obs)
         elif self._last_original_obs is not None:
             self._last_original_obs = self._checked_observation("observation", self._last_original_obs)
-        # After the noise is back: a callback may look at it
+        # Only after restoring the noise, because a callback may read it
         return total_timesteps, self._init_callback(callback, progress_bar)
 
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
     ) -> tuple[np.ndarray, np.ndarray]:
         if self._vec_normalize_env is not None:
-            # A bad value in the step that follows must not spoil the normalisation
+            # An invalid value in the next step must not change the statistics
             self._statistics_before = running_statistics(self._vec_normalize_env)
         warming_up = self.uniform_warmup and self.num_timesteps < learning_starts
         if warming_up or not is_method(self.predict, _SB3_PREDICT):
             return super()._sample_action(learning_starts if warming_up else 0, action_noise, n_envs)
-        # As SB3, but without scaling the policy's actions to the environment's bounds and back
+        # Like SB3, but without scaling the actions to the bounds of the environment and back
         assert self._last_obs is not None  # for mypy
         assert self._executor is not None
         scaled_action = self._executor.act(self._last_obs)
@@ -472,7 +472,7 @@ class DDPGPaper(OffPolicyAlgorithm):
         original_obs: Any = new_obs
         original_reward = reward
         if env is not None:
-            # Check the values before normalisation, which clips one bad value or spreads it to all environments
+            # Check the values before normalisation, which would clip an invalid value or spread it to all environments
             original_reward = env.get_original_reward()
             self._check_size("reward", original_reward)
             original_obs = self._checked_observation("observation", env.get_original_obs())
@@ -480,7 +480,7 @@ class DDPGPaper(OffPolicyAlgorithm):
         new_obs = self._checked_observation("observation", new_obs)
         if env is None:
             original_obs, self._last_original_obs = new_obs, self._last_obs
-        # As SB3, but without deep copies
+        # Like SB3, but without deep copies
         is_dict = isinstance(original_obs, dict)
         next_obs: Any = {key: part.copy() for key, part in original_obs.items()} if is_dict else original_obs.copy()
         for index, done in enumerate(dones):
@@ -497,7 +497,7 @@ class DDPGPaper(OffPolicyAlgorithm):
             self._last_original_obs = original_obs
 
     def _checked_observation(self, quantity: str, observation: Any, env_index: int | None = None) -> Any:
-        """Return a valid observation of all environments, or of one, as the arrays that the space describes."""
+        """Return the observation of all environments, or of one, as arrays; raise an error unless it is valid."""
         batch_shape = (self.n_envs,) if env_index is None else ()
         try:
             arrays = fit_observation(observation, self.observation_space, batch_shape)
@@ -507,7 +507,7 @@ class DDPGPaper(OffPolicyAlgorithm):
         return arrays
 
     def _check_size(self, quantity: str, values: Any, env_index: int | None = None) -> None:
-        """Raise NonFiniteError if a value (by environment, or of ``env_index``) is NaN, infinite or too large."""
+        """Raise NonFiniteError if a value (of all environments, or of ``env_index``) is NaN, infinite or too large."""
         if isinstance(values, dict):
             for key, value in values.items():
                 self._check_size(f"{quantity} {key!r}", value, env_index)
@@ -517,18 +517,18 @@ class DDPGPaper(OffPolicyAlgorithm):
             return
         where = tuple(np.argwhere(~(np.abs(values.astype(np.float64)) <= LARGEST))[0])
         env = where[0] if env_index is None else env_index
-        reason = f", above {LARGEST:g} in size, too large for single precision" if np.isfinite(values[where]) else ""
+        reason = f", too large for single precision (limit {LARGEST:g})" if np.isfinite(values[where]) else ""
         raise self._discarded(
             NonFiniteError(
                 f"step {self.num_timesteps}, environment {env}: the {quantity} is {values[where]!s}{reason}. "
-                "Training stopped before it was stored; the model can still be saved. "
+                "Training stopped before the transition was stored; the model can still be saved. "
                 + _CURES["action" if quantity == "action" else "environment"]
             )
         )
 
     def _discarded(self, error: ErrorT) -> ErrorT:
         """Undo a step with an invalid value, and return the error to raise."""
-        # The environment has moved on: start a new episode if training is continued
+        # The environment is in another state now, so continued training starts a new episode
         self._last_obs = None
         restore_statistics(self._statistics_before)
         return error
@@ -537,7 +537,7 @@ class DDPGPaper(OffPolicyAlgorithm):
         """
         Sample the replay buffer, and update critic, actor and targets (paper, Algorithm 1).
 
-        :param gradient_steps: number of minibatches
+        :param gradient_steps: number of gradient steps, each on its own minibatch
         :param batch_size: transitions per minibatch; None: the model's ``batch_size``
         :raises InvalidArgumentError: if ``batch_size`` is 1, with batch normalisation
         :raises NonFiniteError: if a loss is NaN or infinite, or a gradient is too large for single precision
@@ -548,10 +548,10 @@ class DDPGPaper(OffPolicyAlgorithm):
         buffer: Any = getattr(self, "replay_buffer", None)
         if buffer is None or not buffer.size():
             raise ReplayBufferError(
-                "there is nothing to train on: call `learn`, or `load_replay_buffer`, before `train`"
+                "the replay buffer is empty or missing; call `learn`, or `load_replay_buffer`, before `train`"
             )
         if self._default_learning_starts and isinstance(buffer, HerReplayBuffer) and not np.any(buffer.ep_length > 0):
-            return  # goals are drawn from complete episodes, and no episode is complete yet
+            return  # HER draws goals from complete episodes, but no episode is complete yet
         self._update_learning_rate([self.actor.optimizer, self.critic.optimizer])
         executor = self._ensure_executor()
         for _ in range(gradient_steps):
@@ -564,7 +564,7 @@ class DDPGPaper(OffPolicyAlgorithm):
             if hasattr(buffer, "update_priorities"):
                 buffer.update_priorities(batch.indices, td_errors)
             for name, value in zip(_METRIC_NAMES, metrics, strict=True):
-                self.logger.record_mean(name, value)  # the mean since the last log, not SB3's last minibatch
+                self.logger.record_mean(name, value)  # the mean since the last log; SB3 logs the last minibatch
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         if self.action_noise is not None:
             self.logger.record("train/noise_scale", noise_scale(self.action_noise))
@@ -573,7 +573,7 @@ class DDPGPaper(OffPolicyAlgorithm):
         """Return an executor that supports the networks, which the user may have changed."""
         assert self._executor is not None  # for mypy
         for name in ("actor", "critic", "actor_target", "critic_target"):
-            if getattr(self, name) is not getattr(self.policy, name):  # another network, in place of the policy's
+            if getattr(self, name) is not getattr(self.policy, name):  # the user has replaced the network
                 setattr(self.policy, name, getattr(self, name))
         reason = self._executor.prepare()
         if reason is not None:
@@ -585,13 +585,13 @@ class DDPGPaper(OffPolicyAlgorithm):
 
     def _with_step_number(self, error: NonFiniteError) -> NonFiniteError:
         return NonFiniteError(
-            f"step {self.num_timesteps}, gradient step {self._n_updates + 1}: {error}. Training stopped before it "
-            "reached the network's weights; the model can still be saved. Lower learning rates, or rewards and "
-            "observations of smaller size (VecNormalize), are the usual cure."
+            f"step {self.num_timesteps}, gradient step {self._n_updates + 1}: {error}. Training stopped before the "
+            "weights of the network changed; the model can still be saved. Use lower learning rates, or rewards and "
+            "observations of smaller size (VecNormalize)."
         )
 
     def _update_learning_rate(self, optimizers: list[th.optim.Optimizer] | th.optim.Optimizer) -> None:
-        """Set and log the learning rates of optimisers, as SB3 does: the critic's has a schedule of its own."""
+        """Set and log the learning rates of optimisers like SB3, but with a separate schedule for the critic."""
         for optimizer in optimizers if isinstance(optimizers, list) else [optimizers]:
             is_critics = optimizer is self.critic.optimizer
             name = "qf_learning_rate" if is_critics else "learning_rate"
@@ -602,7 +602,7 @@ class DDPGPaper(OffPolicyAlgorithm):
 
     @staticmethod
     def _wrap_env(env: GymEnv | str, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
-        """Do as SB3 does for the constructor, ``set_env`` and ``load``, and also make the environment of an id."""
+        """Wrap an environment like SB3 for the constructor, ``set_env`` and ``load``; also make one from its id."""
         made_env: Any = make_environment(env, verbose)
         _check_env(made_env)
         vec_env = OffPolicyAlgorithm._wrap_env(made_env, verbose, monitor_wrapper)
@@ -614,16 +614,16 @@ class DDPGPaper(OffPolicyAlgorithm):
         Set the environment to continue training in.
 
         :param env: an id, an environment or a ``VecEnv``, with the model's spaces and number of environments
-        :param force_reset: reset it before training continues
+        :param force_reset: reset the environment before training continues
         :raises EnvironmentMismatchError: if it has other spaces or another number of environments
         :raises InvalidArgumentError: if there is no environment with the id
-        :raises InvalidArgumentTypeError: if it is no environment
+        :raises InvalidArgumentTypeError: if ``env`` is not an environment
         """
         vec_env = self._wrap_env(env, self.verbose)
         if vec_env.num_envs != self.n_envs:
             raise EnvironmentMismatchError(
                 f"`env` must have the model's number of environments, {self.n_envs}, got {vec_env.num_envs}; "
-                "DDPGPaper.load(path, env=...) takes any number"
+                "DDPGPaper.load(path, env=...) accepts any number"
             )
         try:
             super().set_env(vec_env, force_reset)
@@ -649,13 +649,13 @@ class DDPGPaper(OffPolicyAlgorithm):
         """
         Save the model in an SB3 zip file.
 
-        The file appears only when all of it is on the disk: a crash in the middle leaves the file that was there.
+        The file is replaced only when the new one is complete on the disk; after a crash, the old file is unchanged.
 
         :param path: path of the file (".zip" may be left out), or an open binary file
-        :param exclude: attributes to leave out, beyond those that SB3 leaves out
-        :param include: attributes to keep that would be left out
-        :raises CheckpointError: for an attribute that could not be read back; the message says which
-        :raises OSError: if the file cannot be written; the file that was there is unchanged
+        :param exclude: additional attributes to leave out, beyond those that SB3 leaves out
+        :param include: attributes to save that would be left out otherwise
+        :raises CheckpointError: for an attribute that could not be loaded again; the message names it
+        :raises OSError: if the file cannot be written; the old file is unchanged
         """
         from ddpg_ext.checkpoints.model_zip import save_model
 
@@ -676,19 +676,19 @@ class DDPGPaper(OffPolicyAlgorithm):
         **kwargs: Any,
     ) -> SelfDDPGPaper:
         """
-        Load a model from a zip file: one that ``save`` wrote, or one of SB3's DDPG or TD3, of any version since 1.0.
+        Load a model from a zip file of ``save``, or of SB3's DDPG or TD3, of any version since 1.0.
 
-        Nothing in the file is executed, unless ``trusted``.
+        No code in the file is executed, unless ``trusted``.
 
-        :param path: the file
-        :param env: environment to continue training in, or its id; needs the same spaces
+        :param path: path of the file, or an open binary file
+        :param env: environment to continue training in, or its id; must have the model's spaces
         :param device: "auto", "cpu", "cuda", ...
-        :param custom_objects: values by name that replace saved attributes, which are not read then
-        :param print_system_info: print the system that saved it
+        :param custom_objects: values by name that replace saved attributes, which are then not read
+        :param print_system_info: print a description of the system that saved the model
         :param force_reset: reset the environment before training continues
-        :param trusted: unpickle objects that are not on the list of what a checkpoint may have. This lets whoever made
-            the file run any code with your account
-        :param allow: classes and functions of your own that the file may use, such as a features extractor
+        :param trusted: unpickle objects that are not on the allow-list of checkpoints. The author of the file can then
+            run any code with your account
+        :param allow: your own classes and functions that the file may use, such as a features extractor
         :param kwargs: constructor arguments to change
         :return: the model
         :raises CheckpointError: if the file is missing, damaged or refused, or does not fit ``env`` (also a
@@ -710,18 +710,18 @@ class DDPGPaper(OffPolicyAlgorithm):
         """
         Load weights and the optimisers' states.
 
-        Learning rates and weight decay are arguments of the model, and do not change.
+        Learning rates and weight decay do not change, because they are arguments of the model.
 
-        :param load_path_or_dict: a zip file that ``save`` wrote, or the result of ``get_parameters``
-        :param exact_match: whether every parameter must be there
+        :param load_path_or_dict: path of a zip file of ``save``, or the result of ``get_parameters``
+        :param exact_match: whether all parameters must be present
         :param device: device for the tensors
         :raises CheckpointError: if the file is missing or damaged
-        :raises ValueError: for a network or optimiser that the model does not have, or one that is missing
+        :raises ValueError: for a network or optimiser that the model does not have, or, with ``exact_match``, lacks
         """
         from ddpg_ext.checkpoints.model_zip import load_parameters
 
         if isinstance(load_path_or_dict, dict):
-            # torch's optimisers take tensors as they are: two models would share one Adam state
+            # torch's optimisers do not copy tensors, so two models would share one Adam state
             parameters = copy.deepcopy(load_path_or_dict)
         else:
             parameters = load_parameters(load_path_or_dict, device)
@@ -734,9 +734,9 @@ class DDPGPaper(OffPolicyAlgorithm):
         Save the replay buffer, without a second copy of it in memory.
 
         :param path: path of the file (".pkl" may be left out, as in SB3), or an open binary file
-        :raises CheckpointError: if a replay buffer of your own holds anything that cannot be stored
+        :raises CheckpointError: if your own replay buffer holds an object that cannot be stored
         :raises InvalidArgumentTypeError: if the model has no replay buffer
-        :raises OSError: if the file cannot be written; the file that was there is unchanged
+        :raises OSError: if the file cannot be written; the old file is unchanged
         """
         from ddpg_ext.checkpoints.replay_buffer import save_replay_buffer
 
@@ -751,12 +751,12 @@ class DDPGPaper(OffPolicyAlgorithm):
         allow: Iterable[Any] = (),
     ) -> None:
         """
-        Load a replay buffer: one that ``save_replay_buffer`` wrote, or one of SB3's. Nothing in the file is executed.
+        Load a replay buffer from a file of ``save_replay_buffer`` or SB3, without executing code unless ``trusted``.
 
-        :param path: the file
-        :param truncate_last_traj: for ``HerReplayBuffer``: end the episode that was under way
-        :param trusted: unpickle objects that are not on the list of what a replay buffer may have; see :meth:`load`
-        :param allow: classes of your own that the file may use
+        :param path: path of the file, or an open binary file
+        :param truncate_last_traj: for ``HerReplayBuffer``: end the unfinished episode
+        :param trusted: unpickle objects that are not on the allow-list of replay buffers; see :meth:`load`
+        :param allow: your own classes that the file may use
         :raises CheckpointError: if the file is missing, damaged or refused
         """
         from ddpg_ext.checkpoints.replay_buffer import load_replay_buffer
@@ -782,14 +782,13 @@ class DDPGPaper(OffPolicyAlgorithm):
         machine, with the same versions and number of threads). If the steps differ from those that followed the
         snapshot, the ``SnapshotCallback`` warns.
 
-        :param path: folder of the snapshots, of which the newest is taken, or if it is damaged the one before; or one
-            snapshot
+        :param path: folder of snapshots, whose newest undamaged one is used, or the path of one snapshot
         :param env: the environment or its id, made as for the first start. A ``VecNormalize`` gets its statistics back;
-            if it is missing, it is put around
+            if it is missing, it is added
         :param device: "auto", "cpu", "cuda", ...
         :param trusted: see :meth:`load`
         :param allow: see :meth:`load`
-        :param custom_objects: see :meth:`load`; a lambda as a schedule has to be given again here
+        :param custom_objects: see :meth:`load`; pass a schedule that is a lambda here again
         :return: the model
         :raises CheckpointNotFoundError: if there is no snapshot yet
         :raises CheckpointError: if all snapshots are damaged, or the environment differs
@@ -804,11 +803,11 @@ class DDPGPaper(OffPolicyAlgorithm):
         """
         Convert a live SB3 DDPG or TD3: its networks, optimisers, counters, environment and replay buffer.
 
-        The networks keep their architecture (``action_layer=1``, no batch normalisation). Of a TD3's critics the first
-        is kept, and ``learn`` says what else is lost.
+        The networks keep their architecture (``action_layer=1``, no batch normalisation). Only the first critic of a
+        TD3 is kept. ``learn`` warns of all losses.
 
         :param model: the SB3 model
-        :return: a model that predicts the same
+        :return: a model that predicts the same actions
         :raises CheckpointError: if its networks are not SB3's
         """
         from ddpg_ext.checkpoints.load import convert_live
@@ -820,7 +819,7 @@ class DDPGPaper(OffPolicyAlgorithm):
         Convert a model without batch normalisation and with ``action_layer=1`` to SB3's DDPG.
 
         :return: an SB3 model with its weights, optimisers' state, counters, environment and replay buffer
-        :raises CheckpointError: if SB3 does not have its networks
+        :raises CheckpointError: if SB3's DDPG cannot have its networks
         """
         from ddpg_ext.checkpoints.sb3_compat import to_sb3
 
@@ -833,12 +832,12 @@ def _check_env(env: Any) -> None:
 
 
 def _brief(space: spaces.Space) -> str:
-    """Describe a space without its bounds, which fill many lines for large ones."""
+    """Describe a space without its bounds, which fill many lines for a large space."""
     if isinstance(space, spaces.Dict):
         return f"Dict({', '.join(f'{key}: {_brief(part)}' for key, part in space.items())})"
     return f"Box{space.shape}" if isinstance(space, spaces.Box) else str(space)
 
 
 def _derived_seed(seed: int, stream: int) -> int:
-    """Return a seed that differs from the model's, which seeds generators of the same kind in the environment."""
+    """Return a seed that differs from the model's, because generators of the environment use that seed, too."""
     return int(np.random.SeedSequence([seed, stream]).generate_state(1)[0])

@@ -1,4 +1,4 @@
-"""Executors carry out the gradient step; ``make_executor`` takes the fastest that supports the model."""
+"""Executors of the gradient step; ``make_executor`` selects the fastest that supports the policy."""
 
 from typing import Any, Literal, Protocol, get_args
 
@@ -35,24 +35,24 @@ class Executor(Protocol):
 
     def prepare(self) -> str | None:
         """
-        Notice changes of the policy. It is called before a series of steps.
+        Adapt to changes of the policy; called before a series of steps.
 
-        :return: as :meth:`unsupported`, for the policy as it is now
+        :return: the result of :meth:`unsupported` for the present policy
         """
 
     def step(self, batch: Samples, gamma: float, tau: float) -> StepResult:
         """
-        Do as :func:`ddpg_ext.ddpg_paper.update.gradient_step`, which has the same parameters and errors.
+        Compute the same as :func:`ddpg_ext.ddpg_paper.update.gradient_step`, with the same parameters and errors.
 
         :param batch: minibatch of transitions
         :param gamma: discount factor, in [0, 1]
-        :param tau: how far the targets move towards the online networks, in (0, 1]
+        :param tau: fraction by which the targets move towards the online networks, in (0, 1]
         :return: metrics and TD errors
         :raises NonFiniteError: if a loss is NaN or infinite
         """
 
     def act(self, observations: Any) -> np.ndarray:
-        """Do as :meth:`ddpg_ext.ddpg_paper.policies.DDPGPaperPolicy.scaled_actions`."""
+        """Compute the same as :meth:`ddpg_ext.ddpg_paper.policies.DDPGPaperPolicy.scaled_actions`."""
 
 
 class EagerExecutor:
@@ -87,7 +87,7 @@ EXECUTORS: dict[str, type[Executor]] = {"fast": FastCPUExecutor, "eager": EagerE
 
 
 def check_executor(name: Any) -> None:
-    """Raise an error if a value of the argument ``executor`` is not the name of one."""
+    """Raise an error unless the argument ``executor`` has an accepted value."""
     names = get_args(ExecutorChoice)
     if not isinstance(name, str):
         raise InvalidArgumentTypeError(f"`executor` must be one of {', '.join(map(repr, names))}, got {name!r}")
@@ -99,9 +99,9 @@ def make_executor(name: str, policy: DDPGPaperPolicy) -> tuple[Executor, list[st
     """
     Make the executor of a policy.
 
-    :param name: "auto", or an executor's name
+    :param name: "auto", or the name of an executor
     :param policy: the policy to train
-    :return: the executor, and the reasons why faster ones were not taken
+    :return: the executor, and the reasons against the faster ones
     :raises InvalidArgumentError: if the executor with that name does not support the policy
     """
     reasons: list[str] = []

@@ -1,9 +1,9 @@
 """
-The gradient step of :mod:`ddpg_ext.ddpg_paper.update` for plain networks on a CPU, with its derivatives written out.
+The gradient step of :mod:`ddpg_ext.ddpg_paper.update` for plain networks on a CPU, with hand-written derivatives.
 
-The mathematics is the same. It saves the costs of autograd at this size: a graph and fresh tensors for each step,
-unused gradients (of the critic's weights, in the actor step), and many Python calls in the optimiser. Each layer is a
-small object with preallocated outputs and gradients; a network is a chain of them (``manual_backward.py``).
+The mathematics is the same. At this size it saves the costs of autograd: a graph and new tensors for each step, unused
+gradients (of the critic's weights, in the actor step), and many Python calls in the optimiser. Each layer is a small
+object with preallocated outputs and gradients; a network is a chain of them (``manual_backward.py``).
 """
 
 from collections.abc import Iterable
@@ -37,7 +37,7 @@ from ddpg_ext.ddpg_paper.update import (
 
 
 class _Adam:
-    """Do as ``torch.optim.Adam.step`` on the optimiser's own state, but without its hundred Python calls."""
+    """Compute ``torch.optim.Adam.step`` on the optimiser's own state, without its hundred Python calls."""
 
     def __init__(self, optimizer: th.optim.Optimizer, grads: Grads) -> None:
         self.optimizer = optimizer
@@ -48,9 +48,9 @@ class _Adam:
             params = group["params"]
             states = [self.state[param] for param in params]
             for param, state in zip(params, states, strict=True):
-                if not state:  # as Adam itself does in its first step
+                if not state:  # like Adam in its first step
                     state |= dict(step=th.zeros(()), exp_avg=th.zeros_like(param), exp_avg_sq=th.zeros_like(param))
-            # One addition advances all step counts, views of one tensor; NumPy's takes a third of the time of torch's
+            # All step counts are views of one tensor, so one addition advances them (three times as fast by NumPy)
             counts = th.stack([state["step"] for state in states])
             for state, count in zip(states, counts.unbind(), strict=True):
                 state["step"] = count
@@ -73,7 +73,7 @@ class _Adam:
 
 class FastCPUExecutor:
     """
-    Carry out gradient steps with derivatives written out, in the order of ``update.gradient_step``.
+    Carry out gradient steps with hand-written derivatives, in the order of ``update.gradient_step``.
 
     :param policy: a policy for which :meth:`unsupported` returns None
     """
@@ -83,7 +83,7 @@ class FastCPUExecutor:
     def __init__(self, policy: DDPGPaperPolicy) -> None:
         self.policy = policy
         self.batch_size = 0
-        # `prepare` builds the rest: as with autograd, an optimiser has no state before its first step
+        # `prepare` builds the rest, so that an optimiser has no state before its first step, as with autograd
         self.fingerprint: list[Any] | None = None
         self.watched_actor: _Watched | None = None
         self.action_shape = policy.action_space.shape
@@ -99,17 +99,17 @@ class FastCPUExecutor:
         self.watched = _Watched(policy.modules(), (policy.actor.optimizer, policy.critic.optimizer))
         self.batch_size = 0
         self.fingerprint = self._fingerprint()
-        # A policy that overrides how it acts is asked to act
+        # A policy that overrides one of these methods acts itself
         acts_plainly = _inherits(policy, "predict", "_predict", "scaled_actions", "obs_to_tensor")
         self.watched_actor = _Watched(policy.actor.modules(), (policy,)) if acts_plainly else None
 
     @staticmethod
     def unsupported(policy: DDPGPaperPolicy) -> str | None:
-        """Return the first property of a policy, as it is now, that this executor does not support, or None."""
+        """Return the first property of the present policy that this executor does not support, or None."""
         space, networks = policy.observation_space, (policy.actor, policy.critic)
         with_targets = (*networks, policy.actor_target, policy.critic_target)
         if [type(network) for network in with_targets] != [Actor, Critic, Actor, Critic]:
-            return "an actor or critic of a class of its own"
+            return "an actor or critic of another class"
         critics = (policy.critic, policy.critic_target)
         nets = [policy.actor.mu, policy.actor_target.mu, *(net for c in critics for net in (c.state_net, c.q_net))]
         optimizers = [network.optimizer for network in networks]
@@ -127,7 +127,7 @@ class FastCPUExecutor:
             "layers other than linear, ReLU, tanh and batch norm": all(type(net) is nn.Sequential for net in nets)
             and all(type(layer) in LAYERS for net in nets for layer in net)
             and all(type(critic.action_input) is ActionInput for critic in critics),
-            "parameters that do not learn, or other than float32": all(
+            "frozen parameters, or parameters other than float32": all(
                 param.requires_grad and param.dtype == th.float32 for param in params
             ),
             "hooks on modules, parameters or optimisers": not watched.has_hooks(),
@@ -139,7 +139,7 @@ class FastCPUExecutor:
         return next((reason for reason, supported in checks.items() if not supported), None)
 
     def prepare(self) -> str | None:
-        """Notice changes since the last step: of an optimiser's state, hooks, replaced methods, frozen layers."""
+        """Build again after a change of an optimiser's state, hooks, methods or frozen layers, if it is supported."""
         if self.fingerprint is None or self._fingerprint() != self.fingerprint:
             reason = self.unsupported(self.policy)
             if reason is not None:
@@ -148,26 +148,26 @@ class FastCPUExecutor:
         return None
 
     def _fingerprint(self) -> list[Any]:
-        """Identify the memory and the settings that this executor relies on and a user may exchange."""
+        """Identify the memory and the settings that this executor relies on and a user may replace."""
         fingerprint = self.watched.fingerprint()
-        for network in self.networks:  # whose exchange is noticed above
+        for network in self.networks:  # `watched` notices a replaced network
             optimizer = network.optimizer
             state = optimizer.state
             fingerprint += [id(optimizer), id(state), len(state)]
-            fingerprint += map(id, next(iter(state.values()), {}).values())  # one stands for all, which costs less
+            fingerprint += map(id, next(iter(state.values()), {}).values())  # the first parameter's, to save time
             for group in optimizer.param_groups:
                 fingerprint += [len(group["params"]), *map(group.get, _ADAM_VARIANTS)]
         fingerprint.append(self.policy.joint_statistics)
         return fingerprint
 
     def step(self, batch: Samples, gamma: float, tau: float) -> StepResult:
-        """Do as :func:`ddpg_ext.ddpg_paper.update.gradient_step`."""
+        """Compute the same as :func:`ddpg_ext.ddpg_paper.update.gradient_step`."""
         with th.inference_mode():
             metrics, td_errors = self._step(batch, gamma, tau)
         return StepResult(metrics, th.from_numpy(td_errors))
 
     def act(self, observations: Any) -> np.ndarray:
-        """Do as ``policy.scaled_actions``, but without the many Python calls of ``nn.Module``."""
+        """Compute the same as ``policy.scaled_actions``, without the many Python calls of ``nn.Module``."""
         # Callbacks may change the actor between two calls of `prepare`
         if self.watched_actor is None or self.watched_actor.has_changed():
             return self.policy.scaled_actions(observations)
@@ -183,7 +183,7 @@ class FastCPUExecutor:
         if len(obs) != self.batch_size:
             self._resize(len(obs))
 
-        # NumPy computes with vectors of one number per transition: its calls take a third of the time of torch's
+        # Use NumPy for vectors of one number per transition, because its calls take a third of the time of torch's
 
         # Batch normalisation: both critics take the statistics of s and s' together, if they get more rows than actions
         critic_obs, critic_next_obs = obs, next_obs
@@ -241,7 +241,7 @@ def _mean(values: np.ndarray) -> float:
 
 
 class _Watched:
-    """Notice hooks, replaced methods, exchanged modules and moved tensors, at a cost that no step feels."""
+    """Notice hooks, replaced methods, replaced modules and moved tensors, in negligible time."""
 
     def __init__(self, modules: Iterable[nn.Module], others: Iterable[Any] = ()) -> None:
         modules = [*modules]
@@ -257,20 +257,20 @@ class _Watched:
         names = ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks")
         self.hooks += [attributes[name] for attributes in self.attributes for name in names if name in attributes]
         self.hooks += [th_optimizer._global_optimizer_pre_hooks, th_optimizer._global_optimizer_post_hooks]
-        self.before = self.fingerprint()
+        self.initial = self.fingerprint()
 
     def fingerprint(self) -> list[Any]:
         return [
             *_class_methods(),
-            *map(len, self.attributes),  # a replaced method is one more attribute
+            *map(len, self.attributes),  # a replaced method is an additional attribute
             *map(id, chain.from_iterable(map(dict.values, self.members))),
             *map(th.Tensor.data_ptr, self.tensors),
             *map(_requires_grad, self.params),
-            RemovableHandle.next_id,  # torch counts all hooks that were ever registered
+            RemovableHandle.next_id,  # number of all hooks that were ever registered with torch
         ]
 
     def has_changed(self) -> bool:
-        return self.fingerprint() != self.before
+        return self.fingerprint() != self.initial
 
     def has_hooks(self) -> bool:
         return any(self.hooks) or any(chain.from_iterable(map(_hooks, self.params)))
@@ -280,7 +280,7 @@ class _Watched:
         return on_instances or _class_methods() != _METHODS
 
 
-#: settings of Adam that ``_Adam`` does not have
+#: settings of Adam that ``_Adam`` does not support
 _ADAM_VARIANTS = ("amsgrad", "maximize", "decoupled_weight_decay")
 _hooks = attrgetter("_backward_hooks", "_post_accumulate_grad_hooks")
 _requires_grad = attrgetter("requires_grad")
@@ -292,13 +292,13 @@ _optimizer_methods = attrgetter("step", "zero_grad")
 
 
 def _class_methods() -> list[Any]:
-    """Return the methods of classes that the executor replaces; a user may replace them, too."""
+    """Return the methods of classes that the executor bypasses, and that a user may replace."""
     classes = [*map(_forward, _CLASSES), BaseModel.extract_features, nn.Module.__call__]
     return [*classes, *_policy_methods(DDPGPaperPolicy), *_optimizer_methods(th.optim.Adam)]
 
 
 th.optim.Adam([th.zeros(1)])  # the first one makes torch wrap `Adam.step`
-#: the same, before a user replaces them
+#: these methods, before a user replaces them
 _METHODS = _class_methods()
 
 

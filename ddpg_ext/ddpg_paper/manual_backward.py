@@ -1,4 +1,4 @@
-"""Layers and networks with their derivatives written out, for :mod:`ddpg_ext.ddpg_paper.fast_cpu`."""
+"""Layers and networks with hand-written derivatives, for :mod:`ddpg_ext.ddpg_paper.fast_cpu`."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -11,7 +11,7 @@ from ddpg_ext.common.layers import ActionInput, BatchNorm, Linear, linear
 from ddpg_ext.common.matmul_kernels import is_large, is_narrow, large_product, memory_for_product
 from ddpg_ext.ddpg_paper.networks import Critic
 
-#: gradients by the ``id`` of their parameter: tensors themselves are slow as keys
+#: gradients by the ``id`` of their parameter, because tensors are slow as keys
 Grads = dict[int, th.Tensor]
 
 _threshold_backward = th.ops.aten.threshold_backward.grad_input
@@ -19,7 +19,7 @@ _tanh_backward = th.ops.aten.tanh_backward.grad_input
 
 
 class _Layer:
-    """Forward and backward pass of a layer; ``backward`` writes into ``grads``, which the layers of a network share."""
+    """Compute forward and backward pass of a layer; the layers of a network share ``grads``, filled by ``backward``."""
 
     def __init__(self, module: nn.Module, grads: Grads) -> None:
         self.grads = grads
@@ -36,7 +36,7 @@ class _Layer:
         raise NotImplementedError
 
     def backward(self, grad: th.Tensor, params: bool, inputs: bool) -> th.Tensor:
-        """Compute gradients of parameters and input, if wanted, for the last ``forward``; ``grad`` is overwritten."""
+        """Compute the wanted gradients, of parameters and input, for the last ``forward``; overwrite ``grad``."""
         raise NotImplementedError
 
 
@@ -47,13 +47,13 @@ class _Linear(_Layer):
         self.bias: th.Tensor = module.bias
         self.transposed = self.weight.detach().t()
         self.weight_id, self.bias_id = id(self.weight), id(self.bias)
-        #: whether batch norm follows, which is slow on an output that is stored feature by feature
+        #: whether batch norm follows, which is slow for an output that is stored feature by feature
         self.feeds_norm = False
 
     def resize(self, batch_size: int) -> None:
         n_out, n_in = self.weight.shape
         self.is_large = is_large(batch_size, self.weight)
-        # oneDNN rearranges its second operand, so it should be the smaller one, but not a narrow one
+        # oneDNN rearranges its second operand, so it should be the smaller one, but not narrow
         self.is_by_feature = not self.feeds_norm and 16 <= batch_size <= n_out // 2
         self.out = th.empty(batch_size, n_out) if self.feeds_norm else memory_for_product(batch_size, n_in, n_out)
         self.has_narrow_weight = is_narrow(n_out, batch_size, n_in)
@@ -78,7 +78,7 @@ class _Linear(_Layer):
         if params:
             grads, weight = self.grads, self.weight_id
             if self.is_large and not self.has_narrow_weight:
-                # Free the last gradient first: the product then gets its memory, which is still in the cache
+                # Free the last gradient first, so that the product gets its memory, which is still in the cache
                 self.weight.grad = None
                 grads.pop(weight, None)
                 with th.inference_mode(False):  # for users of `param.grad`
@@ -91,23 +91,23 @@ class _Linear(_Layer):
         if self.is_large and self.narrow_grad_input is None:
             return large_product(grad, self.transposed, None)
         if self.grad_input is None:
-            self.grad_input = th.empty_like(self.x)  # in memory as that is
+            self.grad_input = th.empty_like(self.x)  # with the same memory layout
         return _product(grad, self.weight, self.grad_input, self.narrow_grad_input)
 
 
 def _product(a: th.Tensor, b: th.Tensor, out: th.Tensor, narrow: th.Tensor | None) -> th.Tensor:
-    """Compute the product in ``out``, by way of ``narrow`` if that is memory."""
+    """Compute the product in ``out``; if ``narrow`` is a tensor, compute in it and copy."""
     return th.mm(a, b, out=out) if narrow is None else out.copy_(th.mm(a, b, out=narrow))
 
 
 def _memory_for_narrow_gradient(n_out: int, batch_size: int, n_in: int) -> th.Tensor | None:
-    """Return memory for the gradient of weights, from which it is copied; None where the copy does not pay."""
+    """Return memory in which to compute a narrow gradient of weights before it is copied; None if a copy is slower."""
     pays = is_narrow(n_out, batch_size, n_in) and (n_in < 12 or batch_size > 128)
     return memory_for_product(n_out, batch_size, n_in) if pays else None
 
 
 class _ActionInput(_Linear):
-    """The critic's layer that takes features and action: the features are its input, ``actions`` is set before."""
+    """Compute the critic's layer for features, its input, and for the actions in its attribute ``actions``."""
 
     actions: th.Tensor
 
@@ -166,7 +166,7 @@ class _BatchNorm(_Layer):
 
 
 class _Activation(_Layer):
-    """An activation in place, in both directions: no other layer needs the overwritten output or gradient."""
+    """Compute an activation in place, forward and backward; no other layer needs the overwritten tensors."""
 
     def forward(self, x: th.Tensor) -> th.Tensor:
         self.out = self.evaluate(x)
@@ -194,7 +194,7 @@ LAYERS: dict[type[nn.Module], Any] = {Linear: _Linear, BatchNorm: _BatchNorm, nn
 
 
 class Chain:
-    """Layers one after the other."""
+    """Compute a sequence of layers."""
 
     def __init__(self, modules: Iterable[nn.Module], grads: Grads) -> None:
         self.grads = grads
@@ -227,7 +227,7 @@ class Chain:
 
 
 class ManualCritic:
-    """Q(s, a) as a chain for the state, the layer that takes the action, a chain for the value."""
+    """Compute Q(s, a) by a chain for the state, the layer that takes the action, and a chain for the value."""
 
     def __init__(self, module: Critic) -> None:
         self.grads: Grads = {}
@@ -241,7 +241,7 @@ class ManualCritic:
         self.state_net.resize(n_rows)
         self.action_input.resize(batch_size)
         self.q_net.resize(batch_size)
-        # Rows that are only part of the statistics have no gradient of their own
+        # Rows that are only part of the statistics have the gradient 0
         self.state_grad = th.zeros(n_rows, self.action_input.weight.shape[1]) if n_rows > batch_size else None
 
     def forward(self, features: th.Tensor, actions: th.Tensor, update_running: bool) -> th.Tensor:
@@ -261,5 +261,5 @@ class ManualCritic:
         self.state_net.backward(grad)
 
     def action_gradient(self, grad: th.Tensor) -> th.Tensor:
-        """Return the gradient of the action; those of the parameters are not computed."""
+        """Return the gradient of the action, without computing gradients of the parameters."""
         return self.action_input.action_gradient(self.q_net.backward(grad, params=False, inputs=True))

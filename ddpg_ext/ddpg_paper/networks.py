@@ -15,11 +15,11 @@ from ddpg_ext.common.layers import ActionInput, BatchNorm, fan_in_uniform_, mlp
 
 class Actor(BasePolicy):
     """
-    Deterministic policy mu(s), with actions in [-1, 1].
+    Compute the deterministic policy mu(s), with actions in [-1, 1].
 
     Layers (paper, section 7): features, then per hidden layer [batch norm], linear, activation; then [batch norm],
-    linear, tanh. Batch norm precedes each linear layer, whose input is to be whitened (section 3). The output is not
-    normalised, so that its small initialisation takes effect.
+    linear, tanh. Batch norm precedes each linear layer, to whiten its input (section 3). The output is not normalised,
+    so that its small initialisation takes effect.
 
     :param observation_space: observation space
     :param action_space: action space, bounded
@@ -29,7 +29,7 @@ class Actor(BasePolicy):
     :param activation_fn: activation of the hidden layers
     :param normalize_images: whether uint8 images are divided by 255
     :param batch_norm: whether the input of each layer is batch-normalised
-    :param final_init: the last layer starts in U[-final_init, final_init]; None: by its fan-in, as the others
+    :param final_init: the last layer starts in U[-final_init, final_init]; None: by its fan-in, like the others
     """
 
     def __init__(
@@ -76,17 +76,17 @@ class Actor(BasePolicy):
         return self.mu(self.extract_features(obs, self.features_extractor))
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
-        # The policy is deterministic; exploration noise is added by the algorithm
+        # The policy is deterministic; the algorithm adds exploration noise
         return self(observation)
 
 
 class Critic(BaseModel):
     """
-    Action value Q(s, a), one network.
+    Compute the action value Q(s, a), by one network.
 
     Layers (paper, section 7): features, then [batch norm], linear, activation for each hidden layer before
-    ``action_layer``; then [batch norm], and the linear layer that also takes the action; after it activations and
-    linear layers without batch norm.
+    ``action_layer``; then [batch norm], and the linear layer that also takes the action. Activations and linear layers
+    without batch norm follow.
 
     :param observation_space: observation space
     :param action_space: action space, bounded
@@ -97,10 +97,10 @@ class Critic(BaseModel):
     :param normalize_images: whether uint8 images are divided by 255
     :param batch_norm: whether to batch-normalise the inputs of the layers up to the one with the action, but not the
         action
-    :param action_layer: hidden layer at which the action enters, counted from 1 (which is SB3's concatenation of
+    :param action_layer: hidden layer at which the action enters, counted from 1 (1 is SB3's concatenation of
         observation and action)
-    :param final_init: the last layer starts in U[-final_init, final_init]; None: by its fan-in, as the others
-    :param share_features_extractor: whether the features extractor is the actor's, which alone trains it
+    :param final_init: the last layer starts in U[-final_init, final_init]; None: by its fan-in, like the others
+    :param share_features_extractor: whether the features extractor is that of the actor, which alone trains it
     """
 
     features_extractor: BaseFeaturesExtractor
@@ -133,13 +133,13 @@ class Critic(BaseModel):
         self.final_init = final_init
         self.share_features_extractor = share_features_extractor
 
-        # `widths` are those of the layers before, at, and after the one where the action enters (1 is the output Q)
+        # Widths of all layers, from the features to the output Q
         widths = [features_dim, *net_arch, 1]
         below = mlp(features_dim, None, net_arch[: action_layer - 1], activation_fn, batch_norm)
         norm = [BatchNorm(widths[action_layer - 1])] if batch_norm else []
         self.state_net = nn.Sequential(*below, *norm)
         self.action_input = ActionInput(widths[action_layer - 1], get_action_dim(action_space), widths[action_layer])
-        # The activation of that layer, the layers above it and the output, unless that layer is the output
+        # The activation of the action layer, the layers above it and the output, unless the action layer is the output
         above = [activation_fn(), *mlp(widths[action_layer], 1, net_arch[action_layer:], activation_fn)]
         self.q_net = nn.Sequential(*(above if net_arch else []))
         if final_init is not None:
@@ -156,7 +156,7 @@ class Critic(BaseModel):
 
         :param obs: observations, shape ``(batch, *obs_shape)``, or a dict of them
         :param actions: actions in [-1, 1], shape ``(batch, action_dim)``
-        :param other_obs: further observations that batch normalisation, in training mode, includes in its statistics
+        :param other_obs: additional observations for the statistics of batch normalisation in training mode
         :return: Q, shape ``(batch, 1)``
         """
         if other_obs is not None:
@@ -165,12 +165,12 @@ class Critic(BaseModel):
             features = self.extract_features(obs, self.features_extractor)
         state = self.state_net(features)
         if other_obs is not None:
-            state = state[: len(actions)]  # the wide products that follow need only the rows of `obs`
+            state = state[: len(actions)]  # the following wide products need only the rows of `obs`
         return self.q_net(self.action_input(state, actions))
 
     def own_named_parameters(self) -> dict[str, nn.Parameter]:
         """
-        Return the parameters that the critic learns: all but those of a features extractor shared with the actor.
+        Return the parameters that the critic learns: all except those of a shared features extractor.
 
         :return: parameters by name
         """

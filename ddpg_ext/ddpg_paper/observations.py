@@ -1,4 +1,4 @@
-"""Checks of spaces and observations: what an environment gives must be what the networks and buffers take."""
+"""Checks that networks and replay buffers support the spaces and observations of an environment."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,12 +9,12 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, unwrap_vec_nor
 
 from ddpg_ext.common.errors import UnsupportedSpaceError
 
-#: observations that SB3's buffers and preprocessing know, alone or in a Dict
+#: spaces of observations that SB3's buffers and preprocessing support, alone or in a Dict
 ARRAY_SPACES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 
 
 def check_spaces(observation_space: spaces.Space, action_space: spaces.Space, policy: str | type) -> None:
-    """Raise UnsupportedSpaceError if DDPG cannot act in the action space, or the policy is for other observations."""
+    """Raise UnsupportedSpaceError unless DDPG supports the action space, and the policy the observations."""
     if not isinstance(action_space, spaces.Box):
         raise UnsupportedSpaceError(
             f"DDPG needs a continuous action space (gymnasium.spaces.Box), got {action_space}. "
@@ -31,21 +31,21 @@ def check_spaces(observation_space: spaces.Space, action_space: spaces.Space, po
     if not ((action_space.low < action_space.high).all() and np.issubdtype(action_space.dtype, np.floating)):
         raise UnsupportedSpaceError(
             f"each action must be a floating-point number with low < high, got {action_space}. "
-            "Leave constant actions out, and round in the environment."
+            "Leave constant actions out; round actions inside the environment."
         )
     is_dict = isinstance(observation_space, spaces.Dict)
     for space in observation_space.values() if is_dict else [observation_space]:  # type: ignore[attr-defined]
         if not isinstance(space, ARRAY_SPACES):
             raise UnsupportedSpaceError(
                 "observations must be a Box, Discrete, MultiDiscrete or MultiBinary, or a Dict of these, got "
-                f"{observation_space}. gymnasium.wrappers.FlattenObservation makes one vector of Tuple and nested ones."
+                f"{observation_space}. gymnasium.wrappers.FlattenObservation flattens Tuples and nested Dicts."
             )
         is_matrix = isinstance(space, spaces.MultiDiscrete) and len(space.shape) != 1
         if is_matrix or np.any(getattr(space, "start", 0)):
             raise UnsupportedSpaceError(
-                "Discrete and MultiDiscrete observations must start at 0 and have at most one dimension, as SB3's "
-                f"one-hot codes need it, got {space}. gymnasium.wrappers.TransformObservation subtracts `start`, or "
-                "flattens."
+                "Discrete and MultiDiscrete observations must start at 0 and have at most one dimension (for SB3's "
+                f"one-hot codes), got {space}. Use gymnasium.wrappers.TransformObservation to subtract `start`, or to "
+                "flatten."
             )
     if is_dict and not all(type(key) is str for key in observation_space):  # type: ignore[attr-defined]
         raise UnsupportedSpaceError(f"the keys of Dict observations must be plain strings, got {observation_space}")
@@ -61,13 +61,13 @@ def check_normalization(vec_env: VecEnv) -> None:
     """
     Raise an error if a wrapper around ``VecNormalize`` changes the shape of observations.
 
-    Replay buffers get the observations before ``VecNormalize``, which must have the shape of the model's.
+    Replay buffers store the observations before ``VecNormalize``; these must have the shape that the model expects.
     """
     normalize = unwrap_vec_normalize(vec_env)
     if normalize is not None and _shapes(normalize.observation_space) != _shapes(vec_env.observation_space):
         raise UnsupportedSpaceError(
-            "no wrapper outside of VecNormalize may change the shape of observations, got "
-            f"{normalize.observation_space} in it and {vec_env.observation_space} outside; put VecNormalize around "
+            "wrappers around VecNormalize must not change the shape of observations, got "
+            f"{normalize.observation_space} inside and {vec_env.observation_space} outside; put VecNormalize around "
             "VecFrameStack and, for images with channels last, around VecTransposeImage: "
             "VecNormalize(VecTransposeImage(env))"
         )
@@ -82,8 +82,8 @@ def fit_observation(observation: Any, space: spaces.Space, batch_shape: tuple[in
     Return an observation, or a batch of them, as arrays of numbers with the keys and the shapes of its space.
 
     As in SB3's ``DummyVecEnv``, tensors and arrays of objects become arrays of numbers, and other keys are left out.
-    The dimensions ``batch_shape`` come before those of the space. Arrays that fit are returned as they are; for an
-    observation that does not fit, an UnsupportedSpaceError is raised.
+    The dimensions ``batch_shape`` come before those of the space. Arrays that fit are returned unchanged. Raise an
+    UnsupportedSpaceError for an observation that does not fit.
     """
     if isinstance(space, spaces.Dict):
         if not isinstance(observation, Mapping) or not space.keys() <= observation.keys():
@@ -98,7 +98,7 @@ def fit_observation(observation: Any, space: spaces.Space, batch_shape: tuple[in
             fitted[...] = array
         except (TypeError, ValueError, RuntimeError) as error:
             raise _misfit(observation, space) from error
-    if isinstance(space, spaces.Discrete | spaces.MultiDiscrete):  # which become one-hot codes
+    if isinstance(space, spaces.Discrete | spaces.MultiDiscrete):  # these become one-hot codes
         counts = space.n if isinstance(space, spaces.Discrete) else space.nvec
         if not ((fitted >= 0) & (fitted < counts)).all():
             raise _misfit(observation, space)
@@ -106,7 +106,7 @@ def fit_observation(observation: Any, space: spaces.Space, batch_shape: tuple[in
 
 
 def observation_error(error: Exception, space: spaces.Space) -> UnsupportedSpaceError | None:
-    """Return the package's error for an observation that ``DummyVecEnv`` cannot store, None for any other error."""
+    """Return an UnsupportedSpaceError if ``DummyVecEnv`` could not store an observation, None for any other error."""
     trace = error.__traceback__
     while trace is not None and trace.tb_frame.f_code is not DummyVecEnv._save_obs.__code__:
         trace = trace.tb_next
@@ -120,6 +120,6 @@ def _misfit(observation: Any, space: spaces.Space) -> UnsupportedSpaceError:
     else:
         shapes = getattr(observation, "shape", None) or np.shape(observation)
     return UnsupportedSpaceError(
-        f"the environment gave an observation ({type(observation).__name__}, shape {shapes}) that does not fit its "
+        f"the environment returned an observation ({type(observation).__name__}, shape {shapes}) that does not fit its "
         f"observation space {space}; gymnasium.utils.env_checker.check_env helps to find the cause"
     )

@@ -1,4 +1,4 @@
-"""The policies: actor, critic, their targets and optimisers, put together from keyword arguments."""
+"""The policies: actor, critic, their targets and optimisers, built from keyword arguments."""
 
 import copy
 import inspect
@@ -38,38 +38,38 @@ SB3_PREDICT, SB3_OBS_TO_TENSOR = BasePolicy.predict, BasePolicy.obs_to_tensor
 
 class DDPGPaperPolicy(BasePolicy):
     """
-    Actor, critic, their target networks and optimisers. ``MlpPolicy`` is this class.
+    Build actor, critic, their target networks and optimisers. ``MlpPolicy`` is this class.
 
-    Arguments that the paper does not mention have SB3's meaning and default. Subclasses for other observations have
-    other defaults, as class attributes.
+    Arguments that the paper does not mention have SB3's meaning and default. Defaults for omitted arguments are class
+    attributes; subclasses for other observations have other defaults.
 
     :param observation_space: observation space
     :param action_space: action space, bounded
-    :param lr_schedule: learning rate schedule of the actor; the critic's is set by the algorithm
+    :param lr_schedule: learning rate schedule of the actor; the algorithm sets that of the critic
     :param net_arch: widths of the hidden layers, a list for both networks or ``dict(pi=[...], qf=[...])``; None:
         ``default_net_arch``
     :param activation_fn: activation of the hidden layers
     :param features_extractor_class: features extractor to use; None: ``default_features_extractor_class``
-    :param features_extractor_kwargs: its keyword arguments
+    :param features_extractor_kwargs: keyword arguments of the features extractor
     :param normalize_images: whether uint8 images are divided by 255
     :param optimizer_class: optimiser of both networks
-    :param optimizer_kwargs: its keyword arguments, except learning rate and (set by the algorithm) weight decay
-    :param share_features_extractor: use the actor's features extractor in the critic; it learns from the actor alone
-    :param batch_norm: batch-normalise both networks as the paper does, none, or just the ``"actor"`` or ``"critic"``;
-        None: ``default_batch_norm``
+    :param optimizer_kwargs: keyword arguments of the optimiser, except learning rate and weight decay, which the
+        algorithm sets
+    :param share_features_extractor: use the actor's features extractor in the critic; only the actor trains it
+    :param batch_norm: batch-normalise both networks (True, as in the paper), neither (False), or only the ``"actor"``
+        or ``"critic"``; None: ``default_batch_norm``
     :param action_layer: hidden layer of the critic at which the action enters, from 1 (SB3's concatenation with the
-        observation) to the number of its hidden layers; None: ``default_action_layer``, or the last one if there are
-        fewer
+        observation) to the number of hidden layers; None: ``default_action_layer``, at most the number of hidden layers
     :param final_init: the last layers of both networks start in U[-final_init, final_init]; None: by their fan-in;
         "paper": ``default_final_init``
     :param batch_norm_statistics: statistics of the critics' batch normalisation in a gradient step. "joint": s and s'
-        are normalised together, in critic and target; "separate": each by itself
+        are normalised together, in critic and target; "separate": s and s' are normalised separately
     :raises InvalidArgumentError: for a value out of range, or a critic that does not support joint statistics
     :raises InvalidArgumentTypeError: for a value of the wrong type, or keyword arguments that a class does not take
-    :raises UnsupportedSpaceError: for observations that the features extractor does not take
+    :raises UnsupportedSpaceError: for observations that the features extractor does not support
     """
 
-    #: minibatch size that ``DDPGPaper(batch_size=None)`` takes with this policy (paper, section 7)
+    #: minibatch size of ``DDPGPaper(batch_size=None)`` with this policy (paper, section 7)
     default_batch_size = 64
     #: defaults for omitted arguments of the constructor (paper, section 7)
     default_net_arch: ClassVar[Sequence[int]] = (400, 300)
@@ -119,7 +119,7 @@ class DDPGPaperPolicy(BasePolicy):
             observation_space,
             action_space,
             features_extractor_class,
-            # Copies: the caller's dicts must not change
+            # Copies, because the caller's dicts must not change
             dict(features_extractor_kwargs or {}),
             optimizer_class=optimizer_class,
             optimizer_kwargs=dict(optimizer_kwargs or {}),
@@ -171,7 +171,7 @@ class DDPGPaperPolicy(BasePolicy):
         for target in (self.actor_target, self.critic_target):
             for module in target.modules():
                 if isinstance(module, BatchNorm):
-                    # A target's running averages follow the online network's, as its weights do
+                    # The running averages of a target track the online network, like its weights
                     module.update_running = False
 
         lr = lr_schedule(1)
@@ -180,7 +180,7 @@ class DDPGPaperPolicy(BasePolicy):
         self.set_training_mode(False)
 
     def _materialised(self, network: NetworkT) -> NetworkT:
-        """Return the network; a pass gives lazy layers their sizes."""
+        """Return the network, after a forward pass that initialises lazy layers."""
         if any(map(is_lazy, chain(network.parameters(), network.buffers()))):
             network.set_training_mode(False)
             actions: list[Any] = [th.zeros(2, get_action_dim(self.action_space))] if isinstance(network, Critic) else []
@@ -189,7 +189,7 @@ class DDPGPaperPolicy(BasePolicy):
         return network
 
     def _unshared(self, target: NetworkT, kept: nn.Module | None = None) -> NetworkT:
-        """Return the target network; a copy of all but ``kept`` if it has a module of an online network."""
+        """Return the target network; if it shares a module with an online network, a copy of all except ``kept``."""
         online = {id(module) for network in (self.actor, self.critic) for module in network.modules()}
         if all(id(module) not in online for module in target.modules()):
             return target
@@ -197,7 +197,7 @@ class DDPGPaperPolicy(BasePolicy):
             return copy.deepcopy(target, {id(kept): kept})
         except Exception as error:
             raise InvalidArgumentError(
-                "targets and online networks must not share modules, but those given in `policy_kwargs` cannot be "
+                "targets and online networks must not share modules, but the modules in `policy_kwargs` cannot be "
                 f"copied ({error}); make them in the constructor of the features extractor"
             ) from error
 
@@ -211,7 +211,7 @@ class DDPGPaperPolicy(BasePolicy):
             if not self.optimizer_kwargs:
                 raise
             raise InvalidArgumentError(
-                f"`policy_kwargs['optimizer_kwargs']` must hold what {self.optimizer_class.__name__} takes, got "
+                f"`policy_kwargs['optimizer_kwargs']` must be arguments of {self.optimizer_class.__name__}, got "
                 f"{self.optimizer_kwargs}: {error}"
             ) from error
 
@@ -221,12 +221,12 @@ class DDPGPaperPolicy(BasePolicy):
 
         :return: a features extractor with fresh weights, and copies of the modules in ``features_extractor_kwargs``
         :raises InvalidArgumentTypeError: if it does not take ``features_extractor_kwargs``
-        :raises UnsupportedSpaceError: if it is SB3's for other observations
+        :raises UnsupportedSpaceError: if it is an extractor of SB3 for other observations
         """
         _check_features_extractor(self.features_extractor_class, self.observation_space)
         check_keywords("features_extractor_kwargs", self.features_extractor_kwargs, self.features_extractor_class, 1)
         space, kwargs = self.observation_space, self.features_extractor_kwargs
-        with suppress(Exception):  # each network learns its own modules; locks and the like stay as they are
+        with suppress(Exception):  # each network trains its own copy; objects such as locks cannot be copied
             kwargs = copy.deepcopy(kwargs)
         extractor = self.features_extractor_class(space, **kwargs)
         if isinstance(extractor, FlattenExtractor) and is_scalar(space):
@@ -237,8 +237,8 @@ class DDPGPaperPolicy(BasePolicy):
         """
         Return the tensors that the target networks track: parameters, and batch norm's running averages.
 
-        :return: the targets' tensors, and in the same order the online networks'. Each appears once, even if networks
-            share a features extractor
+        :return: the tensors of the targets, and in the same order those of the online networks. Each appears once, even
+            if networks share a features extractor
         """
         pairs: dict[int, tuple[th.Tensor, th.Tensor]] = {}
         for target, online in ((self.actor_target, self.actor), (self.critic_target, self.critic)):
@@ -249,14 +249,14 @@ class DDPGPaperPolicy(BasePolicy):
         return [t for t, _ in pairs.values()], [o for _, o in pairs.values()]
 
     def make_actor(self) -> Actor:
-        """Build an actor with fresh weights and a features extractor of its own."""
+        """Build an actor with fresh weights and its own features extractor."""
         return Actor(**self._update_features_extractor(self.actor_kwargs)).to(self.device)
 
     def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> Critic:
         """
         Build a critic.
 
-        :param features_extractor: the actor's, to share it, or None for one of its own
+        :param features_extractor: features extractor of the actor, to share it, or None for a new one
         :return: a critic with fresh weights
         """
         return Critic(**self._update_features_extractor(self.critic_kwargs, features_extractor)).to(self.device)
@@ -290,13 +290,13 @@ class DDPGPaperPolicy(BasePolicy):
         """
         Switch actor and critic between training and evaluation mode.
 
-        The targets stay in evaluation mode, except for their batch normalisation: it must normalise with the
-        minibatch's own statistics, or the agent hardly learns (docs: differences from the paper).
+        The targets stay in evaluation mode, except for their batch normalisation, which must use the minibatch's own
+        statistics; otherwise the agent hardly learns (docs: differences from the paper).
 
         :param mode: True for training
         """
         if mode == self.training == self.actor.training == self.critic.training:
-            return  # SB3 calls this twice per step, and walking the modules takes longer than acting
+            return  # SB3 calls this twice per step, and visiting all modules takes longer than acting
         self.actor.set_training_mode(mode)
         self.critic.set_training_mode(mode)
         for target in (self.actor_target, self.critic_target):
@@ -311,7 +311,7 @@ class DDPGPaperPolicy(BasePolicy):
         names += ["batch_norm", "batch_norm_statistics"]
         names += ["features_extractor_class", "features_extractor_kwargs", "optimizer_class", "optimizer_kwargs"]
         data = super()._get_constructor_parameters() | {name: getattr(self, name) for name in names}
-        data["lr_schedule"] = self._dummy_schedule  # a policy alone does not use its optimisers
+        data["lr_schedule"] = self._dummy_schedule  # a policy without its algorithm does not use its optimisers
         return data
 
 
@@ -319,16 +319,16 @@ MlpPolicy = DDPGPaperPolicy
 
 
 def is_method(method: Any, function: Any) -> bool:
-    """Return whether a method is this function, replaced neither by a subclass nor on an instance or a class."""
+    """Return whether a method is this function, which no subclass, instance or user has replaced."""
     return getattr(method, "__func__", None) is function
 
 
 class CnnPolicy(DDPGPaperPolicy):
     """
-    The paper's policy for images (section 7): a :class:`~ddpg_ext.common.cnn.PaperCNN` and two layers of 200 units.
+    Build the paper's policy for images (section 7): :class:`~ddpg_ext.common.cnn.PaperCNN`, two layers of 200 units.
 
-    The action enters the critic at the first of these two. There is no batch normalisation. Actor and critic have
-    separate convolutions. The parameters are those of :class:`DDPGPaperPolicy`.
+    The action enters the critic at the first of these two layers. There is no batch normalisation. Actor and critic
+    have separate convolutions. The parameters are those of :class:`DDPGPaperPolicy`.
     """
 
     default_batch_size = 16
@@ -341,7 +341,7 @@ class CnnPolicy(DDPGPaperPolicy):
 
 class MultiInputPolicy(DDPGPaperPolicy):
     """
-    The policy for Dict observations: images go through the paper's convolutions, vectors are used as they are.
+    Build the policy for Dict observations: the paper's convolutions for images, no extractor for vectors.
 
     Its features extractor is a :class:`~ddpg_ext.common.cnn.PaperCombinedExtractor`. The parameters are those of
     :class:`DDPGPaperPolicy`.
@@ -352,11 +352,11 @@ class MultiInputPolicy(DDPGPaperPolicy):
 
 def plain_net_arch(net_arch: Any) -> list[int] | dict[str, list[int]]:
     """
-    Return widths as a list of plain numbers, or as two lists by network.
+    Return widths as a list of plain numbers, or as a dict with a list for each network.
 
     :param net_arch: a list, tuple or array of widths for both networks, or a dict of them with the keys "pi" and "qf";
-        other keys are left out, as in SB3
-    :raises InvalidArgumentError: for anything else
+        other keys are ignored, as in SB3
+    :raises InvalidArgumentError: for other values
     """
     if isinstance(net_arch, dict) and net_arch.keys() >= {"pi", "qf"}:
         return {name: _plain_widths(net_arch[name], f" ({name})") for name in ("pi", "qf")}
@@ -374,7 +374,7 @@ def _plain_widths(widths: Any, part: str = "") -> list[int]:
 
 
 def _zeros(space: spaces.Space) -> Any:
-    """Return two observations of zeros."""
+    """Return a batch of two observations of zeros."""
     if isinstance(space, spaces.Dict):
         return {key: _zeros(part) for key, part in space.items()}
     return th.zeros(2, *get_obs_shape(space))
@@ -418,27 +418,27 @@ def _check_optimizer_kwargs(optimizer_kwargs: dict[str, Any], optimizer_class: t
     for name in ("lr", "weight_decay"):
         if name in optimizer_kwargs:
             raise InvalidArgumentError(
-                f"`optimizer_kwargs` must not have {name!r}, got {optimizer_kwargs[name]!r}; it is set by "
-                "DDPGPaper's `learning_rate`, `qf_learning_rate` and `qf_weight_decay`"
+                f"`optimizer_kwargs` must not have {name!r}, got {optimizer_kwargs[name]!r}; use the arguments "
+                "`learning_rate`, `qf_learning_rate` and `qf_weight_decay` of DDPGPaper"
             )
     check_keywords("optimizer_kwargs", optimizer_kwargs, optimizer_class, 1, ("lr", "weight_decay"))
 
 
 def _check_features_extractor(extractor_class: type[BaseFeaturesExtractor], observation_space: spaces.Space) -> None:
-    """Refuse SB3's extractors for other kinds of observations; subclasses with their own ``forward`` may take any."""
+    """Refuse SB3's extractors for unsuitable observations, but not subclasses with their own ``forward``."""
     is_dict = isinstance(observation_space, spaces.Dict)
     if is_dict and extractor_class.forward is FlattenExtractor.forward:
         raise UnsupportedSpaceError(
-            f"{extractor_class.__name__} takes no Dict observations, got {observation_space}; pass 'MultiInputPolicy' "
-            "as `policy`, or another `features_extractor_class` in `policy_kwargs`"
+            f"{extractor_class.__name__} does not take Dict observations, got {observation_space}; pass "
+            "'MultiInputPolicy' as `policy`, or another `features_extractor_class` in `policy_kwargs`"
         )
     if extractor_class.__init__ is CombinedExtractor.__init__ and isinstance(observation_space, spaces.Dict):
         names = nn.ModuleDict()
         for key, space in observation_space.items():
             if is_scalar(space) or not key or "." in key or hasattr(names, key):
                 raise UnsupportedSpaceError(
-                    f"{extractor_class.__name__} takes no scalars, and no keys that torch refuses as names of modules, "
-                    f"got {key!r}: {space}; PaperCombinedExtractor takes all"
+                    f"{extractor_class.__name__} takes neither scalars nor keys that are invalid torch module names, "
+                    f"got {key!r}: {space}; use PaperCombinedExtractor, which takes both"
                 )
     if not is_dict and extractor_class.forward in (CombinedExtractor.forward, PaperCombinedExtractor.forward):
         raise UnsupportedSpaceError(

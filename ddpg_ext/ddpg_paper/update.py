@@ -49,7 +49,7 @@ def gradient_step(policy: DDPGPaperPolicy, batch: Samples, gamma: float, tau: fl
     :param policy: the networks, in training mode, and their optimisers
     :param batch: minibatch of transitions
     :param gamma: discount factor, in [0, 1]
-    :param tau: how far the targets move towards the online networks, in (0, 1]
+    :param tau: fraction by which the targets move towards the online networks, in (0, 1]
     :return: metrics and TD errors
     :raises NonFiniteError: if a loss is NaN or infinite, before it reaches the weights of its network
     """
@@ -85,11 +85,11 @@ def gradient_step(policy: DDPGPaperPolicy, batch: Samples, gamma: float, tau: fl
 
 def td_targets(policy: DDPGPaperPolicy, batch: Samples, gamma: float) -> th.Tensor:
     """
-    Return the targets y = r + gamma * Q'(s', mu'(s')), without the second term where s' is terminal.
+    Return the targets y = r + gamma * Q'(s', mu'(s')), or y = r where s' is terminal.
 
     :param policy: the networks
-    :param batch: the minibatch, with n-step rewards and discounts of its own for an n-step buffer
-    :param gamma: discount factor for a minibatch without its own
+    :param batch: the minibatch; an n-step buffer adds n-step rewards and discounts
+    :param gamma: discount factor for a minibatch without discounts
     :return: y, shape ``(batch, 1)``, without gradient
     """
     discounts = gamma if batch.discounts is None else batch.discounts
@@ -102,13 +102,13 @@ def td_targets(policy: DDPGPaperPolicy, batch: Samples, gamma: float) -> th.Tens
 
 def minimise(loss: th.Tensor, optimizer: th.optim.Optimizer, name: str, squares: float) -> None:
     """
-    Take one optimiser step down the loss of the network with this name.
+    Take one optimiser step to reduce the loss of the network with this name.
 
-    A NonFiniteError is raised before it if the loss is NaN or infinite, or a gradient too large for the optimiser.
-    ``squares`` is the sum of the squares of the observations: gradients are checked where it is large.
+    Raise a NonFiniteError before the step if the loss is NaN or infinite, or a gradient is too large for the optimiser.
+    ``squares`` is the sum of the squares of the observations; gradients are checked only if it or the loss is large.
     """
     value = check_finite(loss.item(), f"{name} loss")
-    if not loss.requires_grad:  # all of the network is frozen
+    if not loss.requires_grad:  # the whole network is frozen
         return
     optimizer.zero_grad()
     loss.backward()
@@ -126,7 +126,7 @@ def check_finite(loss: float, name: str) -> float:
 
 
 def sum_of_squares(observations: PyTorchObs) -> float:
-    """Return the sum of the squares of all observations that are no images."""
+    """Return the sum of the squares of all floating-point observations, so not of uint8 images."""
     parts = observations.values() if isinstance(observations, dict) else [observations]
     return sum(float(th.linalg.vector_norm(part)) ** 2 for part in parts if part.is_floating_point())
 
@@ -135,17 +135,17 @@ def gradients_may_overflow(loss: float, squares: float) -> bool:
     """
     Return whether squares of gradients, which Adam averages, may be too large for single precision.
 
-    A gradient is at most the product of TD error, observation and the weights between: up to 1e14 times these.
+    A gradient is at most TD error times observation times weights: below 1e14 for the first two, weights need 1e5.
     """
     return (1 + abs(loss)) * (1 + squares) > 1e28
 
 
 def check_gradients(grads: Iterable[th.Tensor], name: str, squares: float) -> None:
-    """Raise NonFiniteError if the square of a gradient is NaN or infinite, which would stay in Adam's averages."""
+    """Raise NonFiniteError if the square of a gradient is NaN or infinite, because Adam's averages would keep it."""
     largest = float(th.stack([grad.abs().max() for grad in grads]).max())
     if not largest <= _LARGEST_GRADIENT:
         raise NonFiniteError(
-            f"the {name}'s gradient is {largest:.2g}, whose square is too large for single precision; the size of the "
+            f"the {name}'s gradient is {largest:.2g}, whose square is too large for single precision; the norm of the "
             f"minibatch's observations is {math.sqrt(squares):.2g}"
         )
 

@@ -34,18 +34,18 @@ from ddpg_ext.ddpg_paper.policies import CnnPolicy, DDPGPaperPolicy, MlpPolicy, 
 if TYPE_CHECKING:
     from ddpg_ext.ddpg_paper.ddpg_paper import DDPGPaper
 
-#: replay buffers with sums of discounted rewards, which need the model's discount factor
+#: replay buffers that sum discounted rewards, and so need the model's discount factor
 _N_STEP_BUFFERS = (PackedReplayBuffer, NStepReplayBuffer)
 
 NoiseName = Literal["ornstein-uhlenbeck"]
 
-#: the policies that stand for those of SB3's DDPG, as the same names do
+#: policy of this package for each policy class of SB3's DDPG
 _SB3_POLICIES: dict[Any, Any] = {
     td3_policies.MlpPolicy: MlpPolicy,
     td3_policies.CnnPolicy: CnnPolicy,
     td3_policies.MultiInputPolicy: MultiInputPolicy,
 }
-#: keys that SB3's models write into their ``policy_kwargs``, with the value that is the rule here
+#: keys that SB3's models add to their ``policy_kwargs``, with the only value that DDPG supports
 _SB3_POLICY_KWARGS = {
     "n_critics": (1, "DDPG has one critic; for more use SB3's TD3"),
     "use_sde": (False, "DDPG explores by `action_noise`; for state-dependent exploration use SB3's SAC"),
@@ -58,17 +58,17 @@ def scheduled_rate(name: str, schedule: Schedule, progress_remaining: float) -> 
     try:
         rate = float(schedule(progress_remaining))
     except (TypeError, ValueError) as error:
-        raise InvalidArgumentError(f"the schedule `{name}` must give numbers >= 0: {error}") from error
+        raise InvalidArgumentError(f"the schedule `{name}` must return numbers >= 0: {error}") from error
     if not 0 <= rate < np.inf:
         raise InvalidArgumentError(
-            f"the schedule `{name}` gave {rate} with {progress_remaining} of training remaining; "
-            "it must give finite numbers >= 0"
+            f"the schedule `{name}` returned {rate} with {progress_remaining} of training remaining; "
+            "it must return finite numbers >= 0"
         )
     return rate
 
 
 def explain_keywords(init: Callable[_P, None]) -> Callable[_P, None]:
-    """Make a constructor raise the package's error for a keyword that it does not have."""
+    """Make a constructor raise an InvalidArgumentTypeError with advice for an unknown keyword."""
     known = [*inspect.signature(init).parameters][1:]
 
     @functools.wraps(init)
@@ -84,45 +84,45 @@ def explain_keywords(init: Callable[_P, None]) -> Callable[_P, None]:
 
 
 def keyword_cure(name: str, known: Iterable[str]) -> str:
-    """Return the end of an error message about a keyword that is not among the ``known`` ones."""
+    """Return the advice in an error message about a keyword that is not among the ``known`` ones."""
     if name in [*inspect.signature(DDPGPaperPolicy).parameters][3:]:
         return f"pass `policy_kwargs=dict({name}=...)`"
-    # The names of other libraries: critic_lr, actor_learning_rate, ...
+    # Names in other libraries: critic_lr, actor_learning_rate, ...
     name = name.replace("critic", "qf").removeprefix("actor_").replace("lr", "learning_rate")
     return suggestion(name, [keyword for keyword in known if not keyword.startswith("_")])
 
 
 def resolve_policy(policy: Any) -> Any:
-    """Return the policy of this package for one of SB3's DDPG, and anything else as it is."""
+    """Return the policy of this package for a policy class of SB3's DDPG; return other values unchanged."""
     return _SB3_POLICIES.get(policy, policy) if isinstance(policy, type) else policy
 
 
 def check_policy(policy_class: Any, policy_kwargs: dict[str, Any]) -> dict[str, Any]:
     """
-    Return the keyword arguments of a policy, without those that SB3's models add to a dict.
+    Return the keyword arguments of a policy, without those that SB3's models add to the dict.
 
-    Raise an error if the class is not a policy of this package, or does not take one of them.
+    Raise an error if the class is not a policy of this package, or does not take one of the arguments.
     """
     if not (isinstance(policy_class, type) and issubclass(policy_class, DDPGPaperPolicy)):
         raise InvalidArgumentTypeError(
             "`policy` must be a name or a subclass of ddpg_ext.ddpg_paper.policies.DDPGPaperPolicy, "
-            f"got {policy_class!r}; docs/guide/migration.md says how to move a policy of SB3's"
+            f"got {policy_class!r}; docs/guide/migration.md explains how to convert a policy of SB3"
         )
     check_dict("policy_kwargs", policy_kwargs)
     policy_kwargs = dict(policy_kwargs)
-    for key, (only, reason) in _SB3_POLICY_KWARGS.items():
+    for key, (required, reason) in _SB3_POLICY_KWARGS.items():
         if key in policy_kwargs and key not in inspect.signature(policy_class).parameters:
             value = policy_kwargs.pop(key)
-            if value != only:
-                raise InvalidArgumentError(f"`policy_kwargs[{key!r}]` must be {only}, got {value!r}: {reason}")
+            if value != required:
+                raise InvalidArgumentError(f"`policy_kwargs[{key!r}]` must be {required}, got {value!r}: {reason}")
     check_keywords("policy_kwargs", policy_kwargs, policy_class, 3)
-    with suppress(InvalidArgumentError):  # which the policy raises, unless it is a subclass with widths of its own kind
+    with suppress(InvalidArgumentError):  # the policy raises it, unless a subclass accepts other kinds of widths
         policy_kwargs |= {"net_arch": plain_net_arch(policy_kwargs["net_arch"])} if "net_arch" in policy_kwargs else {}
     return policy_kwargs
 
 
 def check_callback(callback: Any) -> None:
-    """Raise InvalidArgumentTypeError for a class in place of its instance, or anything else that is no callback."""
+    """Raise InvalidArgumentTypeError for a class instead of an instance, or anything else that is not a callback."""
     for item in callback if isinstance(callback, list) else [callback]:
         for part in [item, *callbacks_within(item)]:
             if isinstance(part, type):
@@ -132,12 +132,12 @@ def check_callback(callback: Any) -> None:
         is_function = not isinstance(callback, list) and (callback is None or callable(callback))
         if not (isinstance(item, BaseCallback) or is_function):
             raise InvalidArgumentTypeError(
-                f"`callback` must be a BaseCallback, a list of them, or a function of SB3's, got {item!r}"
+                f"`callback` must be a BaseCallback, a list of them, or a function as in SB3, got {item!r}"
             )
 
 
 def callbacks_within(callback: Any) -> Iterator[Any]:
-    """Yield the callbacks that SB3's ``CallbackList``, ``EvalCallback`` and ``EveryNTimesteps`` call, and classes."""
+    """Yield callbacks inside SB3's ``CallbackList``, ``EvalCallback`` and ``EveryNTimesteps``, also invalid ones."""
     if isinstance(callback, BaseCallback):
         attributes = [getattr(callback, name, None) for name in ("callback", "callback_on_new_best")]
         for part in [*getattr(callback, "callbacks", []), *attributes]:
@@ -155,13 +155,13 @@ def _check_noise(noise: Any, action_space: spaces.Space) -> None:
         )
     if not isinstance(noise, ActionNoise):
         raise InvalidArgumentTypeError(f"`action_noise` must be a name, an SB3 ActionNoise or None, got {noise!r}")
-    if isinstance(noise, VectorizedActionNoise) and len({repr(one) for one in noise.noises}) > 1:
+    if isinstance(noise, VectorizedActionNoise) and len({repr(part) for part in noise.noises}) > 1:
         raise InvalidArgumentError(
-            "`action_noise` must be the noise of one environment, of which each gets a copy with a stream of its own; "
-            f"got different ones: {noise.noises}"
+            "`action_noise` must be the noise of one environment, because each environment gets a copy with its own "
+            f"random stream; got different noises: {noise.noises}"
         )
     plain_parameters(noise)
-    # Draw once to see the shape, from a copy, and leave the global generator as it was
+    # Draw once from a copy to find the shape, without changing the global generator
     state = np.random.get_state()  # noqa: NPY002
     shape = np.shape(copy.deepcopy(noise.base_noise if isinstance(noise, VectorizedActionNoise) else noise)())
     np.random.set_state(state)  # noqa: NPY002
@@ -173,13 +173,13 @@ def _check_noise(noise: Any, action_space: spaces.Space) -> None:
 
 
 def check_seed(seed: Any) -> int:
-    """Return a seed as a plain number, or raise an error if it is not one that NumPy's global generator takes."""
+    """Return a seed as a plain number; raise an error unless NumPy's global generator accepts it."""
     accepted = "a whole number from 0 to 2**32 - 1, or None"
     return check_number("seed", seed, lambda n: 0 <= n < 2**32, accepted, integer=True)
 
 
 def check_arguments(model: "DDPGPaper") -> None:
-    """Make the arguments of a model that is not set up yet plain numbers, or raise an error if one is invalid."""
+    """Convert the arguments of a model to plain numbers before its set-up; raise an error if one is invalid."""
 
     def check(name: str, in_range: Callable[[Any], bool], accepted: str, integer: bool = False) -> None:
         setattr(model, name, check_number(name.lstrip("_"), getattr(model, name), in_range, accepted, integer))
@@ -194,7 +194,7 @@ def check_arguments(model: "DDPGPaper") -> None:
     check("gamma", lambda x: 0 <= x <= 1, "a number in [0, 1]")
     for name in ("buffer_size", "n_steps", "_stats_window_size"):
         check(name, lambda n: n > 0, "a whole number above 0", integer=True)
-    # SB3 also takes 1e4 and True for these
+    # SB3 also accepts 1e4 and True for these
     for name in ("learning_starts", "verbose"):
         value = plain(getattr(model, name))
         is_whole = isinstance(value, float) and value.is_integer()
@@ -245,13 +245,13 @@ def check_replay_buffer(model: "DDPGPaper") -> None:
         if theirs not in (None, ours) and takes_n_steps and not (name == "n_steps" and ours == 1):
             raise InvalidArgumentError(
                 f"`{name}={ours}` and `replay_buffer_kwargs[{name!r}]={theirs}` contradict each other; leave the "
-                "latter out: the replay buffer gets the model's"
+                "latter out, because the replay buffer gets the model's"
             )
     if model.n_steps > 1 and not takes_n_steps:
         raise InvalidArgumentError(
             f"`n_steps` must be 1 with the `replay_buffer_class` {buffer_class.__name__}, got {model.n_steps}: "
-            "only PackedReplayBuffer, PrioritizedReplayBuffer and SB3's NStepReplayBuffer take it from the model. A "
-            "class of your own that has such arguments gets them by "
+            "only PackedReplayBuffer, PrioritizedReplayBuffer and SB3's NStepReplayBuffer take it from the model. For "
+            "your own class with these arguments, pass "
             f"`replay_buffer_kwargs=dict(n_steps={model.n_steps}, gamma={model.gamma})`"
         )
     if model.optimize_memory_usage:
@@ -262,18 +262,18 @@ def check_replay_buffer(model: "DDPGPaper") -> None:
             )
         if issubclass(buffer_class, NStepReplayBuffer):
             raise InvalidArgumentError(
-                f"`optimize_memory_usage` must be False with `n_steps={model.n_steps}` (SB3 has no buffer), got True"
+                f"`optimize_memory_usage` must be False with `n_steps={model.n_steps}`, got True; SB3 has no such class"
             )
         if buffer_class is ReplayBuffer and model.replay_buffer_kwargs.get("handle_timeout_termination", True):
             raise InvalidArgumentError(
-                "`optimize_memory_usage` must be False, which for Box observations is no loss: the default buffer "
-                "stores each of them once, time limits included. Got True, for which SB3's buffer also needs "
+                "`optimize_memory_usage` must be False, got True; the default buffer stores each Box observation once "
+                "anyway, even at time limits. With True, SB3's buffer also needs "
                 "`replay_buffer_kwargs=dict(handle_timeout_termination=False)`"
             )
 
 
 def replay_buffer_class(model: "DDPGPaper") -> type[ReplayBuffer]:
-    """Return the class that the user chose, or the default one."""
+    """Return the class that the user chose, or the default class."""
     if model.replay_buffer_class is not None:
         return model.replay_buffer_class
     if isinstance(model.observation_space, spaces.Box | spaces.Dict) and not model.optimize_memory_usage:
@@ -282,7 +282,7 @@ def replay_buffer_class(model: "DDPGPaper") -> type[ReplayBuffer]:
 
 
 def make_replay_buffer(model: "DDPGPaper") -> ReplayBuffer:
-    """Make a model's replay buffer, empty, with the arguments of the user and those of the model, which are checked."""
+    """Make an empty replay buffer from the checked arguments of a model."""
     buffer_class, kwargs = replay_buffer_class(model), dict(model.replay_buffer_kwargs)
     if _takes_n_steps(buffer_class):
         kwargs.setdefault("gamma", model.gamma)
@@ -302,14 +302,14 @@ def make_replay_buffer(model: "DDPGPaper") -> ReplayBuffer:
 
 
 def env_of_her(model: "DDPGPaper") -> VecEnv:
-    """Return the environment by which a ``HerReplayBuffer`` computes rewards; raise an error if the model has none."""
+    """Return the environment with which a ``HerReplayBuffer`` computes rewards; raise an error if there is none."""
     if model.env is None:
-        raise InvalidArgumentError("a `HerReplayBuffer` needs the environment: load the model with `env=`")
+        raise InvalidArgumentError("a `HerReplayBuffer` needs an environment; load the model with `env=`")
     return model.env
 
 
 def _takes_n_steps(buffer_class: type[ReplayBuffer]) -> bool:
-    """Return whether a replay buffer takes ``n_steps`` and ``gamma`` with the meaning that they have here."""
+    """Return whether a replay buffer takes ``n_steps`` and ``gamma`` with the same meaning as ``DDPGPaper``."""
     parameters = inspect.signature(buffer_class).parameters
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     return issubclass(buffer_class, _N_STEP_BUFFERS) and (takes_any or {"n_steps", "gamma"} <= set(parameters))

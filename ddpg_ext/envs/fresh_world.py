@@ -1,4 +1,4 @@
-"""A new Box2D world at each reset."""
+"""A wrapper that makes a new Box2D world at each reset."""
 
 from typing import Any
 
@@ -9,22 +9,21 @@ from ddpg_ext.common.errors import InvalidArgumentError
 
 class FreshWorld(gym.Wrapper, gym.utils.RecordConstructorArgs):
     """
-    Make a new Box2D world at each reset, so that an episode follows from the seed and the actions alone.
+    Make a new Box2D world at each reset, so that an episode depends on the seed and the actions alone.
 
-    BipedalWalker and CarRacing keep their world over ``reset``, and its remains change the order of contacts and so the
-    rounding in the next episode. A run that is killed then does not resume bit for bit. LunarLander makes a new world
-    itself.
+    BipedalWalker and CarRacing keep their world after ``reset``. Its remains change the order of contacts, and so the
+    rounding in the next episode, so a killed run does not resume bit for bit. LunarLander makes a new world itself.
 
-    :param env: an environment of Gymnasium's Box2D, with or without wrappers
-    :raises InvalidArgumentError: if it is another environment
+    :param env: a Box2D environment of Gymnasium, with or without wrappers
+    :raises InvalidArgumentError: for other environments
     """
 
     def __init__(self, env: gym.Env) -> None:
         base: Any = getattr(env, "unwrapped", None)
         if not (type(getattr(base, "world", None)).__name__ == "b2World" and hasattr(base, "_destroy")):
             raise InvalidArgumentError(
-                f"`env` must be a Box2D environment such as BipedalWalker or CarRacing, got {env!r}; others need no "
-                "FreshWorld"
+                f"`env` must be a Box2D environment such as BipedalWalker or CarRacing, got {env!r}; other "
+                "environments do not need FreshWorld"
             )
         gym.utils.RecordConstructorArgs.__init__(self)
         gym.Wrapper.__init__(self, env)
@@ -38,7 +37,7 @@ class FreshWorld(gym.Wrapper, gym.utils.RecordConstructorArgs):
         :return: the observation and ``info``
         """
         base: Any = self.env.unwrapped
-        base._destroy()  # takes the bodies out of the old world; `reset` then has none to destroy
+        base._destroy()  # removes the bodies from the old world, so that `reset` has none to destroy
         base.world.contactListener = None
         base.world = type(base.world)(gravity=base.world.gravity)
         return self.env.reset(seed=seed, options=options)

@@ -1,4 +1,4 @@
-"""Repeated actions and stacked frames, as the paper's agent sees them (section 4)."""
+"""Repeated actions and stacked frames, as in the paper's experiments with pixels (section 4)."""
 
 from typing import Any
 
@@ -16,22 +16,22 @@ _RGB = 3
 
 class PixelActionRepeat(gym.Wrapper, gym.utils.RecordConstructorArgs):
     """
-    Repeat each action and observe the frames of all these steps, stacked (paper, section 4).
+    Repeat each action, and observe the stacked frames of all these steps (paper, section 4).
 
-    The observation is uint8 of shape ``(size, size, 3 * repeat)``: red, green and blue of the first of the repeated
-    steps, then those of the next, up to the newest. SB3 moves the channels to the front, and its policies divide by
-    255. After a reset, and if an episode ends before the last repetition, the newest frame fills the rest.
+    The observation is uint8 of shape ``(size, size, 3 * repeat)``: red, green and blue of the first repeated step, then
+    those of the next, up to the newest. SB3 moves the channels to the front, and its policies divide by 255. After a
+    reset, and if an episode ends before the last repetition, copies of the newest frame replace the missing frames.
 
     Rewards are summed, and the repetition stops with the episode. ``info`` is that of the last step. Frames are
     rendered, unless the environment's observations are RGB images already. They are reduced to squares by averaging
-    over areas.
+    areas.
 
     :param env: an environment with ``render_mode="rgb_array"``, or with RGB images as observations
-    :param repeat: number of steps of ``env`` per step of the wrapper, at least 1; the paper has 3
-    :param size: height and width of the observation in pixels, above ``3 * repeat``; the paper has 64
+    :param repeat: number of steps of ``env`` per step of the wrapper, at least 1; 3 in the paper
+    :param size: height and width of the observation in pixels, above ``3 * repeat``; 64 in the paper
     :raises InvalidArgumentError: for an environment that does not render to arrays, or frames smaller than ``size``
     :raises InvalidArgumentTypeError: if ``env`` is not an environment, or a number has the wrong type
-    :raises MissingExtraError: if Pillow, which the extra ``extra`` installs, is missing
+    :raises MissingExtraError: if Pillow is not installed (extra ``extra``)
     """
 
     def __init__(self, env: gym.Env, repeat: int = 3, size: int = 64) -> None:
@@ -42,7 +42,7 @@ class PixelActionRepeat(gym.Wrapper, gym.utils.RecordConstructorArgs):
                 "make_vec_env(..., wrapper_class=PixelActionRepeat)"
             )
         repeat = check_count("repeat", repeat)
-        # SB3 assumes that the smallest dimension is the channels
+        # SB3 assumes that the channels are the smallest dimension
         accepted = f"a whole number above 3 * repeat = {_RGB * repeat}"
         size = check_number("size", size, lambda n: n > _RGB * repeat, accepted, integer=True)
         gym.utils.RecordConstructorArgs.__init__(self, repeat=repeat, size=size)
@@ -57,9 +57,7 @@ class PixelActionRepeat(gym.Wrapper, gym.utils.RecordConstructorArgs):
             self._check_frame_size(*shape[:2])
         elif env.render_mode != "rgb_array":
             modes = env.metadata.get("render_modes", [])
-            next_step = (
-                'make it with render_mode="rgb_array"' if "rgb_array" in modes else f"it only renders to {modes}"
-            )
+            next_step = 'make it with render_mode="rgb_array"' if "rgb_array" in modes else f"it supports only {modes}"
             raise InvalidArgumentError(
                 "`env` must render to arrays, or have RGB images (height, width, 3) of uint8 as observations, got "
                 f"render_mode={env.render_mode!r} with {env}; {next_step}"
@@ -75,14 +73,14 @@ class PixelActionRepeat(gym.Wrapper, gym.utils.RecordConstructorArgs):
         :param seed: seed of the environment
         :param options: passed to the environment
         :return: the first frame, ``repeat`` times, and ``info``
-        :raises InvalidArgumentError: if the environment does not render RGB arrays, or too small ones
+        :raises InvalidArgumentError: if the environment does not render RGB arrays, or frames are smaller than ``size``
         """
         observation, info = self.env.reset(seed=seed, options=options)
         return self._stack([self._frame(observation)]), info
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """
-        Repeat an action until the last repetition or the end of the episode.
+        Repeat an action ``repeat`` times, or until the episode ends.
 
         :param action: action for the environment
         :return: the stacked frames, the sum of the rewards, ``terminated``, ``truncated``, ``info``
@@ -98,7 +96,7 @@ class PixelActionRepeat(gym.Wrapper, gym.utils.RecordConstructorArgs):
         return self._stack(frames), total, terminated, truncated, info
 
     def _stack(self, frames: list[np.ndarray]) -> np.ndarray:
-        """Stack frames from the oldest to the newest; repeat the newest for missing ones."""
+        """Stack frames from the oldest to the newest; copies of the newest replace missing ones."""
         return np.concatenate(frames + [frames[-1]] * (self.repeat - len(frames)), axis=-1)
 
     def _frame(self, observation: Any) -> np.ndarray:

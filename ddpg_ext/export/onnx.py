@@ -1,4 +1,4 @@
-"""Export of a trained actor to an ONNX file, which runs without Python, torch or this package."""
+"""Export of a trained actor to an ONNX file, which runs without Python, torch and this package."""
 
 import contextlib
 import copy
@@ -43,10 +43,10 @@ def export_onnx(
     """
     Write the actor to an ONNX file that takes raw observations and returns actions of the environment.
 
-    The graph contains all that ``predict(..., deterministic=True)`` does: statistics and clipping of a
-    ``VecNormalize``, SB3's preprocessing (division of images by 255, one-hot codes of discrete observations), the
-    features extractor, batch normalisation with its running averages, and the scaling from [-1, 1] to the bounds.
-    Before the file is written, a few of its actions are compared with those of ``predict``.
+    The graph contains all steps of ``predict(..., deterministic=True)``: statistics and clipping of a ``VecNormalize``,
+    SB3's preprocessing (division of images by 255, one-hot codes of discrete observations), the features extractor,
+    batch normalisation with its running averages, and the scaling from [-1, 1] to the bounds. Before the file is
+    written, a few of its actions are compared with those of ``predict``.
 
     The input is named ``observation``, or there is one input per key of a Dict; the output is named ``action``. The
     first dimension is the batch, of any size; the other dimensions and the types are those of the observation space
@@ -55,7 +55,7 @@ def export_onnx(
     (the version).
 
     :param model: the model
-    :param path: the file; it appears only when it is complete
+    :param path: path of the file, which is written atomically
     :param vec_normalize: statistics of the observations. "auto": those of the model's environment, if it has a
         ``VecNormalize``; None: the graph takes normalised observations
     :param opset: version of the ONNX operators, 18 to 23
@@ -68,7 +68,7 @@ def export_onnx(
         raise InvalidArgumentTypeError(
             f"`model` must be a DDPGPaper, got {type(model).__name__}; DDPGPaper.from_sb3 converts SB3's DDPG and TD3"
         )
-    # The exporter writes version 18 and later ones; onnxruntime is certain to support version 23
+    # The exporter writes version 18 or later; onnxruntime supports versions up to at least 23
     opset = check_number("opset", opset, lambda n: 18 <= n <= 23, "a whole number from 18 to 23", integer=True)
     for module in ("onnx", "onnxscript", "onnxruntime"):
         import_extra(module, "ddpg_ext[onnx]", "export_onnx")
@@ -83,14 +83,14 @@ def export_onnx(
 
 
 class _Agent(nn.Module):
-    """The map from raw observations to actions of the environment."""
+    """Compute actions of the environment from raw observations."""
 
     def __init__(self, model: DDPGPaper, statistics: VecNormalize | None) -> None:
         super().__init__()
         self.policy = copy.deepcopy(model.policy).cpu()
         for module in self.policy.modules():
             if type(module) is Linear:
-                # Its choice of a kernel depends on the batch size, which the graph leaves open
+                # Its kernel depends on the batch size, which is variable in the graph
                 module.__class__ = nn.Linear  # type: ignore[assignment]
         self.eval()
         space = model.action_space
@@ -109,20 +109,20 @@ class _Agent(nn.Module):
 
 
 class _Normalize(nn.Module):
-    """The same as ``VecNormalize.normalize_obs`` for one array."""
+    """Compute the same as ``VecNormalize.normalize_obs`` for one array."""
 
     def __init__(self, rms: RunningMeanStd, statistics: Any) -> None:
         super().__init__()
         mean = th.as_tensor(rms.mean, dtype=th.float64)
         self.mean = mean.float()
-        # SB3 computes in double precision. The mean may be much larger than the deviation: subtracting it in two parts
-        # keeps single precision exact
+        # SB3 computes in double precision. The mean may be much larger than the deviation, so subtract it in two parts,
+        # which is exact in single precision
         self.mean_rest = (mean - self.mean.double()).float()
         self.factor = th.as_tensor(1 / np.sqrt(rms.var + statistics.epsilon)).float()
         self.clip = float(statistics.clip_obs)
 
     def forward(self, observation: th.Tensor) -> th.Tensor:
-        """Return the normalised observation, float32, for one of any type."""
+        """Return the normalised observation, float32, for an observation of any type."""
         if observation.dtype != th.float32 and observation.dtype.itemsize > 2:  # float64, and wide integers
             centred = ((observation.double() - self.mean.double()) - self.mean_rest.double()).float()
         else:
@@ -131,12 +131,12 @@ class _Normalize(nn.Module):
 
 
 def _by_key(whole: Any) -> dict[str, Any]:
-    """Return the parts of a Dict space or of a dict by key, and anything else as the part named ``observation``."""
+    """Return the parts of a Dict space or a dict by key; any other value is the only part, ``observation``."""
     return dict(whole.items()) if isinstance(whole, dict | spaces.Dict) else {OBSERVATION: whole}
 
 
 def _joined(space: gym.Space, parts: Sequence[Any]) -> Any:
-    """Return the observation, a dict for a Dict space, that has these parts."""
+    """Return the observation made of these parts, a dict for a Dict space."""
     return dict(zip(space, parts, strict=True)) if isinstance(space, spaces.Dict) else parts[0]
 
 
@@ -145,13 +145,13 @@ def _names(space: gym.Space) -> list[str]:
 
 
 def _parts(space: gym.Space, statistics: VecNormalize | None) -> list[RunningMeanStd | None]:
-    """Return the statistics of each input, None if it is not normalised."""
+    """Return the statistics of each input, or None if it is not normalised."""
     rms = {} if statistics is None else _by_key(statistics.obs_rms)
     return [rms.get(key) for key in _by_key(space)]
 
 
 def _statistics(model: DDPGPaper, argument: Any) -> VecNormalize | None:
-    """Return the ``VecNormalize`` with the observations' statistics, None if they are not normalised."""
+    """Return the ``VecNormalize`` with the statistics of observations, or None if they are not normalised."""
     automatic = isinstance(argument, str) and argument == "auto"
     statistics = model.get_vec_normalize_env() if automatic else argument
     if not isinstance(statistics, VecNormalize | None):
@@ -183,14 +183,14 @@ def _samples(space: gym.Space, statistics: VecNormalize | None, n: int = 5) -> l
             drawn = rng.normal(mean, std, size=(n, *part.shape))
             samples.append(np.clip(drawn, part.low, part.high).astype(part.dtype))
         else:
-            part = copy.deepcopy(part)  # its generator is the caller's
+            part = copy.deepcopy(part)  # the caller's space must keep the state of its generator
             part.seed(0)
             samples.append(np.stack([part.sample() for _ in range(n)]))
     return samples
 
 
 def _trace(agent: _Agent, samples: list[np.ndarray], opset: int) -> Any:
-    """Return the graph as a protocol buffer of the onnx package."""
+    """Return the graph as a protocol buffer of the package onnx."""
     batch = th.export.Dim("batch")
     try:
         with _quiet(), th.no_grad():
@@ -204,7 +204,7 @@ def _trace(agent: _Agent, samples: list[np.ndarray], opset: int) -> Any:
                 dynamic_shapes=(tuple({0: batch} for _ in samples),),
                 verbose=False,
             )
-    except Exception as error:  # torch raises many types for graphs that it cannot express
+    except Exception as error:  # torch raises many types of errors for unsupported graphs
         reason = str(error).strip().partition("\n")[0]
         raise CheckpointError(f"the policy cannot be expressed in ONNX: {type(error).__name__}: {reason}") from error
     assert program is not None  # with dynamo
@@ -213,7 +213,7 @@ def _trace(agent: _Agent, samples: list[np.ndarray], opset: int) -> Any:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Suppress the exporter's messages on optional packages."""
+    """Suppress messages of the exporter about optional packages."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -226,7 +226,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _set_metadata(proto: Any, model: DDPGPaper, statistics: VecNormalize | None) -> None:
-    """Describe the file, and remove the exporter's traces, which name folders of this machine."""
+    """Set the metadata of the file, and remove stack traces of the exporter, which name folders of this machine."""
     graph, functions = proto.graph, proto.functions
     parts = [proto, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer]
     for part in (*parts, *functions, *(node for function in functions for node in function.node)):
@@ -258,6 +258,6 @@ def _compare(
     difference = np.max(np.abs(actions - expected) / half_range, initial=0.0)
     if not difference <= _TOLERANCE:
         raise CheckpointError(
-            f"{path} was not written: the graph's actions differ from those of predict by {difference:.3g} of half "
-            "their range. The graph holds the policy's `_predict`; an overridden `predict` cannot be exported"
+            f"{path} was not written, because the graph's actions differ from those of predict by {difference:.3g} of "
+            "half their range. The graph holds the policy's `_predict`; an overridden `predict` cannot be exported"
         )

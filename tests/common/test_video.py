@@ -184,5 +184,5 @@ def test_environments_that_do_not_fit(tmp_path):
     with pytest.raises(InvalidArgumentError, match="`env` must have the model's observation_space"):
         record_episode(model, ToyEnv(), tmp_path / "video.gif")
     env = PictureEnv()
-    with pytest.raises(InvalidArgumentError, match="must not be the environment of the training"):
+    with pytest.raises(InvalidArgumentError, match="must not be the training environment"):
         small_model(env).learn(1, callback=EpisodeVideoCallback(env, tmp_path))

@@ -126,8 +126,8 @@ ARGUMENTS = [
     *each("features_extractor_class", (3, "flatten", th.nn.Flatten), TYPE, "subclass of", "BaseFeaturesExtractor"),
     *each("features_extractor_kwargs", (3, [("a", 1)], 0, []), TYPE, "must be a dict"),
     *each("optimizer_kwargs", (3, []), TYPE, "must be a dict"),
-    nested("features_extractor_kwargs", {"dim": 3}, TYPE, "`features_extractor_kwargs`", "'dim'", "it takes none"),
-    nested("features_extractor_kwargs", {"observation_space": 3}, TYPE, "'observation_space'", "set for it"),
+    nested("features_extractor_kwargs", {"dim": 3}, TYPE, "`features_extractor_kwargs`", "'dim'", "accepts no keys"),
+    nested("features_extractor_kwargs", {"observation_space": 3}, TYPE, "'observation_space'", "set automatically"),
     nested("features_extractor_class", NeedsAWidth, TYPE, "`features_extractor_kwargs`", "'width'", "NeedsAWidth"),
     nested("optimizer_kwargs", {"beta": 1}, TYPE, "`optimizer_kwargs`", "'beta'", "Adam", "did you mean 'betas'"),
     nested("optimizer_kwargs", {3: 1}, TYPE, "`optimizer_kwargs`", "3", "'betas'"),
@@ -140,7 +140,7 @@ ARGUMENTS = [
     ({"replay_buffer_class": dict}, TYPE, ["dict", "subclass of SB3's ReplayBuffer"]),
     ({"replay_buffer_kwargs": ["x"]}, TYPE, ["['x']", "a dict"]),
     ({"replay_buffer_kwargs": {"foo": 1}}, TYPE, ["`replay_buffer_kwargs`", "'foo'", "PackedReplayBuffer"]),
-    ({"replay_buffer_kwargs": {"device": "cpu"}}, TYPE, ["`replay_buffer_kwargs`", "'device'", "set for it"]),
+    ({"replay_buffer_kwargs": {"device": "cpu"}}, TYPE, ["`replay_buffer_kwargs`", "'device'", "set automatically"]),
     ({"replay_buffer_kwargs": {"storage": "memory"}, "replay_buffer_class": ReplayBuffer}, TYPE,
      ["`replay_buffer_kwargs`", "'storage'", "ReplayBuffer", "'handle_timeout_termination'"]),
     ({"optimize_memory_usage": True}, VALUE,
@@ -178,7 +178,7 @@ SPACES = [
     ({"env": ChaosEnv(spaces.Tuple([BOX, BOX]))}, ["Tuple(", "FlattenObservation", "MultiBinary"]),
     ({"env": ChaosEnv(spaces.Text(3))}, ["Text(", "MultiBinary"]),
     ({"env": ChaosEnv(spaces.Discrete(3, start=1))}, ["Discrete(3, start=1)", "must start at 0", "TransformObs"]),
-    ({"env": ChaosEnv(spaces.MultiDiscrete([[2, 3], [2, 2]]))}, ["one dimension", "TransformObservation", "flattens"]),
+    ({"env": ChaosEnv(spaces.MultiDiscrete([[2, 3], [2, 2]]))}, ["one dimension", "TransformObservation", "flatten"]),
     *[
         ({"env": ChaosEnv(spaces.Dict({key: BOX})), "policy": "MultiInputPolicy"}, ["keys", "must be plain strings"])
         for key in (1, np.str_("a"))
@@ -252,7 +252,9 @@ def test_dict_observations_exclude_what_sb3_has_no_buffer_for():
 def test_schedule_that_goes_wrong_in_training():
     model = make_model(qf_learning_rate=lambda progress: progress - 0.5, batch_size=4)
     before = model.critic.action_input.bias.detach().clone()
-    with pytest.raises(InvalidArgumentError, match=r"schedule `qf_learning_rate` gave -0\.\d+ with 0\.\d+ of training"):
+    with pytest.raises(
+        InvalidArgumentError, match=r"schedule `qf_learning_rate` returned -0\.\d+ with 0\.\d+ of training"
+    ):
         model.learn(40)
     assert (model.critic.action_input.bias != before).any()  # it had learned until then
 

@@ -138,7 +138,7 @@ UNSUPPORTED = {
     "extractor": ({"policy_kwargs": {"features_extractor_class": LinearExtractor}}, FLATTEN),
     "optimiser": ({"policy_kwargs": {"optimizer_class": th.optim.AdamW}}, "an optimiser other than plain Adam"),
     "amsgrad": ({"policy_kwargs": {"optimizer_kwargs": {"amsgrad": True}}}, "an optimiser other than plain Adam"),
-    "own actor": ({"policy": OwnActorPolicy}, "an actor or critic of a class of its own"),
+    "own actor": ({"policy": OwnActorPolicy}, "an actor or critic of another class"),
     "numbers": ({"env": ChaosEnv(spaces.Discrete(3))}, "observations other than vectors"),
     "images": ({"env": ChaosEnv(spaces.Box(0, 255, (1, 36, 36), np.uint8))}, "observations other than vectors"),
     "dict": ({"policy": "MultiInputPolicy", "env": ToyEnv(dict_obs=True)}, FLATTEN),
@@ -288,7 +288,7 @@ def test_a_non_finite_loss_reaches_no_weights(executor, loss, silent_logger):
         with th.no_grad():
             list(model.actor.mu.children())[-2].bias[0] = float("nan")
     before, n_updates = learned(), model._n_updates
-    message = f"step 0, gradient step 21: the {loss} is (nan|inf).*can still be saved. Lower learning rates"
+    message = f"step 0, gradient step 21: the {loss} is (nan|inf).*can still be saved. Use lower learning rates"
     with pytest.raises(NonFiniteError, match=message):
         model.train(1, 64)
     after = learned()

@@ -204,7 +204,7 @@ def test_a_given_module_is_copied():
 def test_a_module_that_cannot_be_copied():
     kwargs = given_encoder()
     kwargs["features_extractor_kwargs"]["encoder"].lock = threading.Lock()
-    with pytest.raises(InvalidArgumentError, match="must not share modules, but those given in `policy_kwargs` cannot"):
+    with pytest.raises(InvalidArgumentError, match="must not share modules, but the modules in `policy_kwargs` cannot"):
         small_model(policy_kwargs=kwargs)
 
 

@@ -141,7 +141,7 @@ def test_the_terminal_observation_keeps_its_own_type():
     """It is in ``infos`` as the environment gave it, in float64."""
     env = ToyEnv(episode_length=LENGTH, fault=("observation", LENGTH, 1e39), dtype=np.float64)
     env.observation_space = spaces.Box(-np.inf, np.inf, (3,), np.float32)
-    reason = "above 1e+15 in size, too large for single precision"
+    reason = "too large for single precision (limit 1e+15)"
     stop(make_model(DummyVecEnv([lambda: env])), 100, [f"terminal observation is 1e+39, {reason}"])
 
 

@@ -115,7 +115,9 @@ def test_learning_without_an_environment(tmp_path):
     with pytest.raises(InvalidArgumentTypeError, match="`env` must be an environment, a VecEnv or an id, got 3"):
         model.set_env(3)
     model.save(tmp_path / "model")
-    with pytest.raises(InvalidArgumentError, match="no environment to learn in; call `set_env` or load it with `env=`"):
+    with pytest.raises(
+        InvalidArgumentError, match="no environment to learn in; call `set_env`, or load the model with `env=`"
+    ):
         DDPGPaper.load(tmp_path / "model", device="cpu").learn(10)
 
 

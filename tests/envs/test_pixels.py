@@ -172,7 +172,7 @@ VALUE, TYPE = InvalidArgumentError, InvalidArgumentTypeError
     [
         (Numbered(render_mode=None), {}, VALUE, r'None.*make it with render_mode="rgb_array"'),
         (Numbered(render_mode="ansi"), {}, VALUE, r"'ansi'.*render_mode=\"rgb_array\""),
-        (Numbered(render_mode="ansi", render_modes=["ansi"]), {}, VALUE, r"only renders to \['ansi'\]"),
+        (Numbered(render_mode="ansi", render_modes=["ansi"]), {}, VALUE, r"it supports only \['ansi'\]"),
         ("Pendulum-v1", {}, TYPE, "Gymnasium environment, got 'Pendulum-v1'"),
         (DummyVecEnv([Numbered]), {}, TYPE, "VecEnv.*wrapper_class=PixelActionRepeat"),
         (Numbered(), {"repeat": 0}, VALUE, "`repeat`.*0"),

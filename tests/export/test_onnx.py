@@ -287,7 +287,7 @@ class Undecided(Extractor):
 @pytest.mark.parametrize(
     ("policy", "policy_kwargs", "message"),
     [
-        (Backwards, {}, "was not written: the graph's actions differ from those of predict"),
+        (Backwards, {}, "was not written, because the graph's actions differ from those of predict"),
         ("MlpPolicy", {"features_extractor_class": Undecided}, "cannot be expressed in ONNX"),
     ],
 )
