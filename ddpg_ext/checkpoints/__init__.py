@@ -1,1 +1,1 @@
-"""All that touches a file: models, replay buffers, snapshots and the Zoo's run folders."""
+"""Saving and loading models, replay buffers, snapshots and ``VecNormalize`` statistics."""

@@ -1,4 +1,4 @@
-"""Models from the content of their files."""
+"""Building models from the content of their files."""
 
 import copy
 import inspect
@@ -41,9 +41,9 @@ if TYPE_CHECKING:
 
 Model = TypeVar("Model", bound="DDPGPaper")
 
-#: larger replay buffers do not fit into any memory
+#: largest replay buffer that a file may ask for; larger ones do not fit into any memory
 MAX_BUFFER_SIZE = 10**8
-#: more would make training endless, or take all memory
+#: largest values that a file may have; larger ones would make training endless, or take all memory
 _LIMITS = {
     "batch_size": 10**6,
     "gradient_steps": 10**6,
@@ -51,11 +51,11 @@ _LIMITS = {
     "train_freq": 10**7,
     "_stats_window_size": 10**6,
 }
-#: element-wise, or nearly so; attention is not
+#: torch's activations that are element-wise, or nearly so; attention is not
 _ACTIVATIONS = {getattr(activations, name) for name in activations.__all__} - {nn.MultiheadAttention}
 _ACTIVATIONS |= {nn.Identity, nn.Dropout, nn.AlphaDropout}
 _WHOLE_NUMBERS = ("verbose", "n_envs", "num_timesteps", "_total_timesteps", "_episode_num", "_n_updates", "n_steps")
-#: arguments of the constructor that have another name as attributes
+#: attribute for each argument of the constructor with another name
 _ATTRIBUTES = {"stats_window_size": "_stats_window_size", "executor": "_executor_choice"}
 
 
@@ -73,18 +73,18 @@ def load_model(
     trust = trust or Trust()
     changes = _attributes_to_change(cls, kwargs or {})
     if trust.custom.get("learning_rate") == 0.0:
-        del trust.custom["learning_rate"]  # given by the RL Zoo's programs because SB3 may not be able to unpickle it
+        del trust.custom["learning_rate"]  # the RL Zoo's programs pass it, because SB3 may fail to unpickle a schedule
     with ZipReader(resolve_suffix(path, ".zip")) as archive:
         file = read_model_members(archive, device, trust)
         if print_system_info:
             print("== SAVED MODEL SYSTEM INFO ==")
-            print(file.system_info or f"SB3 {file.version}, nothing more is known")
+            print(file.system_info or f"SB3 {file.version}; the file has no other system info")
         model = build_model(cls, file, env, device, force_reset, changes)
         has_buffer = archive.kind == "model" and replay_buffers.LAYOUT in archive
         if has_buffer and "replay_buffer" not in trust.custom:
             assert model.replay_buffer is not None  # for mypy
             replay_buffers.read_members(archive, model.replay_buffer, trust.allowed)
-    # The noise in the file has a stream of its own
+    # The noise in the file has its own stream, so a new seed must reach it
     if changes.get("seed") is not None and "action_noise" not in changes:
         model._seed_noise(changes["seed"])
     return model
@@ -93,7 +93,7 @@ def load_model(
 def _attributes_to_change(cls: type["DDPGPaper"], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     known: set[str] = set()
-    for owner in cls.__mro__:  # up to the first that does not pass keywords on
+    for owner in cls.__mro__:  # up to the first class that does not forward keywords
         parameters = inspect.signature(owner).parameters.values()
         known.update(parameter.name for parameter in parameters if parameter.kind in kinds)
         if all(parameter.kind is not inspect.Parameter.VAR_KEYWORD for parameter in parameters):
@@ -104,7 +104,7 @@ def _attributes_to_change(cls: type["DDPGPaper"], kwargs: Mapping[str, Any]) -> 
             raise InvalidArgumentTypeError(f"load() got the keyword {name!r}; {keyword_cure(name, known)}")
     changes = {_ATTRIBUTES.get(name, name): plain(value) for name, value in kwargs.items()}
     if "stats_window_size" in kwargs:
-        changes["ep_info_buffer"] = None  # which is then made with the new size
+        changes["ep_info_buffer"] = None  # it is then made with the new size
     if "action_noise" in kwargs:
         changes["_noise_is_seeded"] = False
     return changes
@@ -127,7 +127,7 @@ def build_model(
             file = sb3_compat.convert(original)
         _check_values(file, changes)
         _check_architecture(file)
-    # An error of the environment is none of the file
+    # Errors of the environment must not name the file
     vec_env = None if env is None else cls._wrap_env(env, file.data.get("verbose", 0))
     with _naming_the_file(file, changes, is_ours):
         if vec_env is not None:
@@ -143,7 +143,7 @@ def build_model(
 
 @contextmanager
 def _naming_the_file(file: ModelFile, changes: Mapping[str, Any], is_ours: bool) -> Iterator[None]:
-    """Raise errors that name the file, the value in it that is refused, and what to do about it."""
+    """Raise errors that name the file, the refused value in it, and a remedy."""
     try:
         yield
     except CheckpointError as error:
@@ -158,14 +158,14 @@ def _naming_the_file(file: ModelFile, changes: Mapping[str, Any], is_ours: bool)
         cure = f"custom_objects={{{name!r}: ...}} replaces it"
         if file.is_live:
             cure = f"set the SB3 model's `{name}` before it is converted"
-        raise kind(f"{file.name}: no model can be made of it: {error}{f'; {cure}' if name else ''}") from error
+        raise kind(f"{file.name}: no model can be built from it: {error}{f'; {cure}' if name else ''}") from error
     except Exception as error:
         text = str(error)[:2000] or repr(error)
-        raise CheckpointError(f"{file.name}: no model can be made of it: {text}") from error
+        raise CheckpointError(f"{file.name}: no model can be built from it: {text}") from error
 
 
 def _field_of(error: DDPGPaperError, data: Mapping[str, Any]) -> str | None:
-    """Return the attribute that holds the argument that an error names first."""
+    """Return the attribute of the argument that an error names first, or None if it names no attribute."""
     named = re.search(r"`(\w+)", str(error))
     name = named[1] if named else ""
     name = _ATTRIBUTES.get(name, name)
@@ -175,12 +175,12 @@ def _field_of(error: DDPGPaperError, data: Mapping[str, Any]) -> str | None:
 
 
 def _check_values(file: ModelFile, changes: dict[str, Any]) -> None:
-    """Check the attributes that decide about memory and time before they are used."""
+    """Check, before their use, the attributes that decide about memory and time."""
     data = file.data
     policy_class = data.get("policy_class")
     if not (isinstance(policy_class, type) and issubclass(policy_class, DDPGPaperPolicy)):
         raise CheckpointError(
-            f"its policy is {getattr(policy_class, '__name__', policy_class)!r}: not one of DDPGPaper, DDPG or TD3"
+            f"its policy is {getattr(policy_class, '__name__', policy_class)!r}, not one of DDPGPaper, DDPG or TD3"
         )
     for key in ("observation_space", "action_space"):
         if not isinstance(data.get(key), spaces.Space):
@@ -189,7 +189,7 @@ def _check_values(file: ModelFile, changes: dict[str, Any]) -> None:
     _check_kinds(data, replaced)
     if "directory" in data.get("replay_buffer_kwargs", {}) and not (file.trusted or "replay_buffer_kwargs" in replaced):
         raise UntrustedContentError(
-            "its replay buffer lies in a folder that the file names; pass "
+            "its replay buffer is in a folder that the file names; pass "
             "custom_objects={'replay_buffer_kwargs': {...}} with that folder, or trusted=True"
         )
     buffer_size = plain(changes.get("buffer_size", data.get("buffer_size", 0)))
@@ -202,7 +202,7 @@ def _check_values(file: ModelFile, changes: dict[str, Any]) -> None:
     if "policy_kwargs" in changes:
         kwargs = changes["policy_kwargs"] = check_policy(policy_class, changes["policy_kwargs"])
         if kwargs != saved_kwargs:
-            raise CheckpointError(f"`policy_kwargs` must equal the stored policy kwargs {saved_kwargs}, got {kwargs}")
+            raise CheckpointError(f"`policy_kwargs` must equal those in the file, {saved_kwargs}, got {kwargs}")
 
 
 def _check_kinds(data: dict[str, Any], replaced: set[str]) -> None:
@@ -211,14 +211,14 @@ def _check_kinds(data: dict[str, Any], replaced: set[str]) -> None:
         if not (isinstance(value, int | float) and -1 <= value < 2**62 and value == int(value)):
             raise DamagedCheckpointError(f"its field `{key}` is {str(value)[:60]!r}, not a whole number")
         if key in data:
-            data[key] = int(value)  # SB3 stores what it was given: 1e5, True, or one of NumPy's numbers
+            data[key] = int(value)  # SB3 stores the user's value, such as 1e5, True, or a NumPy number
     for key in ("policy_kwargs", "replay_buffer_kwargs"):
         if not isinstance(data.get(key, {}), dict):
             raise DamagedCheckpointError(f"its field `{key}` is not a dict")
     for key in ("learning_rate", "qf_learning_rate"):
         if isinstance(data.get(key), type):
             raise DamagedCheckpointError(f"its field `{key}` is a class, not a number or a schedule")
-    for key in ("batch_size", "learning_starts"):  # for which the constructor takes None
+    for key in ("batch_size", "learning_starts"):  # the constructor accepts None, but a file has the number
         if data.get(key) is None and not replaced:
             raise DamagedCheckpointError(f"it has no `{key}`")
 
@@ -232,8 +232,8 @@ def _check_limits(data: dict[str, Any], replaced: set[str]) -> None:
         number: Any = plain(value[0] if isinstance(value, tuple | list) and value else value)
         if name not in replaced and isinstance(number, int | float) and number > limit:
             raise UntrustedContentError(
-                f"its `{name}` is {str(value)[:60]}, more than {limit:,}, with which training would take for ever, or "
-                f"all memory; pass custom_objects={{{name!r}: ...}}, or trusted=True if that is meant"
+                f"its `{name}` is {str(value)[:60]}, more than {limit:,}: training would never end, or take all "
+                f"memory; pass custom_objects={{{name!r}: ...}}, or trusted=True to keep this value"
             )
 
 
@@ -252,7 +252,7 @@ class _LimitedCalls(TorchFunctionMode):
 
 
 def _check_architecture(file: ModelFile) -> None:
-    """Compare the shapes that a file claims with its weights, on torch's meta device, which takes no memory."""
+    """Compare the shapes of a file's architecture with its weights, on torch's meta device, which takes no memory."""
     state = file.params.get("policy")
     if not isinstance(state, Mapping) or not all(isinstance(value, th.Tensor) for value in state.values()):
         raise DamagedCheckpointError("it has no weights")
@@ -261,7 +261,7 @@ def _check_architecture(file: ModelFile) -> None:
     classes = policy_class, *(kwargs.get(name) for name in ("features_extractor_class", "activation_fn"))
     packages = {cls.__module__.partition(".")[0] for cls in classes if isinstance(cls, type)}
     is_listed = packages <= {"ddpg_ext", "stable_baselines3", "torch"}
-    # A layer takes about 20 calls for each of its tensors; classes of the caller's own may compute more
+    # A layer takes about 20 calls for each of its tensors; the caller's own classes may compute more
     n_calls = (5_000 + 50 * len(state)) * (1 if is_listed else 20)
     activation: Any = kwargs.get("activation_fn", nn.ReLU)
     is_torchs = isinstance(activation, type) and getattr(nn, activation.__name__, None) is activation
@@ -270,48 +270,48 @@ def _check_architecture(file: ModelFile) -> None:
             f"its `activation_fn` is {activation.__name__}, which is not one of torch's activations; pass "
             "custom_objects={'policy_kwargs': {...}}, or trusted=True"
         )
-    # Without a device, `to` leaves modules alone that the caller's classes share with the networks to come
+    # Without a device, `to` does not move modules that the caller's classes share with the later networks
     on_meta = type(policy_class.__name__, (policy_class,), {"device": None})
     # Some optimisers do not work on the meta device
     kwargs = {**kwargs, "optimizer_class": th.optim.SGD, "optimizer_kwargs": {}}
     observation_space = copy.deepcopy(file.data["observation_space"])  # SB3's CNN draws from it
     try:
-        # The first restores the mode of gradients, which `no_grad` cannot when its own calls are stopped
+        # `enable_grad` restores the gradient mode; `no_grad` cannot, because its own calls are stopped, too
         with th.enable_grad(), th.device("meta"), _LimitedCalls(n_calls):
             claimed = on_meta(observation_space, file.data["action_space"], lambda _: 0.0, **kwargs).state_dict()
     except DDPGPaperError:
         raise
     except Exception as error:
         if is_listed:
-            # Its first line, since torch appends a trace of C++
+            # Only the first line, because torch appends a C++ trace
             raise DamagedCheckpointError("its networks cannot be built: " + str(error).partition("\n")[0]) from None
-        return  # a class of the caller's own that cannot be built on this device
+        return  # one of the caller's own classes cannot be built on this device
     for name, tensor in claimed.items():
         if tensor.ndim and not is_lazy(tensor) and (name not in state or state[name].shape != tensor.shape):
             stored = tuple(state[name].shape) if name in state else "missing"
             raise DamagedCheckpointError(
-                f"its architecture has weights {name} of shape {tuple(tensor.shape)}, which in the file are {stored}"
+                f"its architecture has weights {name} of shape {tuple(tensor.shape)}, but in the file they are {stored}"
             )
 
 
 def _fit_to_env(file: ModelFile, vec_env: VecEnv, is_ours: bool) -> None:
-    """Check that an environment has the spaces of a file, and put it into the file's content."""
+    """Check that an environment has the spaces of a file, and put its own spaces into the file's content."""
     data = file.data
     saved = data["observation_space"]
     if not is_ours and saved.shape == vec_env.observation_space.shape and not isinstance(saved, spaces.Dict):
-        # Bounds and types of observations have changed between gym and gymnasium; a network only sees their shape
+        # Bounds and types of observations differ between gym and gymnasium; a network depends only on their shape
         data["observation_space"] = vec_env.observation_space
     try:
         check_for_correct_spaces(vec_env, data["observation_space"], data["action_space"])
     except ValueError as error:
         raise CheckpointError(f"{file.name} is not for this environment. {error}") from None
-    # The environment's own, whose generators it shares
+    # The model must share the generators of the environment's spaces
     data["observation_space"], data["action_space"] = vec_env.observation_space, vec_env.action_space
     data["n_envs"] = vec_env.num_envs
 
 
 def _attributes(model: "DDPGPaper", data: dict[str, Any]) -> dict[str, Any]:
-    """Return the attributes to set: those that a file may have, without those that it would not have stored."""
+    """Return the attributes to set, without those that ``save`` excludes; refuse a file that replaces methods."""
     cls = type(model)
     for key in data:
         if replaces_a_part(cls, key) or key.startswith("__") or key == "policy_aliases":

@@ -1,7 +1,7 @@
 """
 SB3's model file: a zip of ``data`` (JSON) and one ``.pth`` per state dict.
 
-SB3 stores values that are not JSON as pickles inside ``data``; the allow-list reader reads these.
+SB3 stores values that JSON cannot represent as pickles inside ``data``; the allow-list reader reads these.
 """
 
 import base64
@@ -32,40 +32,40 @@ if TYPE_CHECKING:
     from ddpg_ext.ddpg_paper import DDPGPaper
 
 PICKLED = ":serialized:"
-#: functions that SB3 stores beside the fields that it derives them from; they are derived again, not read
+#: functions that SB3 derives from other fields but also stores; loading derives them again
 DERIVED = {"lr_schedule": "learning_rate", "qf_lr_schedule": "qf_learning_rate"}
 
 
 @dataclass
 class ModelFile:
-    """The content of a model's file."""
+    """Hold the content of a model's file."""
 
     #: attributes of the model
     data: dict[str, Any]
     #: state dicts by name: "policy", "actor.optimizer", ...
     params: dict[str, Any]
-    #: version of SB3 that wrote it
+    #: version of SB3 that wrote the file
     version: str = ""
-    #: description of the system that wrote it
+    #: description of the system that wrote the file
     system_info: str = ""
     #: name of the file, for messages
     name: str = "the file"
-    #: whether the caller trusts it
+    #: whether the caller trusts the file
     trusted: bool = False
-    #: the fields that the caller has replaced
+    #: fields that the caller has replaced
     replaced: frozenset[str] = frozenset()
-    #: whether it is the content of a live model
+    #: whether this is the content of a live model
     is_live: bool = False
 
 
 @dataclass
 class Trust:
     """
-    The permissions that a caller gives to a file.
+    Hold the permissions that a caller gives to a file.
 
-    :param trusted: whether the pickles that the allow-list reader refuses may be unpickled, which can execute anything
-    :param allow: classes and functions of the caller's own that the file may use
-    :param custom_objects: values by name that replace attributes, which are not read then
+    :param trusted: whether to unpickle the pickles that the allow-list reader refuses, which can execute any code
+    :param allow: the caller's own classes and functions that the file may use
+    :param custom_objects: values by name that replace attributes; the replaced attributes are not read
     """
 
     trusted: bool = False
@@ -93,7 +93,7 @@ def save_model(
 def write_model_members(
     archive: ZipWriter, model: "DDPGPaper", exclude: Iterable[str] | None = None, include: Iterable[str] | None = None
 ) -> None:
-    """Write a model into a zip file; a :class:`CheckpointError` names the attribute that could not be read back."""
+    """Write a model into a zip file; raise a :class:`CheckpointError` that names an attribute that cannot be saved."""
     left_out = excluded_attributes(model).union(exclude or ()).difference(include or ())
     state_dicts, variables = model._get_torch_save_params()
     left_out.update(name.split(".")[0] for name in (*state_dicts, *variables))
@@ -102,7 +102,7 @@ def write_model_members(
     replay_buffer = data.pop("replay_buffer", None)
     fields = {name: _field(name, value) for name, value in data.items()}
     archive.add("data", json.dumps(fields, indent=4).encode())
-    # SB3 writes this member also when it is empty
+    # SB3 writes this member even if it is empty
     archive.add("pytorch_variables.pth", save_tensors({}))
     for name, state in model.get_parameters().items():
         archive.add(f"{name}.pth", save_tensors(state))
@@ -124,18 +124,17 @@ def _field(name: str, value: Any) -> Any:
         return value
     try:
         pickled = dumps(value)
-        with contextlib.suppress(UntrustedContentError):  # who loads it can replace it, allow it, or trust the file
+        with contextlib.suppress(UntrustedContentError):  # `load` can replace it, allow it, or trust the file
             load_pickle(pickled)
     except CheckpointError as error:
         raise CheckpointError(
-            f"the attribute `{name}` cannot be saved, because it could not be read back: {error}; pass "
-            f"exclude=[{name!r}]"
+            f"the attribute `{name}` cannot be saved, because loading it would fail: {error}; pass exclude=[{name!r}]"
         ) from None
     return {":type:": str(type(value)), PICKLED: base64.b64encode(pickled).decode()}
 
 
 def _is_json(value: Any) -> bool:
-    """Return whether a value comes back from JSON as it is; tuples and NumPy's numbers, for example, do not."""
+    """Return whether JSON keeps a value unchanged; it does not keep tuples and NumPy numbers, for example."""
     if isinstance(value, list) and type(value) is list:
         return all(map(_is_json, value))
     if type(value) is dict:
@@ -162,10 +161,10 @@ def read_model_members(archive: ZipReader, device: th.device | str, trust: Trust
                 data[name] = _read_field(name, item, trust, budget)
             except UntrustedContentError as error:
                 raise UntrustedContentError(
-                    f"{archive.name}: its field `{name}` asks for {error}, which is not on the list of what a "
-                    "checkpoint may have. Nothing was executed. Replace the field with custom_objects="
+                    f"{archive.name}: its field `{name}` asks for {error}, which is not on the allow-list of "
+                    "checkpoints. Nothing was executed. Replace the field with custom_objects="
                     f"{{{name!r}: ...}}; or, for a class or function of your own, pass it in allow=[...]; or, if you "
-                    "trust whoever made the file with your account, pass trusted=True."
+                    "trust the author of the file to run any code with your account, pass trusted=True."
                 ) from None
             except CheckpointError as error:
                 raise type(error)(f"{archive.name}: its field `{name}`: {error}") from None
@@ -181,11 +180,11 @@ def _check_is_model(archive: ZipReader) -> None:
     if "data" not in archive:
         is_torchs = any(name.endswith("/data.pkl") for name in archive.names)
         advice = (
-            "; it was written by torch.save: `model.actor.load_state_dict(torch.load(path))` takes the state dict of "
-            "an actor with the same layers; an agent with other layers must be trained again"
+            "; torch.save wrote it: `model.actor.load_state_dict(torch.load(path))` takes the state dict of an actor "
+            "with the same layers; an agent with other layers must be trained again"
         )
         raise DamagedCheckpointError(
-            f"{archive.name}: not a model, it has no member 'data'{advice if is_torchs else ''}"
+            f"{archive.name}: not a model, because it has no member 'data'{advice if is_torchs else ''}"
         )
 
 
@@ -196,7 +195,7 @@ def read_parameters(
     params = {}
     for name in archive.names:
         if name in ("pytorch_variables.pth", "tensors.pth"):
-            archive.read(name)  # not needed, but a damaged file must not be used
+            archive.read(name)  # the content is not needed, but reading it checks for damage
         elif name.endswith(".pth"):
             try:
                 params[name.removesuffix(".pth")] = load_tensors(
@@ -228,7 +227,7 @@ def _read_field(name: str, item: Any, trust: Trust, budget: Budget) -> Any:
 
 
 def _is_only_a_function(pickled: bytes, budget: Budget) -> bool:
-    """Return whether a pickle names nothing but the parts of a stored function. It is dropped unread in any case."""
+    """Return whether a pickle holds only the parts of a stored function. The pickle is recorded, never executed."""
     recorded = record(pickled, budget)
     allowed = {*FUNCTION_PARTS, "builtins.float"}
     return is_function(recorded.root) and all(name.path in allowed for name in recorded.globals)

@@ -1,4 +1,4 @@
-"""The replay buffer of a model, to and from a file of its own."""
+"""Saving and loading the replay buffer of a model in its own file."""
 
 import inspect
 from collections.abc import Iterable
@@ -16,7 +16,7 @@ from ddpg_ext.serialization.replay_buffers import load_buffer, save_buffer
 if TYPE_CHECKING:
     from ddpg_ext.ddpg_paper.ddpg_paper import DDPGPaper
 
-#: arguments of SB3's replay buffers, which keep them as attributes
+#: arguments that SB3's replay buffers keep as attributes
 _ARGUMENTS = ("handle_timeout_termination", "n_steps", "n_sampled_goal", "goal_selection_strategy", "copy_info_dict")
 
 
@@ -24,7 +24,7 @@ def save_replay_buffer(model: "DDPGPaper", path: Any) -> None:
     """Save the replay buffer of a model: see :meth:`DDPGPaper.save_replay_buffer`."""
     buffer = getattr(model, "replay_buffer", None)  # it may be deleted, as in SB3
     if not isinstance(buffer, ReplayBuffer):
-        raise InvalidArgumentTypeError(f"there is no replay buffer to save: it is {buffer!r:.80}")
+        raise InvalidArgumentTypeError(f"the model has no replay buffer to save: `replay_buffer` is {buffer!r:.80}")
     save_buffer(path, buffer)
 
 
@@ -48,7 +48,7 @@ def load_replay_buffer(
 
 
 def set_replay_buffer(model: "DDPGPaper", buffer: ReplayBuffer) -> None:
-    """Give a model a replay buffer, and the arguments that make an equal one, which reading the model's files needs."""
+    """Give a model a replay buffer, and the arguments with which a saved model makes an equal one when it is loaded."""
     model.replay_buffer = buffer
     if type(buffer) is replay_buffer_class(model):
         return

@@ -1,9 +1,9 @@
 """
-SB3's DDPG and TD3, as files or live, to ``DDPGPaper`` and back.
+Conversion of SB3's DDPG and TD3, as files or live models, to ``DDPGPaper``, and of ``DDPGPaper`` to SB3's DDPG.
 
 SB3's critic concatenates observation and action before its first layer, ``qf0.0``. Here that layer is
-:class:`~ddpg_ext.common.layers.ActionInput` (``action_layer=1``), which has separate weights for both; the numbers of
-the layers above it are one lower, and everything else has the same name.
+:class:`~ddpg_ext.common.layers.ActionInput` (``action_layer=1``), which has separate weights for both. The numbers of
+the layers above it are lower by one; all other names are the same.
 """
 
 import copy
@@ -34,24 +34,24 @@ from ddpg_ext.serialization.reconstruct import naming
 if TYPE_CHECKING:
     from ddpg_ext.ddpg_paper import DDPGPaper
 
-#: attributes with the same meaning in both; others of SB3's have no counterpart, or are set below
+#: attributes with the same meaning in both; the other attributes of SB3 have no counterpart, or are set below
 _SHARED = (
     *("verbose", "observation_space", "action_space", "n_envs", "num_timesteps", "_total_timesteps", "seed"),
     *("action_noise", "_episode_num", "_current_progress_remaining", "_stats_window_size", "ep_info_buffer"),
     *("ep_success_buffer", "_n_updates", "buffer_size", "batch_size", "learning_starts", "tau", "gamma"),
     *("gradient_steps", "optimize_memory_usage", "replay_buffer_kwargs", "train_freq", "n_steps"),
 )
-#: whole numbers for which SB3 also takes floats
+#: whole numbers for which SB3 also accepts floats
 _STEPS = ("verbose", "_total_timesteps", "buffer_size", "batch_size", "learning_starts", "gradient_steps", "n_steps")
-#: smallest values here that mean the same as SB3's smaller ones
+#: smallest valid values here; smaller ones of SB3 have the same meaning
 _LEAST = {"learning_starts": 0, "gradient_steps": -1}
 _POLICY_KWARGS = (
     *("activation_fn", "features_extractor_class", "features_extractor_kwargs", "normalize_images"),
     *("optimizer_class", "optimizer_kwargs", "share_features_extractor"),
 )
-#: for these ``DDPGPaper`` chooses its own
+#: buffers in place of which ``DDPGPaper`` uses its default buffer
 _PLAIN_BUFFERS = (ReplayBuffer, DictReplayBuffer, NStepReplayBuffer)
-#: SB3's defaults, two of which differ here
+#: SB3's default extractors; two of them differ from the defaults here
 _FEATURES_EXTRACTORS: dict[type[DDPGPaperPolicy], type[BaseFeaturesExtractor]] = {
     MlpPolicy: FlattenExtractor,
     CnnPolicy: NatureCNN,
@@ -60,7 +60,7 @@ _FEATURES_EXTRACTORS: dict[type[DDPGPaperPolicy], type[BaseFeaturesExtractor]] =
 _LAYER = re.compile(r"(?P<net>critic|critic_target)\.qf(?P<critic>\d+)\.(?P<index>\d+)\.(?P<rest>.+)")
 
 State = Mapping[str, th.Tensor]
-#: an optimiser's averages and step counts by parameter's name
+#: an optimiser's averages and step counts, by name of the parameter
 Entries = dict[str, dict[str, Any]]
 
 
@@ -68,7 +68,7 @@ Entries = dict[str, dict[str, Any]]
 
 
 def _widths(state: State, prefix: str) -> list[int]:
-    """Return the widths of the hidden layers of a network with SB3's names."""
+    """Return the widths of the hidden layers of a network, from weights with SB3's names."""
     layers = {}
     for name, tensor in state.items():
         match = re.fullmatch(re.escape(prefix) + r"\.(\d{1,6})\.weight", name)
@@ -80,7 +80,7 @@ def _widths(state: State, prefix: str) -> list[int]:
 
 
 def _our_names(name: str) -> list[str]:
-    """Return the names here of one of SB3's tensors: two for the layer that is split, none for a second critic."""
+    """Return the names here of an SB3 tensor: two for the weights that are split, none for a second critic."""
     match = _LAYER.fullmatch(name)
     if match is None:
         return [name]
@@ -94,7 +94,7 @@ def _our_names(name: str) -> list[str]:
 
 
 def _split(value: Any, names: list[str], action_dim: int) -> dict[str, Any]:
-    """Split one of SB3's tensors among its names here, the last columns for the action; copy a step count."""
+    """Split an SB3 tensor between its names here, the last columns for the action; copy a step count."""
     if len(names) < 2:
         return dict.fromkeys(names, value)
     if not isinstance(value, th.Tensor) or value.ndim == 0:
@@ -106,14 +106,14 @@ def _split(value: Any, names: list[str], action_dim: int) -> dict[str, Any]:
 
 
 def _join(parts: list[Any]) -> Any:
-    """Return the reverse of :func:`_split`."""
+    """Reverse :func:`_split`."""
     is_tensor = isinstance(parts[0], th.Tensor) and parts[0].ndim > 0
     return th.cat(parts, dim=-1) if is_tensor else copy.deepcopy(parts[0])
 
 
 @naming("its optimiser", "an optimiser")
 def _entries_by_name(state_dict: Mapping[str, Any], names: list[str]) -> Entries:
-    """Return the entries of an optimiser's state dict by the names of its parameters, given in its order."""
+    """Return the entries of an optimiser's state dict by parameter name; ``names`` has the optimiser's order."""
     indices = [index for group in state_dict["param_groups"] for index in group["params"]]
     if len(indices) != len(names):
         raise CheckpointError(f"it has {len(indices)} parameters instead of {len(names)}")
@@ -145,7 +145,7 @@ def _entries_to_sb3(entries: Entries, names: list[str]) -> Entries:
 
 @naming("its optimiser", "an optimiser")
 def prepare_optimizer_state(optimizer: th.optim.Optimizer, state_dict: Any) -> None:
-    """Make the numbers of a state plain, and check that it fits its optimiser; torch would fail while training."""
+    """Make the numbers of a state plain, and check that it fits its optimiser; torch would only fail while training."""
     groups = state_dict["param_groups"]
     sizes, stored = ([len(group["params"]) for group in g] for g in (optimizer.param_groups, groups))
     if sizes != stored:
@@ -160,7 +160,7 @@ def prepare_optimizer_state(optimizer: th.optim.Optimizer, state_dict: Any) -> N
                 raise DamagedCheckpointError(f"its {key} has shape {tuple(value.shape)}, not {shape}")
     for group, present in zip(groups, optimizer.param_groups, strict=True):
         for key, value in group.items():
-            # A hostile file may have nested containers, which would take for ever to copy
+            # A hostile file may have nested containers that take forever to copy
             parts = value if isinstance(value, tuple) else (value,)
             is_nested = any(isinstance(part, dict | list | tuple) for part in parts)
             if not is_nested and not isinstance(present.get(key), th.Tensor):
@@ -180,7 +180,7 @@ def is_sb3(data: dict[str, Any]) -> bool:
 
 
 def convert(file: ModelFile) -> ModelFile:
-    """Convert the content of an SB3 file, without the optimisers, which :func:`load_optimizers` converts."""
+    """Convert the content of an SB3 file, except the optimisers, which :func:`load_optimizers` converts."""
     data, state = file.data, file.params.get("policy")
     if not isinstance(state, dict) or not all(isinstance(tensor, th.Tensor) for tensor in state.values()):
         raise DamagedCheckpointError(f"{file.name}: it has no weights")
@@ -196,7 +196,7 @@ def convert(file: ModelFile) -> ModelFile:
         policy_kwargs=_policy_kwargs(data, state),
         learning_rate=learning_rate,
         qf_learning_rate=learning_rate,
-        uniform_warmup=True,  # what SB3 does
+        uniform_warmup=True,  # as in SB3
         start_time=time.time_ns(),
         replay_buffer_class=None if buffer_class in _PLAIN_BUFFERS else buffer_class,
         qf_weight_decay=_weight_decay(file, "critic"),
@@ -211,7 +211,7 @@ def convert(file: ModelFile) -> ModelFile:
 
 
 def _weight_decay(file: ModelFile, network: str) -> Any:
-    """Return the weight decay of one of SB3's optimisers, which the optimiser's class may have by default."""
+    """Return the weight decay of an SB3 optimiser; the default of the optimiser's class may be above 0."""
     kwargs = (file.data.get("policy_kwargs") or {}).get("optimizer_kwargs") or {}
     try:
         (group, *_) = file.params[f"{network}.optimizer"]["param_groups"]
@@ -238,14 +238,14 @@ def _policy_kwargs(data: dict[str, Any], state: State) -> dict[str, Any]:
     kwargs = {key: saved[key] for key in _POLICY_KWARGS if key in saved}
     if isinstance(kwargs.get("optimizer_kwargs"), dict):
         kwargs["optimizer_kwargs"] = {k: v for k, v in kwargs["optimizer_kwargs"].items() if k != "weight_decay"}
-    for key in ("normalize_images", "share_features_extractor"):  # SB3 takes 1 for True
+    for key in ("normalize_images", "share_features_extractor"):  # SB3 accepts 1 for True
         if isinstance(kwargs.get(key), int):
             kwargs[key] = bool(kwargs[key])
-    # SB3's default architecture has changed over time; the weights know
+    # SB3's default architecture has changed over time, so take the widths from the weights
     arch = {"pi": _widths(state, "actor.mu"), "qf": _widths(state, "critic.qf0")}
     kwargs.update(net_arch=arch, batch_norm=False, action_layer=1, final_init=None)
     kwargs.setdefault("features_extractor_class", _FEATURES_EXTRACTORS[_policy_class(data)])
-    # So has this default; a shared extractor is stored twice
+    # This default has changed, too; a shared extractor is stored twice
     critics = {name: tensor for name, tensor in state.items() if name.startswith("critic.features_extractor.")}
     shared = [
         th.equal(tensor, state.get(name.replace("critic", "actor", 1), tensor + 1)) for name, tensor in critics.items()
@@ -269,16 +269,16 @@ def _import_note(file: ModelFile, state: State) -> str | None:
         lost.append(f"the weight decay of its actor ({weight_decay})")
     if not lost:
         return None
-    return f"this model was SB3's; as a DDPGPaper it is trained without {'; '.join(lost)}"
+    return f"this model is an import from SB3; DDPGPaper trains it without {'; '.join(lost)}"
 
 
 def load_optimizers(model: "DDPGPaper", file: ModelFile) -> None:
-    """Give a converted model the optimisers' state in the original's file."""
+    """Load the optimisers' state in the original file into a converted model."""
     action_dim = get_action_dim(model.action_space)
     for name in ("actor", "critic"):
         saved = file.params.get(f"{name}.optimizer")
         if saved is None:
-            warnings.warn(f"{file.name} has no {name}.optimizer: its optimiser starts from zero")
+            warnings.warn(f"{file.name} has no {name}.optimizer, so the {name}'s optimiser starts from zero")
             continue
         names = [key for key in file.params["policy"] if key.startswith(f"{name}.")]
         entries = _entries_from_sb3(_entries_by_name(saved, names), action_dim)
@@ -294,7 +294,7 @@ def load_optimizers(model: "DDPGPaper", file: ModelFile) -> None:
 
 
 def _parameter_names(policy: DDPGPaperPolicy, network: str) -> list[str]:
-    """Return the names of the parameters of one of our optimisers, in its order."""
+    """Return the names of the parameters of an optimiser of ours, in its order."""
     net = getattr(policy, network)
     names = {id(param): f"{network}.{name}" for name, param in net.named_parameters()}
     return [names[id(param)] for group in net.optimizer.param_groups for param in group["params"]]
@@ -315,14 +315,14 @@ def to_sb3(model: "DDPGPaper") -> DDPG:
     policy = model.policy
     if policy.batch_norm or policy.action_layer != 1:
         raise CheckpointError(
-            "SB3's DDPG has no batch normalisation, and its critic takes the action at the first layer; this model has "
-            f"batch_norm={policy.batch_norm!r} and action_layer={policy.action_layer}. Models that were trained with "
-            "policy_kwargs=dict(batch_norm=False, action_layer=1) can be converted."
+            "SB3's DDPG has no batch normalisation, and its critic takes the action at the first layer, but this model "
+            f"has batch_norm={policy.batch_norm!r} and action_layer={policy.action_layer}. Train a model with "
+            "policy_kwargs=dict(batch_norm=False, action_layer=1) to convert it."
         )
     if model.qf_learning_rate != model.learning_rate or model.qf_weight_decay:
         warnings.warn(
-            "SB3's DDPG has one learning rate for both networks, and no weight decay of the critic alone. It continues "
-            f"with learning_rate={model.learning_rate!r} for both and no weight decay"
+            "SB3's DDPG has one learning rate for both networks, and no separate weight decay of the critic. The "
+            f"converted model has learning_rate={model.learning_rate!r} for both, and no weight decay"
         )
     kwargs = {key: getattr(policy, key) for key in _POLICY_KWARGS}
     sb3 = DDPG(

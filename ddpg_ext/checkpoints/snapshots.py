@@ -1,11 +1,11 @@
 """
 Snapshots: the whole state of a training run, from which it continues bit for bit.
 
-An environment can only be stored at the start of an episode, where its state follows from its random generator. A
-snapshot of one environment in this process is taken when its episode has ended by itself, which does not change the
-run. Several environments, or one in another process, are all reset at a snapshot, with seeds that follow from the
-model's seed and the step. Times and seeds depend on the steps alone, so a run that was killed and resumed has the same
-resets as one that was not.
+An environment can only be stored at the start of an episode, where its random generator determines its state. A
+snapshot of one environment in this process waits until the episode ends by itself, which does not change the run.
+Several environments, or one in another process, are all reset at a snapshot, with seeds derived from the model's seed
+and the step. Times and seeds depend on the steps alone, so a run that was killed and resumed has the same resets as an
+uninterrupted run.
 """
 
 import copy
@@ -58,13 +58,13 @@ STATE = "snapshot.pkl"
 @dataclass
 class _Run:
     """
-    The part of a training run that only snapshots need.
+    Hold the part of a training run that only snapshots need.
 
-    :param entropy: the seeds of resets follow from it
-    :param log: values that the log had collected when the run was resumed
-    :param damaged: names of the damaged snapshots that ``resume`` passed over
-    :param callbacks: counts of the callbacks when the run was resumed
-    :param witness: of the snapshot that the run was resumed from
+    :param entropy: number from which the seeds of resets are derived
+    :param log: values that the log had collected at the snapshot
+    :param damaged: names of the damaged snapshots that ``resume`` skipped
+    :param callbacks: counts of the callbacks at the snapshot
+    :param witness: witness of the snapshot from which the run was resumed
     """
 
     entropy: int
@@ -74,26 +74,26 @@ class _Run:
     witness: Witness | None = None
 
 
-#: from `resume` to the callback that continues the run, and from one callback to the next
+#: run of each model, passed from `resume` to the callback, and from one callback to the next
 _RUNS: "weakref.WeakKeyDictionary[Any, _Run]" = weakref.WeakKeyDictionary()
 
 
 class SnapshotCallback(BaseCallback):
     """
-    Keep snapshots of a training run, for :meth:`DDPGPaper.resume`.
+    Write snapshots of a training run, for :meth:`DDPGPaper.resume`.
 
     A small file beside each snapshot has hashes of the steps that followed. The ``SnapshotCallback`` of a resumed run
     compares its own steps with them, and warns if the run does not continue bit for bit. The counts of SB3's callbacks
-    in the same ``learn`` are part of a snapshot: ``EvalCallback``'s best mean reward and evaluations, for example.
+    in the same ``learn`` are part of a snapshot, for example the best mean reward and evaluations of ``EvalCallback``.
 
     :param path: folder for the snapshots, one folder per run. A run that begins with a lower step than the last
         snapshot in the folder is refused
-    :param every: environment steps between two snapshots, at least: a snapshot waits for the start of an episode (and,
-        with a ``train_freq`` of several steps, for the end of a rollout)
-    :param keep: number of snapshots to keep, at least 1; with 2 there is one to fall back on if the disk damages one
-    :param reset: take snapshots without waiting for episodes' ends, by resetting the environments; None: only if there
-        are several, or they are in other processes. Must be True for an environment whose generators are not among its
-        attributes, and helps if ``reset`` seeds them
+    :param every: minimum number of environment steps between two snapshots, at least 1. A snapshot waits for the start
+        of an episode (and, with a ``train_freq`` of several steps, for the end of a rollout)
+    :param keep: number of snapshots to keep, at least 1; with 2, ``resume`` can use the older if the newer is damaged
+    :param reset: reset the environments at a snapshot instead of waiting for the end of an episode. None: only for
+        several environments, or for those in other processes. Must be True for an environment whose generators are not
+        among its attributes; this works if its ``reset`` seeds them
     :param verbose: 1: print each snapshot
     :raises InvalidArgumentError: for a value out of range
     :raises CheckpointError: at the first snapshot, if the environment cannot repeat a reset, which resuming needs
@@ -127,7 +127,7 @@ class SnapshotCallback(BaseCallback):
 
     def _init_callback(self) -> None:
         if not issubclass(self.model.policy_class, DDPGPaperPolicy):
-            raise InvalidArgumentTypeError(f"snapshots are for DDPGPaper, not {type(self.model).__name__}")
+            raise InvalidArgumentTypeError(f"SnapshotCallback needs a DDPGPaper, got a {type(self.model).__name__}")
 
     def _on_training_start(self) -> None:
         model = self.model
@@ -137,7 +137,7 @@ class SnapshotCallback(BaseCallback):
             self.reset = self._recorder is None
         elif not self.reset and self._recorder is None:
             raise InvalidArgumentError(
-                "`reset` must be True or None for several environments, and for those in other processes, got False"
+                "`reset` must be True or None for several environments, or those in other processes, got False"
             )
         if model not in _RUNS:
             _RUNS[model] = _Run(secrets.randbits(32) if model.seed is None else int(model.seed))
@@ -146,8 +146,8 @@ class SnapshotCallback(BaseCallback):
         later = [name for name in self._own - self._run.damaged if name > _file_name(model.num_timesteps)]
         if later:
             raise CheckpointError(
-                f"the folder {self.path} has {max(later)} of a longer run, and this run begins with step "
-                f"{model.num_timesteps}. Continue the other run by DDPGPaper.resume({str(self.path)!r}, env) and "
+                f"the folder {self.path} has {max(later)} of a longer run, but this run begins with step "
+                f"{model.num_timesteps}. Continue the other run with DDPGPaper.resume({str(self.path)!r}, env) and "
                 "learn(..., reset_num_timesteps=False), or give SnapshotCallback another folder"
             )
         if self._run.log is not None:
@@ -164,7 +164,7 @@ class SnapshotCallback(BaseCallback):
         return True
 
     def _on_rollout_start(self) -> None:
-        # Here the model has stored and learned from the last step, and the next has not begun
+        # At this point the model has stored and learned from the last step, and the next step has not begun
         steps = self.model.num_timesteps
         if steps - self._last_steps < self.every:
             return
@@ -186,7 +186,7 @@ class SnapshotCallback(BaseCallback):
         callbacks = training_state.callback_states(self.locals.get("callback", self))
         state = write_snapshot(file, self.model, reset, self._run.entropy, callbacks)
         self._witnesses.append(Witness(file, state, resumed=False))
-        # Those after this step were damaged
+        # Snapshots after this step are damaged ones that `resume` skipped
         kept = sorted({name for name in self._own if name < file.name} | {file.name})[-self.keep :]
         for name in self._own.difference(kept):
             (self.path / name).unlink(missing_ok=True)
@@ -201,7 +201,7 @@ class SnapshotCallback(BaseCallback):
             self._is_checked = True
 
     def _reset_environments(self, steps: int) -> dict[str, Any]:
-        """End all episodes, and start new ones from seeds that follow from the step."""
+        """End all episodes, and start new ones with seeds that are derived from the step."""
         model = self.model
         assert model.replay_buffer is not None
         unfinished = np.flatnonzero(~self._last_dones) if self._last_dones is not None else np.array([], dtype=int)
@@ -232,7 +232,7 @@ def write_snapshot(
     """
     Write a snapshot of a model whose environments have just been reset; return the training state in the file.
 
-    A part of the state that cannot be read back is refused: a local class as action noise, for example.
+    Raise a ``CheckpointError`` for a part of the state that cannot be loaded, such as a local class as action noise.
     """
     assert model.env is not None  # training has begun
     state = {
@@ -273,7 +273,7 @@ def resume_model(
     path = Path(path)
     candidates = snapshots(path) if path.is_dir() else [path]
     if not candidates or not candidates[0].exists():
-        raise CheckpointNotFoundError(f"there is no snapshot in {path}")
+        raise CheckpointNotFoundError(f"there is no snapshot in {path}; pass a folder or file of SnapshotCallback")
     errors = []
     for candidate in candidates:
         try:
@@ -283,7 +283,7 @@ def resume_model(
             continue
         if errors:
             _RUNS[model].damaged = frozenset(file.name for file in candidates[: len(errors)])
-            warnings.warn(f"{'; '.join(errors)}. Continuing from {candidate.name}, the snapshot before")
+            warnings.warn(f"{'; '.join(errors)}. Continuing from {candidate.name}, the newest undamaged one")
         return model
     raise DamagedCheckpointError("; ".join(errors))
 
@@ -301,11 +301,11 @@ def _read_snapshot(cls: type[Model], path: Path, env: GymEnv | str, device: th.d
         file = read_model_members(archive, device, trust)
         vec_env = cls._wrap_env(env)
         if state["vec_normalize"] is not None and unwrap_vec_normalize(vec_env) is None:
-            # A copy, since the wrapper updates the statistics that it gets
+            # A copy, because the wrapper updates its statistics in place
             vec_env = vec_normalize.make_vec_normalize(vec_env, copy.deepcopy(state["vec_normalize"]))
         saved_envs = file.data.get("n_envs")
         if vec_env.num_envs != saved_envs:
-            raise CheckpointError(f"{path} is of {saved_envs} environments, got {vec_env.num_envs}")
+            raise CheckpointError(f"{path} needs {saved_envs} environments, got {vec_env.num_envs}")
         model = build_model(cls, file, vec_env, device, force_reset=False)
         assert model.replay_buffer is not None  # for mypy
         replay_buffers.read_members(archive, model.replay_buffer, trust.allowed)
@@ -315,8 +315,8 @@ def _read_snapshot(cls: type[Model], path: Path, env: GymEnv | str, device: th.d
 
 
 def _restore(model: "DDPGPaper", state: dict[str, Any], path: Path) -> None:
-    """Repeat the reset of the environments, and then restore the generators and counts after it."""
-    assert model.env is not None  # it was given
+    """Repeat the reset of the environments, then restore generators and counts to their values after it."""
+    assert model.env is not None  # for mypy
     vec_env = model.env
     with naming(path, "a snapshot"):
         training_state.prepare_reset(vec_env, state["reset"])
@@ -326,9 +326,9 @@ def _restore(model: "DDPGPaper", state: dict[str, Any], path: Path) -> None:
         obs = normalize.get_original_obs()
     if not _equal(obs, model._last_obs if normalize is None else model._last_original_obs):
         raise CheckpointError(
-            f"{path}: the environment does not start its episode where it did before the snapshot. Either it is a "
-            "different environment, or its reset depends on more than the generators among its attributes. In the "
-            "second case use SnapshotCallback(reset=True), if its reset takes a seed"
+            f"{path}: the episode of the environment starts with another observation than in the snapshot. Either the "
+            "environment is a different one, or its reset depends on more than the generators among its attributes. In "
+            "the second case use SnapshotCallback(reset=True), if its reset takes a seed"
         )
     with naming(path, "a snapshot"):
         if normalize is not None:

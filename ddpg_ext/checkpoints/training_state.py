@@ -1,4 +1,4 @@
-"""The part of a training state that is in environments, callbacks and the process: counts and random generators."""
+"""The training state outside of the model: counts and random generators of environments, callbacks and the process."""
 
 import contextlib
 import copy
@@ -26,15 +26,15 @@ from ddpg_ext.serialization.numpy_state import make_bit_generator
 
 class ResetRecorder(gym.Wrapper):
     """
-    Remembers the state before the last ``reset``, so that the reset can be repeated in another process.
+    Record the state before the last ``reset``, so that another process can repeat the reset.
 
-    That restores an environment at the start of an episode, where its whole state follows from its random generator.
+    Repeating it restores an environment at the start of an episode, where its random generator determines its state.
     """
 
     def __init__(self, env: gym.Env) -> None:
         super().__init__(env)
         self.before: dict[str, Any] | None = None
-        #: whether an episode has just begun, by a reset that was recorded
+        #: whether a recorded reset has just begun an episode
         self.at_start = False
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
@@ -54,7 +54,7 @@ class ResetRecorder(gym.Wrapper):
 
 
 def install_recorder(vec_env: VecEnv) -> ResetRecorder | None:
-    """Put a recorder around the only environment; None if there are several, or they are in other processes."""
+    """Put a recorder around a single environment of this process and return it; return None in all other cases."""
     base = vec_env.unwrapped
     if not isinstance(base, DummyVecEnv) or base.num_envs != 1:
         return None
@@ -65,15 +65,15 @@ def install_recorder(vec_env: VecEnv) -> ResetRecorder | None:
 
 def prepare_reset(vec_env: VecEnv, reset: dict[str, Any]) -> None:
     """
-    Make the next ``vec_env.reset()`` repeat the one before a snapshot, if these environments can.
+    Make the next ``vec_env.reset()`` repeat the reset before a snapshot, if these environments can.
 
-    ``reset`` has the kind "repeated", with the recorder's state ``before`` it; or "seeded", with a ``seed`` for the
-    first environment (the others have the following ones), the state of the ``wrappers`` of each environment in this
-    process, and the generators of the ``process``.
+    A ``reset`` of kind "repeated" has the state ``before`` it, from the recorder. One of kind "seeded" has a ``seed``
+    for the first environment (the others get the following seeds), the states of the ``wrappers`` of each environment
+    in this process, and the generators of the ``process``.
     """
     for monitor in _monitors(vec_env):
         if monitor is not None:
-            monitor.needs_reset = True  # with `allow_early_resets=False` it would raise
+            monitor.needs_reset = True  # with `allow_early_resets=False`, the reset would raise an error
     if reset["kind"] == "seeded":
         set_process_generators(reset["process"])
         for env, states in zip(envs(vec_env), reset.get("wrappers", []), strict=False):
@@ -82,7 +82,7 @@ def prepare_reset(vec_env: VecEnv, reset: dict[str, Any]) -> None:
         return
     recorder = install_recorder(vec_env)
     if recorder is None:
-        raise CheckpointError("the snapshot is of one environment in this process; pass such an environment")
+        raise CheckpointError("the snapshot needs one environment in this process; pass such an environment")
     before = reset["before"]
     set_wrapper_states(recorder.env, before.get("wrappers", {}))
     _set_env_generators(recorder.env, before["env"])
@@ -92,7 +92,7 @@ def prepare_reset(vec_env: VecEnv, reset: dict[str, Any]) -> None:
 
 
 def check_repeatable(vec_env: VecEnv, reset: dict[str, Any]) -> None:
-    """Check that environments start twice in the same way. Warn of a Box2D world that ``reset`` keeps."""
+    """Check that two resets start the same episode; warn of a Box2D world that ``reset`` keeps."""
     process, starts = process_generators(), []
     worlds = [getattr(env.unwrapped, "world", None) for env in envs(vec_env)]
     for _ in range(2):
@@ -102,17 +102,17 @@ def check_repeatable(vec_env: VecEnv, reset: dict[str, Any]) -> None:
     for env, world in zip(envs(vec_env), worlds, strict=True):
         if type(world).__name__ == "b2World" and world is getattr(env.unwrapped, "world", None):
             warnings.warn(
-                f"{env.unwrapped} keeps its Box2D world over `reset`, so a resumed run does not continue bit for bit; "
+                f"{env.unwrapped} keeps its Box2D world after `reset`, so a resumed run does not continue bit for bit; "
                 "put ddpg_ext.envs.FreshWorld around the environment"
             )
             break
     if starts[0] != starts[1]:
-        cure = "make its reset follow from the seed"
+        cure = "make its reset depend on the seed alone"
         if reset["kind"] == "repeated":
             cure = f"use SnapshotCallback(reset=True) if its reset takes a seed (as dm_control's does), or {cure}"
         raise CheckpointError(
-            "the run could not be resumed from a snapshot: the environment started two different episodes after the "
-            f"same reset, which depends on more than the seed and the generators among its attributes; {cure}"
+            "a snapshot of this run could not be resumed, because the environment started two different episodes after "
+            f"the same reset. Its reset depends on more than the seed and the generators among its attributes; {cure}"
         )
 
 
@@ -124,7 +124,7 @@ def envs(vec_env: VecEnv) -> list[gym.Env]:
 
 
 def _layers(env: gym.Env) -> list[gym.Env]:
-    """Return the wrappers of an environment, and itself."""
+    """Return an environment's wrappers, the outermost first, and the environment inside."""
     layers = [env]
     while isinstance(layers[-1], gym.Wrapper):
         layers.append(layers[-1].env)
@@ -132,7 +132,7 @@ def _layers(env: gym.Env) -> list[gym.Env]:
 
 
 def _all_spaces(space: gym.Space, name: str) -> dict[str, gym.Space]:
-    """Return a space and its parts by name, each of which has a generator of its own."""
+    """Return a space and its parts by name; each has its own generator."""
     named = {name: space}
     parts: Any = getattr(space, "spaces", {})
     for key, part in parts.items() if isinstance(parts, dict) else enumerate(parts):
@@ -161,11 +161,11 @@ def _set_env_generators(env: gym.Env, generators: dict[str, Any]) -> None:
         depth, _, attribute = path.partition("/")[0].partition(".")
         layer = layers[int(depth)]
         value = inspect.getattr_static(layer, attribute, None)
-        # A file must not put a generator where something else belongs, nor anything but a generator
+        # A file may only replace a generator, and only with a generator
         if not isinstance(value, gym.Space | np.random.Generator | np.random.RandomState | None) or not isinstance(
             generator, np.random.Generator | np.random.RandomState
         ):
-            raise DamagedCheckpointError(f"the snapshot has a generator {attribute[:60]!r}, the environment has not")
+            raise DamagedCheckpointError(f"the snapshot has a generator {attribute[:60]!r}, the environment has none")
         if isinstance(value, gym.Space):
             _all_spaces(value, f"{depth}.{attribute}")[path]._np_random = cast(Any, copy.deepcopy(generator))
         elif not _set_in_place(value, generator):
@@ -173,15 +173,15 @@ def _set_env_generators(env: gym.Env, generators: dict[str, Any]) -> None:
 
 
 def _set_in_place(current: Any, saved: Any) -> bool:
-    """Put a generator into a state, for other objects that share it; return False if the state is not all of it."""
+    """Set the state of a generator that other objects may share; return False if another generator is needed."""
     if isinstance(current, np.random.RandomState) and isinstance(saved, np.random.RandomState):
         with contextlib.suppress(ValueError):  # another bit generator
             current.set_state(saved.get_state(legacy=False))
             return True
     if isinstance(current, np.random.Generator) and isinstance(saved, np.random.Generator):
         ours, theirs = current.bit_generator, saved.bit_generator
-        # Other generators may be spawned from the seeds
-        seeds = [repr(getattr(each.seed_seq, "state", None)) for each in (ours, theirs)]  # may hold arrays
+        # The seeds must be equal, too, because other generators may be spawned from them
+        seeds = [repr(getattr(bits.seed_seq, "state", None)) for bits in (ours, theirs)]  # may hold arrays
         if type(ours) is type(theirs) and seeds[0] == seeds[1] != "None":
             ours.state = theirs.state
             return True
@@ -192,8 +192,8 @@ def wrapper_states(env: gym.Env) -> dict[str, dict[str, Any]]:
     """
     Return the numbers, arrays and running statistics among the attributes of Gymnasium's wrappers.
 
-    Their constructors' arguments are left out: they are those of the environment that the caller passes. So are the
-    frames of wrappers that record.
+    Arguments of their constructors are left out, because the caller's environment has its own, and so are the frames of
+    recording wrappers.
     """
     states = {}
     for depth, layer in enumerate(_layers(env)):
@@ -206,7 +206,7 @@ def wrapper_states(env: gym.Env) -> dict[str, dict[str, Any]]:
 
 
 def set_wrapper_states(env: gym.Env, states: dict[str, dict[str, Any]]) -> None:
-    """Give wrappers the result of :func:`wrapper_states`, if it is of the same wrappers."""
+    """Give wrappers the result of :func:`wrapper_states`; raise an error if it is of other wrappers."""
     layers = {f"{depth}.{type(layer).__name__}": layer for depth, layer in enumerate(_layers(env))}
     for name, state in states.items():
         if name not in layers or not type(layers[name]).__module__.startswith("gymnasium.wrappers."):
@@ -221,7 +221,7 @@ _STATISTICS = ("mean", "var", "count")
 
 
 def _plain(value: Any) -> Any:
-    """Return a copy made of numbers, arrays, lists and dicts; None for anything else."""
+    """Return a copy made of numbers, arrays, lists and dicts, or None if the value holds anything else."""
     if isinstance(value, RunningMeanStd):
         value = {name: getattr(value, name) for name in _STATISTICS}
     if isinstance(value, Number) or (isinstance(value, np.ndarray) and not value.dtype.hasobject):
@@ -236,7 +236,7 @@ def _plain(value: Any) -> Any:
 
 
 def _restored(current: Any, saved: Any, name: str) -> Any:
-    """Return the value to put in the place of the current one, if it is of the same kind."""
+    """Return the saved value in the type of the current one; raise an error if it is of another kind."""
     saved = _plain(saved)
     if isinstance(current, RunningMeanStd) and isinstance(saved, dict) and set(saved) == set(_STATISTICS):
         for part in _STATISTICS:
@@ -273,7 +273,7 @@ def process_generators(with_torch: bool = True) -> dict[str, Any]:
 def set_process_generators(states: dict[str, Any]) -> None:
     """Give the process's random generators the result of :func:`process_generators`."""
     try:
-        make_bit_generator(states["numpy"])  # checks it
+        make_bit_generator(states["numpy"])  # raises an error for an invalid state
         np.random.set_state(states["numpy"])  # noqa: NPY002
         version, internal, gauss = states["python"]
         random.setstate((version, tuple(int(word) for word in internal), gauss))
@@ -310,7 +310,7 @@ def _monitors(vec_env: VecEnv) -> list[Monitor | None]:
     return [next((layer for layer in _layers(env) if isinstance(layer, Monitor)), None) for env in envs(vec_env)]
 
 
-#: what SB3's callbacks count: EvalCallback, those that stop training, and those that act every so many calls
+#: counts of SB3's callbacks: of EvalCallback, of those that stop training, and of those that act at intervals
 _COUNTS = (
     *("n_calls", "last_time_trigger", "n_episodes", "no_improvement_evals", "last_best_mean_reward"),
     *("best_mean_reward", "last_mean_reward", "evaluations_timesteps", "evaluations_results"),
@@ -319,12 +319,12 @@ _COUNTS = (
 
 
 def callback_states(root: BaseCallback) -> list[dict[str, Any]]:
-    """Return the counts of the callback of ``learn`` and of those in it."""
-    return read_callback_states([{"class": type(each).__qualname__, **vars(each)} for each in _callbacks(root)])
+    """Return the counts of the callback of ``learn`` and of the callbacks in it."""
+    return read_callback_states([{"class": type(part).__qualname__, **vars(part)} for part in _callbacks(root)])
 
 
 def read_callback_states(states: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the counts among the attributes of callbacks, as Python's numbers and lists of them, nothing else."""
+    """Return the counts among the attributes of callbacks, as plain Python numbers and lists of them."""
     return [
         {"class": str(state["class"]), **{name: _numbers(state[name]) for name in _COUNTS if name in state}}
         for state in states
@@ -332,7 +332,7 @@ def read_callback_states(states: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _numbers(value: Any) -> Any:
-    """Return numbers, and lists and arrays of them, as Python's."""
+    """Return numbers, and lists and arrays of them, as plain Python numbers and lists."""
     value = plain(value)
     if isinstance(value, list | tuple | np.ndarray):
         return [_numbers(item) for item in value]
@@ -342,15 +342,15 @@ def _numbers(value: Any) -> Any:
 
 
 def set_callback_states(root: BaseCallback, states: list[dict[str, Any]]) -> None:
-    """Give callbacks the result of :func:`callback_states`. Each gets the first state of its class that is left."""
-    left = list(states)
+    """Give callbacks the result of :func:`callback_states`; each gets the first unused state of its class."""
+    unused = list(states)
     for callback in _callbacks(root):
-        state = next((state for state in left if state["class"] == type(callback).__qualname__), None)
+        state = next((state for state in unused if state["class"] == type(callback).__qualname__), None)
         if state is not None:
-            left.remove(state)
+            unused.remove(state)
             vars(callback).update({name: value for name, value in state.items() if name in _COUNTS})
 
 
 def _callbacks(root: BaseCallback) -> list[BaseCallback]:
-    """Return a callback and all that it calls."""
+    """Return a callback and all callbacks that it calls."""
     return [callback for callback in (root, *callbacks_within(root)) if isinstance(callback, BaseCallback)]

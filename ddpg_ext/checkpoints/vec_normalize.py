@@ -1,4 +1,4 @@
-"""``VecNormalize`` from a file of SB3's, without unpickling it; and its settings and statistics as values."""
+"""Loading ``VecNormalize`` files without unpickling, and its settings and statistics as plain values."""
 
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,9 @@ _SETTINGS = ("norm_obs", "norm_reward", "clip_obs", "clip_reward", "gamma", "eps
 
 def load_vec_normalize(path: Path, venv: VecEnv, allowed: Allowed | None = None) -> VecNormalize:
     """
-    Load a file of ``VecNormalize.save`` without unpickling it, unless it is refused and trusted.
+    Load a file of ``VecNormalize.save`` without unpickling it; unpickle a refused file if ``allowed`` trusts it.
 
-    The wrapper is frozen: its statistics stay as they are, and rewards are not normalised.
+    The wrapper is frozen: its statistics do not change, and rewards are not normalised.
     """
     allowed = allowed or Allowed()
     with naming(path, "statistics"):
@@ -38,7 +38,7 @@ def load_vec_normalize(path: Path, venv: VecEnv, allowed: Allowed | None = None)
 
 
 def make_vec_normalize(venv: VecEnv, state: dict[str, Any]) -> VecNormalize:
-    """Wrap environments in a ``VecNormalize`` with these settings and statistics, if they are of such environments."""
+    """Wrap environments in a ``VecNormalize`` with these settings and statistics; raise an error if they do not fit."""
     settings = {key: plain(state[key]) for key in _SETTINGS if key in state}
     for key, value in settings.items():
         if not isinstance(value, list | tuple | None if key == "norm_obs_keys" else int | float):
@@ -50,21 +50,21 @@ def make_vec_normalize(venv: VecEnv, state: dict[str, Any]) -> VecNormalize:
     if wrapper.norm_obs:
         wrapper.obs_rms = _same_shapes(state.get("obs_rms"), wrapper.obs_rms)
     ret_rms = state.get("ret_rms")
-    if isinstance(ret_rms, RunningMeanStd):  # with norm_reward=False, old versions have none
+    if isinstance(ret_rms, RunningMeanStd):  # old versions have None with norm_reward=False
         wrapper.ret_rms = _same_shapes(ret_rms, wrapper.ret_rms)
     return wrapper
 
 
 def _same_shapes(saved: Any, fresh: Any) -> Any:
-    """Return saved statistics, if they have the shapes of fresh ones."""
+    """Return saved statistics; raise an error unless they have the shapes of fresh ones."""
     if isinstance(fresh, dict):
         if not isinstance(saved, dict) or set(saved) != set(fresh):
-            raise CheckpointError("its statistics are of other observations")
+            raise CheckpointError("its statistics are for other observations")
         return {key: _same_shapes(saved[key], fresh[key]) for key in fresh}
     shape = np.shape(fresh.mean)
     shapes = [np.shape(value) for value in (saved.mean, saved.var)] if isinstance(saved, RunningMeanStd) else []
     if shapes != [shape, shape]:
-        raise CheckpointError(f"its statistics have shapes {shapes}, what they are of has {shape}")
+        raise CheckpointError(f"its statistics have shapes {shapes}, but those of the environment have {shape}")
     return saved
 
 
@@ -72,7 +72,7 @@ _STATE = ("training", *_SETTINGS, "obs_rms", "ret_rms", "returns", "old_obs", "o
 
 
 def normalize_state(vec_env: VecEnv) -> dict[str, Any] | None:
-    """Return settings and statistics of the ``VecNormalize`` around environments, or None if there is none."""
+    """Return settings and statistics of the ``VecNormalize`` around environments, or None without a wrapper."""
     wrapper = unwrap_vec_normalize(vec_env)
     if wrapper is None:
         return None

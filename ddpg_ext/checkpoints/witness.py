@@ -1,4 +1,4 @@
-"""The witness of a snapshot: hashes of the steps that followed it, with which a resumed run compares its own."""
+"""The witness of a snapshot: hashes of the following steps, with which a resumed run compares its own steps."""
 
 import contextlib
 import json
@@ -20,7 +20,7 @@ _STEP = ("actions", "new_obs", "rewards", "dones")
 
 
 def checksum(value: Any, crc: int = 0) -> int:
-    """Continue a CRC-32 with an array or number, or with a dict of them in the order of its keys."""
+    """Continue a CRC-32 with an array, a number, or a dict of them, sorted by key."""
     if isinstance(value, dict):
         for key in sorted(value):
             crc = checksum(value[key], crc)
@@ -40,7 +40,7 @@ class Witness:
 
     Steps 1, 2, 4, 8, ... have a hash of all steps so far. The file is written again at each of them, until the
     snapshot is deleted, so a kill loses less than half of the steps. With ``resumed``, the steps are compared with the
-    file, if it is of a snapshot with this training state.
+    file, if it belongs to a snapshot with this training state.
     """
 
     def __init__(self, snapshot: Path, state: bytes, resumed: bool) -> None:
@@ -51,7 +51,7 @@ class Witness:
         self._crc = self._n_steps = 0
 
     def add(self, step: Mapping[str, Any], model: BaseAlgorithm) -> bool:
-        """Add a step, by the local variables of ``collect_rollouts``; return whether more steps are wanted."""
+        """Add a step from the local variables of ``collect_rollouts``; return whether the witness needs more steps."""
         if self._expected is not None and len(self._hashes) == len(self._expected):
             return False
         crc = checksum({name: step[name] for name in _STEP})
@@ -66,7 +66,7 @@ class Witness:
         if self._expected is None:
             if not self.snapshot.exists():
                 return False
-            # The run does not need it: a full disk must not end it
+            # A full disk must not end the run, because the run does not need the witness
             with contextlib.suppress(OSError), atomic_file(witness_file(self.snapshot)) as file:
                 file.write(json.dumps({"snapshot": self._id, "hashes": self._hashes}).encode())
             return True
@@ -75,7 +75,7 @@ class Witness:
         warnings.warn(
             f"{self.snapshot}: the resumed run differs from the run that wrote this snapshot, within {self._n_steps} "
             "steps after it. It continues, but not bit for bit as if it had never stopped. Usual causes: the "
-            "environment keeps state over `reset` (put ddpg_ext.envs.FreshWorld around BipedalWalker and CarRacing; "
+            "environment keeps state after `reset` (put ddpg_ext.envs.FreshWorld around BipedalWalker and CarRacing; "
             "let your own `reset` depend on generators alone); it draws from generators outside of its attributes "
             "(SnapshotCallback(reset=True) helps if `reset` seeds them); or the machine, versions, number of threads, "
             "executor or settings have changed. See docs/guide/checkpoints.md, 'Stop and continue'",
@@ -83,7 +83,7 @@ class Witness:
         return False
 
     def _read(self) -> list[int]:
-        """Return the hashes in the file; none if it is missing, damaged or of another snapshot."""
+        """Return the hashes in the file, or no hashes if it is missing, damaged or of another snapshot."""
         try:
             with open_regular_file(witness_file(self.snapshot)) as file:
                 content = json.loads(file.read(10_000))

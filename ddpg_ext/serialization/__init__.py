@@ -1,1 +1,1 @@
-"""Reading and writing files; knows no model."""
+"""Reading and writing files, independent of models."""

@@ -1,9 +1,8 @@
 """
 The allow-list: the classes that a file may name, and the objects that it may hold, with their attributes.
 
-Nothing here imports by a name that comes from a file, and no ``__init__``, ``__setstate__`` or ``__reduce__`` is called
-with arguments from a file. An object is made empty, and gets exactly the attributes listed for its class, each of the
-listed kind.
+Names from a file are never imported, and no ``__init__``, ``__setstate__`` or ``__reduce__`` is called with arguments
+from a file. An object is made empty, and gets exactly the attributes listed for its class, each of the listed kind.
 """
 
 import builtins
@@ -43,9 +42,9 @@ from ddpg_ext.common.noise import LinearDecay, OrnsteinUhlenbeckNoise, Scheduled
 
 Check = Callable[[Any], bool]
 
-#: elements that the arrays of one small object may have when they are broadcast
+#: maximum number of elements of the broadcast arrays of one small object
 MAX_BROADCAST = 10**6
-#: noises in a list, one for each environment
+#: maximum number of noises in a list, which has one for each environment
 MAX_ENVS = 10**5
 
 
@@ -80,7 +79,7 @@ _OWN_KINDS = (BasePolicy, torch_layers.BaseFeaturesExtractor, buffers.BaseBuffer
 
 
 class Allowed:
-    """Finds the classes on the list, and what the caller allows; with ``trusted``, other pickles may be unpickled."""
+    """Find the classes on the allow-list and those of the caller; ``trusted`` permits unpickling others."""
 
     def __init__(self, extra: Iterable[Any] = (), trusted: bool = False) -> None:
         self.trusted = trusted
@@ -91,13 +90,13 @@ class Allowed:
                 raise InvalidArgumentTypeError(f"`allow` must list classes or functions, got {item!r}")
             path = f"{item.__module__}.{item.__qualname__}"
             if self.extra.setdefault(path, item) is not item:
-                raise InvalidArgumentTypeError(f"`allow` must list one class or function of a name, got two of {path}")
+                raise InvalidArgumentTypeError(f"`allow` must list one class or function per name, got two for {path}")
             # cloudpickle stores a class of a script under its short name
             short.setdefault(f"{item.__module__}.{item.__name__}", item)
         self.extra = {**short, **self.extra}
 
     def own(self, path: str | None) -> Any:
-        """Return the caller's class or function of this name, or a method of an allowed class, else None."""
+        """Return the caller's class or function with this name, or a method of an allowed class, else None."""
         if path is None or path in self.extra:
             return self.extra.get(path or "")
         owner, _, name = path.rpartition(".")
@@ -105,7 +104,7 @@ class Allowed:
         return getattr(cls, name) if isinstance(cls, type) and name in vars(cls) and name[0] != "_" else None
 
     def find_class(self, module: str, name: str) -> Any:
-        """Return the class or function of this name, or None if it is not on the list."""
+        """Return the class or function with this name, or None if it is not on the list."""
         path = f"{module}.{name}"
         if self.own(path) is not None or path in _CLASSES:
             return self.own(path) or _CLASSES[path]
@@ -139,7 +138,7 @@ def _integer(value: Any) -> bool:
 
 
 def _array(value: Any) -> bool:
-    if isinstance(value, list | tuple):  # SB3's noises keep what they are given
+    if isinstance(value, list | tuple):  # SB3's noises store the user's value
         return all(map(_array, value))
     return _number(value) or (isinstance(value, np.ndarray) and value.dtype.kind in "biuf")
 
@@ -155,7 +154,7 @@ def _noises(value: Any) -> bool:
 
 
 def _schedule(value: Any) -> bool:
-    # An instance, not a class: a class would be made again and again
+    # An instance, because calling a class would make a new object at each step
     return callable(value) and not isinstance(value, type)
 
 
@@ -169,21 +168,21 @@ def _or_none(check: Check) -> Check:
 
 @dataclass(frozen=True)
 class AllowedClass:
-    """A class whose instances a file may hold, with a check for each of their attributes."""
+    """Hold a class whose instances a file may hold, with a check for each of their attributes."""
 
     cls: type
     attributes: dict[str, Check]
 
     def make(self, state: Any) -> Any:
-        """Return an instance with these attributes, each checked, without calling its constructor."""
+        """Return an instance with these attributes after checking them, without calling its constructor."""
         name = self.cls.__name__
         if not isinstance(state, dict):
             raise DamagedCheckpointError(f"a {name} has no attributes")
-        if "_dtype" in self.attributes:  # SB3's noises of older files have none
+        if "_dtype" in self.attributes:  # SB3's noises in old files lack it
             state = {"_dtype": np.float32, **state}
         for key, value in state.items():
             if key not in self.attributes:
-                raise UntrustedContentError(f"a {name} with the attribute {str(key)[:60]!r}, which it does not have")
+                raise UntrustedContentError(f"a {name} with the unknown attribute {str(key)[:60]!r}")
             if not self.attributes[key](value):
                 raise UntrustedContentError(f"a {name} whose {key!r} is a {type(value).__name__}")
         missing = sorted(set(self.attributes) - set(state))

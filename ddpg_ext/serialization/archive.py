@@ -1,4 +1,4 @@
-"""Zip files: written so that they appear in full or not at all, and checked before anything is read from them."""
+"""Zip files, which are written atomically, and checked before anything is read from them."""
 
 import contextlib
 import io
@@ -18,13 +18,13 @@ from ddpg_ext._version import __version__
 from ddpg_ext.common.errors import CheckpointError, CheckpointNotFoundError, DamagedCheckpointError
 from ddpg_ext.common.files import atomic_file
 
-#: the member that names the kind of the file and the version of its format
+#: member that names the kind of the file and the version of its format
 FORMAT = "ddpg_ext.json"
 FORMAT_VERSION = 2
 MAX_MEMBERS = 10_000
-#: a small file may have members of text or pickles up to this size; a larger file, up to its own size
+#: members of text or pickles may have this size in bytes, or the size of the file if that is larger
 MIN_TEXT = 8 * 2**20
-#: a small file may unpack to this size; a larger file, to `MAX_RATIO` times its own size
+#: a file may unpack to this size in bytes, or to `MAX_RATIO` times its own size if that is larger
 MIN_UNPACKED = 64 * 2**20
 MAX_RATIO = 20
 _CHUNK = 2**20
@@ -35,22 +35,22 @@ _BROKEN = (
 
 
 def _memory_of(data: Any) -> Iterator[memoryview]:
-    """Yield the bytes of an array in the order of its elements, in pieces that are contiguous in memory."""
+    """Yield the bytes of an array in the order of its elements, in contiguous pieces."""
     if isinstance(data, np.ndarray) and data.ndim > 1 and not data.flags.c_contiguous:
         for part in data:
             yield from _memory_of(part)
         return
     view = memoryview(data)
-    # An empty array cannot be cast, and has nothing to write
+    # An empty array cannot be cast, but has nothing to write
     yield view.cast("B") if view.nbytes else memoryview(b"")
 
 
 class ZipWriter(zipfile.ZipFile):
-    """Writes members into a zip file, uncompressed."""
+    """Write uncompressed members into a zip file."""
 
     def add(self, name: str, data: Any) -> None:
-        """Write bytes or an array as a member, without a second copy of it in memory."""
-        # The date is left at zip's zero: files with the same content are the same
+        """Write bytes or an array as a member, without a second copy in memory."""
+        # The default date of a ZipInfo is constant, so that equal content gives equal files
         with self.open(zipfile.ZipInfo(name), "w", force_zip64=True) as member:
             for view in _memory_of(data):
                 for start in range(0, len(view), _CHUNK):
@@ -60,7 +60,7 @@ class ZipWriter(zipfile.ZipFile):
 @contextlib.contextmanager
 def write_zip(path: Any, kind: str) -> Iterator[ZipWriter]:
     """
-    Write a zip file of a kind: "model", "replay buffer" or "snapshot". An error leaves the file that was there.
+    Write a zip file of a kind: "model", "replay buffer" or "snapshot". After an error, an old file is unchanged.
 
     ``path`` may be an open binary file, which is not written atomically.
     """
@@ -71,12 +71,12 @@ def write_zip(path: Any, kind: str) -> Iterator[ZipWriter]:
             yield archive
             archive.close()
         except BaseException:
-            archive.fp = None  # so that Python does not end the archive when the file is closed, or the disk full
+            archive.fp = None  # otherwise Python would finish the archive, which fails on a closed file or full disk
             raise
 
 
 def open_regular_file(path: str | os.PathLike[str]) -> BinaryIO:
-    """Open a file for reading, if it is no folder, and no pipe or device, which could be read forever."""
+    """Open a file for reading; refuse folders, and pipes and devices, which may have no end."""
     try:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0))
     except FileNotFoundError:
@@ -101,7 +101,7 @@ def _as_damage(name: str) -> Iterator[None]:
 
 
 class ZipReader(contextlib.AbstractContextManager["ZipReader"]):
-    """Reads members of a zip file, which are never unpacked to the disk. The zip's CRC-32 are checked."""
+    """Read members of a zip file without unpacking them to the disk, and check their CRC-32."""
 
     def __init__(self, source: str | os.PathLike[str] | BinaryIO | io.IOBase) -> None:
         self.name = os.fspath(source) if isinstance(source, str | os.PathLike) else "the file"
@@ -122,27 +122,27 @@ class ZipReader(contextlib.AbstractContextManager["ZipReader"]):
         self.close()
 
     def close(self) -> None:
-        """Close the file, if it was opened here."""
+        """Close the file, unless the caller opened it."""
         if self._owned:
             self._file.close()
 
     @property
     def names(self) -> list[str]:
-        """Names of the members, without the one for the format."""
+        """Return the names of the members, without the one for the format."""
         return [name for name in self._infos if name != FORMAT]
 
     def __contains__(self, name: str) -> bool:
         return name in self._infos
 
     def _check_start(self) -> None:
-        """Refuse a truncated file whose end is that of a zip file inside it, such as the weights."""
+        """Refuse a truncated file that ends with an inner zip file, such as the weights."""
         self._file.seek(0)
         begins_with_member = self._file.read(4) == b"PK\x03\x04"
         if begins_with_member and min((info.header_offset for info in self._infos.values()), default=0) > 0:
             raise DamagedCheckpointError("not a whole zip file: it has members that its directory does not name")
 
     def _read_kind(self) -> str:
-        """Return the kind of the file, empty for a file of SB3's."""
+        """Return the kind of the file, which is empty for a file of SB3."""
         if FORMAT not in self._infos:
             return ""
         description = json.loads(self._archive.read(FORMAT))
@@ -150,7 +150,7 @@ class ZipReader(contextlib.AbstractContextManager["ZipReader"]):
             raise DamagedCheckpointError(f"its {FORMAT} does not name its kind")
         if description.get("format") != FORMAT_VERSION:
             version = str(description.get("format"))[:20]
-            raise CheckpointError(f"its format is {version}, this version of ddpg_ext reads {FORMAT_VERSION}")
+            raise CheckpointError(f"its format is {version}, but this version of ddpg_ext reads {FORMAT_VERSION}")
         return description["kind"]
 
     def size(self, name: str) -> int:
@@ -166,13 +166,13 @@ class ZipReader(contextlib.AbstractContextManager["ZipReader"]):
             return self._archive.read(name)
 
     def read_text(self, name: str) -> bytes:
-        """Return the content of a member of text, JSON or a pickle, whose values take more memory than its bytes."""
+        """Return the content of a text, JSON or pickle member; its size is limited, because its values need memory."""
         if self.size(name) > max(MIN_TEXT, self.file_size):
             raise CheckpointError(f"{self.name}: {name} has {self.size(name):,} bytes, more than the whole file")
         return self.read(name)
 
     def read_into(self, name: str, target: Any) -> None:
-        """Read a member into an array of exactly its size."""
+        """Read a member into an array of the same size."""
         with _as_damage(f"{self.name}: {name}"), cast(zipfile.ZipExtFile, self._archive.open(name)) as member:
             for view in _memory_of(target):
                 done = 0
@@ -181,8 +181,8 @@ class ZipReader(contextlib.AbstractContextManager["ZipReader"]):
                     if not n:
                         raise EOFError("it ends too early")
                     done += n
-            if member.read(1):  # and the checksum, which is checked at the end
-                raise EOFError("it is longer than it says")
+            if member.read(1):  # reading to the end also checks the checksum
+                raise EOFError("it is longer than its declared size")
 
     def read_json(self, name: str) -> Any:
         """Return the JSON in a member."""
@@ -197,11 +197,11 @@ def _check_directory_size(file: Any) -> int:
     tail_start = max(0, size - 2**16 - 22)
     file.seek(tail_start)
     tail = file.read(size - tail_start)
-    at = tail.rfind(b"PK\x05\x06")
-    if at < 0 or len(tail) < at + 22:
+    end = tail.rfind(b"PK\x05\x06")
+    if end < 0 or len(tail) < end + 22:
         raise DamagedCheckpointError("not a zip file")
-    entries, directory_size = struct.unpack("<HL", tail[at + 10 : at + 16])
-    locator = tail[at - 20 : at] if at >= 20 else b""
+    entries, directory_size = struct.unpack("<HL", tail[end + 10 : end + 16])
+    locator = tail[end - 20 : end] if end >= 20 else b""
     if locator[:4] == b"PK\x06\x07":  # zip64: the true numbers are in another record
         file.seek(struct.unpack("<Q", locator[8:16])[0])
         record = file.read(56)
@@ -220,11 +220,11 @@ def _check_members(infos: list[zipfile.ZipInfo], file_size: int) -> dict[str, zi
         name, path = info.filename, PurePosixPath(info.filename)
         is_outside = path.is_absolute() or ".." in path.parts or not name or any(char in name for char in "\\:\0")
         faults = {
-            "is there twice": name in members,
-            "has a name that leads out of it": is_outside,
+            "occurs twice": name in members,
+            "has a path that leads out of the archive": is_outside,
             "is a symbolic link": stat.S_ISLNK(info.external_attr >> 16),
             "is encrypted": info.flag_bits & 0x1,
-            "is compressed in another way": info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED),
+            "has an unknown compression": info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED),
             "has two sizes": info.compress_type == zipfile.ZIP_STORED and info.compress_size != info.file_size,
         }
         for fault in filter(faults.get, faults):
@@ -239,7 +239,7 @@ def _check_members(infos: list[zipfile.ZipInfo], file_size: int) -> dict[str, zi
 
 
 def resolve_suffix(path: Any, suffix: str) -> Any:
-    """Return the path with a suffix that the caller left out, if only the file with the suffix exists."""
+    """Return the path, with the suffix if the caller left it out and only the file with the suffix exists."""
     if not isinstance(path, str | os.PathLike):
         return path
     path = Path(path)

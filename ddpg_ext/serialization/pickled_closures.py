@@ -1,4 +1,4 @@
-"""Functions that cloudpickle stored by value: they are never made, but some are recognised."""
+"""Functions that cloudpickle stored by value; they are never built, but schedules among them are recognised."""
 
 from typing import Any
 
@@ -6,9 +6,9 @@ from ddpg_ext.common.errors import UntrustedContentError
 from ddpg_ext.serialization.allowlist import ALLOWED_CLASSES, linear_to_zero
 from ddpg_ext.serialization.safe_pickle import Recorded, called
 
-#: functions of cloudpickle's that make a function
+#: functions of cloudpickle that make a function
 CLOSURES = ("cloudpickle.cloudpickle._make_function", "cloudpickle.cloudpickle._make_skel_func")
-#: all functions of cloudpickle's that a stored function needs
+#: all functions of cloudpickle that a stored function needs
 FUNCTION_PARTS = {
     *CLOSURES,
     *("cloudpickle.cloudpickle._fill_function", "cloudpickle.cloudpickle._function_setstate"),
@@ -16,8 +16,8 @@ FUNCTION_PARTS = {
     *("cloudpickle.cloudpickle._make_cell", "cloudpickle.cloudpickle._make_empty_cell"),
 }
 
-#: Byte code of functions of one float in a closure, by CPython version (3.6 to 3.10; 3.11 and 3.12; 3.13). It names no
-#: global and no attribute, so it says all that the function does.
+#: Byte code of functions of one float in a closure, by CPython version (3.6 to 3.10; 3.11 and 3.12; 3.13). It uses
+#: neither globals nor attributes, so it determines the function completely.
 _RETURN_CELL = (b"\x88\x00S\x00", b"\x95\x01\x97\x00\x89\x01S\x00", b">\x01\x95\x00T\x01$\x00")
 _RETURN_CELL_TIMES_ARGUMENT = (
     b"|\x00\x88\x00\x14\x00S\x00",
@@ -30,7 +30,7 @@ def schedule_from_closure(call: Recorded) -> Any:
     """
     Return the schedule that a function stored by value computes: a constant, or a linear decay to 0.
 
-    The function itself is never made. SB3 and the Zoo wrote these two into every checkpoint.
+    The function itself is never built. SB3 and the Zoo wrote these two kinds into every checkpoint.
     """
     code, value = _byte_code(call), _closed_over_number(call)
     if value is not None and code in _RETURN_CELL:
@@ -41,7 +41,7 @@ def schedule_from_closure(call: Recorded) -> Any:
 
 
 def name_of_stored(call: Recorded) -> str | None:
-    """Return the module and name of a function stored by value, such as those of a user's script."""
+    """Return module and name of a function that is stored by value, such as one of a user's script, else None."""
     slots = _slots(call)
     return f"{slots.get('__module__')}.{slots.get('__qualname__')}" if called(call) in CLOSURES and slots else None
 
@@ -53,7 +53,7 @@ def is_method_type(func: Any) -> bool:
 
 def is_function(node: Any) -> bool:
     """Return whether a recorded value is a function, stored by value."""
-    func: Any = getattr(node, "func", None)  # of older versions of cloudpickle, the type of functions
+    func: Any = getattr(node, "func", None)  # old versions of cloudpickle call the type of functions
     is_lambda_type = called(func) == "cloudpickle.cloudpickle._builtin_type" and func.args == ("LambdaType",)
     return called(node) in CLOSURES or is_lambda_type
 

@@ -1,4 +1,4 @@
-"""Turns the record of a pickle (:mod:`ddpg_ext.serialization.safe_pickle`) into objects of the allow-list."""
+"""Reconstruction of allow-listed objects from the record of a pickle (:mod:`ddpg_ext.serialization.safe_pickle`)."""
 
 import collections
 import contextlib
@@ -31,26 +31,26 @@ from ddpg_ext.serialization.safe_pickle import (
     record_call,
 )
 
-#: how deep containers may be nested
+#: maximum depth of nested containers
 MAX_DEPTH = 60
-#: what a ``defaultdict`` may make its values with, by name
-_FACTORIES: dict[Any, Any] = {f"builtins.{made.__name__}": made for made in (bool, dict, float, int, list, set, str)}
+#: accepted factories of a ``defaultdict``, by name
+_FACTORIES: dict[Any, Any] = {f"builtins.{cls.__name__}": cls for cls in (bool, dict, float, int, list, set, str)}
 _FACTORIES |= {"builtins.tuple": tuple, None: None}
-_BUILTINS: dict[str, Any] = {f"builtins.{made.__name__}": made for made in (complex, range, slice)}
-#: values that may result from a small file; a larger file may have one for each of its bytes
+_BUILTINS: dict[str, Any] = {f"builtins.{cls.__name__}": cls for cls in (complex, range, slice)}
+#: maximum number of values from a pickle, or one for each byte of its file if that is more
 MIN_VALUES = 4_000_000
 
 
 @contextlib.contextmanager
 def naming(name: Any, kind: str) -> Iterator[None]:
-    """Name a file in errors, say how to allow what is refused in this kind of file, and report others as damage."""
+    """Name a file in errors, add advice to refusals, and report other errors as damage of this kind of content."""
     try:
         yield
     except UntrustedContentError as error:
         raise UntrustedContentError(
-            f"{name}: it asks for {error}, which is not on the list of what {kind} may have. Nothing was executed. "
-            "Pass a class or function of your own in allow=[...]; or, if you trust whoever made the file with your "
-            "account, pass trusted=True"
+            f"{name}: it asks for {error}, which is not on the allow-list for {kind}. Nothing was executed. Pass a "
+            "class or function of your own in allow=[...]; or, if you trust the author of the file to run any code "
+            "with your account, pass trusted=True"
         ) from None
     except CheckpointError as error:
         raise type(error)(f"{name}: {error}") from None
@@ -59,7 +59,7 @@ def naming(name: Any, kind: str) -> Iterator[None]:
 
 
 class Reconstructor:
-    """Reconstructs the objects of one pickle: at most so many values, counted as in a tree."""
+    """Reconstruct the objects of one pickle, with at most ``max_values`` values, counted as in a tree."""
 
     def __init__(self, allowed: Allowed, max_values: int = MIN_VALUES) -> None:
         self.allowed = allowed
@@ -70,7 +70,7 @@ class Reconstructor:
         self._n_values = 0
 
     def build(self, root: Any) -> Any:
-        """Return the value of a record, if all of it is on the list."""
+        """Return the value of a record; raise an error unless all of it is on the allow-list."""
         try:
             return self._build(root)
         except CheckpointError:
@@ -83,13 +83,13 @@ class Reconstructor:
         if isinstance(node, Global):
             return self._named(node)
         if isinstance(node, str | bytes | bytearray):
-            self._count(len(node) // 4)  # each use of the same bytes may become an array of its own
+            self._count(len(node) // 4)  # each use of the same bytes may become a separate array
             return node
         if node is None or isinstance(node, bool | int | float):
             return node
         if id(node) in self._done:
             value, n_values = self._done[id(node)]
-            # A container that is used twice counts twice, because the caller may walk the result as a tree
+            # A container that is used twice counts twice, because the caller may traverse the result as a tree
             self._count(n_values)
             return value
         if id(node) in self._in_progress or self.depth >= MAX_DEPTH:
@@ -125,19 +125,19 @@ class Reconstructor:
     def _call(self, call: Recorded) -> Any:
         own = self.allowed.own(name_of_stored(call))
         if own is not None:
-            return own  # the caller's, in place of the code in the file
+            return own  # the caller's function replaces the code in the file
         if is_method_type(call.func):
             return self._method(call)
         if is_function(call):
             return schedule_from_closure(call)
         if not isinstance(call.func, Global):
-            raise UntrustedContentError("a call of something that is itself the result of a call")
+            raise UntrustedContentError("a call of the result of another call")
         path = call.func.path
         if path == "copyreg._reconstructor":
             return self._call(self._reconstructed(call))
-        if not any(path in known for known in (ALLOWED_CLASSES, HANDLERS, self.allowed.extra)):
+        if not any(path in names for names in (ALLOWED_CLASSES, HANDLERS, self.allowed.extra)):
             raise UntrustedContentError(f"the global {call.func}")
-        # Names stay names: a handler knows those that it is to accept
+        # Names stay names, because each handler checks which it accepts
         args = tuple(arg if isinstance(arg, Global) and path in HANDLERS else self._build(arg) for arg in call.args)
         items, pairs = [*map(self._build, call.items)], [(key, self._build(value)) for key, value in call.pairs]
         built = record_call(call.func, args, self._build(call.state), items, pairs)
@@ -150,27 +150,27 @@ class Reconstructor:
         return _make_allowed(self.allowed.extra[path], built)
 
     def _reconstructed(self, call: Recorded) -> Recorded:
-        """Return the call of the class in ``_reconstructor(cls, object, None)``, as protocols 0 and 1 write it."""
+        """Return the call of the class in ``_reconstructor(cls, object, None)``, from pickle protocols 0 and 1."""
         cls, base, state = call.args
         if isinstance(cls, Global) and cls.path == "stable_baselines3.common.type_aliases.TrainFreq":  # a tuple
             return record_call(cls, state)
         if state is not None or not isinstance(base, Global) or base.path != "builtins.object":
-            raise UntrustedContentError("a reconstruction of something else than a plain object")
+            raise UntrustedContentError("a reconstruction that does not start from a plain object")
         if not isinstance(cls, Global) or cls.name == "_reconstructor":
-            raise UntrustedContentError("a reconstruction of something else than a class")
+            raise UntrustedContentError("a reconstruction without a class")
         return record_call(cls, (), call.state, call.items, call.pairs)
 
     def _method(self, call: Recorded) -> Any:
         """Return the method of an object or class, if the caller allows its function."""
         function, owner = (self._build(arg) for arg in call.args)
-        function = getattr(function, "__func__", function)  # that of a class method
+        function = getattr(function, "__func__", function)  # for a class method
         if not isinstance(function, types.FunctionType):
-            raise UntrustedContentError("a method that is no function")
+            raise UntrustedContentError("a method without a function")
         return types.MethodType(function, owner)
 
 
 def _make_allowed(allowed: Any, call: Recorded) -> Any:
-    """Make an object of the caller's own the way ``pickle`` makes it."""
+    """Make an object of the caller's own class like ``pickle``."""
     try:
         is_empty = isinstance(allowed, type) and call.state is not None
         made = allowed.__new__(allowed, *call.args) if is_empty else allowed(*call.args)
@@ -185,12 +185,12 @@ def _make_allowed(allowed: Any, call: Recorded) -> Any:
     except CheckpointError:
         raise
     except Exception as error:
-        raise DamagedCheckpointError(f"{call.func} cannot be made from what the file holds: {error}") from error
+        raise DamagedCheckpointError(f"{call.func} cannot be made from the content of the file: {error}") from error
     return made
 
 
 def load_pickle(data: bytes, allowed: Allowed | None = None, budget: Budget | None = None) -> Any:
-    """Read a pickle without executing anything in it, unless it asks for more than the list has and is trusted."""
+    """Read a pickle without executing code in it; unpickle a refused pickle if ``allowed`` trusts it."""
     allowed = allowed or Allowed()
     try:
         recorded = record(data, budget)
@@ -204,7 +204,7 @@ def load_pickle(data: bytes, allowed: Allowed | None = None, budget: Budget | No
 def load_attributes(
     data: Any, paths: Container[str], kind: str, allowed: Allowed, skip: str = ""
 ) -> tuple[str, dict[str, Any]]:
-    """Read the pickle of one object: return the name of its class, which is one of these, and its attributes."""
+    """Read the pickle of one object; return the name of its class, which must be in ``paths``, and its attributes."""
     recorded = record(data)
     root = recorded.root
     name = root.func if isinstance(root, Recorded) else type(root).__name__
@@ -217,16 +217,16 @@ def load_attributes(
 
 
 def is_listed(name: Global) -> bool:
-    """Return whether the reader knows a name that a pickle imports."""
+    """Return whether the reader accepts a name that a pickle imports."""
     lists = (ALLOWED_CLASSES, HANDLERS, CLOSURES, numpy_state.ARGUMENTS, ("copyreg._reconstructor", "numpy.ndarray"))
     return any(name.path in names for names in lists) or Allowed().find_class(name.module, name.name) is not None
 
 
-# ------------------------------------------- calls in pickles, their arguments and states being built already
+# -------------------------------------- calls in pickles, whose arguments and states have been built already
 
 
 def _ordered_dict(call: Recorded) -> Any:
-    (listed,) = call.args or ([],)  # Python 2 and the Zoo: a list of pairs
+    (listed,) = call.args or ([],)  # Python 2 and the Zoo pass a list of pairs
     return collections.OrderedDict((check_key(key), value) for key, value in [*listed, *call.pairs])
 
 
@@ -243,14 +243,14 @@ def _set(call: Recorded) -> Any:
 
 def _bytes(call: Recorded) -> bytes | bytearray:
     data = call.args[0] if call.args else b""
-    if not isinstance(data, bytes | str):  # a number would be a size to reserve
+    if not isinstance(data, bytes | str):  # `bytes` would reserve as many bytes as a number says
         raise DamagedCheckpointError("invalid arguments of bytes")
     data = data.encode("latin-1") if isinstance(data, str) else data
     return bytearray(data) if call.func.name == "bytearray" else data
 
 
 def _encode(call: Recorded) -> bytes:
-    """Return bytes that protocols below 3 store as text, one character per byte."""
+    """Return bytes that pickle protocols below 3 store as text, one character per byte."""
     text, encoding = call.args
     if encoding not in ("latin1", "latin-1"):
         raise UntrustedContentError(f"bytes stored in the encoding {encoding!r:.60}")
@@ -268,18 +268,18 @@ def _getattr(call: Recorded) -> Any:
 
 def _builtin(call: Recorded) -> Any:
     """Return a complex number, a range or a slice."""
-    made = _BUILTINS[call.func.path](*call.args)
-    if isinstance(made, range) and len(made) > MIN_VALUES:  # the caller may make a list of it
+    value = _BUILTINS[call.func.path](*call.args)
+    if isinstance(value, range) and len(value) > MIN_VALUES:  # the caller may convert it to a list
         raise DamagedCheckpointError("a range of too many numbers")
-    return made
+    return value
 
 
 def _dict_subclass(call: Recorded) -> Any:
     if call.func.name == "Counter":
-        return collections.Counter(*({**counts} for counts in call.args))  # not a list of keys, which are unchecked
+        return collections.Counter(*({**counts} for counts in call.args))  # a list could have unchecked keys
     factory, *others = [getattr(arg, "path", arg) for arg in call.args] or [None]
     if others or factory not in _FACTORIES:
-        raise UntrustedContentError("a defaultdict that makes something else than numbers, text and containers")
+        raise UntrustedContentError("a defaultdict of other values than numbers, text and containers")
     return collections.defaultdict(_FACTORIES[factory], [(check_key(key), value) for key, value in call.pairs])
 
 
@@ -314,7 +314,7 @@ HANDLERS: dict[str, Callable[[Recorded], Any]] = {
     **dict.fromkeys(("collections.defaultdict", "collections.Counter"), _dict_subclass),
     "torch.device": lambda call: th.device(*call.args),
     "torch.Size": lambda call: th.Size(numpy_state.check_shape(*call.args)),
-    # Tensors, which `ddpg_ext.serialization.writing.dumps` stores as arrays
+    # `ddpg_ext.serialization.writing.dumps` stores tensors as arrays
     "torch.utils.dlpack.from_dlpack": lambda call: th.from_numpy(*call.args),
     **dict.fromkeys(ENUMS, lambda call: ENUMS[call.func.path](*call.args)),
     **dict.fromkeys(("pathlib.PosixPath", "pathlib.WindowsPath"), lambda call: pathlib.Path(*call.args)),

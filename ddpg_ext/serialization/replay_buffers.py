@@ -1,9 +1,9 @@
 """
-Replay buffers as files: a zip of one raw member per array, and a pickle of the plain values.
+Files of replay buffers: a zip with one raw member per array, and a pickle of the plain values.
 
 For SB3's buffers, and others that keep their state in attributes, these functions find arrays and values by themselves.
-A buffer of the user's own can have two methods instead. ``snapshot_state()`` returns ``(values, arrays)``: a dict of
-plain values and a dict of NumPy arrays. ``load_snapshot_state(values, arrays)`` takes them back; each of the arrays has
+A user's own buffer can have two methods instead. ``snapshot_state()`` returns ``(values, arrays)``: a dict of plain
+values and a dict of NumPy arrays. ``load_snapshot_state(values, arrays)`` restores them; each of its arrays has
 ``shape``, ``dtype`` and ``read_into(target)``, and is not in memory yet.
 """
 
@@ -34,10 +34,10 @@ from ddpg_ext.serialization.writing import dump_plain, replaces_a_part
 FOLDER = "replay_buffer/"
 LAYOUT = f"{FOLDER}layout.pkl"
 
-#: with more steps in a return, a minibatch would take all memory
+#: maximum number of steps in a return; with more, a minibatch would take all memory
 MAX_N_STEPS = 10**4
 
-#: attributes that come from the model that the buffer belongs to
+#: attributes that the buffer's model sets
 _SPACES = ("observation_space", "action_space", "obs_shape", "action_dim")
 _NOT_STATE = ("env", "device", *_SPACES)
 _ADVICE_FOR_INFOS = (
@@ -49,7 +49,7 @@ _ADVICE_FOR_INFOS = (
 
 
 def get_state(buffer: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Return the plain values of a replay buffer by name, and views of the rows of its arrays that hold transitions."""
+    """Return the plain values of a replay buffer by name, and views of the filled rows of its arrays."""
     if hasattr(buffer, "snapshot_state"):
         return buffer.snapshot_state()
     values: dict[str, Any] = {}
@@ -65,12 +65,12 @@ def get_state(buffer: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
             else:
                 arrays[key] = array[: _n_rows(buffer, array)]
     if isinstance(values.get("infos"), list) and not getattr(buffer, "copy_info_dict", False):
-        del values["infos"]  # HER's, which are empty unless it copies them
+        del values["infos"]  # those of a HER buffer are empty unless it copies them
     return values, arrays
 
 
 def set_state(buffer: Any, values: dict[str, Any], arrays: dict[str, Any]) -> None:
-    """Fill a buffer that was made with the same arguments. The arrays are not read yet."""
+    """Fill a buffer that was made with the same arguments; read ``arrays`` into its own arrays."""
     if hasattr(buffer, "load_snapshot_state"):
         buffer.load_snapshot_state(values, arrays)
         return
@@ -82,11 +82,11 @@ def set_state(buffer: Any, values: dict[str, Any], arrays: dict[str, Any]) -> No
         owner, _, key = name.partition("/")
         target = getattr(buffer, owner)
         array = _as_array(_arrays_in(target)[key] if key else target)
-        assert array is not None  # since it is in present_arrays
+        assert array is not None  # because it is in present_arrays
         stored.read_into(array[: stored.shape[0]])
     for name, value in values.items():
         if name in ("n_steps", "gamma") and isinstance(buffer, NStepReplayBuffer):
-            continue  # they are the model's
+            continue  # the model sets them
         if name == "infos":
             value = object_array([info for row in value for info in row], buffer.infos.shape)
         elif type(value) is not type(present_values[name]) and not isinstance(value, int | float | str | None):
@@ -98,7 +98,7 @@ def set_state(buffer: Any, values: dict[str, Any], arrays: dict[str, Any]) -> No
 
 
 def _check_starts(buffer: Any) -> None:
-    """Check where the last episodes of SB3's HER buffer start, since their ends are computed by counting from there."""
+    """Check the starts of the unfinished episodes of SB3's HER buffer, because it enumerates their steps from there."""
     starts = getattr(buffer, "_current_ep_start", np.zeros(1, int))
     is_array = isinstance(starts, np.ndarray) and starts.dtype.kind in "iu"
     if not is_array or ((starts < 0) | (starts >= buffer.buffer_size)).any():
@@ -106,7 +106,7 @@ def _check_starts(buffer: Any) -> None:
 
 
 def _arrays_in(value: Any) -> dict[str, np.ndarray]:
-    """Return the arrays of a dict or tuple of arrays by key or number; empty for anything else."""
+    """Return the arrays of a dict or tuple of arrays by key or number, or an empty dict for other values."""
     parts = dict(enumerate(value)) if isinstance(value, tuple) else value
     if not isinstance(parts, dict) or not all(_as_array(part) is not None for part in parts.values()):
         return {}
@@ -120,7 +120,7 @@ def _as_array(value: Any) -> np.ndarray | None:
 
 
 def _n_rows(buffer: Any, array: np.ndarray) -> int | None:
-    """Return the number of rows to keep, since a buffer is filled from the front; None: all."""
+    """Return the number of rows to keep, because a buffer is filled from the front; None: all."""
     has_a_row_per_transition = array.ndim > 0 and array.shape[0] == buffer.buffer_size
     # With `optimize_memory_usage`, the next observation of the last transition is one row further
     return min(buffer.pos + 1, buffer.buffer_size) if has_a_row_per_transition and not buffer.full else None
@@ -130,7 +130,7 @@ def _n_rows(buffer: Any, array: np.ndarray) -> int | None:
 
 
 class StoredArray:
-    """An array in a zip file, not read yet."""
+    """Represent an array in a zip file that has not been read yet."""
 
     def __init__(self, archive: ZipReader, name: str, shape: Any, dtype: Any) -> None:
         self._archive, self._name = archive, name
@@ -139,7 +139,7 @@ class StoredArray:
             raise DamagedCheckpointError(f"the size of {name} does not fit its shape {self.shape}")
 
     def read_into(self, target: np.ndarray) -> None:
-        """Read the array into one of the same shape and dtype."""
+        """Read the array into ``target``, which must have the same shape and dtype."""
         if target.shape != self.shape or target.dtype != self.dtype:
             raise DamagedCheckpointError(
                 f"{self._name} has shape {self.shape} and dtype {self.dtype}, not {target.shape} and {target.dtype}"
@@ -162,7 +162,7 @@ def write_members(archive: ZipWriter, buffer: Any) -> None:
 
 
 def read_members(archive: ZipReader, buffer: Any, allowed: Allowed) -> None:
-    """Fill a replay buffer of the class that was written from a zip file."""
+    """Fill a replay buffer from a zip file, which must hold a buffer of the same class."""
     kind = class_path(type(buffer))
     with naming(f"{archive.name}: its replay buffer", "the file"):
         budget = Budget(archive.file_size)
@@ -172,13 +172,13 @@ def read_members(archive: ZipReader, buffer: Any, allowed: Allowed) -> None:
         arrays = {str(name): StoredArray(archive, f"{FOLDER}{name}", *part) for name, part in stored.items()}
         if saved_class != kind or not isinstance(values, dict):
             raise CheckpointError(
-                f"it is a {str(saved_class)[:120]}, the model has a {kind}; give the model the same replay_buffer_class"
+                f"it is a {str(saved_class)[:120]}, but the model has a {kind}; pass the same replay_buffer_class"
             )
         set_state(buffer, values, arrays)
 
 
 def save_buffer(path: Any, buffer: Any) -> None:
-    """Write a replay buffer's file; ".pkl", SB3's suffix, may be left out."""
+    """Write a replay buffer to a file; ".pkl", SB3's suffix, may be left out."""
     if isinstance(path, str | os.PathLike) and not Path(path).suffix:
         path = f"{os.fspath(path)}.pkl"
     with write_zip(path, "replay buffer") as archive:
@@ -186,7 +186,7 @@ def save_buffer(path: Any, buffer: Any) -> None:
 
 
 def load_buffer(path: Any, buffer: Any, allowed: Allowed) -> Any:
-    """Read a replay buffer's file into an equal buffer; for a pickle of SB3's, return a buffer of SB3's instead."""
+    """Read the file of a replay buffer into an equal buffer; for a pickle of SB3, return a new buffer of SB3."""
     path = resolve_suffix(path, ".pkl")
     is_path = isinstance(path, str | os.PathLike)
     with open_regular_file(path) if is_path else contextlib.nullcontext(path) as file:
@@ -214,7 +214,7 @@ _PLAIN = (bool, int, float, type(None), GoalSelectionStrategy)
 
 
 def _from_pickle(file: Any, allowed: Allowed) -> ReplayBuffer:
-    """Return the replay buffer in a file of SB3's, which pickles it."""
+    """Return the replay buffer in a pickle of SB3."""
     path, attributes = load_attributes(file, _BUFFERS, "a replay buffer", allowed, skip="device")
     cls, attributes = _BUFFERS[path], plain(attributes)
     buffer: Any = object.__new__(cls)
@@ -230,7 +230,7 @@ def _check_attributes(cls: type[ReplayBuffer], attributes: dict[str, Any]) -> No
     size, n_envs, pos, full = (attributes.get(name, 0) for name in ("buffer_size", "n_envs", "pos", "full"))
     are_numbers = type(size) is type(n_envs) is type(pos) is int and type(full) is bool
     if not (are_numbers and size > 0 and n_envs > 0 and 0 <= pos < size):
-        raise DamagedCheckpointError(f"it has {size!r:.60} rows for {n_envs!r:.60} environments, and is at {pos!r:.60}")
+        raise DamagedCheckpointError(f"invalid size {size!r:.60}, n_envs {n_envs!r:.60} or position {pos!r:.60}")
     n_steps, gamma = attributes.get("n_steps", 1), attributes.get("gamma", 1.0)
     if not (isinstance(n_steps, int) and isinstance(gamma, int | float) and n_steps > 0 and 0 <= gamma <= 1):
         raise DamagedCheckpointError(f"its n_steps and gamma are {n_steps!r:.60} and {gamma!r:.60}")

@@ -1,5 +1,5 @@
 """
-Reads a pickle without executing anything in it.
+Reading a pickle without executing code in it.
 
 A first pass over the instructions bounds their cost. Then the standard library's ``Unpickler`` runs them with a
 ``find_class`` that imports nothing: imports and calls in the pickle are recorded, never executed.
@@ -14,25 +14,25 @@ from typing import Any, BinaryIO, NamedTuple
 
 from ddpg_ext.common.errors import CheckpointError, DamagedCheckpointError, UntrustedContentError
 
-#: instructions that every file may spend; a larger file may spend one for each of its bytes
+#: maximum number of instructions in a file, or one for each of its bytes if that is more
 MIN_INSTRUCTIONS = 300_000
-#: different names that one pickle may import
+#: maximum number of different names that one pickle may import
 MAX_GLOBALS = 1_000
-#: characters of a name with its module
+#: maximum number of characters of a name with its module
 MAX_NAME = 1_000
-#: arguments of one call, which each call copies
+#: maximum number of arguments of one call, which each call copies
 MAX_ARGUMENTS = 32
-#: SB3's generators store integers of 128 bits
+#: maximum size of an integer; generators have integers of 128 bits
 MAX_INTEGER_BITS = 1024
-#: larger integers have the hashes of smaller ones, so many of them as keys would make a dict slow
+#: maximum integer as a key; larger ones have the hashes of smaller ones, so many of them would make a dict slow
 MAX_KEY = 2**60
 
 #: sets the state of an existing object: ``setter(object, state)``
 STATE_SETTER = "cloudpickle.cloudpickle._function_setstate"
-#: makes a class from code, such as one of a user's script
+#: makes a class from code, such as a class of a user's script
 CLASS_FROM_CODE = "cloudpickle.cloudpickle._make_skeleton_class"
 ENUM_FROM_CODE = "cloudpickle.cloudpickle._make_skeleton_enum"
-#: module prefixes that have changed: gym is now gymnasium; NumPy 2 and Python 3 have renamed modules
+#: renamed module prefixes of gym (now gymnasium), NumPy 2, Python and cloudpickle
 _MOVED_MODULES = {
     "numpy.core.": "numpy._core.",
     "__builtin__.xrange": "builtins.range",
@@ -46,7 +46,7 @@ _MOVED_MODULES = {
 
 
 def canonical(path: str) -> str:
-    """Return the name that the allow-list has for a global."""
+    """Return the name of a global on the allow-list."""
     for old, new in _MOVED_MODULES.items():
         if path.startswith(old):
             return new + path.removeprefix(old)
@@ -54,7 +54,7 @@ def canonical(path: str) -> str:
 
 
 class Global(type):
-    """A name that a pickle imports. It is a class because ``Unpickler`` accepts nothing else; calling it records."""
+    """Record a name that a pickle imports, as a class, because ``Unpickler`` needs one; calling it records the call."""
 
     module: str
     name: str
@@ -66,12 +66,12 @@ class Global(type):
 
 
 class Recorded(metaclass=Global):
-    """A call that a pickle makes, and the changes that it makes to the result."""
+    """Record a call in a pickle, and the pickle's changes to the result."""
 
     __slots__ = ("args", "func", "items", "pairs", "state")
     __hash__ = None  # type: ignore[assignment]
     module = name = path = ""
-    #: for cloudpickle's function that makes a class from code, of which the name is all that counts
+    #: for cloudpickle's functions that make a class from code, whose name alone is used
     find_class: Any = None
     func: Any
     args: Any
@@ -114,7 +114,7 @@ class Recorded(metaclass=Global):
 
 
 def record_call(func: Any, args: Any, state: Any = None, items: Any = (), pairs: Any = ()) -> Recorded:
-    """Return the record of ``func(*args)``, and of the changes that were made to the result."""
+    """Return the record of ``func(*args)``, and of the changes to its result."""
     if isinstance(args, tuple) and len(args) > MAX_ARGUMENTS:
         raise CheckpointError("the pickle has a call with more arguments than any checkpoint needs")
     call: Recorded = object.__new__(Recorded)
@@ -123,29 +123,29 @@ def record_call(func: Any, args: Any, state: Any = None, items: Any = (), pairs:
 
 
 def called(node: Any) -> str:
-    """Return the name of the global that a record calls; empty if it is no record, or calls something else."""
+    """Return the name of the global that a record calls, or "" for anything else."""
     return node.func.path if isinstance(node, Recorded) and isinstance(node.func, Global) else ""
 
 
 class Budget:
-    """The instructions that the pickles of a file of some size may still spend."""
+    """Count the instructions that the pickles of a file may still use."""
 
     def __init__(self, file_size: int = 0) -> None:
         self.left = self.total = max(MIN_INSTRUCTIONS, file_size)
 
 
 class RecordedPickle(NamedTuple):
-    """What a pickle holds, and the names that it imports."""
+    """Hold the content of a pickle, and the names that it imports."""
 
     #: plain values, containers of them, :class:`Global` classes and :class:`Recorded` calls
     root: Any
     globals: list[Global]
-    #: number of instructions that its file may have in all
+    #: maximum number of instructions in its file
     limit: int
 
 
 def record(data: bytes | BinaryIO, budget: Budget | None = None, persistent_ids: bool = False) -> RecordedPickle:
-    """Read a pickle, or a file at its start, without executing it; ``persistent_ids`` are those of torch's pickles."""
+    """Read a pickle, or a file from its position, without executing it; torch's pickles have ``persistent_ids``."""
     stream: Any = io.BytesIO(data) if isinstance(data, bytes) else data
     try:
         start = stream.tell()
@@ -158,16 +158,16 @@ def record(data: bytes | BinaryIO, budget: Budget | None = None, persistent_ids:
     except CheckpointError:
         raise
     except (MemoryError, RecursionError):
-        raise CheckpointError("the pickle asks for more memory than there is") from None
+        raise CheckpointError("the pickle needs more memory than is available") from None
     except Exception as error:
         raise DamagedCheckpointError(f"not a whole pickle: {error}") from None
 
 
 class _Recorder(pickle.Unpickler):
-    """The standard library's unpickler, which here imports nothing."""
+    """Run the standard library's unpickler without importing anything."""
 
     def __init__(self, stream: BinaryIO) -> None:
-        super().__init__(stream, encoding="latin-1")  # Python 2's text
+        super().__init__(stream, encoding="latin-1")  # for text of Python 2
         self.globals: dict[tuple[str, str], Global] = {}
 
     def find_class(self, module: str, name: str) -> Any:
@@ -177,7 +177,7 @@ class _Recorder(pickle.Unpickler):
                 raise CheckpointError("the pickle imports more or longer names than any checkpoint needs")
             path = canonical(f"{module}.{name}")
             attributes: dict[str, Any] = {"__slots__": (), "module": module, "name": name, "path": path}
-            # Only for these, because it keeps the recorder and all that it has read
+            # Only for these, because the attribute keeps the recorder and its content alive
             attributes["find_class"] = self.find_class if path in (CLASS_FROM_CODE, ENUM_FROM_CODE) else None
             self.globals[key] = Global("Recorded", (Recorded,), attributes)
         return self.globals[key]
@@ -188,7 +188,7 @@ class _Recorder(pickle.Unpickler):
 
 #: instructions that no checkpoint needs: the extension registry, buffers outside the pickle, text as persistent id
 _REFUSED = {"EXT1", "EXT2", "EXT4", "NEXT_BUFFER", "READONLY_BUFFER", "PERSID"}
-#: instructions whose result may be a key: text, bytes, whole numbers, None, True and False
+#: instructions whose result may be a key of a dict or set: text, bytes, whole numbers, None, True and False
 _KEYS = {
     *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "NONE", "NEWTRUE", "NEWFALSE"),
     *("STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"),
@@ -199,7 +199,7 @@ _GETS = {"GET", "BINGET", "LONG_BINGET"}
 
 
 class _Bounds:
-    """The first pass, on a stack of whether objects may be keys: bounds the cost, and refuses what is slow to hash."""
+    """Bound the cost of a pickle, and refuse slow keys; the stack holds for each object whether it may be a key."""
 
     def __init__(self, budget: Budget, persistent_ids: bool) -> None:
         self.budget = budget
@@ -211,7 +211,7 @@ class _Bounds:
         self.frame_end: int | None = None
 
     def check(self, stream: Any) -> None:
-        """Run all instructions up to the end of the file."""
+        """Check all instructions up to the end of the file."""
         for opcode, arg, position in pickletools.genops(stream):
             self.n_done += 1
             if self.n_done > self.budget.left:
@@ -225,9 +225,9 @@ class _Bounds:
             self._run(opcode, arg)
         self.budget.left -= self.n_done
         if stream.read(1) or self.frame_end is not None:
-            raise DamagedCheckpointError("there is more after the end of the pickle")
+            raise DamagedCheckpointError("there is more data after the end of the pickle")
         if self.stack or self.marks:
-            raise DamagedCheckpointError("the pickle leaves more than its result")
+            raise DamagedCheckpointError("the pickle leaves more than its result on the stack")
 
     def _check_frame(self, name: str, arg: Any, position: int) -> None:
         """Check that a frame ends between two instructions, because ``Unpickler`` would drop the rest of a frame."""
@@ -246,7 +246,7 @@ class _Bounds:
         name, stack = opcode.name, self.stack
         if name in _PUTS:
             if not 0 <= arg <= self.n_done:
-                raise CheckpointError(f"the pickle stores an object at place {arg:,}, more than any checkpoint needs")
+                raise CheckpointError(f"the pickle stores an object at index {arg:,}, more than any checkpoint needs")
             self.memo[arg] = self._top()
         elif name == "MEMOIZE":
             self.memo[len(self.memo)] = self._top()
@@ -269,7 +269,7 @@ class _Bounds:
         return top
 
     def _take(self, before: list[Any]) -> list[bool]:
-        """Take the operands of an instruction from the stack; return those above the mark, or all where it has none."""
+        """Take the operands of an instruction from the stack; return those above the mark, or all without a mark."""
         above = None
         if pickletools.markobject in before:
             above = self._cut(self.marks.pop())
@@ -279,7 +279,7 @@ class _Bounds:
 
     def _cut(self, start: int) -> list[bool]:
         if start < (self.marks[-1] if self.marks else 0):
-            raise DamagedCheckpointError("the pickle takes more than it put there")
+            raise DamagedCheckpointError("the pickle takes more objects from the stack than it put there")
         operands = self.stack[start:]
         del self.stack[start:]
         return operands
@@ -294,11 +294,11 @@ class _Bounds:
         elif name not in ("ADDITEMS", "FROZENSET"):
             return
         if not all(operands):
-            raise UntrustedContentError("the pickle has a key that is no text, bytes or whole number up to 2**60")
+            raise UntrustedContentError("the pickle has a key that is not text, bytes or a whole number up to 2**60")
 
 
 def check_key(key: Any) -> Any:
-    """Return a key of a dict or set, if it is text, bytes, a whole number or None."""
+    """Return a key of a dict or set; raise an error unless it is text, bytes, a whole number or None."""
     if not (key is None or isinstance(key, str | bytes | int)) or (isinstance(key, int) and abs(key) > MAX_KEY):
         kind = type(key).__name__
         raise UntrustedContentError(f"the pickle has a key that is a {kind}, not text, bytes or a number up to 2**60")

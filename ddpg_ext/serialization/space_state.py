@@ -1,4 +1,4 @@
-"""Spaces of the installed Gymnasium from the attributes of ``gym``'s or ``gymnasium``'s spaces, of any version."""
+"""Spaces of the installed Gymnasium from the attributes of spaces of any version of ``gym`` or ``gymnasium``."""
 
 import math
 from collections.abc import Callable
@@ -9,12 +9,12 @@ from gymnasium import spaces
 
 from ddpg_ext.common.errors import CheckpointError, DamagedCheckpointError, UntrustedContentError
 
-#: numbers in one observation: more do not fit into any replay buffer
+#: maximum number of elements of an observation; more do not fit into any replay buffer
 MAX_ELEMENTS = 10**8
 
 
 def make_space(kind: str, state: dict[str, Any]) -> spaces.Space:
-    """Return a space of this kind ("Box", ...) of the installed Gymnasium, made by its constructor, which checks it."""
+    """Return a space of this kind ("Box", ...), made by the installed Gymnasium's constructor, which checks it."""
     if kind not in _MAKERS:
         raise UntrustedContentError(f"a space of the class {kind}")
     try:
@@ -24,7 +24,7 @@ def make_space(kind: str, state: dict[str, Any]) -> spaces.Space:
     except Exception as error:
         raise DamagedCheckpointError(f"a {kind} space with invalid attributes: {error!s:.300}") from None
     if _n_elements(space) > MAX_ELEMENTS:
-        raise CheckpointError(f"a {kind} space of {_n_elements(space):,} numbers")
+        raise CheckpointError(f"a {kind} space of {_n_elements(space):,} numbers, more than {MAX_ELEMENTS:,}")
     # The generators of old gym's spaces (RandomState) have no counterpart
     rng = state.get("_np_random")
     if isinstance(rng, np.random.Generator):
@@ -35,7 +35,7 @@ def make_space(kind: str, state: dict[str, Any]) -> spaces.Space:
 def _box(state: dict[str, Any]) -> spaces.Space:
     low, high, dtype = state["low"], state["high"], state["dtype"]
     if not (isinstance(low, np.ndarray) and isinstance(high, np.ndarray) and low.shape == high.shape):
-        raise DamagedCheckpointError("a Box without two arrays of one shape as its bounds")
+        raise DamagedCheckpointError("a Box without two arrays of the same shape as its bounds")
     dtype = np.dtype(dtype)
     if dtype.kind not in "biuf":
         raise DamagedCheckpointError(f"a Box of dtype {dtype}")
@@ -63,7 +63,7 @@ def _parts(values: Any) -> list[spaces.Space]:
 
 
 def _n_elements(space: spaces.Space) -> int:
-    """Return the number of elements of a space, and of its parts, however often each is used."""
+    """Return the number of elements of a space and its parts; a part counts each time that it is used."""
     if isinstance(space, spaces.Dict | spaces.Tuple):
         parts: Any = space.spaces.values() if isinstance(space, spaces.Dict) else space.spaces
         return 1 + sum(map(_n_elements, parts))

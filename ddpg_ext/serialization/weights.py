@@ -1,4 +1,4 @@
-"""Torch's files of weights, read with ``torch.load(weights_only=True)``."""
+"""Torch's weight files, read with ``torch.load(weights_only=True)``."""
 
 import io
 import math
@@ -12,14 +12,14 @@ from ddpg_ext.common.errors import CheckpointError, DamagedCheckpointError, Untr
 from ddpg_ext.serialization.archive import ZipReader
 from ddpg_ext.serialization.safe_pickle import Budget, record
 
-#: torch's own list is longer: it has constructors that reserve as much memory as a file likes, for example
+#: torch's own list is longer: for example, it has constructors that reserve as much memory as a file asks for
 _ALLOWED_GLOBALS = re.compile(
     r"collections\.OrderedDict|torch\._utils\._rebuild_(tensor_v2|parameter)|torch\.(storage\.)?[A-Z]\w+Storage"
 )
 
 
 def save_tensors(state: Any) -> bytes:
-    """Return torch's file of a state dict, if it holds only tensors, plain values and NumPy's numbers."""
+    """Return the bytes of torch's file of a state dict, which may hold tensors, plain values and NumPy numbers."""
     state = plain(state, tensors=False)
     _check_content(state)
     buffer = io.BytesIO()
@@ -30,10 +30,10 @@ def save_tensors(state: Any) -> bytes:
 def load_tensors(
     data: bytes, device: th.device | str = "cpu", budget: Budget | None = None, trusted: bool = False
 ) -> Any:
-    """Return the state dict in a file of torch's, if it holds only tensors in plain containers, or is trusted."""
+    """Return the state dict in a torch file; refuse other content than tensors and plain values, unless trusted."""
     if not data.startswith(b"PK"):
         raise DamagedCheckpointError(
-            "not weights as torch >= 1.6 writes them; older ones can be converted by loading and saving them with SB3"
+            "not a weight file of torch >= 1.6; to convert an older file, load and save it with SB3"
         )
     with ZipReader(io.BytesIO(data)) as archive:
         pickles = [name for name in archive.names if name.split("/", 1)[-1] == "data.pkl"]
@@ -42,27 +42,27 @@ def load_tensors(
         index = record(archive.read_text(pickles[0]), budget, persistent_ids=True)
     for name in index.globals:
         if not _ALLOWED_GLOBALS.fullmatch(f"{name.module}.{name.name}"):
-            if trusted:  # an optimiser's NumPy numbers, for example
+            if trusted:  # for example, for NumPy numbers of an optimiser
                 return plain(th.load(io.BytesIO(data), map_location=device, weights_only=False), tensors=False)
             raise UntrustedContentError(
-                f"weights that ask for the global {name}; if you trust whoever made the file, pass trusted=True"
+                f"weights that ask for the global {name}; if you trust the author of the file, pass trusted=True"
             )
     try:
         state = th.load(io.BytesIO(data), map_location=device, weights_only=True)
     except Exception as error:
-        raise DamagedCheckpointError(f"weights that torch does not read: {str(error)[:300]}") from None
+        raise DamagedCheckpointError(f"weights that torch cannot read: {str(error)[:300]}") from None
     _check_content(state)
     return state
 
 
 def _check_content(state: Any) -> None:
-    """Refuse everything but plain containers, plain values, and tensors that are not larger than their storage."""
+    """Accept only plain containers, plain values, and tensors that fit into their storage."""
     waiting, seen = [state], set()
     while waiting:
         value = waiting.pop()
         if isinstance(value, th.Tensor):
             if value.layout is not th.strided or value.device.type == "meta":
-                raise UntrustedContentError(f"a tensor that is not a plain one: {value.layout}, {value.device}")
+                raise UntrustedContentError(f"a tensor that is not dense: {value.layout}, {value.device}")
             if math.prod(value.shape) * value.element_size() > value.untyped_storage().nbytes():
                 raise CheckpointError(f"a tensor of size {tuple(value.shape)}, larger than its storage")
         elif isinstance(value, dict | list | tuple):

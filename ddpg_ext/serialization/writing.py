@@ -1,4 +1,4 @@
-"""Pickles to be written, checked by the reader, so that nothing is written that cannot be read."""
+"""Writing of pickles, which the reader checks first, so that every written file can be read."""
 
 import io
 import pickle
@@ -14,31 +14,31 @@ from ddpg_ext.serialization.allowlist import Allowed
 from ddpg_ext.serialization.reconstruct import Reconstructor, is_listed
 from ddpg_ext.serialization.safe_pickle import record
 
-#: packages whose objects hold more than their attributes, so that a user cannot allow them
+#: packages whose objects hold more state than their attributes, so a user cannot allow them
 _NOT_THE_CALLERS = {*sys.stdlib_module_names, "numpy", "torch"} - {"__main__"}
 
 
 def _reduce_tensor(tensor: th.Tensor) -> Any:
     try:
         return from_dlpack, (tensor.detach().cpu().numpy(),)
-    except (TypeError, RuntimeError):  # NumPy has no bfloat16, and no sparse arrays
+    except (TypeError, RuntimeError):  # NumPy has neither bfloat16 nor sparse arrays
         return tensor.__reduce_ex__(4)
 
 
 class _Pickler(cloudpickle.Pickler):
-    """SB3's pickler, which here stores a tensor as an array, because arrays can be read without executing anything."""
+    """Pickle like SB3, but store tensors as arrays, because arrays can be read without executing code."""
 
     dispatch_table: ClassVar[Any] = {**cloudpickle.Pickler.dispatch_table, th.Tensor: _reduce_tensor}
 
 
 def replaces_a_part(owner: type, name: str) -> bool:
-    """Return whether an instance's attribute replaces a method or property, which is code and not state."""
-    of_class = getattr(owner, name, None)
-    return callable(of_class) or isinstance(of_class, property)
+    """Return whether an attribute of an instance replaces a method or property of its class, so is not state."""
+    class_attribute = getattr(owner, name, None)
+    return callable(class_attribute) or isinstance(class_attribute, property)
 
 
 def dumps(value: Any) -> bytes:
-    """Return the pickle of an attribute, with code where SB3 stores code."""
+    """Return the pickle of an attribute, in SB3's format, which stores functions as code."""
     stream = io.BytesIO()
     try:
         _Pickler(stream).dump(value)
@@ -49,10 +49,10 @@ def dumps(value: Any) -> bytes:
 
 def dump_plain(values: dict[str, Any], owner: str, advice: str, **advice_by_name: str) -> bytes:
     """
-    Pickle values by name so that the reader reads them; those of the caller's own classes, if the caller allows these.
+    Pickle values by name in a form that the reader accepts, perhaps after the caller allows their classes.
 
-    A :class:`CheckpointError` names the owner of the value that cannot be read back. It ends with the
-    advice for the value's name, or with the general one.
+    For a value that cannot be read, a :class:`CheckpointError` names its owner. It ends with the advice for the name
+    of the value, or with the general advice.
     """
     try:
         return _dump(values)
@@ -63,7 +63,7 @@ def dump_plain(values: dict[str, Any], owner: str, advice: str, **advice_by_name
             except CheckpointError as error:
                 kind = type(value).__name__
                 raise CheckpointError(
-                    f"{owner} cannot be stored: `{name}` is a {kind}, which cannot be read back ({error}); "
+                    f"{owner} cannot be stored, because `{name}` is a {kind}, which could not be loaded ({error}); "
                     f"{advice_by_name.get(name, advice)}"
                 ) from None
         raise

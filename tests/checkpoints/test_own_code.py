@@ -136,5 +136,5 @@ def test_a_noise_with_generators_is_in_models_and_snapshots(tmp_path):
 def test_allow_takes_classes_and_functions(tmp_path):
     with pytest.raises(InvalidArgumentTypeError, match="`allow` must list classes or functions"):
         DDPGPaper.load(tmp_path / "model", allow=[Color.RED])
-    with pytest.raises(InvalidArgumentTypeError, match=r"one class or function of a name, got two of .*<lambda>"):
+    with pytest.raises(InvalidArgumentTypeError, match=r"one class or function per name, got two for .*<lambda>"):
         DDPGPaper.load(tmp_path / "model", allow=[lambda p: 1, lambda p: 2])

@@ -254,7 +254,7 @@ class Alike(CountingEnv):
 
 def test_an_environment_that_starts_elsewhere(tmp_path):
     make(make_vec_env(Alike)).learn(STEPS, callback=SnapshotCallback(tmp_path, every=30))
-    with pytest.raises(CheckpointError, match="does not start its episode where it did"):
+    with pytest.raises(CheckpointError, match="starts with another observation than in the snapshot"):
         DDPGPaper.resume(tmp_path, make_vec_env(lambda: Alike(env_index=1)))
 
 
@@ -321,7 +321,7 @@ def test_a_snapshot_of_a_newer_version_is_not_passed_over(run):
     with zipfile.ZipFile(newest, "w") as archive:
         for name, content in members.items():
             archive.writestr(name, content)
-    with pytest.raises(CheckpointError, match=f"{newest.name}.*its format is 3, this version of ddpg_ext reads 2"):
+    with pytest.raises(CheckpointError, match=f"{newest.name}.*its format is 3, but this version of ddpg_ext reads 2"):
         DDPGPaper.resume(run, vec_env())
 
 
