@@ -4,8 +4,8 @@ import importlib
 import sys
 from difflib import get_close_matches
 
-#: Name, summary, and the module of this package whose ``main`` takes the arguments after the name; None: a program of
-#: the Zoo. A new command needs one line here
+#: Name of each command, its summary, and the module of this package whose ``main`` gets the other arguments. None: a
+#: program of the Zoo. A new command needs one line here
 COMMANDS = {
     "train": ("train an agent, continue training, or tune hyperparameters", None),
     "enjoy": ("play a trained agent", None),
@@ -22,7 +22,7 @@ COMMANDS = {
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run a command with its arguments, by default those of the process, or list all commands."""
+    """Run a command with its arguments (default: those of the process); without a command, list all commands."""
     name, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     if name in COMMANDS:
         module = COMMANDS[name][1]

@@ -1,5 +1,5 @@
 """
-Draw the learning curves of finished or running trainings from their run folders.
+Draw the learning curves of finished or running training from run folders.
 
     python -m ddpg_ext plot runs/                                        # all runs of a folder
     python -m ddpg_ext plot logs/ddpg_paper/Pendulum-v1_{1,2,3}          # three seeds
@@ -33,18 +33,18 @@ def plot_runs(
     title: str | None = None,
 ) -> tuple[Any, dict[tuple[str, str], Curve]]:
     """
-    Draw the learning curves of runs: a panel for each environment, a curve for each algorithm or label.
+    Draw the learning curves of runs, with a panel for each environment and a curve for each algorithm or label.
 
-    :param paths: run folders, or folders above them
-    :param x: "steps", "episodes" or "time" (hours); the latter two need the run's ``monitor.csv``
-    :param metric: "return", "length" or "success" of evaluations; "train_return" or "train_length" of the training
+    :param paths: run folders, or parent folders of them
+    :param x: "steps", "episodes" or "time" (hours); "episodes" and "time" need the ``monitor.csv`` of the run
+    :param metric: "return", "length" or "success" of evaluations; "train_return" or "train_length" of training
         episodes. None: "return" if any run was evaluated, else "train_return"
-    :param labels: a label for the runs of each of ``paths``. None: the algorithm is the label
-    :param window: number of episodes that each point of a training curve averages, at least 1
+    :param labels: a label for the runs of each path. None: the algorithm is the label
+    :param window: number of episodes in the average at each point of a training curve, at least 1
     :param title: title of the figure
     :return: a matplotlib ``Figure``, and the curves by environment and label
-    :raises InvalidArgumentError: for an unknown name, for a wrong number of labels, or if there is no curve whose
-        runs have a part of the x-axis in common
+    :raises InvalidArgumentError: for an unknown name, for a wrong number of labels, or if the runs of every curve have
+        no part of the x-axis in common
     :raises CheckpointNotFoundError: if there are no runs, or no run has the metric
     :raises MissingExtraError: without the extra ``plots``
     """
@@ -95,7 +95,7 @@ def draw(groups: Groups, curves: dict[tuple[str, str], Curve], y_label: str, x: 
         for key in [key for key in curves if key[0] == env]:
             curve, index = curves[key], labels.index(key[1])
             style = {"color": f"C{index}", "label": f"{key[1]}: {curve.description}"}
-            if len(curve.x) == 1:  # a line of one point is invisible; points side by side do not cover each other
+            if len(curve.x) == 1:  # a line of one point is invisible, so draw points, side by side
                 half = np.maximum([curve.middle - curve.low, curve.high - curve.middle], 0)
                 beside = transforms.offset_copy(panel.transData, figure, x=-8 * points.index(key), units="points")
                 panel.errorbar(curve.x, curve.middle, half, fmt="o", capsize=4, transform=beside, **style)
@@ -119,17 +119,17 @@ def draw(groups: Groups, curves: dict[tuple[str, str], Curve], y_label: str, x: 
 
 
 def save_figure(figure: Any, path: Path) -> None:
-    """Write a figure to a file whose name ends in its format."""
+    """Write a figure to a file; the suffix of its name sets the format."""
     suffix = path.suffix.lstrip(".").lower()
     if suffix not in figure.canvas.get_supported_filetypes():
-        raise InvalidArgumentError(f"a figure must end in .png, .svg or .pdf, got {str(path)!r}")
+        raise InvalidArgumentError(f"the file of a figure must end in .png, .svg or .pdf, got {str(path)!r}")
     with writing(path) as file:
         figure.savefig(file, format=suffix, dpi=130)
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[BinaryIO]:
-    """Open a file that is complete or not there; name it in the error if it cannot be written."""
+    """Open a file for atomic writing; name it in the error if it cannot be written."""
     try:
         with atomic_file(path) as file:
             yield file
@@ -140,7 +140,7 @@ def writing(path: Path) -> Iterator[BinaryIO]:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command ``plot``."""
     parser = make_parser("plot", __doc__)
-    parser.add_argument("paths", nargs="+", help="run folders, or folders above them")
+    parser.add_argument("paths", nargs="+", help="run folders, or parent folders of them")
     parser.add_argument("--x", choices=X_AXES, default="steps", help="the x-axis; time is in hours")
     parser.add_argument(
         "--metric", choices=METRICS, help="the y-axis (default: return, or train_return without evaluations)"
@@ -148,7 +148,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--labels", nargs="+", help="a label for the runs of each path (default: their algorithms)")
     parser.add_argument("--window", type=int, default=100, help="episodes per point of a training curve")
     parser.add_argument("--title", help="title of the figure")
-    parser.add_argument("--out", type=Path, default=Path("learning_curves.png"), help="the figure")
+    parser.add_argument("--out", type=Path, default=Path("learning_curves.png"), help="file for the figure")
     args = parser.parse_args(argv)
     with errors_in_one_line("plot"):
         figure, curves = plot_runs(

@@ -23,7 +23,7 @@ from ddpg_ext.plot.results import read_results
 from ddpg_ext.plot.runs import METRICS, Run
 from ddpg_ext.plot.statistics import Groups, interquartile_mean, probability_of_improvement
 
-#: rows with the same keys; a cell is None if there are too few runs
+#: rows with the same keys; a cell is None if there are too few runs for it
 Table = list[dict[str, Any]]
 _ALL_TASKS = "all tasks"
 
@@ -45,7 +45,7 @@ def summarize(groups: Groups, failed: Sequence[Run] = ()) -> Table:
 
 
 def compare(groups: Groups) -> Table:
-    """Return the probability that a final agent of X beats one of Y, for each task and as the mean over tasks."""
+    """Return the probability that a final agent of variant X beats one of Y, for each task and as mean over tasks."""
 
     def mean_probability(*drawn: np.ndarray) -> np.ndarray:
         n_tasks = len(drawn) // 2
@@ -64,7 +64,7 @@ def compare(groups: Groups) -> Table:
 
 
 def _interval(scores: Sequence[np.ndarray], statistic: Callable[..., np.ndarray]) -> tuple[Any, Any]:
-    """Return the ends of the bootstrap interval, or None twice for too few runs."""
+    """Return the bounds of the bootstrap interval, or (None, None) for too few runs."""
     if min(map(len, scores)) < statistics.RUNS_FOR_INTERVAL:
         return None, None
     low, high = statistics.bootstrap_interval([column[:, None] for column in scores], statistic)
@@ -72,7 +72,7 @@ def _interval(scores: Sequence[np.ndarray], statistic: Callable[..., np.ndarray]
 
 
 def _cell(value: Any) -> str:
-    """Format a cell for readers: four significant digits, but all digits before the point."""
+    """Format a cell with four significant digits, but with all digits before the decimal point."""
     if isinstance(value, float):
         return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
     return "" if value is None else str(value)
@@ -87,7 +87,7 @@ def to_markdown(table: Table) -> str:
 def to_latex(table: Table) -> str:
     """Format a table as LaTeX, for the package ``booktabs``."""
     pandas = import_extra("pandas", "ddpg_ext[plots]", "a table")
-    # As text, because pandas escapes text alone, and has NaN for None
+    # Convert cells to text, because pandas escapes only text, and turns None into NaN
     style = pandas.DataFrame([{name: _cell(cell) for name, cell in row.items()} for row in table]).style
     style = style.format(escape="latex").format_index(escape="latex", axis=1).hide(axis="index")
     return style.to_latex(
@@ -123,11 +123,11 @@ def _write(path: Path, text: str) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command ``report``."""
     parser = make_parser("report", __doc__)
-    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="folders with result files, joined")
-    parser.add_argument("--csv", type=Path, help="the tables with all digits; the second has the suffix _improvement")
-    parser.add_argument("--markdown", type=Path, help="both tables as Markdown")
-    parser.add_argument("--latex", type=Path, help="both tables as LaTeX (package booktabs)")
-    parser.add_argument("--png", type=Path, help="the learning curves; also .svg and .pdf")
+    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="folders with result files")
+    parser.add_argument("--csv", type=Path, help="file for the tables with all digits; the second: *_improvement.csv")
+    parser.add_argument("--markdown", type=Path, help="file for both tables as Markdown")
+    parser.add_argument("--latex", type=Path, help="file for both tables as LaTeX (package booktabs)")
+    parser.add_argument("--png", type=Path, help="file for the learning curves; may also end in .svg or .pdf")
     args = parser.parse_args(argv)
     with errors_in_one_line("report"):
         runs = sorted(read_results(args.folders), key=lambda run: run.algo)

@@ -1,4 +1,4 @@
-"""Read the result files of sweeps and benchmarks: one JSON file for each run."""
+"""Reading the result files of sweeps and benchmarks, one JSON file for each run."""
 
 import json
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ def read_results(paths: Sequence[str | Path]) -> list[Run]:
     """
     Read all result files in folders.
 
-    A result file is any JSON file with the keys ``env``, ``algo`` and ``seed``, and with the results of the run
+    A result file is a JSON file with the keys ``env``, ``algo`` and ``seed``, and with the results of the run
     (``evaluation_steps``, ``evaluation_returns``, ``final_return``, ``best_return``) or its ``error``.
 
     :param paths: folders, or result files
@@ -33,14 +33,14 @@ def read_results(paths: Sequence[str | Path]) -> list[Run]:
         files = sorted(path.rglob("*.json")) if path.is_dir() else [path]
         results = {file.resolve(): run for file in files if (run := _read_result(file, file == path)) is not None}
         if not results:
-            raise CheckpointNotFoundError(f"there is no result file in {path}: no JSON file has the keys of a result")
+            raise CheckpointNotFoundError(f"there is no result file in {path}; a JSON file needs the keys of a result")
         runs |= results
     return list(runs.values())
 
 
 def _read_result(file: Path, is_result: bool) -> Run | None:
     """Return the run of a result file, or None for another JSON file."""
-    # Ray Tune writes files of its own that are named result.json, too
+    # Ray Tune's own files are also named result.json
     if not file.is_file() or (file.parent / "params.pkl").exists():
         return None
     is_result |= file.name == "result.json" or file.name.startswith("seed_")
@@ -68,7 +68,7 @@ def _run(file: Path, content: dict[str, Any]) -> Run:
         raise ValueError("it holds NaN or infinite numbers")
     is_table = returns.ndim == 2 and returns.size
     if len(steps) != len(returns) or (len(steps) and not is_table) or np.any(np.diff(steps) <= 0):
-        raise ValueError("evaluation_returns must be a list for each of evaluation_steps, which must ascend")
+        raise ValueError("evaluation_steps must increase, and evaluation_returns must have a list for each of them")
     algo, variant = str(content["algo"]), str(content.get("variant") or "")
     is_folder = file.name == "result.json"
     args = read_settings(file.parent, "args.yml") if is_folder else {}

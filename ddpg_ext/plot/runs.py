@@ -1,4 +1,4 @@
-"""Read the files of runs: SB3's ``evaluations.npz`` and ``monitor.csv``, and the settings in a Zoo run folder."""
+"""Reading the files of runs: SB3's ``evaluations.npz`` and ``monitor.csv``, and the settings in a Zoo run folder."""
 
 import csv
 import os
@@ -23,30 +23,30 @@ METRICS = {
     "train_length": ("length of training episodes in steps", "monitor.csv", "l"),
 }
 X_AXES = {"steps": "environment steps", "episodes": "training episodes", "time": "hours"}
-#: settings that do not change what is learned; paths are left out by their form
+#: settings that do not affect learning; :func:`comparable_settings` also leaves out paths, by their form
 _IRRELEVANT_SETTINGS = {"seed", "verbose", "device", "tensorboard_log", "directory"}
 
 
 class Run(NamedTuple):
-    """One training run: its settings, its learning curve and, from a result file, its final returns."""
+    """Hold the settings of a training run, its learning curve and, from a result file, its final returns."""
 
-    folder: Path  # of the run, or its result file
-    algo: str  # with the variant, if there is one
+    folder: Path  # run folder, or result file
+    algo: str  # algorithm, or variant and algorithm
     env: str
     x: np.ndarray  # places of the evaluations on the x-axis, ascending, shape (n,)
     values: np.ndarray  # episodes of each evaluation, shape (n, episodes)
     n_steps: float  # environment steps at the last place
-    settings: dict[str, Any]  # of the algorithm and the environment, as far as the files name them
+    settings: dict[str, Any]  # settings of the algorithm and the environment in the files
     seed: int | None = None
     trained_agent: str = ""  # file of the agent that the run continued
     weights: str = ""  # SHA-256 of the final weights
     scores: dict[str, float] = {}  # mean return of the "final" and of the "best" agent
     processor: str = ""
-    error: str = ""  # that ended the run
+    error: str = ""  # error that ended the run
 
 
 def find_runs(path: str | Path) -> list[Path]:
-    """Return ``path`` if it is a run folder, else all folders below it with evaluations.npz or monitor.csv files."""
+    """Return ``path`` if it is a run folder, else all folders in it with evaluations.npz or monitor.csv files."""
     path = Path(path)
     if not path.is_dir():
         raise CheckpointNotFoundError(f"there is no folder {path}")
@@ -74,7 +74,7 @@ def read_run(folder: Path, metric: str = "return", x: str = "steps", window: int
         positions, values = monitor[x], moving_mean(monitor[name], window)[:, None]
         n_steps = monitor["steps"][-1]
     args, config = read_settings(folder, "args.yml"), read_settings(folder, "config.yml")
-    # The curve itself shows how long the training was
+    # The curve itself shows the length of the training
     settings = {key: value for key, value in config.items() if key != "n_timesteps"}
     if config and args.get("env_kwargs"):
         settings["env_kwargs"] = args["env_kwargs"]
@@ -90,7 +90,7 @@ def read_run(folder: Path, metric: str = "return", x: str = "steps", window: int
 
 
 def comparable_settings(settings: dict[str, Any]) -> dict[str, Any]:
-    """Leave out paths and other settings that do not change what is learned."""
+    """Return the settings without paths and other settings that do not affect learning."""
     return {
         key: comparable_settings(value) if isinstance(value, dict) else value
         for key, value in settings.items()
@@ -106,7 +106,7 @@ def read_settings(folder: Path, name: str) -> dict[str, Any]:
             if content := read_yaml(file):
                 return content
         except CheckpointError as error:
-            consequence = "its folder names the run" if name == "args.yml" else "its settings are not compared"
+            consequence = "the folder's name is used" if name == "args.yml" else "its settings are not compared"
             warnings.warn(f"{error}; {consequence}")
     return {}
 
@@ -133,15 +133,15 @@ def _read_evaluations(file: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
     falls = np.flatnonzero(np.diff(steps) < 0)
     if len(falls):
         warnings.warn(
-            f"{file}: the steps start again after {steps[falls[-1]]:,.0f}, as after a second call of learn(); earlier "
-            "evaluations are left out"
+            f"{file}: the steps start again after {steps[falls[-1]]:,.0f}, usually because of a second call of "
+            "learn(); earlier evaluations are left out"
         )
         steps, values = steps[falls[-1] + 1 :], values[falls[-1] + 1 :]
     return steps, values
 
 
 def _read_monitors(folder: Path, option: str) -> dict[str, np.ndarray]:
-    """Return the training episodes in the order of their ends: return, length, total steps, number and hours."""
+    """Return columns of the training episodes, in the order of their ends: return, length, steps, number, hours."""
     monitor = import_extra("stable_baselines3.common.monitor", "ddpg_ext[plots]", "reading monitor.csv")
     import_extra("pandas", "ddpg_ext[plots]", "reading monitor.csv")
     try:

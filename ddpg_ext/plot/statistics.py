@@ -1,4 +1,4 @@
-"""Group independent runs, and compute their curves, interquartile means and bootstrap intervals with rliable."""
+"""Groups of independent runs: curves, interquartile means, and bootstrap intervals by rliable."""
 
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -11,21 +11,21 @@ from ddpg_ext.common.errors import InvalidArgumentError
 from ddpg_ext.common.optional_imports import import_extra
 from ddpg_ext.plot.runs import X_AXES, Run
 
-#: fewest runs for a bootstrap interval
+#: minimum number of runs for a bootstrap interval
 RUNS_FOR_INTERVAL = 3
-#: fewest runs of which an interquartile mean leaves one out at each side
+#: minimum number of runs from which an interquartile mean leaves out the lowest and the highest
 RUNS_FOR_IQM = 4
 _REPETITIONS = 2_000
-#: points of an interpolated curve
+#: maximum number of points of a curve
 _GRID = 200
-#: a run with less than this part of the median run's steps is left out of the curve
+#: a run with less than this fraction of the median number of steps is left out of the curve
 _MUCH_SHORTER = 0.5
 #: runs by environment and label
 Groups = dict[tuple[str, str], list[Run]]
 
 
 class Curve(NamedTuple):
-    """A curve with its band, each of shape ``(n,)``; low and high are NaN if there is no band."""
+    """Hold a curve with its band, as arrays of shape ``(n,)``; low and high are NaN without a band."""
 
     x: np.ndarray
     middle: np.ndarray
@@ -35,13 +35,13 @@ class Curve(NamedTuple):
 
 
 def interquartile_mean(scores: np.ndarray) -> np.ndarray:
-    """Average over runs without the lowest and the highest quarter, as ``rliable.metrics.aggregate_iqm`` does."""
+    """Average over runs without the lowest and the highest quarter, like ``rliable.metrics.aggregate_iqm``."""
     cut = len(scores) // 4
     return np.sort(scores, axis=0)[cut : len(scores) - cut].mean(axis=0)
 
 
 def probability_of_improvement(x: np.ndarray, y: np.ndarray) -> float:
-    """Return the probability that a run of X beats a run of Y (a tie is half), as in rliable, without a p-value."""
+    """Return the probability that a run of X beats a run of Y (a tie counts half), as in rliable."""
     difference = np.subtract.outer(np.ravel(x), np.ravel(y))
     return float(np.mean(difference > 0) + np.mean(difference == 0) / 2)
 
@@ -67,8 +67,8 @@ def aggregate(runs: Sequence[Run]) -> Curve:
     - Three or more: interquartile mean of the runs (of three, their mean), and the percentile bootstrap interval over
       runs of rliable (Agarwal et al., "Deep reinforcement learning at the edge of the statistical precipice", 2021).
 
-    Runs that were evaluated at different places are interpolated, up to the end of the shortest run. A curve of more
-    than 200 places is reduced to 200 at equal distances.
+    Runs that were evaluated at different points of the x-axis are interpolated, up to the end of the shortest run. A
+    curve of more than 200 points is reduced to 200 at equal distances.
 
     :param runs: at least one run
     :return: the curve
@@ -109,7 +109,7 @@ def _curve_of_one(run: Run) -> Curve:
 
 
 def group_runs(labelled: Iterable[tuple[str, Run]]) -> Groups:
-    """Group runs by environment and label, without repeated runs; warn of these and of different settings."""
+    """Group runs by environment and label; leave out repeated runs, and warn of these and of different settings."""
     groups: Groups = {}
     for label, run in labelled:
         groups.setdefault((run.env, label), []).append(run)
@@ -147,7 +147,7 @@ def _dependence(run: Run, other: Run) -> str | None:
         return "their final weights are the same"
     if run.seed is not None and run.seed == other.seed and run.settings == other.settings:
         return f"seed {run.seed} and the settings are the same"
-    origins = [{each.folder, Path(each.trained_agent or each.folder / "agent").parent} for each in (run, other)]
+    origins = [{r.folder, Path(r.trained_agent or r.folder / "agent").parent} for r in (run, other)]
     is_shared = {folder.resolve() for folder in origins[0]} & {folder.resolve() for folder in origins[1]}
     return f"both come from the agent {run.trained_agent or other.trained_agent}" if is_shared else None
 
@@ -155,9 +155,9 @@ def _dependence(run: Run, other: Run) -> str | None:
 def _independent(name: str, runs: list[Run]) -> list[Run]:
     """Keep one of the runs that repeat or continue each other, and warn of the others."""
     kept: list[Run] = []
-    # Runs that began with a new agent come first, then long runs
+    # Prefer runs that began with a new agent, then long runs
     for run in sorted(runs, key=lambda run: (bool(run.trained_agent), -run.n_steps)):
-        repeated = next(((other, why) for other in kept if (why := _dependence(run, other))), None)
+        repeated = next(((other, reason) for other in kept if (reason := _dependence(run, other))), None)
         if repeated:
             warnings.warn(f"{name}: {run.folder} and {repeated[0].folder} count as one run: {repeated[1]}")
             continue
@@ -168,13 +168,13 @@ def _independent(name: str, runs: list[Run]) -> list[Run]:
 
 
 def _without_short_runs(name: str, runs: list[Run], x: str) -> list[Run]:
-    """Leave out runs that ended early, because a curve ends with its shortest run; warn of what is not drawn."""
-    # In steps, whatever the axis is: a fast run has fewer hours, and long episodes are fewer
+    """Leave out runs that ended early, because a curve ends with its shortest run; warn of the missing parts."""
+    # Compare steps on every axis, because a fast run has fewer hours, and a run with long episodes has fewer episodes
     median = float(np.median([run.n_steps for run in runs]))
     kept = [run for run in runs if run.n_steps >= _MUCH_SHORTER * median]
     if left_out := [f"{run.folder} ({run.n_steps:,.0f})" for run in runs if run.n_steps < _MUCH_SHORTER * median]:
         warnings.warn(
-            f"{name}: left out, as much shorter than the median run ({median:,.0f} steps): {', '.join(left_out)}"
+            f"{name}: left out, because much shorter than the median run ({median:,.0f} steps): {', '.join(left_out)}"
         )
     shortest, longest = (choose(kept, key=lambda run: run.x[-1]) for choose in (min, max))
     if shortest.x[-1] < _MUCH_SHORTER * longest.x[-1]:
@@ -191,7 +191,7 @@ def _warn_of_different_settings(name: str, runs: list[Run]) -> None:
         values: list[tuple[Any, Path]] = []
         for run in runs:
             value = run.settings.get(key, "not set")
-            # Without config.yml only the algorithm of a run is known, and without args.yml nothing
+            # Without config.yml only the algorithm of a run is known; without args.yml, not even that
             is_known = key in run.settings or (key != "algo" and run.settings.keys() - {"algo"})
             if is_known and all(value != other for other, _ in values):
                 values.append((value, run.folder))

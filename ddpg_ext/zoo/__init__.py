@@ -1,4 +1,4 @@
-"""``ddpg_paper`` as an algorithm of the RL Zoo (rl_zoo3)."""
+"""Integration of ``ddpg_paper`` into the RL Zoo (rl_zoo3)."""
 
 from ddpg_ext.zoo.register import register_zoo
 

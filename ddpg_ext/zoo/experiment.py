@@ -1,4 +1,4 @@
-"""The RL Zoo's experiment manager with what is special to ``ddpg_paper``. Needs rl_zoo3."""
+"""The RL Zoo's experiment manager, extended for ``ddpg_paper``. Needs rl_zoo3."""
 
 import inspect
 import os
@@ -28,8 +28,8 @@ class ExperimentManager(exp_manager.ExperimentManager):
     """
     Run the Zoo's experiments, also with ``ddpg_paper``.
 
-    For ``ddpg_paper``, the default file of hyperparameters is this package's, and a file may hold every argument of
-    ``DDPGPaper``. Training that is interrupted or fails leaves a complete run folder. The arguments are the Zoo's.
+    For ``ddpg_paper``, the default file of hyperparameters is that of this package, and a file may hold every argument
+    of ``DDPGPaper``. Interrupted or failed training leaves a complete run folder. The arguments are those of the Zoo.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -37,9 +37,9 @@ class ExperimentManager(exp_manager.ExperimentManager):
         self._is_ours = self.algo == hp.ALGORITHM
         self._made_folder = False
         self._stop = StopOnCtrlC()
-        self._of_thread = threading.local()  # has the environments of its trial
+        self._per_thread = threading.local()  # `envs`: the environments of its trial
         self._has_dict_observations = False
-        self._reason: BaseException | None = None  # why a trial was pruned
+        self._reason: BaseException | None = None  # reason for pruning a trial
         arguments = inspect.signature(super().__init__).bind(*args, **kwargs).arguments
         if self._is_ours and not arguments.get("config"):
             self.config = str(hp.FILE)
@@ -47,7 +47,7 @@ class ExperimentManager(exp_manager.ExperimentManager):
             self.trial_id = _TrialId(0)
 
     def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Read the hyperparameters, and refuse unknown keys before there is a run folder."""
+        """Read the hyperparameters, and refuse unknown keys before the run folder is created."""
         try:
             hyperparams, saved = super().read_hyperparameters()
         except (OSError, yaml.YAMLError) as error:
@@ -62,7 +62,7 @@ class ExperimentManager(exp_manager.ExperimentManager):
                 raise InvalidArgumentError(
                     f"{self.config} has no `n_timesteps` for {self.env_name.gym_id}; add it, or pass --n-timesteps"
                 )
-            if saved.get("replay_buffer_class", "") is None:  # `enjoy` expects a name
+            if saved.get("replay_buffer_class", "") is None:  # `enjoy` needs a name or no key
                 del saved["replay_buffer_class"]
         return hyperparams, saved
 
@@ -72,7 +72,7 @@ class ExperimentManager(exp_manager.ExperimentManager):
         if not self._is_ours:
             return super()._preprocess_hyperparams(hyperparams)
         hyperparams = hp.convert_values(hyperparams, vars(exp_manager))
-        # The Zoo converts one learning rate, which must not be a schedule yet
+        # The Zoo converts only `learning_rate`, and fails if it is a schedule already
         rates = {key: hyperparams.pop(key) for key in hp.SCHEDULES if key in hyperparams}
         processed, env_wrapper, callbacks, vec_env_wrapper = super()._preprocess_hyperparams(hyperparams)
         return {**processed, **rates}, env_wrapper, callbacks, vec_env_wrapper
@@ -83,7 +83,7 @@ class ExperimentManager(exp_manager.ExperimentManager):
         if "policy" not in hyperparams:
             hyperparams["policy"] = saved_hyperparams["policy"] = hp.default_policy(env.observation_space)
         if self._is_ours:
-            # Here, because an optimisation would continue after each failing trial
+            # Check here, because an optimisation would continue after each failed trial
             check_spaces(env.observation_space, env.action_space, hyperparams["policy"])
             self._has_dict_observations = isinstance(env.observation_space, spaces.Dict)
             assert env.action_space.shape is not None  # for mypy
@@ -119,7 +119,7 @@ class ExperimentManager(exp_manager.ExperimentManager):
             self.callbacks.append(self._stop)
 
     def create_envs(self, n_envs: int, eval_env: bool = False, no_log: bool = False) -> VecEnv:
-        """Create environments whose processes ignore Ctrl-C, which a terminal sends to all processes."""
+        """Create environments; their processes ignore Ctrl-C, which a terminal sends to all processes."""
         in_processes = self._is_ours and issubclass(self.vec_env_class, SubprocVecEnv)
         with ignored_interrupts() if in_processes else nullcontext():
             try:
@@ -128,11 +128,11 @@ class ExperimentManager(exp_manager.ExperimentManager):
                 if not in_processes:
                     raise
                 raise startup_error(error) from error
-        getattr(self._of_thread, "envs", []).append(env)
+        getattr(self._per_thread, "envs", []).append(env)
         return env
 
     def learn(self, model: BaseAlgorithm) -> None:
-        """Train until the end or Ctrl-C; the caller then saves the model. If training fails, it is saved here."""
+        """Train until the end or Ctrl-C, after which the caller saves the model; save it here if training fails."""
         if not self._is_ours:
             return super().learn(model)
         self._stop.start()
@@ -156,7 +156,7 @@ class ExperimentManager(exp_manager.ExperimentManager):
     ) -> dict[str, Any]:
         try:
             return super().load_trial(storage, study_name, trial_id, convert)
-        except (KeyError, IndexError, ValueError) as error:  # of Optuna: no study, no trial, no completed trial
+        except (KeyError, IndexError, ValueError) as error:  # from Optuna: no study, no trial, no completed trial
             study = f"the study {study_name!r} in {storage!r}" if study_name else repr(storage)
             trial = "completed trial" if trial_id is None else f"trial for --trial-id {trial_id}"
             raise InvalidArgumentError(
@@ -166,7 +166,7 @@ class ExperimentManager(exp_manager.ExperimentManager):
     def objective(self, trial: optuna.Trial) -> float:
         if not self._is_ours:
             return super().objective(trial)
-        self._of_thread.envs = []
+        self._per_thread.envs = []
         if self._has_dict_observations:
             trial.set_user_attr(MAX_N_STEPS, 1)
         try:
@@ -176,7 +176,7 @@ class ExperimentManager(exp_manager.ExperimentManager):
             self._reason = pruned.__cause__ or self._reason
             raise
         except DDPGPaperError as error:
-            for env in self._of_thread.envs:  # without a model, the Zoo does not close them
+            for env in self._per_thread.envs:  # without a model, the Zoo does not close them
                 with suppress(Exception):
                     env.close()
             if isinstance(error, WorkerError):
@@ -188,15 +188,15 @@ class ExperimentManager(exp_manager.ExperimentManager):
         try:
             super().hyperparameters_optimization()
         except ValueError as error:
-            # Optuna's errors for no best trial, in memory and in a database
+            # Optuna's errors without a best trial, in memory and in a database
             if not self._is_ours or not ("completed" in str(error) or "Record does not exist" in str(error)):
                 raise
-            reason = f"; a trial was pruned because: {self._reason}" if self._reason else ""
+            reason = f"; a trial was pruned because of: {self._reason}" if self._reason else ""
             raise DDPGPaperError(f"no trial was completed, so there is nothing to report{reason}") from error
 
 
 class _TrialId(int):
-    """Id of the first trial, 0, which the Zoo would take for a missing id."""
+    """Represent the id 0 of the first trial as true, because the Zoo would take 0 for a missing id."""
 
     def __bool__(self) -> bool:
         return True

@@ -1,4 +1,4 @@
-"""Arguments of ``DDPGPaper`` from the RL Zoo's YAML files. Works without rl_zoo3."""
+"""Conversion of the RL Zoo's YAML files to arguments of ``DDPGPaper``. Works without rl_zoo3."""
 
 import importlib
 import inspect
@@ -19,21 +19,21 @@ from ddpg_ext.common.optional_imports import import_extra
 from ddpg_ext.ddpg_paper import DDPGPaper
 
 ALGORITHM = "ddpg_paper"
-#: Tuned settings of this package
+#: tuned settings of this package
 FILE = Path(__file__).parent / "hyperparams" / f"{ALGORITHM}.yml"
 
 SCHEDULES = ("learning_rate", "qf_learning_rate")
 NOISE_KEYS = ("noise_type", "noise_std", "noise_theta", "noise_dt", "noise_schedule")
-#: Keys that the Zoo itself uses
+#: keys that the Zoo itself uses
 ZOO_KEYS = (
     *("n_timesteps", "n_envs", "normalize", "env_kwargs", "env_wrapper", "vec_env_wrapper", "frame_stack"),
     *("monitor_kwargs", "callback"),
 )
-#: Arguments that are options of the training program
+#: arguments that are options of the training program, with the option
 OPTIONS = {name: f"--{name.replace('_', '-')}" for name in ("env", "seed", "verbose", "device", "tensorboard_log")}
-#: Text in them is a Python expression, as everywhere in the Zoo
+#: keys whose text is a Python expression, as in the Zoo
 _EXPRESSIONS = ("policy_kwargs", "replay_buffer_class", "replay_buffer_kwargs")
-#: Numbers are converted in their dicts and lists, too
+#: keys whose dicts and lists may hold numbers to convert
 _NESTED = ("policy_kwargs", "replay_buffer_kwargs", "noise_std", "noise_schedule", "train_freq")
 
 
@@ -41,9 +41,9 @@ def read_hyperparameters(env_id: str, file: str | Path = FILE) -> dict[str, Any]
     """
     Return the entry of an environment in a YAML file, including the Zoo's own keys.
 
-    :param env_id: the environment
+    :param env_id: id of the environment
     :param file: a YAML file with an entry per environment
-    :return: its entry, or else the entry ``default``
+    :return: the entry of the environment, or the entry ``default`` if it has none
     :raises InvalidArgumentError: if the file has neither
     :raises MissingExtraError: if PyYAML is not installed (extra ``extra``)
     """
@@ -59,8 +59,8 @@ def constructor_arguments(hyperparams: dict[str, Any], action_shape: tuple[int, 
     """
     Convert an entry for ``DDPGPaper(env=env, **constructor_arguments(entry, shape))``.
 
-    Text in ``policy_kwargs``, ``replay_buffer_class`` and ``replay_buffer_kwargs`` is evaluated, as in the Zoo, so use
-    only files that you trust.
+    Text in ``policy_kwargs``, ``replay_buffer_class`` and ``replay_buffer_kwargs`` is evaluated as Python, as in the
+    Zoo, so use only files that you trust.
 
     :param hyperparams: an entry; the Zoo's own keys (number of steps, wrappers, ...) are left out
     :param action_shape: shape of one action, for the noise
@@ -80,7 +80,7 @@ def default_policy(observation_space: spaces.Space) -> str:
 
 
 def check_keys(hyperparams: dict[str, Any], algorithm: type = DDPGPaper) -> None:
-    """Raise InvalidArgumentTypeError for a key that is unknown or an option of the program."""
+    """Raise InvalidArgumentTypeError for an unknown key, or one that is an option of the program."""
     known = {*inspect.signature(algorithm).parameters, *NOISE_KEYS, *ZOO_KEYS} - {*OPTIONS, "_init_setup_model"}
     for key in hyperparams:
         if key in OPTIONS:
@@ -90,7 +90,7 @@ def check_keys(hyperparams: dict[str, Any], algorithm: type = DDPGPaper) -> None
 
 
 def convert_values(hyperparams: dict[str, Any], names: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Convert numbers, schedules, tuples and Python expressions from their spelling in YAML."""
+    """Convert numbers, schedules, tuples and Python expressions from their form in YAML."""
     values = {key: _number(value, nested=key in _NESTED) for key, value in hyperparams.items()}
     for key, value in values.items():
         if isinstance(value, str) and key in SCHEDULES:
@@ -103,19 +103,19 @@ def convert_values(hyperparams: dict[str, Any], names: dict[str, Any] | None = N
 
 
 def make_noise(hyperparams: dict[str, Any], action_shape: tuple[int, ...]) -> dict[str, Any]:
-    """Replace the keys of the noise by an ``action_noise``."""
+    """Replace the keys of the noise with an ``action_noise``."""
     keys = {key: hyperparams[key] for key in NOISE_KEYS if key in hyperparams}
-    rest = {key: value for key, value in hyperparams.items() if key not in keys}
+    others = {key: value for key, value in hyperparams.items() if key not in keys}
     if not keys:
-        return rest
-    if "action_noise" in rest:
+        return others
+    if "action_noise" in others:
         raise InvalidArgumentError(f"`action_noise` and `{next(iter(keys))}` contradict each other; leave one out")
     noise_type = keys.pop("noise_type", "ornstein-uhlenbeck")
     schedule = keys.pop("noise_schedule", None)
     noise: ActionNoise
     zeros = np.zeros(action_shape)
     if noise_type is None:
-        return {**rest, "action_noise": None}
+        return {**others, "action_noise": None}
     if "noise_std" in keys:
         keys["noise_std"] = _deviation(keys["noise_std"], action_shape)
     if noise_type == "ornstein-uhlenbeck":
@@ -130,17 +130,17 @@ def make_noise(hyperparams: dict[str, Any], action_shape: tuple[int, ...]) -> di
             )
         noise = NormalActionNoise(zeros, keys["noise_std"])
     else:
-        known = ("ornstein-uhlenbeck", "normal")
+        types = ("ornstein-uhlenbeck", "normal")
         raise InvalidArgumentError(
-            f"`noise_type` {noise_type!r} is unknown; {suggestion(str(noise_type), known)}, null"
+            f"`noise_type` {noise_type!r} is unknown; {suggestion(str(noise_type), types)}, null"
         )
     if schedule is not None:
         noise = ScheduledActionNoise(noise, _decay(schedule))
-    return {**rest, "action_noise": noise}
+    return {**others, "action_noise": noise}
 
 
 def _number(value: Any, nested: bool = True) -> Any:
-    """Convert text such as 1e-3, which YAML does not read as a number, and whole numbers such as 1e6."""
+    """Convert text such as 1e-3, which YAML does not read as a number, and floats with a whole value such as 1e6."""
     if nested and isinstance(value, dict):
         return {key: _number(item) for key, item in value.items()}
     if nested and isinstance(value, list):
@@ -159,13 +159,13 @@ def _deviation(value: Any, action_shape: tuple[int, ...]) -> np.ndarray:
         return OrnsteinUhlenbeckNoise(np.zeros(action_shape), value).sigma
     except DDPGPaperError:
         raise InvalidArgumentError(
-            f"`noise_std` must be a finite number >= 0, or such numbers of the actions' shape {action_shape}, "
+            f"`noise_std` must be a finite number >= 0, or an array of them of the actions' shape {action_shape}, "
             f"got {value!r}"
         ) from None
 
 
 def _schedule(key: str, text: str) -> LinearSchedule:
-    """Return the schedule for ``lin_1e-3``: from 1e-3 to 0 over training."""
+    """Return the schedule for text such as ``lin_1e-3``, from 1e-3 to 0 over training."""
     kind, _, initial = text.partition("_")
     try:
         if kind != "lin":
@@ -173,8 +173,7 @@ def _schedule(key: str, text: str) -> LinearSchedule:
         return LinearSchedule(float(initial), 0.0, 1.0)
     except ValueError:
         raise InvalidArgumentError(
-            f"`{key}` must be a number, or lin_ and a number to decrease it linearly to 0, such as lin_1e-3, "
-            f"got {text!r}"
+            f"`{key}` must be a number, or such as lin_1e-3 for a linear decrease to 0, got {text!r}"
         ) from None
 
 
@@ -190,10 +189,10 @@ def _decay(schedule: Any) -> LinearDecay:
 
 def _evaluate(key: str, text: str, names: dict[str, Any]) -> Any:
     package = importlib.import_module("ddpg_ext")  # for the user's expression; this module does not depend on it
-    own: dict[str, Any] = {"ddpg_ext": package, "sb3": stable_baselines3, "stable_baselines3": stable_baselines3}
-    own |= {name: getattr(module, name) for module in (package, buffers) for name in module.__all__}
-    own |= {"th": th, "torch": th, "nn": th.nn, "HerReplayBuffer": stable_baselines3.HerReplayBuffer}
+    ours: dict[str, Any] = {"ddpg_ext": package, "sb3": stable_baselines3, "stable_baselines3": stable_baselines3}
+    ours |= {name: getattr(module, name) for module in (package, buffers) for name in module.__all__}
+    ours |= {"th": th, "torch": th, "nn": th.nn, "HerReplayBuffer": stable_baselines3.HerReplayBuffer}
     try:
-        return eval(text, {**names, **own})
+        return eval(text, {**names, **ours})
     except Exception as error:
         raise InvalidArgumentError(f"`{key}` must be a Python expression, got {text!r} ({error})") from error

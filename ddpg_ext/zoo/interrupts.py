@@ -1,4 +1,4 @@
-"""Ctrl-C while a model is trained and saved."""
+"""Handling of Ctrl-C while a model is trained and saved."""
 
 import os
 import signal
@@ -17,7 +17,7 @@ class StopOnCtrlC(BaseCallback):
     End training on Ctrl-C. Pass it to ``learn`` as the last callback.
 
     Use it in a ``with`` block that trains and, in a ``finally`` clause, saves the model. The first Ctrl-C ends training
-    after the current step, the second at once. Saving is not interrupted. The program continues after the block.
+    after the current step, the second at once. Saving cannot be interrupted. The program continues after the block.
     """
 
     def __init__(self) -> None:
@@ -27,13 +27,13 @@ class StopOnCtrlC(BaseCallback):
         self._before: Any = None
 
     def start(self) -> None:
-        """Begin training. Only the main thread gets signals; in other threads this does nothing."""
+        """Begin to handle Ctrl-C; do nothing in other threads than the main thread, which alone receives signals."""
         if threading.current_thread() is threading.main_thread():
             self._before = signal.signal(signal.SIGINT, self._handle)
             self._training = True
 
     def end_training(self) -> None:
-        """Ignore Ctrl-C from now on, while the model is saved."""
+        """Ignore Ctrl-C from now on, because the model is being saved."""
         self._training = False
 
     def end(self) -> None:
@@ -53,7 +53,7 @@ class StopOnCtrlC(BaseCallback):
     def _handle(self, signum: int, frame: FrameType | None) -> None:
         self.count += 1
         if not self._training:
-            _say("The model is being saved, which cannot be interrupted")
+            _say("The model is being saved. This cannot be interrupted")
         elif self.count == 1:
             _say("Training ends after this step, and the model is saved. Press Ctrl-C again to end at once")
         else:
@@ -69,8 +69,8 @@ class StopOnCtrlC(BaseCallback):
 
 @contextmanager
 def ignored_interrupts() -> Iterator[None]:
-    """Let processes that are started in this block ignore Ctrl-C."""
-    is_main = threading.current_thread() is threading.main_thread()  # other threads get no signals
+    """Make processes that are started in this block ignore Ctrl-C."""
+    is_main = threading.current_thread() is threading.main_thread()  # only the main thread may set handlers
     before = signal.signal(signal.SIGINT, signal.SIG_IGN) if is_main else None
     try:
         yield
@@ -80,5 +80,5 @@ def ignored_interrupts() -> Iterator[None]:
 
 
 def _say(text: str) -> None:
-    # Not print, which the signal may have interrupted
+    # The signal may have interrupted `print`, which must not be called again then
     os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"\n{text}\n".encode())

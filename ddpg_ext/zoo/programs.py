@@ -1,4 +1,4 @@
-"""Run the RL Zoo's programs with ``ddpg_paper`` registered. Needs rl_zoo3."""
+"""The RL Zoo's programs with ``ddpg_paper`` registered. Needs rl_zoo3."""
 
 import argparse
 import importlib
@@ -21,7 +21,7 @@ from ddpg_ext.zoo.register import register_zoo
 from ddpg_ext.zoo.sweep_options import evaluate_pairs
 
 _AGENT = ["--algo", ALGORITHM, "--env", "Pendulum-v1"]
-#: Options of each program unless the user chooses another algorithm
+#: default options of each program, unless the user chooses another algorithm
 DEFAULTS = {
     "train": _AGENT,
     **{program: [*_AGENT, "--folder", "logs"] for program in ("enjoy", "record_video", "record_training")},
@@ -31,7 +31,7 @@ DEFAULTS = {
     "load_from_hub": ["--algo", ALGORITHM, "--folder", "logs"],
 }
 _PLOTS = ("plot_train", "all_plots", "plot_from_file")
-#: Parts of the Zoo's, Gymnasium's and torch's messages about bad input, which they raise as errors of general types
+#: parts of messages about bad input, for which the Zoo, Gymnasium and torch raise errors of general types
 _BAD_INPUT = (
     "was not found",
     "No model found",
@@ -47,9 +47,9 @@ _BAD_INPUT = (
 
 def run(program: str, arguments: list[str]) -> None:
     """
-    Run a program of the Zoo, once per process. Its options are the Zoo's; ``--algo`` is ``ddpg_paper`` by default.
+    Run a program of the Zoo, at most once per process. Its options are the Zoo's; ``--algo`` defaults to ``ddpg_paper``.
 
-    The process ends with a message for bad input (status 2) and for training that fails (status 1), and with status 130
+    The process ends with a message for bad input (status 2) and for failed training (status 1), and with status 130
     after Ctrl-C before training.
     """
     try:
@@ -93,17 +93,17 @@ def _start(program: str) -> None:
 
 
 def _message(program: str, arguments: list[str], error: Exception) -> str | None:
-    """Return what to tell the user about bad input; None for all other errors."""
+    """Return the message about bad input for the user, or None for all other errors."""
     text = str(error)
     if isinstance(error, DDPGPaperError | gym.error.DependencyNotInstalled | gym.error.UnregisteredEnv):
         return text
     if isinstance(error, ModuleNotFoundError) and error.name in arguments:
         return f"--gym-packages {error.name} cannot be imported ({text})"
-    if isinstance(error, ImportError):  # the Zoo's, where Weights & Biases is missing
+    if isinstance(error, ImportError):  # for example, the Zoo's error if Weights & Biases is missing
         return text if "pip install" in text else None
     if isinstance(error, ValueError) and "not found in gym registry" in text:
         try:
-            check_environment(text.split()[0], "An environment of your own needs --gym-packages MODULE.")
+            check_environment(text.split()[0], "Your own environment needs --gym-packages MODULE.")
         except InvalidArgumentError as ours:
             return str(ours)
     if program == "plot_from_file" and "min()" in text:
@@ -118,7 +118,7 @@ def _message(program: str, arguments: list[str], error: Exception) -> str | None
 
 
 def _explain_pair_errors() -> None:
-    """Explain the quotes of ``-params key:value`` where the Zoo shows a traceback."""
+    """Replace the Zoo's traceback for an invalid ``-params key:value`` with a message that explains the quotes."""
 
     def store(self: Any, parser: argparse.ArgumentParser, namespace: Any, values: Any, option: str = "") -> None:
         try:
@@ -130,7 +130,7 @@ def _explain_pair_errors() -> None:
 
 
 def _record_with_this_package(folder: str) -> None:
-    """Make ``record_training`` start our ``record_video``, and link ffmpeg to the folder if the machine has none."""
+    """Make ``record_training`` start our ``record_video``; without ffmpeg on the machine, link one to the folder."""
     call = subprocess.call
 
     def call_ours(command: list[str], **kwargs: Any) -> int:
@@ -146,7 +146,7 @@ def _record_with_this_package(folder: str) -> None:
 
 
 def _accept_missing_statistics() -> None:
-    """Let the Zoo download agents without normalisation: it expects the error of huggingface_hub before version 1."""
+    """Let the Zoo download agents without normalisation, by raising the error of huggingface_hub before version 1."""
     hub = import_extra("huggingface_sb3", "ddpg_ext[zoo]", "load_from_hub")
     from huggingface_hub.errors import EntryNotFoundError
     from requests.exceptions import HTTPError
@@ -157,7 +157,7 @@ def _accept_missing_statistics() -> None:
         try:
             return download(*args, **kwargs)
         except EntryNotFoundError as error:
-            if isinstance(error, FileNotFoundError):  # there is no network
+            if isinstance(error, FileNotFoundError):  # no network
                 raise
             raise HTTPError(str(error)) from error
 

@@ -1,4 +1,4 @@
-"""Register ``ddpg_paper`` as an algorithm of the RL Zoo."""
+"""Registration of ``ddpg_paper`` as an algorithm of the RL Zoo."""
 
 import functools
 import sys
@@ -44,7 +44,7 @@ def register_zoo() -> None:
 
 
 def _accept_run_folders(utils: Any) -> None:
-    """Let ``enjoy`` and ``record_video`` take any folder with an agent as their ``--folder``."""
+    """Let ``enjoy`` and ``record_video`` accept any folder with an agent as their ``--folder``."""
     original = utils.get_model_path
     if hasattr(original, "__wrapped__"):
         return

@@ -1,4 +1,4 @@
-"""The small files of a run folder: YAML without objects, hyperparameters without eval."""
+"""Reading the small files of a run folder: YAML without objects, hyperparameters without eval."""
 
 import ast
 from pathlib import Path
@@ -9,7 +9,7 @@ from ddpg_ext.serialization.archive import open_regular_file
 
 MAX_YAML = 2**18
 MAX_DEPTH = 20
-#: Hyperparameters may name classes of these packages
+#: packages whose classes hyperparameters may name
 _PACKAGES_OF_CLASSES = ("torch", "stable_baselines3", "sb3_contrib", "ddpg_ext")
 
 
@@ -28,21 +28,21 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         depth = 0
         for event in yaml.parse(text, _loader(yaml)):
-            # Aliases let a short file describe an enormous one; deep nesting takes minutes to read
+            # With aliases a short file can expand to an enormous one; deep nesting takes minutes to read
             if isinstance(event, yaml.AliasEvent):
                 raise UntrustedContentError(f"{path} has aliases, which the Zoo does not write")
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if depth > MAX_DEPTH:
-                raise CheckpointError(f"{path} has lists or names nested more than {MAX_DEPTH} deep")
+                raise CheckpointError(f"{path} has lists or names nested more than {MAX_DEPTH} levels deep")
         content = yaml.load(text, _loader(yaml))  # a SafeLoader with three more tags
     except CheckpointError:
         raise
     except yaml.constructor.ConstructorError as error:
         raise UntrustedContentError(
-            f"{path} has an object that settings do not need; nothing was executed: {error.problem}"
+            f"{path} has an object that settings do not need ({error.problem}). Nothing was executed"
         ) from None
     except (yaml.YAMLError, ValueError, TypeError, RecursionError, AttributeError, LookupError, OverflowError) as error:
-        raise DamagedCheckpointError(f"{path} is not YAML: {str(error)[:300]}") from None
+        raise DamagedCheckpointError(f"{path} is not valid YAML: {str(error)[:300]}") from None
     content = content if content is not None else {}
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise DamagedCheckpointError(f"{path} does not hold names and values")
@@ -59,7 +59,7 @@ def _loader(yaml: Any) -> Any:
         return tuple(loader.construct_sequence(node, deep=True))
 
     def class_name(loader: Any, name: str, node: Any) -> str:
-        # As text: an activation function in `policy_kwargs` on the command line, for example
+        # Keep the name as text, for example an activation function in `policy_kwargs` on the command line
         if name.partition(".")[0] in _PACKAGES_OF_CLASSES:
             return name
         raise yaml.constructor.ConstructorError(None, None, f"the class {name[:80]!r}", node.start_mark)

@@ -1,4 +1,4 @@
-"""Run folders as the RL Zoo and ``examples/train.py`` write them."""
+"""Opening run folders of the RL Zoo and of ``examples/train.py``."""
 
 import importlib
 import os
@@ -31,7 +31,7 @@ from ddpg_ext.zoo.run_files import literal, ordered, read_yaml
 from ddpg_ext.zoo.run_limits import check_env_kwargs, check_wrapped_size, check_wrapper
 
 _STEPS = re.compile(r"rl_model_(\d+)_steps\.zip")
-#: Wrappers that a file may name, with literal arguments. They write no files and call none of their arguments
+#: wrappers that a file may name, with literal arguments. They neither write files nor call their arguments
 _WRAPPERS = {
     "gymnasium.wrappers": {
         *("RescaleAction", "ClipAction", "FlattenObservation", "FilterObservation", "RescaleObservation", "TimeLimit"),
@@ -45,7 +45,7 @@ _WRAPPERS = {
     },
     "ddpg_ext.envs": {"FreshWorld", "PixelActionRepeat"},
 }
-#: Old paths of wrappers
+#: new path for each old path of a wrapper
 _MOVED = {
     # Renamed in rl_zoo3 2.0
     "rl_zoo3.wrappers.DoneOnSuccessWrapper": "rl_zoo3.wrappers.TruncatedOnSuccessWrapper",
@@ -70,29 +70,29 @@ def load_zoo_run(
     seed: int | None = None,
 ) -> tuple[DDPGPaper, VecEnv]:
     """
-    Open an agent of the RL Zoo or of ``examples/train.py``, also one that somebody else trained.
+    Open an agent of the RL Zoo or of ``examples/train.py``, also one from somebody else.
 
-    Nothing in its files is executed unless ``trusted``. The environment gets the run's wrappers and normalisation. The
-    statistics of the normalisation are frozen: before you continue training, set ``training`` and ``norm_reward`` of
-    the ``VecNormalize``.
+    No code in its files is executed unless ``trusted``. The environment gets the run's wrappers and normalisation. The
+    statistics of the normalisation are frozen, so before you continue training, set ``training`` and ``norm_reward``
+    of the ``VecNormalize``.
 
-    :param path: a run (``logs/ddpg/Pendulum-v1_1``), a zip file, or a folder of runs: the run with the highest number
-        is opened, or the one last changed if there are runs of several environments
+    :param path: a run (``logs/ddpg/Pendulum-v1_1``), a zip file, or a folder of runs, of which the run with the highest
+        number is opened, or the run that changed last if there are several environments
     :param checkpoint: "best" (``best_model.zip``), "last" (``<env>.zip``), or the number of steps of a
-        ``rl_model_<steps>_steps.zip``; None: the best if there is one, else the last
+        ``rl_model_<steps>_steps.zip``; None: the best if it exists, else the last
     :param env: environment to use instead of the run's: an id, an environment or a ``VecEnv``. Only an id gets the
         run's wrappers
     :param env_kwargs: arguments of the environment, which replace all of the run's. The files of a run may choose only
-        harmless arguments, numbers and flags of known environments
+        harmless arguments, such as numbers and flags of known environments
     :param device: "auto", "cpu", "cuda", ...
     :param trusted: allow the files to run code; see :meth:`DDPGPaper.load`
-    :param allow: classes of your own that the files may use
-    :param custom_objects: values that replace saved attributes
+    :param allow: your own classes that the files may use
+    :param custom_objects: values by name that replace saved attributes
     :param seed: seed of the environment
     :return: the model, with the environment set, and the environment
     :raises CheckpointNotFoundError: if there is no such run, or no such checkpoint in it
-    :raises EnvironmentNotFoundError: if the environment cannot be built here; the message says what to install or to
-        pass, and the error's ``model`` is the model without environment
+    :raises EnvironmentNotFoundError: if the environment cannot be built here; the message names the package to install
+        or the argument to pass, and the attribute ``model`` of the error is the model without environment
     :raises CheckpointError: if a file is damaged or asks for something that is not allowed
     """
     if env_kwargs is not None and not (env is None or isinstance(env, str)):
@@ -116,7 +116,7 @@ def load_zoo_run(
     model = load_model(DDPGPaper, file, vec_env, device, trust)
     assert model.env is not None  # for mypy
     if seed is not None:
-        model.env.seed(seed)  # again, because loading passed the model's own seed to the environment
+        model.env.seed(seed)  # seed again, because loading has passed the model's seed to the environment
     return model, model.env
 
 
@@ -137,7 +137,7 @@ def _latest_run(path: Path) -> Path:
         return path
     runs = [folder for folder in path.iterdir() if folder.is_dir() and any(folder.glob("*.zip"))]
     if not runs:
-        raise CheckpointNotFoundError(f"{path} is neither a run nor a folder of runs: there is no zip file in it")
+        raise CheckpointNotFoundError(f"{path} is neither a run nor a folder of runs, because it has no zip file")
     numbered = [match for run in runs if (match := re.fullmatch(r"(.+)_(\d{1,9})", run.name))]
     if len(numbered) == len(runs) and len({match[1] for match in numbered}) == 1:
         return max(runs, key=lambda run: int(run.name.rpartition("_")[2]))
@@ -164,12 +164,12 @@ def _checkpoint(run: Path, checkpoint: str | int | None) -> Path:
 
 
 class _Settings:
-    """The environment's settings in the run folder of a model's file."""
+    """Read the settings of the environment in the run folder of a model's file."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
         self.run = file.parent
-        # The folder is named like the environment. Other folders beside a zip file are not the run's
+        # The folder with the settings is named like the environment; other folders are not part of the run
         names = (self.run.name.rpartition("_")[0], file.stem)
         folders = [self.run / name for name in names if name and (self.run / name / "config.yml").is_file()]
         self.folder = (folders or [self.run])[0]
@@ -178,9 +178,9 @@ class _Settings:
 
     @property
     def env_id(self) -> str | None:
-        known = self.args.get("env", self.args.get("env_id"))
-        if isinstance(known, str):
-            return known
+        stored = self.args.get("env", self.args.get("env_id"))
+        if isinstance(stored, str):
+            return stored
         guesses = [self.file.stem]
         if self.file.name == "best_model.zip" or _STEPS.fullmatch(self.file.name):
             guesses = [self.run.name.rpartition("_")[0], *sorted(file.stem for file in self.run.glob("*.zip"))]
@@ -189,10 +189,10 @@ class _Settings:
     def make_env(
         self, chosen_id: str | None, chosen_kwargs: dict[str, Any] | None, seed: int | None, trust: Trust
     ) -> VecEnv:
-        """Make the environment by its id, with the run's wrappers; the caller's choices come before the run's."""
+        """Make the environment from its id, with the run's wrappers; the caller's choices replace the run's."""
         env_id = chosen_id or self.env_id
         if env_id is None:
-            raise EnvironmentNotFoundError(f"{self.file}: no file beside it names its environment; pass env=")
+            raise EnvironmentNotFoundError(f"{self.file}: no file in its folder names its environment; pass env=")
         self._import_packages(env_id, trust)
         env_id = _registered_id(env_id, trusted=trust.trusted or chosen_id is not None)
         kwargs = self._env_kwargs(env_id, trust) if chosen_kwargs is None else chosen_kwargs
@@ -211,13 +211,13 @@ class _Settings:
             return wrapped
 
         try:
-            # One environment, without vec_env_wrapper, is enough to watch an agent or to continue training
+            # To watch an agent or to continue training, one environment without vec_env_wrapper is enough
             vec_env = make_vec_env(env_id, 1, seed, wrapper_class=wrap, env_kwargs=kwargs)
         except (GymError, ImportError, TypeError) as error:
             raise EnvironmentNotFoundError(_environment_help(env_id, error)) from None
         except CheckpointError:
             raise
-        except Exception as error:  # environments and wrappers raise any error for wrong arguments
+        except Exception as error:  # environments and wrappers may raise any error for wrong arguments
             raise CheckpointError(
                 f"{self.file}: its environment cannot be built with the run's settings ({error}); pass env="
             ) from error
@@ -239,7 +239,7 @@ class _Settings:
             )
 
     def _env_kwargs(self, env_id: str, trust: Trust) -> dict[str, Any]:
-        """Return the run's arguments of the environment: as in the Zoo, options replace the hyperparameters."""
+        """Return the run's arguments of the environment; as in the Zoo, options replace hyperparameters."""
         source = self.folder / ("args.yml" if self.args.get("env_kwargs") else "config.yml")
         kwargs = literal(self.args.get("env_kwargs") or self.config.get("env_kwargs"), "env_kwargs") or {}
         if not isinstance(kwargs, dict) or not all(isinstance(key, str) for key in kwargs):
@@ -261,8 +261,8 @@ class _Settings:
         settings = literal(self.config.get("normalize") or False, "normalize")
         if settings and not (isinstance(settings, dict) and not settings.get("norm_obs", True)):
             raise CheckpointNotFoundError(
-                f"{self.folder / 'config.yml'} says that observations were normalised, but there is no "
-                "vecnormalize.pkl beside it; pass env= with a VecNormalize"
+                f"observations were normalised, according to {self.folder / 'config.yml'}, but there is no "
+                "vecnormalize.pkl in this folder; pass env= with a VecNormalize"
             )
         return vec_env
 
@@ -278,11 +278,11 @@ def _wrapper(name: str, arguments: dict[str, Any], trust: Trust) -> tuple[Any, d
     if not trust.trusted and not name.endswith(".TimeLimit"):
         check_wrapper(name, arguments)
     module, _, cls = name.rpartition(".")
-    base = next((known for known in _WRAPPERS if module == known or module.startswith(f"{known}.")), None)
+    base = next((listed for listed in _WRAPPERS if module == listed or module.startswith(f"{listed}.")), None)
     if (base is None or cls not in _WRAPPERS[base]) and not trust.trusted:
         raise UntrustedContentError(
-            f"the run's config.yml asks for the wrapper {name[:120]!r}, which is not on the list; pass the class in "
-            "allow=[...], or env= with the wrapped environment"
+            f"the run's config.yml asks for the wrapper {name[:120]!r}, which is not on the allow-list; pass the class "
+            "in allow=[...], or env= with the wrapped environment"
         )
     try:
         return getattr(importlib.import_module(base or module), cls), arguments
@@ -292,7 +292,7 @@ def _wrapper(name: str, arguments: dict[str, Any], trust: Trust) -> tuple[Any, d
 
 
 def _registered_id(env_id: str, trusted: bool) -> str:
-    """Register the environment and return its id; only a trusted id may name a module to import before a colon."""
+    """Register the environment and return its id; a trusted id may begin with a module to import and a colon."""
     if not trusted and not re.fullmatch(r"[\w./-]{1,200}", env_id):
         raise UntrustedContentError(f"the environment id {env_id[:80]!r} names a module to import; pass env=")
     module, _, env_id = env_id.rpartition(":")
@@ -302,7 +302,7 @@ def _registered_id(env_id: str, trusted: bool) -> str:
         except ImportError as error:
             raise EnvironmentNotFoundError(f"the module {module!r} of env= cannot be imported ({error})") from None
     try:
-        register(env_id)  # imports only packages on a list of this package
+        register(env_id)  # imports only packages that this package lists
         gym.spec(env_id)
     except (GymError, ImportError) as error:
         raise EnvironmentNotFoundError(_environment_help(env_id, error)) from None
@@ -310,7 +310,7 @@ def _registered_id(env_id: str, trusted: bool) -> str:
 
 
 def _environment_help(env_id: str, error: Exception) -> str:
-    """Return an error message that says what to install or to pass."""
+    """Return an error message that names the package to install or the argument to pass."""
     message = f"the environment {env_id!r} cannot be made: {str(error).strip()[:300]}"
     stem = re.escape(re.sub(r"-v\d+$", "", env_id))
     versions = sorted(name for name in gym.registry if re.fullmatch(stem + r"-v\d+", name) and name != env_id)

@@ -1,4 +1,4 @@
-"""Limits of what the files of a run may ask from an environment and its wrappers."""
+"""Limits of the arguments that the files of a run may choose for an environment and its wrappers."""
 
 import inspect
 import math
@@ -12,23 +12,23 @@ from gymnasium.envs.registration import EnvSpec, load_env_creator
 
 from ddpg_ext.common.errors import UntrustedContentError
 
-#: Largest number that a file may pass to a wrapper
+#: largest number that a file may pass to a wrapper
 MAX_WRAPPER_NUMBER = 10_000
-#: Largest product of an observation's size and all numbers of the wrappers that multiply memory or steps
+#: largest product of the size of an observation and all arguments of wrappers that multiply memory or steps
 MAX_WRAPPED_SIZE = 2**24
 
 
-# What a file may choose: ``bool`` stands for a flag, a pair for a number between the two (an integer between integers),
-# a list of pairs for as many numbers, which may be infinite, and a dict for a dict with some of its keys
+# Choices of a file: ``bool`` is a flag; a pair is a number between the two (an integer between integers); a list of
+# pairs is as many numbers, which may be infinite; a dict is a dict with some of its keys
 _NUMBER = (-1e6, 1e6)
 _PIXELS, _CAMERA = (1, 2048), (-1, 1000)
 _RENDER_FLAGS = dict.fromkeys(("shadow", "reflection", "wireframe", "skybox", "fog", "haze"), bool)
 _RENDER = {
     "render_kwargs": {"width": _PIXELS, "height": _PIXELS, "camera_id": _CAMERA, "render_flag_overrides": _RENDER_FLAGS}
 }
-#: Arguments of ``gym.make`` itself
-_OF_MAKE = {"max_episode_steps": (-1, 10**9), "disable_env_checker": bool}
-#: Arguments that a file may choose, by the environment's entry point; see :func:`_accepted` for those of Gymnasium
+#: arguments of ``gym.make`` itself
+_MAKE_ARGUMENTS = {"max_episode_steps": (-1, 10**9), "disable_env_checker": bool}
+#: arguments that a file may choose, by entry point of the environment; see :func:`_accepted` for those of Gymnasium
 _ARGUMENTS: dict[str, dict[str, Any]] = {
     "shimmy.registration:_make_dm_control_suite_env": {
         "task_kwargs": {"time_limit": (0, 1e6), "random": (0, 2**32 - 1)},
@@ -39,53 +39,53 @@ _ARGUMENTS: dict[str, dict[str, Any]] = {
     "shimmy.registration:_make_dm_control_example_locomotion_env": _RENDER,
     "shimmy.registration:_make_dm_control_manipulation_env": _RENDER,
 }
-#: Entry points that build another environment, which an argument chooses
+#: entry points that build another environment, which an argument chooses
 _BUILDERS = (
     "shimmy.openai_gym_compatibility:",
     *(f"shimmy.registration:_make_{name}" for name in ("dm_control_generic_env", "bsuite_generic_env", "dm_lab_env")),
 )
-#: Arguments of wrappers that multiply the memory of an observation or the steps of the environment
+#: arguments of wrappers that multiply the memory of an observation or the steps of the environment
 _COUNTS = ("stack_size", "n_stack", "horizon", "delay", "skip", "repeat", "repeat_action_duration")
-#: Arguments of wrappers that set the shape of an observation
+#: arguments of wrappers that set the shape of an observation
 _SHAPES = ("shape", "size")
 _REPR = reprlib.Repr()
 _REPR.maxstring = 80
 
 
 def check_env_kwargs(env_id: str, env_kwargs: dict[str, Any], source: str) -> None:
-    """Refuse arguments of an environment that are not known to be harmless."""
+    """Refuse arguments of an environment, except for listed harmless ones."""
     entry_point = _entry_point(gym.registry[env_id])
     if entry_point.startswith(_BUILDERS):
         raise UntrustedContentError(
-            f"{source}: the environment {env_id} builds another environment, which its arguments "
-            f"{_shown(env_kwargs)} choose; pass env= with the environment"
+            f"{source}: the arguments {_shown(env_kwargs)} of {env_id} choose another environment to build; pass env= "
+            "with that environment"
         )
     accepted = _accepted(env_id, entry_point)
     for name, value in env_kwargs.items():
         choice = accepted.get(name)
         if choice is None or not _accepts(choice, value):
-            possible = f"other arguments only: {', '.join(accepted)}" if choice is None else f"only {_text(choice)}"
+            possible = f"only the arguments {', '.join(accepted)}" if choice is None else f"only {_text(choice)}"
             raise UntrustedContentError(
                 f"{source}: `env_kwargs` gives {env_id} the argument `{name[:80]}` with the value {_shown(value)}; "
-                f"a file may choose {possible}. If you know what it does, pass load_zoo_run(..., env_kwargs={{...}}), "
+                f"a file may choose {possible}. If the argument is safe, pass load_zoo_run(..., env_kwargs={{...}}), "
                 "which replaces those of the file, or trusted=True if you trust all files of the run"
             )
 
 
 def check_wrapper(name: str, value: Any) -> None:
-    """Limit the numbers of a wrapper, which decide how much memory it takes."""
+    """Limit the numbers among the arguments of a wrapper, because they set its use of memory."""
     if isinstance(value, dict | list | tuple):
         for item in value.values() if isinstance(value, dict) else value:
             check_wrapper(name, item)
     elif isinstance(value, int | float) and not abs(value) <= MAX_WRAPPER_NUMBER:
         raise UntrustedContentError(
-            f"the run's config.yml gives the wrapper {name[:120]!r} the number {_shown(value)}; NaN and "
-            f"more than {MAX_WRAPPER_NUMBER:,} are refused; pass env= with the wrapped environment"
+            f"the run's config.yml gives the wrapper {name[:120]!r} the number {_shown(value)}; accepted are numbers "
+            f"up to {MAX_WRAPPER_NUMBER:,}, not NaN; pass env= with the wrapped environment"
         )
 
 
 def check_wrapped_size(space: gym.Space, arguments: Iterable[dict[str, Any]]) -> None:
-    """Limit the product of all sizes that wrappers multiply."""
+    """Limit the product of an observation's size and all sizes that wrappers multiply."""
     count, shape = 1.0, 1.0
     for wrapper in arguments:
         for name, value in wrapper.items():
@@ -105,7 +105,7 @@ def check_wrapped_size(space: gym.Space, arguments: Iterable[dict[str, Any]]) ->
 
 
 def _accepted(env_id: str, entry_point: str) -> dict[str, Any]:
-    """Return the arguments that a file may choose: those of Gymnasium's environments whose defaults are numbers."""
+    """Return the arguments that a file may choose, for Gymnasium's environments those whose defaults are numbers."""
     accepted = dict(_ARGUMENTS.get(entry_point, {}))
     if entry_point.startswith("gymnasium.envs."):
         parameters: dict[str, inspect.Parameter] = {}
@@ -116,11 +116,11 @@ def _accepted(env_id: str, entry_point: str) -> dict[str, Any]:
                 parameters |= inspect.signature(vars(base).get("__init__", base)).parameters
         choices = {name: _choice(parameter.default) for name, parameter in parameters.items()}
         accepted = {"camera_id": _CAMERA} | {name: choice for name, choice in choices.items() if choice is not None}
-    return accepted | _OF_MAKE
+    return accepted | _MAKE_ARGUMENTS
 
 
 def _choice(default: Any) -> Any:
-    """Return what may replace a default: flags, numbers, as many numbers; never text, paths, classes or functions."""
+    """Return the choice for a default that is a flag, a number or a tuple of numbers; None for other defaults."""
     if isinstance(default, bool):
         return bool
     if isinstance(default, int | float):  # a whole number may be a size or a count
@@ -156,11 +156,11 @@ def _text(choice: Any) -> str:
 
 
 def _entry_point(spec: EnvSpec) -> str:
-    """Return "module:name" of what builds the environment."""
+    """Return the entry point of an environment as "module:name"."""
     entry_point: Any = spec.entry_point
     if isinstance(entry_point, str):
         return entry_point
-    function = getattr(entry_point, "func", entry_point)  # of a functools.partial
+    function = getattr(entry_point, "func", entry_point)  # for a functools.partial
     return f"{getattr(function, '__module__', '')}:{getattr(function, '__qualname__', '').rpartition('.')[2]}"
 
 

@@ -9,14 +9,14 @@ from ddpg_ext.zoo.hyperparameters import make_noise
 
 NET_ARCHS = {"small": [64, 64], "medium": [256, 256], "paper": [400, 300]}
 BATCH_NORMS = {"none": False, "actor": "actor", "critic": "critic", "both": True}
-#: Trial's attribute with the largest `n_steps`, where the replay buffer limits it
+#: attribute of a trial with the largest `n_steps` that the replay buffer supports
 MAX_N_STEPS = "max_n_steps"
 
 
 def sample_ddpg_paper_params(
     trial: optuna.Trial, n_actions: int, n_envs: int, additional_args: dict[str, Any]
 ) -> dict[str, Any]:
-    """Sample hyperparameters."""
+    """Sample the hyperparameters of a trial, as the Zoo's samplers do."""
     sampled: dict[str, Any] = {
         "learning_rate": trial.suggest_float("learning_rate", 1e-5, 3e-3, log=True),
         "qf_learning_rate": trial.suggest_float("qf_learning_rate", 1e-4, 1e-2, log=True),
@@ -54,6 +54,6 @@ def convert_ddpg_paper_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
     if hyperparams["noise_type"] == "normal":
         del hyperparams["noise_dt"]
     goals = {key: hyperparams.pop(key) for key in ("n_sampled_goal", "goal_selection_strategy") if key in hyperparams}
-    if goals:  # of a loaded trial; the Zoo has converted those of a new trial already
+    if goals:  # from a loaded trial; the Zoo has already converted those of a new trial
         hyperparams["replay_buffer_kwargs"] = goals
     return hyperparams

@@ -1,4 +1,4 @@
-"""``python -m ddpg_ext sweep``: seeds, tasks and algorithms, on one machine or on a Ray cluster (Ray Tune)."""
+"""``python -m ddpg_ext sweep``: train seeds, tasks and algorithms with Ray Tune, on one machine or on a cluster."""
 
 import argparse
 import gc
@@ -19,12 +19,12 @@ from ddpg_ext.common.errors import InvalidArgumentError, suggestion
 from ddpg_ext.common.optional_imports import import_extra
 from ddpg_ext.zoo.sweep_options import one_line, parse
 
-#: times that a run is started again after its process or its node died
+#: maximum number of restarts of a run after its process or its node died
 MAX_FAILURES = 10
 #: folder of Ray Tune's own files, while it runs
 RAY_STATE = ".ray"
-#: Settings of a Ray that starts here, if the user has not set them: workers as nice as the command, and
-#: no statistics for a dashboard, which would take 2 % of a core
+#: settings for a local Ray, unless the user has set them: workers have the niceness of the command, and there are no
+#: statistics for a dashboard, which would take 2 % of a core
 LOCAL_RAY = {
     "RAY_worker_niceness": "0",
     **dict.fromkeys(("RAY_enable_metrics_collection", "RAY_task_events_report_interval_ms", "RAY_event_stats"), "0"),
@@ -32,35 +32,35 @@ LOCAL_RAY = {
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run a sweep. The process ends with one line: status 2 for invalid input, 1 if runs failed, 130 if interrupted."""
+    """Run a sweep; end with one line and status 2 for invalid input, 1 if runs failed, 130 if interrupted."""
     try:
         with errors_in_one_line("sweep"):
             failed = sweep(parse(sys.argv[1:] if argv is None else argv))
     except KeyboardInterrupt:
-        print("\nddpg_ext sweep: interrupted; the same command continues", file=sys.stderr)
+        print("\nddpg_ext sweep: interrupted; the same command continues it", file=sys.stderr)
         sys.exit(130)
     if failed:
         names = ", ".join(failed)
-        sys.exit(f"ddpg_ext sweep: {len(failed)} of the runs failed ({names}); the same command tries again")
+        sys.exit(f"ddpg_ext sweep: {len(failed)} of the runs failed ({names}); the same command tries them again")
 
 
 def _import_all() -> None:
-    """Import torch, Ray and the Zoo without garbage collection, which takes a quarter of the time, also at the exit."""
+    """Import torch, Ray and the Zoo without garbage collection, which would take a quarter of the time."""
     if "ddpg_ext.zoo.sweep_run" in sys.modules:  # a process of Ray trains several runs
         return
     gc.disable()
     try:
         import_extra("ray.tune", "ddpg_ext[sweep]", "sweep")
         import_extra("rl_zoo3", "ddpg_ext[zoo]", "sweep")
-        importlib.import_module("torch._dynamo")  # as the first optimiser does
+        importlib.import_module("torch._dynamo")  # the first optimiser would import it
         importlib.import_module("ddpg_ext.zoo.sweep_run")
     finally:
-        gc.freeze()  # collections pass over the modules from now on
+        gc.freeze()  # later collections, also the one at exit, skip these objects
         gc.enable()
 
 
 def plan(options: argparse.Namespace) -> list[Any]:
-    """Make the list of runs, and try each setting: its environment and its model are made once."""
+    """Make the list of runs, and try each setting by making its environment and its model once."""
     _import_all()
     from ddpg_ext.zoo.register import register_zoo
     from ddpg_ext.zoo.sweep_run import ALGOS, Run, resolve
@@ -72,14 +72,14 @@ def plan(options: argparse.Namespace) -> list[Any]:
         except ImportError as error:
             raise InvalidArgumentError(f"--gym-packages {package} cannot be imported ({error})") from error
     for env in options.env:
-        check_environment(env, "One of your own needs --gym-packages with the module that registers it.")
+        check_environment(env, "Your own environment needs --gym-packages with the module that registers it.")
     common = {name: value for name, value in vars(options).items() if name in Run._fields}
     common |= {"seed": options.seed[0], "hyperparameters": options.hyperparams}
     runs = []
     for algo in options.algo:
         for variant, values in (options.variant or {"": {}}).items():
             if "algo" in values and algo != options.algo[0]:
-                continue  # a variant with an algorithm of its own is one variant
+                continue  # a variant that sets its algorithm is made only once
             chosen = values.get("algo", algo)
             if chosen not in ALGOS:
                 raise InvalidArgumentError(f"the algorithm {chosen!r} is unknown; {suggestion(chosen, ALGOS)}")
@@ -90,19 +90,19 @@ def plan(options: argparse.Namespace) -> list[Any]:
                 setting = resolve(setting, values, options.conf_file)
                 runs += [setting._replace(seed=seed) for seed in options.seed]
     if len({run.name for run in runs}) < len(runs):
-        raise InvalidArgumentError("two runs have the same folder; give each variant and each seed once")
+        raise InvalidArgumentError("two runs have the same folder; pass each variant and each seed only once")
     return runs
 
 
 def sweep(options: argparse.Namespace) -> list[str]:
-    """Train all runs that are not finished; return the names of those that failed."""
+    """Train all unfinished runs; return the names of failed runs."""
     runs = plan(options)
     from ddpg_ext.zoo.sweep_folder import RESULT, SETTINGS, merge_settings, open_folder
     from ddpg_ext.zoo.sweep_run import describe
 
     storage = open_folder(options.folder)
-    own = {f"{run.variant}/{run.env}": run._replace(seed=None)._asdict() for run in runs}
-    merge_settings(storage, own)
+    settings = {f"{run.variant}/{run.env}": run._replace(seed=None)._asdict() for run in runs}
+    merge_settings(storage, settings)
     results = {run.name: storage.read_json(f"{run.name}/{RESULT}") for run in runs}
     missing = {run.name: run for run in runs if results[run.name] is None or "error" in results[run.name]}
     count = f"{len(runs)} run{'s' * (len(runs) > 1)}, {len(runs) - len(missing)} finished; folder {storage.folder}"
@@ -113,14 +113,14 @@ def sweep(options: argparse.Namespace) -> list[str]:
         return []
     _connect(options)
     with storage.open_sweep():
-        storage.write_json(SETTINGS, merge_settings(storage, own))  # with those of a sweep that ended a moment ago
+        storage.write_json(SETTINGS, merge_settings(storage, settings))  # again: another sweep may just have ended
         print(count, flush=True)
         _tune(options, storage, missing)
         failed = []
         for name, run in missing.items():
             result = storage.read_json(f"{name}/{RESULT}")
             if result is None:
-                result = {**describe(run), "error": "the process of the run died, several times"}
+                result = {**describe(run), "error": "the process of the run died several times"}
                 storage.write_json(f"{name}/{RESULT}", result)
             failed += [name] if "error" in result else []
     return failed
@@ -134,8 +134,8 @@ def _print_plan(runs: list[Any], missing: dict[str, Any], jobs: int) -> None:
     from ddpg_ext.zoo.sweep_progress import duration
     from ddpg_ext.zoo.sweep_run import estimate_seconds
 
-    one_of_each = {(run.variant, run.env): run for run in missing.values()}
-    estimates = {setting: estimate_seconds(run) for setting, run in one_of_each.items()}
+    examples = {(run.variant, run.env): run for run in missing.values()}
+    estimates = {setting: estimate_seconds(run) for setting, run in examples.items()}
     seconds = {name: estimates[run.variant, run.env] for name, run in missing.items()}
     for run in runs:
         state = f"about {duration(seconds[run.name])}" if run.name in missing else "finished"
@@ -145,7 +145,7 @@ def _print_plan(runs: list[Any], missing: dict[str, Any], jobs: int) -> None:
 
 
 def _tune(options: argparse.Namespace, storage: Any, runs: dict[str, Any]) -> None:
-    """Let Ray Tune schedule, spread, retry and report the runs."""
+    """Let Ray Tune schedule, distribute, retry and report the runs."""
     import ray
     from ray import tune
 
@@ -174,15 +174,15 @@ def _tune(options: argparse.Namespace, storage: Any, runs: dict[str, Any]) -> No
         ).fit()
     finally:
         ray.shutdown()
-        with suppress(OSError):  # of no use to the next command, which looks at the run folders
+        with suppress(OSError):  # the next command only needs the run folders
             storage.filesystem.delete_dir(f"{storage.path}/{RAY_STATE}")
 
 
 def _connect(options: argparse.Namespace) -> None:
     """Start Ray on this machine, or join a cluster."""
-    # A reporter needs Tune's old output; the runs write TensorBoard's files themselves
+    # A reporter needs Tune's old output; the runs write their TensorBoard files themselves
     os.environ.update(RAY_AIR_NEW_OUTPUT="0", TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1", RAY_USAGE_STATS_ENABLED="0")
-    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Ctrl-C ends the command: the run folders have all
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Ctrl-C may end the command, because the state is in run folders
     import ray
 
     logging.getLogger("ray").setLevel(logging.ERROR)
@@ -192,7 +192,7 @@ def _connect(options: argparse.Namespace) -> None:
             os.environ.update({**LOCAL_RAY, **os.environ})
             ray.init("local", num_cpus=options.jobs or _n_cores(), include_dashboard=False, **quiet)
         else:
-            if ":" in options.address:  # Ray itself tries for a minute
+            if ":" in options.address:  # check first, because Ray would try for a minute
                 host, _, port = options.address.rpartition(":")
                 socket.create_connection((host, int(port)), timeout=10).close()
             ray.init(options.address, **quiet)
@@ -202,11 +202,11 @@ def _connect(options: argparse.Namespace) -> None:
             "`ray start --head`, and pass auto or its HOST:PORT; set RAY_AUTH_MODE=token if it has a token"
         ) from error
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C
 
 
 def _train_trial(config: dict[str, Any], runs: list[Any], folder: str) -> None:
-    """Train one run, in a worker of Ray."""
+    """Train one run in a worker of Ray."""
     from ray import tune
 
     _import_all()

@@ -1,4 +1,4 @@
-"""The folder of a sweep: local, shared, or any storage that Ray knows."""
+"""The folder of a sweep: local, shared, or any storage that Ray supports."""
 
 import fcntl
 import json
@@ -17,21 +17,21 @@ from ddpg_ext.common.files import atomic_file
 from ddpg_ext.zoo.sweep_options import one_line
 
 RESULT = "result.json"
-#: settings that the runs of the folder have
+#: file with the settings of all runs in the folder
 SETTINGS = "sweep.json"
-#: folder of the snapshots within a run folder, as long as the run is not finished
+#: folder of the snapshots in the run folder of an unfinished run
 SNAPSHOTS = "snapshots"
 #: seconds to wait for another process to leave a run folder
 LOCK_TIMEOUT = 60
 
 
 def open_folder(folder: str) -> "Storage":
-    """Return the storage of a sweep; an ``InvalidArgumentError`` says that nothing can be written there."""
+    """Return the storage of a sweep; raise an ``InvalidArgumentError`` if it cannot be written to."""
     try:
         storage = Storage(folder)
         if storage.is_local:
             existing = next(path for path in (Path(storage.path), *Path(storage.path).parents) if path.exists())
-            # Permissions are not enough: a superuser has all of them, and the file system may be read-only
+            # Permissions do not tell: a superuser has all of them, and the file system may be read-only
             tempfile.TemporaryDirectory(dir=existing).cleanup()
         else:
             storage.filesystem.create_dir(storage.path)
@@ -42,32 +42,32 @@ def open_folder(folder: str) -> "Storage":
 
 
 def merge_settings(storage: "Storage", settings: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings of the folder with those of this sweep, by variant and environment, unless they differ."""
-    known = storage.read_json(SETTINGS) or {}
+    """Merge the settings of this sweep into those of the folder; raise an error if they differ for the same run."""
+    stored = storage.read_json(SETTINGS) or {}
     settings = json.loads(json.dumps(settings, default=str))
-    for name in settings.keys() & known.keys():
-        if settings[name] != known[name]:
-            difference = _difference(known[name], settings[name])
+    for name in settings.keys() & stored.keys():
+        if settings[name] != stored[name]:
+            difference = _difference(stored[name], settings[name])
             raise InvalidArgumentError(
-                f"--folder {storage.given!r} is of another sweep: {name} has {difference}; choose another"
+                f"--folder {storage.argument!r} belongs to another sweep: {name} has {difference}; choose another"
             )
-    return {**known, **settings}
+    return {**stored, **settings}
 
 
-def _difference(theirs: dict[str, Any], mine: dict[str, Any]) -> str:
-    """Name the first key, within nested dicts too, whose values differ."""
-    key = next(name for name in {**theirs, **mine} if theirs.get(name) != mine.get(name))
-    values = theirs.get(key), mine.get(key)
+def _difference(stored: dict[str, Any], new: dict[str, Any]) -> str:
+    """Describe the first difference between settings, also in nested dicts."""
+    key = next(name for name in {**stored, **new} if stored.get(name) != new.get(name))
+    values = stored.get(key), new.get(key)
     if all(isinstance(value, dict) for value in values):
         return _difference(*values)  # type: ignore[arg-type]
     return f"`{key}` {values[0]!r} there, got {values[1]!r}"
 
 
 class Storage:
-    """The folder of a sweep: a path, or a URI that pyarrow and so Ray know."""
+    """Read and write the folder of a sweep: a path, or a URI that pyarrow, and therefore Ray, supports."""
 
     def __init__(self, folder: str) -> None:
-        self.given = folder
+        self.argument = folder
         self.folder = folder if "://" in folder else os.path.abspath(folder)
         self.filesystem, self.path = pyarrow.fs.FileSystem.from_uri(self.folder)
         self.is_local = isinstance(self.filesystem, pyarrow.fs.LocalFileSystem)
@@ -81,25 +81,25 @@ class Storage:
             return None
 
     def write_json(self, name: str, content: Any) -> None:
-        """Write a JSON file; objects without JSON become text."""
+        """Write a JSON file; objects that JSON does not support become text."""
         encoded = json.dumps(content, indent=1, default=str).encode() + b"\n"
         path = f"{self.path}/{name}"
-        # Object stores show a file only when all of it is there
+        # Object stores show a file only when it is complete
         with atomic_file(Path(path)) if self.is_local else self.filesystem.open_output_stream(path) as file:
             file.write(encoded)
 
     def open_sweep(self) -> AbstractContextManager[None]:
-        """Create the folder; in the context, no other sweep trains there. Object stores have no locks."""
+        """Create the folder, and lock it in the context, so that no other sweep trains there (except object stores)."""
         self.filesystem.create_dir(self.path)
-        return _locked(self.path, f"sweep trains in --folder {self.given!r}", 0) if self.is_local else nullcontext()
+        return _locked(self.path, f"sweep trains in --folder {self.argument!r}", 0) if self.is_local else nullcontext()
 
     @contextmanager
     def open_run(self, name: str) -> Iterator[tuple[Path, Callable[[], None]]]:
-        """Yield a local folder for a run, which no other process writes to, and a function that uploads it."""
+        """Yield a local folder for a run, to which no other process writes, and a function that uploads it."""
         remote = f"{self.path}/{name}"
         if self.is_local:
             os.makedirs(remote, exist_ok=True)
-            # A process that was left behind by a killed driver ends soon
+            # If the driver was killed, its processes still end soon
             with _locked(remote, f"process trains in the run folder {name}", LOCK_TIMEOUT):
                 yield Path(remote), lambda: None
             return
@@ -109,7 +109,7 @@ class Storage:
             yield Path(scratch), lambda: self._upload(scratch, remote)
 
     def _upload(self, scratch: str, remote: str) -> None:
-        """Copy a run folder, and then delete the snapshots that it no longer has."""
+        """Upload a run folder, then delete the uploaded snapshots that it no longer has."""
         pyarrow.fs.copy_files(scratch, remote, destination_filesystem=self.filesystem)
         selector = pyarrow.fs.FileSelector(f"{remote}/{SNAPSHOTS}", allow_not_found=True)
         for info in self.filesystem.get_file_info(selector):
@@ -119,7 +119,7 @@ class Storage:
 
 @contextmanager
 def _locked(folder: str, use: str, timeout: float) -> Iterator[None]:
-    """Lock a folder; the lock ends with the process, too. Wait for another process that has it."""
+    """Lock a folder until the block or the process ends; wait while another process has the lock."""
     deadline = time.monotonic() + timeout
     lock = os.open(folder, os.O_RDONLY)
     try:

@@ -12,64 +12,72 @@ from ddpg_ext.common.errors import InvalidArgumentError, suggestion
 from ddpg_ext.common.optional_imports import import_extra
 
 DESCRIPTION = """
-Train algorithms on tasks with several seeds. The same command continues: it keeps the runs that are finished.
+Train algorithms on tasks with several seeds. The same command continues a sweep, and keeps finished runs.
 
     python -m ddpg_ext sweep --algo ddpg_paper td3 --env Hopper-v5 HalfCheetah-v5 --seed 0-4 -n 1000000 -f sweeps/mujoco
     python -m ddpg_ext sweep --env Hopper-v5 --seed 0-4 --variant paper tuned "wide:policy_kwargs=dict(net_arch=[512])"
     python -m ddpg_ext sweep settings.yml --dry-run
     python -m ddpg_ext report sweeps/mujoco
 """
-#: keys of a variant that are no hyperparameters
+#: keys of a variant that are not hyperparameters
 VARIANT_KEYS = ("algo", "base", "study", "study_name")
-#: options that may be names with values in the YAML file
+#: options that may be mappings of names to values in the YAML file
 MAPPINGS = ("hyperparams", "env_kwargs", "variant")
 BUILT_IN = {"paper": {"base": "paper"}, "tuned": {"base": "tuned"}}
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    """Read the options, and the YAML file of settings, whose keys are the options' long names."""
+    """Read the options from the command line and from the YAML file of settings, whose keys are their long names."""
     parser = make_parser("sweep", DESCRIPTION)
     add = parser.add_argument
-    add("settings", nargs="?", help="YAML file of settings: the long names of these options, with their values")
+    add("settings", nargs="?", help="YAML file of settings, with the long names of these options as keys")
     add("--algo", nargs="+", default=["ddpg_paper"], help="algorithms of the Zoo (default: ddpg_paper)")
     add("--env", nargs="+", default=[], help="environment ids")
-    add("--seed", nargs="+", default=["0"], help="numbers and ranges: 0-4 7 (default: 0)")
+    add("--seed", nargs="+", default=["0"], help="numbers and ranges such as 0-4 7 (default: 0)")
     add(
-        "-n", "--n-timesteps", type=whole_number, default=-1, help="steps of each run (default: of the hyperparameters)"
+        "-n", "--n-timesteps", type=whole_number, default=-1, help="steps of each run (default: in the hyperparameters)"
     )
-    add("-f", "--folder", default="sweeps/sweep", help="where runs go: a folder, or a URI such as s3://bucket/sweep")
-    add("-params", "--hyperparams", nargs="+", default=[], help="of all runs: key:value, as in the Zoo")
+    add("-f", "--folder", default="sweeps/sweep", help="folder for all runs, or a URI such as s3://bucket/sweep")
+    add("-params", "--hyperparams", nargs="+", default=[], help="hyperparameters of all runs: key:value, as in the Zoo")
     add("-conf", "--conf-file", help="YAML file of hyperparameters (default: that of each algorithm)")
     add("--eval-freq", type=whole_number, default=25000, help="steps between two evaluations; -1: none")
     add("--eval-episodes", type=_above_zero, default=5, help="episodes of each evaluation")
-    add("--final-episodes", type=_above_zero, default=100, help="episodes of the last and of the best agent at the end")
+    add("--final-episodes", type=_above_zero, default=100, help="episodes of the last and the best agent at the end")
     add("--env-kwargs", nargs="+", default=[], help="arguments of the environments: key:value")
     add("--gym-packages", nargs="+", default=[], help="modules that register environments")
-    add("--vec-env", choices=["dummy", "subproc"], default="dummy", help="where several environments of a run step")
-    add("--variant", nargs="+", default=[], help="paper, tuned, name:key=value,... or name:study=STORAGE")
+    add("--vec-env", choices=["dummy", "subproc"], default="dummy", help="subproc: each environment in its own process")
+    add(
+        "--variant",
+        nargs="+",
+        default=[],
+        help="paper, tuned, name:key=value,..., name:study=STORAGE, or one of the settings' names",
+    )
     add(
         "--snapshot-freq",
         type=_above_zero,
         default=50000,
-        help="steps between two snapshots, from which a run continues",
+        help="steps between two snapshots, from which an interrupted run continues",
     )
-    add("--jobs", type=_above_zero, help="runs at a time (default: the number of cores)")
-    add("--address", help="a Ray cluster: auto or HOST:PORT (default: Ray starts on this machine)")
-    add("--dry-run", action="store_true", help="list the runs, their steps, and an estimate of the time")
-    given = parser.parse_args(argv)
-    if given.settings is not None:
-        given = parser.parse_args(argv, _read_settings(given.settings, parser))  # the command line has priority
-    given.seed = [seed for text in given.seed for seed in _seeds(text)]
-    given.hyperparams = evaluate_pairs("--hyperparams", given.hyperparams, ":")
-    given.env_kwargs = evaluate_pairs("--env-kwargs", given.env_kwargs, ":")
-    given.variant = _variants(given.variant)
-    if not given.env:
+    add("--jobs", type=_above_zero, help="number of runs at the same time (default: the number of cores)")
+    add("--address", help="address of a Ray cluster: auto or HOST:PORT (default: start Ray on this machine)")
+    add("--dry-run", action="store_true", help="list the runs, their steps and an estimate of the time, and exit")
+    options = parser.parse_args(argv)
+    named = dict(BUILT_IN)
+    if options.settings is not None:
+        settings = _read_settings(options.settings, parser)
+        named |= _variants(settings.variant, named)
+        options = parser.parse_args(argv, settings)  # the command line has priority
+    options.seed = [seed for text in options.seed for seed in _seeds(text)]
+    options.hyperparams = evaluate_pairs("--hyperparams", options.hyperparams, ":")
+    options.env_kwargs = evaluate_pairs("--env-kwargs", options.env_kwargs, ":")
+    options.variant = _variants(options.variant, named)
+    if not options.env:
         raise InvalidArgumentError("--env is missing; pass environment ids, such as --env Hopper-v5 HalfCheetah-v5")
-    return given
+    return options
 
 
 def whole_number(value: Any) -> int:
-    """Return a number of the command line or of a YAML file, such as 1e6, which PyYAML reads as text."""
+    """Return a whole number from the command line or a YAML file, also such as 1e6, which PyYAML reads as text."""
     try:
         number = Decimal(str(value))
         if abs(number) >= 10**18 or number != int(number):
@@ -87,7 +95,7 @@ def _above_zero(text: str) -> int:
 
 
 def _read_settings(file: str, parser: argparse.ArgumentParser) -> argparse.Namespace:
-    """Parse the YAML file as if its values were options; names with values of their own are taken as they are."""
+    """Parse the YAML file as if its values were options, but keep mappings of ``MAPPINGS`` unchanged."""
     yaml = import_extra("yaml", "ddpg_ext[extra]", "reading settings")
     try:
         settings = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
@@ -105,7 +113,7 @@ def _read_settings(file: str, parser: argparse.ArgumentParser) -> argparse.Names
         name, is_list, is_switch = option.option_strings[-1], option.nargs == "+", option.nargs == 0
         if isinstance(value, dict) and key in MAPPINGS:
             mappings[key] = value
-        elif any(isinstance(each, dict | list) for each in values) or (isinstance(value, list) and not is_list):
+        elif any(isinstance(item, dict | list) for item in values) or (isinstance(value, list) and not is_list):
             accepted = "names with values" if key in MAPPINGS else "a list" if is_list else "one value"
             raise InvalidArgumentError(f"{file}: `{key}` must be {accepted}, got {value!r}")
         elif is_switch and not isinstance(value, bool | None):
@@ -126,7 +134,7 @@ def _seeds(text: str) -> list[int]:
 
 
 def evaluate_pairs(option: str, pairs: list[str] | dict[str, Any], separator: str) -> dict[str, Any]:
-    """Evaluate values as the Zoo does; those of a YAML file are values already."""
+    """Evaluate the values of pairs like the Zoo; a mapping from a YAML file has values already."""
     if isinstance(pairs, dict):
         return pairs
     values: dict[str, Any] = {}
@@ -139,23 +147,24 @@ def evaluate_pairs(option: str, pairs: list[str] | dict[str, Any], separator: st
             values[key] = value if separator == "=" and key in VARIANT_KEYS else eval(value, dict(names))
         except Exception as error:
             raise InvalidArgumentError(
-                f"{option} {pair!r}: the value is not a Python expression ({one_line(error)}); text needs quotes of "
-                f"its own: \"{key}{separator}'{value}'\""
+                f"{option} {pair!r}: the value is not a Python expression ({one_line(error)}); text needs its own "
+                f"quotes: \"{key}{separator}'{value}'\""
             ) from error
     return values
 
 
-def _variants(variants: list[str] | dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return the keys of each variant by its name."""
+def _variants(variants: list[str] | dict[str, Any], named: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the keys and values of each variant by its name; ``named`` are those that need no values."""
     if isinstance(variants, dict):
-        parsed = {str(name): values or BUILT_IN.get(name, {}) for name, values in variants.items()}
+        parsed = {str(name): values or named.get(name, {}) for name, values in variants.items()}
     else:
         parsed = {}
         for text in variants:
             name, colon, rest = text.partition(":")
-            if not colon and name not in BUILT_IN:
-                raise InvalidArgumentError(f"--variant {text!r} is unknown; pass paper, tuned or name:key=value,...")
-            parsed[name] = evaluate_pairs("--variant", _split(rest), "=") if colon else BUILT_IN[name]
+            if not colon and name not in named:
+                accepted = ", ".join(named)
+                raise InvalidArgumentError(f"--variant {text!r} is unknown; pass {accepted} or name:key=value,...")
+            parsed[name] = evaluate_pairs("--variant", _split(rest), "=") if colon else named[name]
     for name, values in parsed.items():
         if not isinstance(values, dict):
             raise InvalidArgumentError(f"--variant {name} must be names with values, got {values!r}")
@@ -165,12 +174,12 @@ def _variants(variants: list[str] | dict[str, Any]) -> dict[str, dict[str, Any]]
         if values.get("base", "tuned") not in BUILT_IN:
             raise InvalidArgumentError(f"--variant {name}: `base` must be paper or tuned, got {values['base']!r}")
         if not name or not all(character.isalnum() or character in "-_.+=" for character in name):
-            raise InvalidArgumentError(f"--variant {name!r}: a name is letters, digits and -_.+=, since it is a folder")
+            raise InvalidArgumentError(f"--variant {name!r}: a name may have letters, digits and -_.+=, as a folder")
     return parsed
 
 
 def _split(text: str) -> list[str]:
-    """Split at the commas that are not within brackets or quotes."""
+    """Split text at its commas, except for those inside brackets or quotes."""
     parts, depth, quote = [""], 0, ""
     for character in text:
         if quote or character in "'\"":
@@ -185,5 +194,5 @@ def _split(text: str) -> list[str]:
 
 
 def one_line(error: BaseException) -> str:
-    """Return the first line of a message that is not empty."""
+    """Return the first non-empty line of the message of an error, or the name of its type."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -1,4 +1,4 @@
-"""What Ray Tune prints while a sweep runs: one line for each run."""
+"""The progress report of Ray Tune while a sweep runs, with one line for each run."""
 
 import math
 import time
@@ -13,15 +13,15 @@ ENDED = ("TERMINATED", "ERROR")
 
 
 class RunLines(ProgressReporter):
-    """Print a line for each run that trains, and a last line for each run when it has ended."""
+    """Print a line for each running run, and a last line for each run after its end."""
 
     def __init__(self, n_runs: int) -> None:
-        self._n_runs = n_runs  # Tune makes its trials when it starts them
+        self._n_runs = n_runs  # `trials` has only those that Tune has started
         self._start = self._last = time.monotonic()
         self._ended: set[str] = set()
 
     def should_report(self, trials: list[Any], done: bool = False) -> bool:
-        """Return whether a run has ended, or the last report was long ago."""
+        """Return whether a run has ended since the last report, or the last report is old."""
         now = time.monotonic()
         interval = min(max(INTERVALS[0], (now - self._start) / 10), INTERVALS[1])
         return now - self._last > interval or len(self._ended) < sum(trial.status in ENDED for trial in trials)
@@ -42,13 +42,13 @@ class RunLines(ProgressReporter):
 def _progress(trial: Any) -> str:
     numbers = trial.last_result or {}
     if "error" in numbers or trial.status == "ERROR":
-        return f"failed: {numbers.get('error', 'its process died, several times')}"
+        return f"failed: {numbers.get('error', 'its process died several times')}"
     if "steps" not in numbers:
         return "was finished" if trial.status in ENDED else "starts"
-    left = "finished" if trial.status in ENDED else f"{duration(numbers['seconds_left'])} left"
+    state = "finished" if trial.status in ENDED else f"{duration(numbers['seconds_left'])} left"
     speed = f"{numbers['steps_per_second']:>7,.0f} steps/s"
-    returned = "-" if math.isnan(numbers["return"]) else f"{numbers['return']:,.1f}"  # before the first episode's end
-    return f"{numbers['steps']:>11,} steps  {speed}  return {returned:>9}  {left}"
+    last_return = "-" if math.isnan(numbers["return"]) else f"{numbers['return']:,.1f}"  # NaN: no episode has ended
+    return f"{numbers['steps']:>11,} steps  {speed}  return {last_return:>9}  {state}"
 
 
 def duration(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""One run of a sweep: the Zoo's training with snapshots, from which it continues, and its ``result.json``."""
+"""One run of a sweep: the Zoo's training, with snapshots from which it resumes, and its ``result.json``."""
 
 import argparse
 import copy
@@ -50,12 +50,12 @@ from ddpg_ext.zoo.sweep_options import VARIANT_KEYS, one_line, whole_number
 Report = Callable[[dict[str, Any]], None]
 #: seconds between two reports
 REPORT_EVERY = 5
-#: environments of the evaluation of the finished run
+#: maximum number of environments for the evaluation of the finished run
 MAX_FINAL_ENVS = 10
 
 
 class Run(NamedTuple):
-    """All that a run depends on. ``hyperparameters`` is an entry of the Zoo's YAML files."""
+    """Hold all settings of a run; ``hyperparameters`` is an entry of the Zoo's YAML files."""
 
     variant: str
     algo: str
@@ -73,12 +73,12 @@ class Run(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The run folder within the sweep's, with the Zoo's spelling of the environment."""
+        """Return the path of the run folder in the folder of the sweep, with the Zoo's spelling of the environment."""
         return f"{self.variant}/{EnvironmentName(self.env)}_seed{self.seed}"
 
 
 class SweepExperiment(ExperimentManager):
-    """The Zoo's experiment in a run folder of a sweep, which continues from the snapshot there."""
+    """Run the Zoo's experiment in a run folder of a sweep, and resume from the snapshot in it."""
 
     def __init__(self, run: Run, folder: Path) -> None:
         self.run = run
@@ -87,25 +87,25 @@ class SweepExperiment(ExperimentManager):
         keywords: dict[str, Any] = {"seed": run.seed, "vec_env_type": run.vec_env, "verbose": 0, "log_interval": -1}
         keywords |= {"env_kwargs": copy.deepcopy(run.env_kwargs), "truncate_last_trajectory": True}
         keywords |= {"config": f"{__name__}_entry", "trained_agent": str(max(snapshots, default=""))}
-        # As the Zoo's options, which other programs read beside the agent
+        # In the form of the Zoo's options, because other programs read args.yml
         args = {**run._asdict(), "env_kwargs": run.env_kwargs or None}
         super().__init__(argparse.Namespace(**args, eval_env_kwargs=None), *positional, **keywords)
         self.save_path, self.params_path = str(folder), str(folder / str(self.env_name))
         self.tensorboard_log = str(folder / "tensorboard") if find_spec("tensorboard") else None
 
     def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Take the run's own entry, in the place of a module of hyperparameters."""
+        """Read the run's own entry from a temporary module of hyperparameters."""
         entry: Any = SimpleNamespace(hyperparams={self.run.env: copy.deepcopy(self.run.hyperparameters)})
         sys.modules[self.config] = entry
         return super().read_hyperparameters()
 
     def create_envs(self, n_envs: int, eval_env: bool = False, no_log: bool = False) -> VecEnv:
-        if self.continue_training and not eval_env:  # it adds to its monitor files
+        if self.continue_training and not eval_env:  # append to the monitor files
             self.monitor_kwargs = {**self.monitor_kwargs, "override_existing": False}
         return super().create_envs(n_envs, eval_env, no_log)
 
     def create_callbacks(self) -> None:
-        """Create the Zoo's callbacks, with evaluations that do not depend on earlier ones, and with snapshots."""
+        """Create the Zoo's callbacks, with evaluations that are independent of earlier ones, and with snapshots."""
         super().create_callbacks()
         for callback in self.callbacks:
             if isinstance(callback, EvalCallback):
@@ -122,27 +122,27 @@ class SweepExperiment(ExperimentManager):
         if self.algo == ALGORITHM:
             model: BaseAlgorithm = DDPGPaper.resume(snapshot.parent, env, self.device, **self.own_code())
             model.tensorboard_log = self.tensorboard_log
-            if self.run.vec_env == "dummy":  # later episodes are repeated
+            if self.run.vec_env == "dummy":  # drop the episodes after the snapshot, because they are repeated
                 for i, returns in enumerate(env.env_method("get_episode_rewards")):
                     monitor = Path(self.save_path, f"{i}.monitor.csv")
                     kept = monitor.read_bytes().splitlines(keepends=True)[: 2 + len(returns)]
                     os.truncate(monitor, sum(map(len, kept)))
         else:
             model = super()._load_pretrained_agent(hyperparams, env)
-            model.set_random_seed(_fresh_seed(self.seed, model.num_timesteps))  # not what was drawn at the start
+            model.set_random_seed(_fresh_seed(self.seed, model.num_timesteps))  # other numbers than at the start
             states = json.loads(snapshot.with_name("callbacks.json").read_text())
             set_callback_states(CallbackList(self.callbacks), states)
-        for i in range(env.num_envs):  # times are since the first start
+        for i in range(env.num_envs):  # monitors count time from the first start
             with open(Path(self.save_path, f"{i}.monitor.csv")) as file:
                 start = json.loads(file.readline().removeprefix("#"))["t_start"]
             env.env_method("set_wrapper_attr", "t_start", start, indices=i)
         return model
 
     def own_code(self) -> dict[str, Any]:
-        """Return what to pass to ``load`` for the code in this run's hyperparameters, which its own files hold, too."""
+        """Return arguments of ``load`` that permit the code in this run's hyperparameters, which its files contain."""
         values, noise = self._hyperparams, self._hyperparams.get("action_noise")
         code = [values.get("policy"), values.get("replay_buffer_class")]
-        if isinstance(noise, ActionNoise):  # others are names
+        if isinstance(noise, ActionNoise):  # otherwise it is a name
             code += [type(part) for part in (noise, *vars(noise).values()) if isinstance(part, ActionNoise)]
         keys = ("learning_rate", "qf_learning_rate", "policy_kwargs", "replay_buffer_kwargs")
         return {
@@ -158,7 +158,7 @@ class SweepExperiment(ExperimentManager):
         model.env.close()
 
     def evaluate(self, model: BaseAlgorithm, source: VecEnv | Path) -> dict[str, float]:
-        """Return the returns on fresh seeds; ``source`` has the agent's ``VecNormalize`` statistics, if there are."""
+        """Return the returns on fresh seeds; ``source`` has the ``VecNormalize`` statistics of the agent, if any."""
         episodes = self.run.final_episodes
         env = self.create_envs(min(MAX_FINAL_ENVS, episodes), eval_env=True)
         normalize = unwrap_vec_normalize(env)
@@ -174,20 +174,20 @@ class SweepExperiment(ExperimentManager):
 
 
 class SeededEvalCallback(EvalCallback):
-    """SB3's, but what an evaluation draws follows from the run's seed and the step, so that it can be repeated."""
+    """Evaluate like SB3, but with random numbers that depend only on the run's seed and the step."""
 
     def _on_step(self) -> bool:
         is_due = self.eval_freq > 0 and self.n_calls % self.eval_freq == 0
         if is_due:
             self.eval_env.seed(_fresh_seed(self.model.seed or 0, self.num_timesteps))
-        goes_on = super()._on_step()
+        continues = super()._on_step()
         if is_due and self.log_path is not None:
-            os.replace(f"{self.log_path}.npz", Path(self.log_path).with_name("evaluations.npz"))  # always complete
-        return goes_on
+            os.replace(f"{self.log_path}.npz", Path(self.log_path).with_name("evaluations.npz"))  # atomic
+        return continues
 
 
 class CheckpointCallback(BaseCallback):
-    """Keep the last checkpoint of any algorithm: agent, replay buffer, and the run folder's files at that moment."""
+    """Keep the last checkpoint of any algorithm: agent, replay buffer, and a copy of the files in the run folder."""
 
     def __init__(self, path: Path, every: int) -> None:
         super().__init__()
@@ -211,7 +211,7 @@ class CheckpointCallback(BaseCallback):
         if hasattr(self.model, "save_replay_buffer"):
             self.model.save_replay_buffer(new / "replay_buffer.pkl")
         normalize = self.model.get_vec_normalize_env()
-        if normalize is not None:  # where the Zoo looks for it
+        if normalize is not None:  # save it where the Zoo looks for it
             name = next(file.parent.name for file in self.path.parent.glob("*/config.yml"))
             (new / name).mkdir()
             normalize.save(str(new / name / "vecnormalize.pkl"))
@@ -221,7 +221,7 @@ class CheckpointCallback(BaseCallback):
 
 
 class ReportCallback(BaseCallback):
-    """Report steps, speed, the last return and the time left; upload new snapshots."""
+    """Report steps, speed, the last return and the remaining time; upload new snapshots."""
 
     def __init__(self, experiment: SweepExperiment, report: Report, upload: Callable[[], None]) -> None:
         super().__init__()
@@ -244,22 +244,22 @@ class ReportCallback(BaseCallback):
 
     def numbers(self) -> dict[str, Any]:
         speed = (self.num_timesteps - self._first_step) / max(time.monotonic() - self._start, 1e-9)
-        left = max(self.experiment.n_timesteps - self.num_timesteps, 0) / max(speed, 1e-9)
+        seconds_left = max(self.experiment.n_timesteps - self.num_timesteps, 0) / max(speed, 1e-9)
         last = float(np.mean([info["r"] for info in self.model.ep_info_buffer or []] or [np.nan]))
         for callback in self.experiment.callbacks:
             if isinstance(callback, EvalCallback) and callback.evaluations_results:
                 last = float(callback.last_mean_reward)
-        numbers = {"steps_per_second": speed, "return": last, "seconds_left": left}
+        numbers = {"steps_per_second": speed, "return": last, "seconds_left": seconds_left}
         return {"steps": self.num_timesteps, **{name: round(value, 1) for name, value in numbers.items()}}
 
 
 def train(run: Run, folder: str, report: Report) -> str | None:
-    """Train and evaluate, and leave the run folder with its ``result.json``; return the error of a run that failed."""
+    """Train and evaluate a run, and write its ``result.json``; return the error of a failed run."""
     storage = Storage(folder)
     with storage.open_run(run.name) as (run_folder, upload):
         finished = storage.read_json(f"{run.name}/{RESULT}")
         if finished is not None and "error" not in finished:
-            return None  # by a process that died right after
+            return None  # a process has written the result, but died before reporting it
         (run_folder / "error.txt").unlink(missing_ok=True)
         try:
             with naming_workers():
@@ -270,18 +270,18 @@ def train(run: Run, folder: str, report: Report) -> str | None:
             result = {"error": " ".join(f"{type(error).__name__}: {error}".split())}
         upload()
         storage.write_json(f"{run.name}/{RESULT}", {**describe(run), **result})
-    gc.collect()  # models have cycles, and the process does the next run
+    gc.collect()  # models have reference cycles, and this process trains the next run, too
     return result.get("error")
 
 
 def describe(run: Run) -> dict[str, Any]:
-    """Return the part of ``result.json`` that is known before the run."""
+    """Return the part of ``result.json`` that is known before training."""
     names = ("env", "env_kwargs", "algo", "variant", "seed", "hyperparameters", "n_timesteps")
     return {name: getattr(run, name) for name in names}
 
 
 def prepare(run: Run, folder: Path) -> tuple[SweepExperiment, BaseAlgorithm, dict[str, Any]]:
-    """Return the experiment, its model before training, and its hyperparameters as the Zoo saves them."""
+    """Return the experiment, its untrained or resumed model, and its hyperparameters as the Zoo saves them."""
     th.set_num_threads(1)
     for package in run.gym_packages:
         importlib.import_module(package)
@@ -300,7 +300,7 @@ def _train(run: Run, folder: Path, report: Report, upload: Callable[[], None]) -
     for checkpoint in (folder / SNAPSHOTS).glob("checkpoint_*/files"):
         shutil.copytree(checkpoint, folder, dirs_exist_ok=True)
     experiment, model, _ = prepare(run, folder)
-    if not experiment.continue_training:  # curves of an earlier attempt
+    if not experiment.continue_training:  # remove the curves of an earlier attempt
         shutil.rmtree(folder / "tensorboard", ignore_errors=True)
 
     def report_and_count(numbers: dict[str, Any]) -> None:
@@ -312,13 +312,13 @@ def _train(run: Run, folder: Path, report: Report, upload: Callable[[], None]) -
     experiment.learn(model)
     seconds = before + time.monotonic() - start
     best_return = None
-    if best.is_file():  # before the Zoo replaces the best agent's statistics by the last
+    if best.is_file():  # before the Zoo replaces the statistics of the best agent by those of the last
         agent = type(model).load(best, device=model.device, **(experiment.own_code() if run.algo == ALGORITHM else {}))
         best_return = experiment.evaluate(agent, Path(experiment.params_path, "vecnormalize.pkl"))
     experiment.save_trained_model(model)
     assert model.env is not None
     final_return = experiment.evaluate(model, model.env)
-    best_return = best_return or final_return  # of a run without evaluations
+    best_return = best_return or final_return  # a run without evaluations has no best agent
     evaluations = {"timesteps": np.array([]), "results": np.array([])}
     if (folder / "evaluations.npz").is_file():
         with np.load(folder / "evaluations.npz") as saved:
@@ -341,7 +341,7 @@ def _train(run: Run, folder: Path, report: Report, upload: Callable[[], None]) -
 
 
 def weights_sha256(model: BaseAlgorithm) -> str:
-    """Return the SHA-256 of all parameters and running averages of the policy, with its target networks."""
+    """Return the SHA-256 of all parameters and running averages of the policy, including its target networks."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.policy.state_dict().items()):
         digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
@@ -349,7 +349,7 @@ def weights_sha256(model: BaseAlgorithm) -> str:
 
 
 def _commit() -> str | None:
-    """Return the commit of this package, where it runs from a clone."""
+    """Return the commit of this package if it runs from a clone, else None."""
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
@@ -358,17 +358,17 @@ def _commit() -> str | None:
 
 
 def _fresh_seed(seed: int, step: int) -> int:
-    """Return a seed that no environment of the training has, for a step, or for -1, the finished run."""
+    """Return a seed that no training environment uses, for a step, or with -1 for the finished run."""
     return int(np.random.SeedSequence([seed, step + 2]).generate_state(1)[0] >> 1)
 
 
 def resolve(run: Run, values: dict[str, Any], conf_file: str | None) -> Run:
-    """Return a run with all hyperparameters of its variant, whose environment and model were made to try them."""
-    own = {key: value for key, value in values.items() if key not in VARIANT_KEYS}
-    custom = copy.deepcopy({**run.hyperparameters, **own})
+    """Return a run with all hyperparameters of its variant, after making environment and model to check them."""
+    variant = {key: value for key, value in values.items() if key not in VARIANT_KEYS}
+    custom = copy.deepcopy({**run.hyperparameters, **variant})
     with _silent_folder() as scratch:
         try:
-            n_timesteps = _n_timesteps(own.get("n_timesteps", run.n_timesteps))
+            n_timesteps = _n_timesteps(variant.get("n_timesteps", run.n_timesteps))
             check_keys(custom, ALGOS[run.algo])
             experiment = ExperimentManager(
                 argparse.Namespace(), run.algo, run.env, str(scratch), n_timesteps=n_timesteps, config=conf_file
@@ -379,13 +379,13 @@ def resolve(run: Run, values: dict[str, Any], conf_file: str | None) -> Run:
             entry |= custom
             n_timesteps = n_timesteps if n_timesteps > 0 else _n_timesteps(entry.get("n_timesteps", -1))
             if n_timesteps < 1:
-                raise InvalidArgumentError("there is no number of steps; pass --n-timesteps")
+                raise InvalidArgumentError("the number of steps is missing; pass --n-timesteps")
             entry["n_timesteps"] = n_timesteps
             experiment, model, entry = prepare(run._replace(hyperparameters=entry, n_timesteps=n_timesteps), scratch)
-            for made in (model.env, *(getattr(callback, "eval_env", None) for callback in experiment.callbacks)):
-                if made is not None:
-                    made.close()
-        except Exception as error:  # of the Zoo, of the algorithm, of the environment, of Optuna
+            for env in (model.env, *(getattr(callback, "eval_env", None) for callback in experiment.callbacks)):
+                if env is not None:
+                    env.close()
+        except Exception as error:  # from the Zoo, the algorithm, the environment or Optuna
             raise InvalidArgumentError(f"{run.algo} on {run.env}: {one_line(error)}") from error
     return run._replace(hyperparameters=dict(entry), n_timesteps=n_timesteps)
 
@@ -398,11 +398,11 @@ def _n_timesteps(value: Any) -> int:
 
 
 def estimate_seconds(run: Run, n_steps: int = 300) -> float:
-    """Measure short pieces of training and of evaluation, and return the time of a run with all its evaluations."""
+    """Return the time of a run with all its evaluations, estimated from short training and evaluation."""
     with _silent_folder() as scratch:
         experiment, model, _ = prepare(run._replace(eval_freq=-1), scratch)
         model.learning_starts = n_steps // 2  # type: ignore[attr-defined] # other algorithms ignore it
-        model.learn(n_steps)  # without the first compilations and allocations
+        model.learn(n_steps)  # warm up: compilations and allocations
         start, first = time.monotonic(), model.num_timesteps
         model.learn(n_steps, reset_num_timesteps=False)
         seconds = run.n_timesteps * (time.monotonic() - start) / (model.num_timesteps - first)
@@ -425,6 +425,6 @@ def estimate_seconds(run: Run, n_steps: int = 300) -> float:
 
 @contextmanager
 def _silent_folder() -> Iterator[Path]:
-    """Provide a temporary folder to try a run in, and suppress what the Zoo prints."""
+    """Provide a temporary folder for trying a run, and suppress the Zoo's output."""
     with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as silence, redirect_stdout(silence):
         yield Path(folder)

@@ -232,7 +232,7 @@ def test_without_settings_folders_name_the_run(tmp_path):
     run = read_run(write_run(tmp_path / "td3" / "Walker2d-v5_3", results_of(0), env=None))
     assert (run.algo, run.env) == ("td3", "Walker2d-v5")
     (tmp_path / "td3" / "Walker2d-v5_3" / "args.yml").write_text("!!python/object/apply:os.system ['touch hacked']")
-    with pytest.warns(UserWarning, match="its folder names the run"):
+    with pytest.warns(UserWarning, match="the folder's name is used"):
         run = read_run(tmp_path / "td3" / "Walker2d-v5_3")
     assert (run.algo, run.env) == ("td3", "Walker2d-v5")
 
@@ -412,7 +412,9 @@ def test_damaged_evaluations(tmp_path, content):
 def test_what_a_second_call_of_learn_evaluated_is_drawn(tmp_path):
     """The steps are counted anew, and SB3's callback goes on with the file."""
     folder = write_run(tmp_path / "Pendulum-v1_1", np.arange(7.0)[:, None], np.array([10, 20, 30, 10, 5, 15, 25]))
-    with pytest.warns(UserWarning, match=r"Pendulum-v1_1/evaluations\.npz: the steps start again after 10, as after"):
+    with pytest.warns(
+        UserWarning, match=r"Pendulum-v1_1/evaluations\.npz: the steps start again after 10, usually because"
+    ):
         run = read_run(folder)
     assert run.x.tolist() == [5, 15, 25]
     assert run.values[:, 0].tolist() == [4, 5, 6]

@@ -206,7 +206,7 @@ def test_all_formats_agree(tmp_path, capsys):
     ("content", "arguments", "message"),
     [
         (None, ["{path}/nothing"], "there is no folder {path}/nothing"),
-        (None, ["{path}"], "there is no result file in {path}: no JSON file has the keys"),
+        (None, ["{path}"], "there is no result file in {path}; a JSON file needs the keys"),
         ("[" * 100_000, ["{path}"], r"{path}/run/result\.json is not a valid result file: maximum recursion"),
         (
             {"seed": None, "env": None},
@@ -214,7 +214,11 @@ def test_all_formats_agree(tmp_path, capsys):
             r"{path}/run/result\.json is not a valid result file: it lacks env, seed",
         ),
         ({"final_return": {"mean": float("nan")}}, ["{path}"], r"{path}/run/result\.json .* holds NaN"),
-        ({"evaluation_returns": [[1.0]]}, ["{path}"], r"{path}/run/result\.json .* for each of evaluation_steps"),
+        (
+            {"evaluation_returns": [[1.0]]},
+            ["{path}"],
+            r"{path}/run/result\.json .* evaluation_returns must have a list for each of them",
+        ),
         ({"n_timesteps": float("inf")}, ["{path}"], r"{path}/run/result\.json .* holds NaN or infinite"),
         ({"best_return": 3}, ["{path}"], r"{path}/run/result\.json is not a valid"),
         ({}, ["{path}", "--csv", "{path}/run/result.json/t.csv"], r"{path}/run/result\.json/t\.csv cannot be written"),

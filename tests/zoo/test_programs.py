@@ -352,7 +352,7 @@ def test_bad_input(zoo, tmp_path, program, options, parts):
 @pytest.mark.parametrize(
     ("pair", "advice"),
     [
-        ("learning_rate:lin_1e-3", "text needs quotes of its own: \"learning_rate:'lin_1e-3'\""),
+        ("learning_rate:lin_1e-3", "text needs its own quotes: \"learning_rate:'lin_1e-3'\""),
         ("learning_rate", "pass key:value"),
         ("policy_kwargs:dict(net_arch=[8)", "is not a Python expression"),
     ],

@@ -85,10 +85,10 @@ def test_no_argument_of_any_environment_takes_text_a_path_or_code(package, monke
     wrong = []
     for env_id in environments(package):
         names, bound = parameters(env_id)
-        for name in {*names, *makes, *more, *run_limits._OF_MAKE}:
+        for name in {*names, *makes, *more, *run_limits._MAKE_ARGUMENTS}:
             wrong += [(env_id, name, label) for label, value in HOSTILE.items() if not is_refused(env_id, name, value)]
         if {"env", "env_id", "env_fn"} & (names.keys() - bound):  # an argument chooses the environment
-            with pytest.raises(UntrustedContentError, match="builds another environment"):
+            with pytest.raises(UntrustedContentError, match="choose another environment to build"):
                 check_env_kwargs(env_id, {}, "args.yml")
             continue
         for name, default in names.items():

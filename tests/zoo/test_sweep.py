@@ -244,6 +244,10 @@ def test_settings_from_a_file(tmp_path):
         ("paper", "ddpg_paper", 4, 500),
         ("sb3", "ddpg", 4, 400),
     ]
+    (run,) = sweep.plan(parse([str(tmp_path / "s.yml"), "--seed", "4", "--variant", "sb3"]))
+    assert run == runs[1]
+    with pytest.raises(DDPGPaperError, match="'sb4' is unknown; pass paper, tuned, sb3 or name:key=value,"):
+        parse([str(tmp_path / "s.yml"), "--variant", "sb4"])
 
 
 def test_settings_are_values_of_the_options(tmp_path):
@@ -287,7 +291,7 @@ def test_a_folder_is_of_one_set_of_settings(tmp_path):
     storage.write_json(sweep_folder.SETTINGS, sweep_folder.merge_settings(storage, {"a/E": {"tau": 1, "x": {"y": 2}}}))
     merged = sweep_folder.merge_settings(storage, {"a/E": {"tau": 1, "x": {"y": 2}}, "b/E": {"tau": 2}})
     assert set(merged) == {"a/E", "b/E"}
-    with pytest.raises(DDPGPaperError, match=r"of another sweep: a/E has `y` 2 there, got 3; choose another"):
+    with pytest.raises(DDPGPaperError, match=r"belongs to another sweep: a/E has `y` 2 there, got 3; choose another"):
         sweep_folder.merge_settings(storage, {"a/E": {"tau": 1, "x": {"y": 3}}})
 
 
@@ -323,7 +327,7 @@ def test_a_run_without_a_return_has_a_dash():
         (["-params", "policy:Mlp"], "is not a Python expression"),
         (["--variant", "papr"], "pass paper, tuned or name:key=value"),
         (["--variant", "a:tau=-1"], "`tau` must be a number in (0, 1], got -1"),
-        (["--variant", "a/b:tau=1"], "a name is letters"),
+        (["--variant", "a/b:tau=1"], "a name may have letters"),
         (["--variant", "b:study=sqlite:///none.db"], "does not contain exactly 1 study"),
         (["--seed", "3-1"], "--seed takes numbers and ranges such as 0-4, got '3-1'"),
         (["--seed", "1", "1"], "two runs have the same folder"),
