@@ -1,4 +1,4 @@
-"""Policies that change one part of batch normalisation; batch_norm_tries_*.yml compare them."""
+"""Policies that each change one part of batch normalisation; batch_norm_tries_*.yml compare them."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from ddpg_ext.ddpg_paper.policies import DDPGPaperPolicy
 
 
 class Momentum(DDPGPaperPolicy):
-    """Running averages over about 100 minibatches, instead of 10."""
+    """Compute running averages over about 100 minibatches instead of 10."""
 
     def make_actor(self) -> Actor:
         return _with(super().make_actor(), momentum=0.01)
@@ -21,7 +21,7 @@ class Momentum(DDPGPaperPolicy):
 
 
 class NearConstant(DDPGPaperPolicy):
-    """Inputs with a standard deviation far below 0.1 stay small: eps is 0.01, instead of 1e-5."""
+    """Keep inputs small whose standard deviation is far below 0.1, by an eps of 0.01 instead of 1e-5."""
 
     def make_actor(self) -> Actor:
         return _with(super().make_actor(), eps=0.01)
@@ -38,7 +38,7 @@ def _with(network: Any, **attributes: float) -> Any:
 
 
 class Renorm(DDPGPaperPolicy):
-    """Batch renormalisation after 5,000 steps, with the limits and the momentum of sb3-contrib's BatchRenorm1d."""
+    """Apply batch renormalisation after 5,000 steps, with the limits and momentum of sb3-contrib's BatchRenorm1d."""
 
     def make_actor(self) -> Actor:
         return _renormalised(super().make_actor())
@@ -77,7 +77,7 @@ def _renormalised(network: Any) -> Any:
 
 
 class WeightsAlone(DDPGPaperPolicy):
-    """Weight decay on the weights of linear layers alone, not on biases and batch norm's scale and shift."""
+    """Apply weight decay to the weights of linear layers only, not to biases and batch norm's scale and shift."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs |= {"optimizer_class": _DecayOfMatrices, "optimizer_kwargs": {"fused": True}}
@@ -90,15 +90,25 @@ class _DecayOfMatrices(th.optim.Adam):
         for group, decay in zip(self.param_groups, decays, strict=True):
             group["weight_decay"] = 0.0
             for param in group["params"]:
-                if param.ndim > 1 and decay:
+                if param.ndim > 1 and decay and not hasattr(param, "no_decay"):
                     param.grad.add_(param.detach(), alpha=decay)
         super().step()
         for group, decay in zip(self.param_groups, decays, strict=True):
             group["weight_decay"] = decay
 
 
+class DecayBehind(WeightsAlone):
+    """Apply weight decay only behind the critic's last batch norm, which makes the weights before it scale-invariant."""
+
+    def make_critic(self, *args: Any) -> Critic:
+        critic = super().make_critic(*args)
+        for param in critic.state_net.parameters():
+            param.no_decay = True  # type: ignore[attr-defined]
+        return critic
+
+
 class JointActor(DDPGPaperPolicy):
-    """Actor and target actor, too, normalise with the statistics of s and s' together. Needs the ``PairBuffer``."""
+    """Normalise with the statistics of s and s' together in the actors, too; needs the ``PairBuffer``."""
 
     def make_actor(self) -> Actor:
         actor = super().make_actor()
@@ -116,7 +126,7 @@ class _JointActor(Actor):
 
 
 class PairBuffer(PackedReplayBuffer):
-    """Keeps the last minibatch for ``JointActor``."""
+    """Keep the last minibatch for ``JointActor``."""
 
     last: Any = None
 
