@@ -163,7 +163,7 @@ class ReplayBufferAdapter(ReplayBuffer):
         :raises InvalidArgumentError: for a wrong shape, or a missing key
         :raises InvalidArgumentTypeError: for values that are not arrays or do not fit the space's type; for a ``done``
             that is not True or False (1 or 0); for an episode that ends without a dict in ``infos``
-        :raises NonFiniteError: for NaN or infinite values. The buffer stays as it was in all three cases
+        :raises NonFiniteError: for NaN or infinite values. The buffer is unchanged in all three cases
         """
         n_envs = self.n_envs
         observations = self._checked_observations("obs", obs)
@@ -215,9 +215,9 @@ class ReplayBufferAdapter(ReplayBuffer):
         """
         Draw transitions uniformly, with replacement.
 
-        :param batch_size: how many, > 0
+        :param batch_size: number of transitions, > 0
         :param env: ``VecNormalize`` whose statistics normalise observations and rewards
-        :return: the minibatch, in memory of its own
+        :return: the minibatch, in new memory
         :raises InvalidArgumentError: if ``batch_size`` is not above 0
         :raises ReplayBufferError: if the buffer is empty
         """

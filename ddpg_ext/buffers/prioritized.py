@@ -123,9 +123,9 @@ class PrioritizedReplayBuffer(PackedReplayBuffer):
         """
         Draw transitions in proportion to their priorities.
 
-        :param batch_size: how many, > 0
+        :param batch_size: number of transitions, > 0
         :param env: ``VecNormalize`` whose statistics normalise observations and rewards
-        :return: the minibatch with weights and indices, in memory of its own
+        :return: the minibatch with weights and indices, in new memory
         :raises InvalidArgumentError: if ``batch_size`` is not above 0, or ``beta`` is a function and returns a number
             outside [0, 1]
         :raises InvalidArgumentTypeError: if one of the two is not a number
@@ -166,7 +166,7 @@ class PrioritizedReplayBuffer(PackedReplayBuffer):
         if was_added or self._n_unreturned >= MAX_UNRETURNED:
             raise ReplayBufferError(
                 f"{self._n_unreturned} batches were drawn, but no priorities came back. Use PrioritizedReplayBuffer "
-                "with DDPGPaper, which returns them; an algorithm of your own must call "
+                "with DDPGPaper, which returns them; your own algorithm must call "
                 "`update_priorities(batch.indices, td_errors)` after each gradient step. To draw batches only to look "
                 "at them, call `update_priorities([], [])` once before"
             )

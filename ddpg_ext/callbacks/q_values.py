@@ -49,7 +49,7 @@ class QValueBiasCallback(PeriodicCallback):
 
     Returns have the scale of the rewards that the critic learns from: if a ``VecNormalize(norm_reward=True)`` wraps
     the training environment, its current statistics normalise and clip the rewards. The discount is the model's
-    ``gamma``, whatever ``n_steps`` is.
+    ``gamma``, for every ``n_steps``.
 
     A truncated episode shows only the first part of its returns. ``truncated="bootstrap"`` adds the critic's discounted
     estimate for the last observation. This keeps all steps, but compares the critic partly with itself, so the bias is

@@ -163,7 +163,7 @@ def read_model_members(archive: ZipReader, device: th.device | str, trust: Trust
                 raise UntrustedContentError(
                     f"{archive.name}: its field `{name}` asks for {error}, which is not on the allow-list of "
                     "checkpoints. Nothing was executed. Replace the field with custom_objects="
-                    f"{{{name!r}: ...}}; or, for a class or function of your own, pass it in allow=[...]; or, if you "
+                    f"{{{name!r}: ...}}; or pass your own class or function in allow=[...]; or, if you "
                     "trust the author of the file to run any code with your account, pass trusted=True."
                 ) from None
             except CheckpointError as error:

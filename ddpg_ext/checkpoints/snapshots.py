@@ -180,7 +180,7 @@ class SnapshotCallback(BaseCallback):
         if others:
             raise CheckpointError(
                 f"another run has written {others[0]} to the folder {self.path} since this run began; give the "
-                "SnapshotCallback of each run a folder of its own"
+                "SnapshotCallback of each run its own folder"
             )
         file = self.path / _file_name(steps)
         callbacks = training_state.callback_states(self.locals.get("callback", self))
@@ -339,7 +339,7 @@ def _restore(model: "DDPGPaper", state: dict[str, Any], path: Path) -> None:
         model.action_space._np_random = state["action_space"]
         callbacks = training_state.read_callback_states(state.get("callbacks", []))
         _RUNS[model] = _Run(int(state["entropy"]), state["log"], callbacks=callbacks)
-        # Last, since all of the above may draw
+        # Last, because all of the above may draw random numbers
         training_state.set_process_generators(state["process"])
 
 

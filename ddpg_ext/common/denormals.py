@@ -11,7 +11,7 @@ import torch as th
 
 from ddpg_ext.common.matmul_kernels import detect_processor
 
-#: accepted values of the argument ``matmul_precision``, besides None
+#: accepted values of the argument ``matmul_precision``, in addition to None
 MatmulPrecision = Literal["highest", "high", "medium"]
 #: the process that imported the module; a fork of it has no worker threads
 _PROCESS = os.getpid()

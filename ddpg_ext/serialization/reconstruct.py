@@ -48,8 +48,8 @@ def naming(name: Any, kind: str) -> Iterator[None]:
         yield
     except UntrustedContentError as error:
         raise UntrustedContentError(
-            f"{name}: it asks for {error}, which is not on the allow-list for {kind}. Nothing was executed. Pass a "
-            "class or function of your own in allow=[...]; or, if you trust the author of the file to run any code "
+            f"{name}: it asks for {error}, which is not on the allow-list for {kind}. Nothing was executed. Pass "
+            "your own class or function in allow=[...]; or, if you trust the author of the file to run any code "
             "with your account, pass trusted=True"
         ) from None
     except CheckpointError as error:

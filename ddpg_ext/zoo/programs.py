@@ -47,7 +47,7 @@ _BAD_INPUT = (
 
 def run(program: str, arguments: list[str]) -> None:
     """
-    Run a program of the Zoo, at most once per process. Its options are the Zoo's; ``--algo`` defaults to ``ddpg_paper``.
+    Run a program of the Zoo, once per process. Its options are the Zoo's; ``--algo`` defaults to ``ddpg_paper``.
 
     The process ends with a message for bad input (status 2) and for failed training (status 1), and with status 130
     after Ctrl-C before training.
