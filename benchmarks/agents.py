@@ -1,10 +1,10 @@
 """
-Keep the agent of the median seed of a sweep: its weights alone, in a run folder as the RL Zoo lays it out.
+Keep the agent of the median seed of a sweep: only its weights, in a run folder with the layout of the RL Zoo.
 
     python benchmarks/agents.py sweeps/results_pendulum/paper sweeps/results_pendulum/tuned
 
-The median is that of the final return. If the agent is trained further, its optimisers start without averages, and its
-targets as copies of the networks. `load_zoo_run("benchmarks/agents/Pendulum-v1-paper")` opens it.
+The median is that of the final return. In further training of the agent, its optimisers start without averages, and
+its targets as copies of the networks. `load_zoo_run("benchmarks/agents/Pendulum-v1-paper")` opens it.
 """
 
 import argparse
@@ -23,14 +23,14 @@ def main() -> None:
     for variant in parser.parse_args().variants:
         runs = {file.parent: json.loads(file.read_text()) for file in sorted(variant.glob("*/result.json"))}
         for env in sorted({result["env"] for result in runs.values()}):
-            of_env = [run for run, result in runs.items() if result["env"] == env]
-            of_env.sort(key=lambda run: runs[run]["final_return"]["mean"])
-            run = of_env[(len(of_env) - 1) // 2]
+            ranked = [run for run, result in runs.items() if result["env"] == env]
+            ranked.sort(key=lambda run: runs[run]["final_return"]["mean"])
+            run = ranked[(len(ranked) - 1) // 2]
             keep(run, runs[run]["variant"])
 
 
 def keep(run: Path, variant: str) -> None:
-    """Write the weights and settings of a run to a folder of its own, with equal tensors stored once."""
+    """Write the weights and settings of a run to a new folder, with equal tensors stored once."""
     model, _ = load_zoo_run(run, checkpoint="last")
     policy = model.policy
     for target, online in ((policy.actor_target, policy.actor), (policy.critic_target, policy.critic)):

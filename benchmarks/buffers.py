@@ -1,9 +1,9 @@
 """
-Replay buffers against SB3's, measured in turns in one process: time to add and to sample, memory, disk.
+Compare replay buffers with SB3's, in turns in one process: time to add and to sample, memory, disk.
 
     python benchmarks/buffers.py                          # about two minutes, 4 GB of disk
-    python benchmarks/buffers.py --pixels 1000000         # all of the pixel transitions: 37 GB of disk
-    python benchmarks/buffers.py --quick --json out.json  # small, to see that it runs
+    python benchmarks/buffers.py --pixels 1000000         # all pixel transitions: 37 GB of disk
+    python benchmarks/buffers.py --quick --json out.json  # a short try
 """
 
 import argparse
@@ -37,7 +37,7 @@ GB = 1e9
 
 
 def steps(space: spaces.Box, n: int) -> Iterator[tuple[Any, ...]]:
-    """Random transitions of one environment, for ever, as SB3's training loop passes them to ``add``."""
+    """Yield random transitions of one environment, without end, in the form of SB3's training loop for ``add``."""
     rng = np.random.default_rng(0)
     observations = [space_sample(space, rng) for _ in range(n)]
     actions = rng.uniform(-1, 1, (n, 1, 6)).astype(np.float32)
@@ -59,7 +59,7 @@ def space_sample(space: spaces.Box, rng: np.random.Generator) -> np.ndarray:
 
 
 def in_turns(candidates: dict[str, Callable[[], Any]], rounds: int, calls: int) -> dict[str, list[float]]:
-    """Microseconds per call, one number for each round; rounds of all candidates alternate, so that drift hits all."""
+    """Return microseconds per call for each round; the candidates take turns, so that drift affects all equally."""
     times: dict[str, list[float]] = {name: [] for name in candidates}
     for _ in range(rounds):
         for name, call in candidates.items():
@@ -71,13 +71,13 @@ def in_turns(candidates: dict[str, Callable[[], Any]], rounds: int, calls: int) 
 
 
 def spread(times: list[float]) -> str:
-    """Median and the middle half of the rounds."""
+    """Return the median and the quartiles of the rounds as text."""
     low, median, high = statistics.quantiles(times, n=4)
     return f"{median:.1f} us ({low:.1f} to {high:.1f})"
 
 
 def array_bytes(buffer: Any) -> int:
-    """What the arrays of a buffer take, without those that are views of others."""
+    """Return the bytes of all arrays of a buffer, without views."""
     owners = [buffer, *([buffer._ring] if hasattr(buffer, "_ring") else [])]
     parts = [part for owner in owners for part in vars(owner).values()]
     arrays = sum(part.nbytes for part in parts if isinstance(part, np.ndarray) and part.base is None)
@@ -88,7 +88,7 @@ def array_bytes(buffer: Any) -> int:
 
 
 def resident() -> int | None:
-    """Resident memory of this process in bytes, where the system says."""
+    """Return the resident memory of this process in bytes, or None if the system does not show it."""
     try:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:
@@ -96,7 +96,7 @@ def resident() -> int | None:
 
 
 def disk_usage(directory: Path) -> int:
-    """Bytes of disk that scratch files take: open files of this process, which have no names (Linux)."""
+    """Return the bytes on the disk of scratch files, which are open files of this process without names (Linux)."""
     total = {}
     for file in Path("/proc/self/fd").iterdir() if Path("/proc/self/fd").exists() else ():
         try:
@@ -113,7 +113,7 @@ def row(measure: str, sb3: str, ours: str, value: float, bound: str, is_met: boo
 
 
 def measure_vectors(size: int, rounds: int, calls: int) -> list[dict[str, Any]]:
-    """Add, sample and memory with HalfCheetah's transitions."""
+    """Measure adding, sampling and memory with transitions of HalfCheetah's size."""
     buffers: dict[str, Any] = {
         "sb3": ReplayBuffer(size, OBSERVATIONS, ACTIONS, "cpu"),
         "ours": PackedReplayBuffer(size, OBSERVATIONS, ACTIONS, "cpu", seed=0),
@@ -127,24 +127,24 @@ def measure_vectors(size: int, rounds: int, calls: int) -> list[dict[str, Any]]:
     sample = in_turns({name: partial(buffer.sample, BATCH_SIZE) for name, buffer in buffers.items()}, rounds, calls)
     add = in_turns({name: partial(add_next, buffers[name], streams[name]) for name in ("sb3", "ours")}, rounds, calls)
     rows = []
-    for what, times, one, other, bound in (
+    for measure, times, base, name, bound in (
         (f"sample {BATCH_SIZE} of {size:,}", sample, "sb3", "ours", 3.0),
         (f"the same, 3-step returns (NStepReplayBuffer), of {size:,}", sample, "sb3 n-step", "ours n-step", 1.0),
         ("add one transition", add, "sb3", "ours", 1.0),
     ):
-        faster = statistics.median(a / b for a, b in zip(times[one], times[other], strict=True))
+        faster = statistics.median(a / b for a, b in zip(times[base], times[name], strict=True))
         rows.append(
-            row(what, spread(times[one]), spread(times[other]), faster, f">= {bound:g} x as fast", faster >= bound)
+            row(measure, spread(times[base]), spread(times[name]), faster, f">= {bound:g} x as fast", faster >= bound)
         )
     sb3, ours = array_bytes(buffers["sb3"]), array_bytes(buffers["ours"])
-    what = f"memory of {size:,} transitions"
+    measure = f"memory of {size:,} transitions"
     texts = f"{sb3 / 1e6:.1f} MB", f"{ours / 1e6:.1f} MB"
-    rows.append(row(what, texts[0], texts[1], ours / sb3, "<= 0.6 x", ours <= 0.6 * sb3))
+    rows.append(row(measure, texts[0], texts[1], ours / sb3, "<= 0.6 x", ours <= 0.6 * sb3))
     return rows
 
 
 def measure_prioritized(size: int, rounds: int, calls: int) -> list[dict[str, Any]]:
-    """One training step's work of prioritised replay; SB3 has none."""
+    """Measure the work of prioritised replay in one training step; SB3 has no such buffer."""
     buffer = PrioritizedReplayBuffer(size, OBSERVATIONS, ACTIONS, "cpu", seed=0)
     stream = steps(OBSERVATIONS, 20_000)
     for _ in range(size):
@@ -160,12 +160,12 @@ def measure_prioritized(size: int, rounds: int, calls: int) -> list[dict[str, An
         step()
     times = in_turns({"ours": step}, rounds, calls)["ours"]
     median = statistics.median(times)
-    what = f"prioritised: add, sample {BATCH_SIZE} of {size:,}, update"
-    return [row(what, "none", spread(times), median / 1e3, "<= 0.15 ms", median <= 150)]
+    measure = f"prioritised: add, sample {BATCH_SIZE} of {size:,}, update"
+    return [row(measure, "none", spread(times), median / 1e3, "<= 0.15 ms", median <= 150)]
 
 
 def measure_pixels(size: int, n_transitions: int, folder: Path) -> list[dict[str, Any]]:
-    """Disk and resident memory of a buffer in files, while it is filled and sampled."""
+    """Measure disk and resident memory of a buffer in files, while it is filled and sampled."""
     directory = Path(tempfile.mkdtemp(dir=folder))
     try:
         start = resident()
@@ -197,8 +197,8 @@ def measure_pixels(size: int, n_transitions: int, folder: Path) -> list[dict[str
     ]
     if start is not None:
         grown = (largest - start) / 2**30
-        what = f"resident memory while filling and sampling ({n_transitions / seconds:,.0f} transitions/s)"
-        rows.append(row(what, f"{sb3 / GB:.1f} GB", f"{grown:.2f} GiB more", grown, "<= 2 GiB more", grown <= 2))
+        measure = f"resident memory while filling and sampling ({n_transitions / seconds:,.0f} transitions/s)"
+        rows.append(row(measure, f"{sb3 / GB:.1f} GB", f"{grown:.2f} GiB more", grown, "<= 2 GiB more", grown <= 2))
     return rows
 
 
@@ -215,10 +215,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, default=1_000_000, help="capacity of the buffers")
     parser.add_argument("--pixels", type=int, default=100_000, help="pixel transitions to write")
-    parser.add_argument("--rounds", type=int, default=25, help="rounds that are measured in turns")
-    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()), help="where the pixels go")
+    parser.add_argument("--rounds", type=int, default=25, help="number of rounds")
+    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()), help="folder for the pixels")
     parser.add_argument("--json", type=Path, help="file for the numbers")
-    parser.add_argument("--quick", action="store_true", help="small, to see that it runs")
+    parser.add_argument("--quick", action="store_true", help="a short try")
     args = parser.parse_args()
     th.set_num_threads(1)
 

@@ -25,13 +25,13 @@ STYLES = {
     "paper": {"color": "tab:green", "label": "target networks, batch norm"},
     "pixels": {"color": "tab:blue", "label": "target networks, from pixels"},
 }
-#: steps of the simulation to one of the agent, by environment and by whether it sees pixels
+#: simulation steps per agent step, by environment and whether the agent sees pixels
 REPEAT = {("Pendulum-v1", True): 3, ("dm_control/cartpole-swingup-v0", False): 9}
 REPEAT["dm_control/cartpole-swingup-v0", True] = 9
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """Return environment, variant and curve of each run, with steps of the simulation."""
+    """Return environment, variant and curve of each run; the curve has steps of the simulation."""
     if path.is_file():
         return json.loads(path.read_text())
     runs = []
@@ -55,7 +55,7 @@ def draw(axes: Any, runs: list[dict[str, Any]]) -> None:
         steps, returns = curves[0, :, 0], curves[:, :, 1]
         (line,) = axes.plot(steps, returns.mean(axis=0), **style)
         if len(returns) > 1:
-            rng = np.random.default_rng(0)  # the same figure each time
+            rng = np.random.default_rng(0)  # makes the figure reproducible
             ends = bootstrap((returns,), np.mean, axis=0, n_resamples=10_000, method="percentile", rng=rng)
             axes.fill_between(steps, *ends.confidence_interval, alpha=0.15, color=line.get_color())
     axes.set(xlabel="environment steps", ylabel="return without noise", xlim=(0, None))
@@ -66,7 +66,7 @@ def draw(axes: Any, runs: list[dict[str, Any]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sources", nargs="+", type=Path, help="folders of sweeps, or of results")
-    parser.add_argument("--out", type=Path, default=Path("runs/figure2.png"), help="the figure")
+    parser.add_argument("--out", type=Path, default=Path("runs/figure2.png"), help="file for the figure")
     args = parser.parse_args()
     runs = [run for source in args.sources for run in read(source)]
     envs = list(dict.fromkeys(run["env"] for run in runs))

@@ -1,10 +1,10 @@
 """
-Which kernel computes the products of linear layers faster on this processor: MKL, torch's usual one, or oneDNN.
+Find the faster kernel for the products of linear layers on this processor: MKL, torch's usual kernel, or oneDNN.
 
     python benchmarks/matmul_kernels.py                  # about two minutes, on a machine without other work
     python benchmarks/matmul_kernels.py --rounds 3       # a try
 
-It ends with the processor's line for the table ``_ONEDNN_FROM`` in ``ddpg_ext/common/matmul_kernels.py``.
+The last output is the processor's line for the table ``_ONEDNN_FROM`` in ``ddpg_ext/common/matmul_kernels.py``.
 """
 
 import argparse
@@ -23,7 +23,7 @@ PRODUCTS = ("forward", "weight gradient", "input gradient")
 
 
 def kernels(batch: int, n_out: int, n_in: int) -> dict[str, dict[str, Callable[[], th.Tensor]]]:
-    """Return the three products of a layer by either kernel, as the executors call them."""
+    """Return the three products of a layer by each kernel, called like the executors call them."""
     x, grad, weight, bias = th.randn(batch, n_in), th.randn(batch, n_out), th.randn(n_out, n_in), th.randn(n_out)
     outs = [matmul_kernels.memory_for_product(*shape) for shape in ((batch, n_in, n_out), (n_out, batch, n_in))]
     out, grad_weight, grad_x = *outs, matmul_kernels.memory_for_product(batch, n_out, n_in)
@@ -45,7 +45,7 @@ def kernels(batch: int, n_out: int, n_in: int) -> dict[str, dict[str, Callable[[
 
 
 def measure(calls: dict[str, Callable[[], th.Tensor]], rounds: int) -> dict[str, float]:
-    """Return the median microseconds of each call, measured by turns."""
+    """Return the median microseconds of each call; the calls take turns."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     n_calls = 1
     while n_calls < 4096 and _seconds(calls["MKL"], n_calls) < 2e-3:
@@ -65,7 +65,7 @@ def _seconds(call: Callable[[], th.Tensor], n_calls: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=101, help="turns per product")
+    parser.add_argument("--rounds", type=int, default=101, help="rounds per product")
     args = parser.parse_args()
     th.set_num_threads(1)
     print(f"{matmul_kernels.detect_processor()}, torch {th.__version__}, one thread; microseconds, MKL / oneDNN")
@@ -86,7 +86,7 @@ def main() -> None:
     if faster:
         print(f"\n{matmul_kernels.detect_processor()}: {min(faster):_},")
     else:
-        print("\nNo line: MKL is as fast for all sizes.")
+        print("\nNo line is needed, because MKL is as fast for all sizes.")
 
 
 if __name__ == "__main__":

@@ -1,14 +1,14 @@
 """
-DDPGPaper from pixels: how it learns, and how fast it is.
+Measure how DDPGPaper learns from pixels, and how fast it is.
 
     python benchmarks/pixels.py learn --env Pendulum-v1 --variants tuned low-dimensional --seeds 0 1 2
     python benchmarks/pixels.py plot --env Pendulum-v1 --out runs/pixels
     python benchmarks/pixels.py speed
 
-`learn` writes one JSON file per run to --out, anew after each episode, so that an interrupted run has its curve; runs
-that are complete there are not repeated. Steps are the agent's: from pixels, each is three of the simulation.
-`plot` draws the curves of all files there of an environment, and what the agent sees. `speed` measures the gradient
-step, and CarRacing-v3 end to end, against SB3's DDPG.
+`learn` writes one JSON file per run to --out, again after each episode, so an interrupted run has its curve. Complete
+runs are not repeated. Steps are those of the agent: from pixels, each is three steps of the simulation. `plot` draws
+the curves of all files of an environment, and the agent's observations. `speed` measures the gradient step, and
+CarRacing-v3 end to end, against SB3's DDPG.
 """
 
 import argparse
@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from typing import Any, Literal
 
-# Before MuJoCo and pygame are imported: rendering without a display
+# Set before MuJoCo and pygame are imported, to render without a display
 os.environ.setdefault("MUJOCO_GL", "egl")
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 
@@ -49,7 +49,7 @@ import matplotlib.pyplot as plt
 REPEAT = 3
 PENDULUM, CAR, CARTPOLE = "Pendulum-v1", "CarRacing-v3", "dm_control/cartpole-balance-v0"
 
-#: per variant: the policy, and what differs from the defaults, which are the paper's. A million images take 37 GB
+#: policy of each variant, and its differences from the defaults, which are the paper's. A million images take 37 GB
 VARIANTS: dict[str, tuple[Literal["MlpPolicy", "CnnPolicy"], dict[str, Any]]] = {
     "paper": ("CnnPolicy", {"buffer_size": 50_000}),
     "tuned": (
@@ -66,9 +66,9 @@ VARIANTS: dict[str, tuple[Literal["MlpPolicy", "CnnPolicy"], dict[str, Any]]] = 
     ),
     "low-dimensional": ("MlpPolicy", {}),
 }
-#: what the variant "tuned" has besides, per environment
+#: additional settings of the variant "tuned", by environment
 TUNED_FOR: dict[str, dict[str, Any]] = {PENDULUM: {"learning_rate": 1e-3, "batch_size": 32}}
-#: the agent's steps, per environment
+#: steps of the agent, by environment
 STEPS = {PENDULUM: 10_000, CAR: 100_000, CARTPOLE: 20_000}
 #: dm_control's camera. On a CPU, shadows and reflections would take most of the time
 CAMERA = {"height": 64, "width": 64, "camera_id": 0, "render_flag_overrides": {"shadow": False, "reflection": False}}
@@ -76,10 +76,10 @@ CAMERA = {"height": 64, "width": 64, "camera_id": 0, "render_flag_overrides": {"
 
 class ActionRepeat(gym.Wrapper):
     """
-    Repeats each action, without looking in between.
+    Repeat each action, without intermediate observations.
 
     :param env: the environment
-    :param repeat: how many of its steps one step is; rewards are summed
+    :param repeat: number of steps of ``env`` per step; rewards are summed
     """
 
     def __init__(self, env: gym.Env, repeat: int) -> None:
@@ -98,15 +98,16 @@ class ActionRepeat(gym.Wrapper):
 
 def make_env(env_id: str, from_pixels: bool, dark: bool = True, skip: int = 1) -> gym.Env:
     """
-    :param env_id: one of those above, or another of dm_control
-    :param from_pixels: as frames, as in the examples; or as it is
-    :param dark: give Pendulum-v1's frames as negatives, on a black background instead of a white one
-    :param skip: steps of the simulation to one of the environment
-    :return: the environment, with records of its episodes
+    Make an environment with a ``Monitor``.
+
+    :param env_id: an environment of ``STEPS``, or another of dm_control
+    :param from_pixels: observe frames, as in the examples
+    :param dark: invert the frames of Pendulum-v1, for a black background
+    :param skip: simulation steps per step of the environment
     """
     kwargs: dict[str, Any] = {"render_mode": "rgb_array"} if from_pixels and env_id != CAR else {}
-    of_dm_control = env_id.startswith("dm_control/")
-    if of_dm_control:
+    is_dm_control = env_id.startswith("dm_control/")
+    if is_dm_control:
         import shimmy
 
         gym.register_envs(shimmy)
@@ -118,7 +119,7 @@ def make_env(env_id: str, from_pixels: bool, dark: bool = True, skip: int = 1) -
         pedals = spaces.Box(-1, 1, (2,), np.float32)
         env = gym.wrappers.TransformAction(env, lambda a: np.array([a[0], max(a[1], 0), max(-a[1], 0)]), pedals)
     if not from_pixels:
-        return Monitor(gym.wrappers.FlattenObservation(env) if of_dm_control else env)
+        return Monitor(gym.wrappers.FlattenObservation(env) if is_dm_control else env)
     if env_id == PENDULUM:
         env.unwrapped.screen_dim = 128  # type: ignore[attr-defined] # 500x500 pixels take ten times as long to draw
     env = PixelActionRepeat(env, REPEAT)
@@ -129,13 +130,13 @@ def make_env(env_id: str, from_pixels: bool, dark: bool = True, skip: int = 1) -
 
 class Curve(BaseCallback):
     """
-    Evaluates without noise every so often, and writes what there is to a file after each episode.
+    Evaluate without noise at intervals, and write the result so far to a file after each episode.
 
-    :param env: to evaluate on
+    :param env: environment of the evaluations
     :param eval_freq: steps between two evaluations
-    :param episodes: of an evaluation
-    :param result: of the run so far
-    :param path: where it is written
+    :param episodes: episodes of an evaluation
+    :param result: result of the run so far
+    :param path: file for the result
     """
 
     def __init__(self, env: gym.Env, eval_freq: int, episodes: int, result: dict[str, Any], path: Path) -> None:
@@ -157,14 +158,14 @@ class Curve(BaseCallback):
         return True
 
     def write(self) -> None:
-        """Replace the file in one go."""
+        """Replace the file atomically."""
         self.result["seconds"] = round(time.perf_counter() - self.start)
         with atomic_file(self.path) as file:
             file.write(json.dumps(self.result).encode() + b"\n")
 
 
 def learn(args: argparse.Namespace) -> None:
-    """Train, one run after the other."""
+    """Train all runs that are not complete, one after the other."""
     args.out.mkdir(parents=True, exist_ok=True)
     for seed in args.seeds:
         for variant in args.variants:
@@ -175,7 +176,7 @@ def learn(args: argparse.Namespace) -> None:
 
 
 def train(args: argparse.Namespace, variant: str, seed: int, path: Path) -> None:
-    """One run, up to the episodes of its final evaluation."""
+    """Train one run, and play the episodes of its final evaluation."""
     policy, kwargs = VARIANTS[variant]
     if variant == "tuned":
         kwargs = {**kwargs, **TUNED_FOR.get(args.env, {})}
@@ -185,7 +186,7 @@ def train(args: argparse.Namespace, variant: str, seed: int, path: Path) -> None
         steps *= REPEAT
     envs = [make_env(args.env, from_pixels, dark=variant != "paper") for _ in range(3)]
     for env, offset in zip(envs[1:], (1000, 2000), strict=True):
-        env.reset(seed=seed + offset)  # the model seeds the other
+        env.reset(seed=seed + offset)  # the model seeds the first environment
     if args.env == PENDULUM and variant == "tuned":
         envs[0] = gym.wrappers.TransformReward(envs[0], lambda reward: 0.1 * float(reward))
     model = DDPGPaper(policy, envs[0], seed=seed, **kwargs)
@@ -206,25 +207,25 @@ def train(args: argparse.Namespace, variant: str, seed: int, path: Path) -> None
 
 
 def plot(args: argparse.Namespace) -> None:
-    """The curves of all files of an environment, and what the agent sees; a table of the returns at the end."""
-    name = args.env.split("/")[-1]
-    results = [json.loads(path.read_text()) for path in sorted(args.out.glob(f"{name}_*.json"))]
+    """Draw the curves of all files of an environment and the agent's observation; print a table of final returns."""
+    stem = args.env.split("/")[-1]
+    results = [json.loads(path.read_text()) for path in sorted(args.out.glob(f"{stem}_*.json"))]
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
     for variant in dict.fromkeys(result["variant"] for result in results):
         runs = [result for result in results if result["variant"] == variant]
         color = None
         for run in runs:
             points = np.array(run["curve"] or smoothed(run["training"]))
-            what = variant if run["repeat"] == 1 else f"from pixels, {variant}"
-            label = None if color else f"{what}, {len(runs)} seed{'s' if len(runs) > 1 else ''}"
+            name = variant if run["repeat"] == 1 else f"from pixels, {variant}"
+            label = None if color else f"{name}, {len(runs)} seed{'s' if len(runs) > 1 else ''}"
             (line,) = axes.plot(points[:, 0] * run["repeat"], points[:, 1], color=color, alpha=0.8, label=label)
             color = line.get_color()
     axes.set(xlabel="steps of the simulation", ylabel="return without noise", title=f"DDPGPaper on {args.env}")
     figure.legend(loc="outside lower center", ncols=2)
     axes.grid(alpha=0.3)
-    figure.savefig(args.out / f"pixels_{name}.png", dpi=100)
+    figure.savefig(args.out / f"pixels_{stem}.png", dpi=100)
     plt.close(figure)
-    draw_observation(args.env, args.out / f"frames_{name}.png")
+    draw_observation(args.env, args.out / f"frames_{stem}.png")
     print("| variant | seed | steps of the agent | seconds | return at the end |\n|---|---|---|---|---|")
     for run in results:
         steps = (run["curve"] or run["training"])[-1][0]
@@ -234,13 +235,13 @@ def plot(args: argparse.Namespace) -> None:
 
 
 def smoothed(points: list[tuple[int, float]], window: int = 10) -> list[tuple[int, float]]:
-    """Means over the last training episodes, for a run without evaluations."""
+    """Return means over the last training episodes, for a run without evaluations."""
     returns = [value for _, value in points]
     return [(step, float(np.mean(returns[max(0, i - window + 1) : i + 1]))) for i, (step, _) in enumerate(points)]
 
 
 def draw_observation(env_id: str, path: Path, n_steps: int = 25) -> None:
-    """The three frames of one observation, side by side and four times as large."""
+    """Draw the three frames of one observation, side by side and four times as large."""
     env = make_env(env_id, from_pixels=True)
     observation, _ = env.reset(seed=0)
     env.action_space.seed(0)
@@ -257,7 +258,7 @@ def draw_observation(env_id: str, path: Path, n_steps: int = 25) -> None:
 
 
 class Noise(gym.Env):
-    """Random frames of the paper's size: what a gradient step takes does not depend on them."""
+    """Return random frames of the paper's size, because the time of a gradient step does not depend on the content."""
 
     observation_space = spaces.Box(0, 255, (64, 64, 9), np.uint8)
     action_space = spaces.Box(-1, 1, (3,), np.float32)
@@ -271,7 +272,7 @@ class Noise(gym.Env):
 
 
 def make_models(make: Any) -> dict[str, OffPolicyAlgorithm]:
-    """Ours with the paper's settings; SB3's with the same networks, minibatch, rates and noise; SB3's own networks."""
+    """Make our model with the paper's settings, SB3's DDPG with equal networks and settings, and with its own CNN."""
     shared: dict[str, Any] = {"buffer_size": 2_000, "batch_size": 16, "tau": 1e-3, "seed": 0, "device": "cpu"}
 
     def sb3(**policy_kwargs: Any) -> DDPG:
@@ -289,7 +290,7 @@ def make_models(make: Any) -> dict[str, OffPolicyAlgorithm]:
 
 
 def speed(args: argparse.Namespace) -> None:
-    """Gradient steps on one minibatch size, and CarRacing-v3 end to end, in turns within each round."""
+    """Measure gradient steps with one minibatch size, and CarRacing-v3 end to end; models take turns in each round."""
     models = make_models(lambda: Monitor(Noise()))
     for model in models.values():
         model.learn(60)  # fills the buffer and warms up
@@ -307,8 +308,8 @@ def speed(args: argparse.Namespace) -> None:
         size = sum(param.numel() for param in actor.parameters())
         print(f"| {name} | {size:,} | {spread(wall[name])} | {spread(cpu[name])} |", flush=True)
     print("\nWhere the time of DDPGPaper's gradient step goes:\n\n| | share |\n|---|---|")
-    for what, share in shares(models["DDPGPaper"]).items():
-        print(f"| {what} | {share:.0%} |")
+    for group, share in shares(models["DDPGPaper"]).items():
+        print(f"| {group} | {share:.0%} |")
 
     models = make_models(lambda: make_env(CAR, from_pixels=True))
     rates: dict[str, list[float]] = {name: [] for name in models}
@@ -332,18 +333,18 @@ def speed(args: argparse.Namespace) -> None:
 
 
 def versions() -> dict[str, str]:
-    """What the numbers depend on."""
+    """Return the versions on which the numbers depend."""
     modules = (ddpg_ext, stable_baselines3, gym, th, np)
     return {"python": platform.python_version(), **{module.__name__: str(module.__version__) for module in modules}}
 
 
 def spread(values: list[float]) -> str:
-    """Median and range."""
+    """Return median and range as text."""
     return f"{statistics.median(values):.1f} ({min(values):.1f}-{max(values):.1f})"
 
 
 def shares(model: OffPolicyAlgorithm) -> dict[str, float]:
-    """By torch's profiler: which operations take a gradient step's time."""
+    """Return the share of each group of operations in the time of a gradient step, by torch's profiler."""
     with th.profiler.profile(activities=[th.profiler.ProfilerActivity.CPU]) as profile:
         model.train(20, 16)
     groups = {
@@ -355,7 +356,7 @@ def shares(model: OffPolicyAlgorithm) -> dict[str, float]:
     }
     times = {event.key: event.self_cpu_time_total for event in profile.key_averages()}
     total = sum(times.values())
-    result = {what: sum(times.get(name, 0.0) for name in names) / total for what, names in groups.items()}
+    result = {group: sum(times.get(name, 0.0) for name in names) / total for group, names in groups.items()}
     return {**result, "the rest": 1 - sum(result.values())}
 
 
@@ -368,24 +369,24 @@ def main() -> None:
     command.add_argument("--env", choices=STEPS, default=PENDULUM)
     command.add_argument("--variants", nargs="+", choices=VARIANTS, default=["tuned"])
     command.add_argument("--seeds", type=int, nargs="+", default=[0])
-    command.add_argument("--steps", type=int, help="the agent's steps from pixels, a third of the simulation's")
-    command.add_argument("--evaluations", type=int, default=16, help="how many on the way")
-    command.add_argument("--eval-episodes", type=int, default=4, help="of each of these")
-    command.add_argument("--episodes", type=int, default=20, help="of the evaluation at the end")
-    command.add_argument("--out", type=Path, default=Path("runs/pixels"), help="where the results go")
+    command.add_argument("--steps", type=int, help="steps of the agent from pixels, a third of the simulation's steps")
+    command.add_argument("--evaluations", type=int, default=16, help="number of evaluations while training")
+    command.add_argument("--eval-episodes", type=int, default=4, help="episodes of each evaluation")
+    command.add_argument("--episodes", type=int, default=20, help="episodes of the evaluation at the end")
+    command.add_argument("--out", type=Path, default=Path("runs/pixels"), help="folder for the results")
 
-    command = commands.add_parser("plot", help="draw the curves of an environment, and what the agent sees")
+    command = commands.add_parser("plot", help="draw the curves of an environment, and the agent's observation")
     command.set_defaults(run=plot)
     command.add_argument("--env", choices=STEPS, default=PENDULUM)
-    command.add_argument("--out", type=Path, default=Path("runs/pixels"), help="where the results are, and figures go")
+    command.add_argument("--out", type=Path, default=Path("runs/pixels"), help="folder of results and figures")
 
-    command = commands.add_parser("speed", help="gradient steps and CarRacing-v3 against SB3")
+    command = commands.add_parser("speed", help="measure gradient steps and CarRacing-v3 against SB3")
     command.set_defaults(run=speed)
     command.add_argument("--rounds", type=int, default=15)
     command.add_argument("--chunk", type=int, default=50, help="steps of CarRacing-v3 in each round")
 
     args = parser.parse_args()
-    th.set_num_threads(1)  # runs beside each other with more threads than cores slow each other down
+    th.set_num_threads(1)  # parallel runs with more threads than cores slow each other down
     args.run(args)
 
 

@@ -1,5 +1,5 @@
 """
-Time and size of a snapshot with a full replay buffer.
+Measure time and size of a snapshot with a full replay buffer.
 
     python benchmarks/snapshots.py                   # 1e6 transitions of HalfCheetah-v5 (extra `mujoco`)
     python benchmarks/snapshots.py --buffer prioritized
@@ -26,7 +26,7 @@ BUFFERS = {"packed": PackedReplayBuffer, "prioritized": PrioritizedReplayBuffer,
 
 
 def fill(model: DDPGPaper, transitions: int) -> None:
-    """Random numbers in the buffer: zeros would be no test for a disk."""
+    """Fill the replay buffer with random numbers, because zeros would not test a disk."""
     assert isinstance(model.env, VecEnv)
     rng = np.random.default_rng(0)
     buffer = model.replay_buffer
@@ -41,7 +41,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--env", default="HalfCheetah-v5")
     parser.add_argument("--transitions", type=int, default=1_000_000)
-    parser.add_argument("--folder", type=Path, default=None, help="on the disk to measure; default: a temporary one")
+    parser.add_argument("--folder", type=Path, default=None, help="folder on the disk to measure (default: temporary)")
     parser.add_argument("--buffer", choices=BUFFERS, default="packed")
     args = parser.parse_args()
     th.set_num_threads(1)

@@ -1,10 +1,10 @@
 """
-What a sweep costs: its time against the same runs by hand, and the memory of its driver over many short runs.
+Measure the cost of a sweep: its time against the same runs by hand, and the memory of its driver over many short runs.
 
     python benchmarks/sweep_overhead.py time      # 4 runs of 20,000 steps, on a machine without other work
     python benchmarks/sweep_overhead.py memory    # 200 runs of 50 steps
 
-By hand, two processes of the Zoo's `train` run at a time. They do not play the final episodes; the sweep plays one.
+By hand, two processes of the Zoo's `train` run at the same time. They play no final episode, but the sweep plays one.
 """
 
 import argparse
@@ -27,7 +27,7 @@ def start_sweep(folder: str, *options: str) -> subprocess.Popen:
 
 
 def measure_time(n_steps: int) -> None:
-    """Print the seconds of both, by turns."""
+    """Print the seconds of the runs by hand and of the sweep, in turns."""
     for _ in range(3):
         with tempfile.TemporaryDirectory() as folder:
             start = time.perf_counter()
@@ -45,7 +45,7 @@ def measure_time(n_steps: int) -> None:
 
 
 def measure_memory(n_runs: int) -> None:
-    """Print the driver's resident memory over the number of finished runs."""
+    """Print the resident memory of the driver over the number of finished runs."""
     with tempfile.TemporaryDirectory() as folder:
         process = start_sweep(folder, "--seed", f"0-{n_runs - 1}", "-n", "50", "-params", "buffer_size:100")
         done = threading.Event()
@@ -65,12 +65,12 @@ def measure_memory(n_runs: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["time", "memory"])
-    parser.add_argument("--steps", type=int, default=20_000, help="of each of the four runs")
-    parser.add_argument("--runs", type=int, default=200, help="of 50 steps each")
+    parser.add_argument("quantity", choices=["time", "memory"])
+    parser.add_argument("--steps", type=int, default=20_000, help="steps of each of the four runs, for time")
+    parser.add_argument("--runs", type=int, default=200, help="number of runs of 50 steps, for memory")
     args = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
-    if args.what == "time":
+    if args.quantity == "time":
         measure_time(args.steps)
     else:
         measure_memory(args.runs)

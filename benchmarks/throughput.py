@@ -1,11 +1,11 @@
 """
-Environment steps per second of ``learn()``, end to end: DDPGPaper, SB3's DDPG and, where it is installed, SBX's.
+Measure environment steps per second of ``learn()``, end to end: DDPGPaper, SB3's DDPG and, if installed, SBX's.
 
     python benchmarks/throughput.py                     # the comparison of the documentation, about 90 minutes
     python benchmarks/throughput.py --rounds 1 --steps 50 --envs Pendulum-v1 --parts compare   # a try
 
-Each competitor runs in a process of its own. The processes take turns, a chunk of steps each, for some rounds: what
-else the machine does meets all alike. Ratios are formed within a round; printed are their medians and ranges.
+Each competitor runs in its own process. In each round the processes take turns with a chunk of steps each, so that
+other load on the machine affects all equally. Ratios are computed within a round; their medians and ranges are printed.
 """
 
 import argparse
@@ -26,19 +26,19 @@ import torch as th
 
 from ddpg_ext.common.processor import processor
 
-# Hyperparameters on all sides; the networks are 400-300 ReLU
+# Hyperparameters of all competitors; the networks are 400-300 ReLU
 SHARED: dict[str, Any] = {"buffer_size": 200_000, "learning_starts": 300, "tau": 1e-3, "gamma": 0.99, "seed": 0}
 
 
 def make_ours(env: Any, batch_size: int, **kwargs: Any) -> Any:
-    """DDPGPaper; its noise is the paper's."""
+    """Make a DDPGPaper; its noise is the paper's."""
     from ddpg_ext import DDPGPaper
 
     return DDPGPaper("MlpPolicy", env, learning_rate=1e-4, batch_size=batch_size, device="cpu", **{**SHARED, **kwargs})
 
 
 def make_sb3(env: Any, batch_size: int, **kwargs: Any) -> Any:
-    """SB3's DDPG with Ornstein-Uhlenbeck noise."""
+    """Make SB3's DDPG with Ornstein-Uhlenbeck noise."""
     from stable_baselines3 import DDPG
 
     return DDPG(
@@ -47,7 +47,7 @@ def make_sb3(env: Any, batch_size: int, **kwargs: Any) -> Any:
 
 
 def make_sbx(env: Any, batch_size: int) -> Any:
-    """SBX's DDPG, with the same noise as SB3's."""
+    """Make SBX's DDPG, with the same noise as SB3's."""
     from sbx import DDPG
 
     kwargs = {"policy_kwargs": {"net_arch": [400, 300]}, "qf_learning_rate": 1e-3, "action_noise": ou_noise(env)}
@@ -55,7 +55,7 @@ def make_sbx(env: Any, batch_size: int) -> Any:
 
 
 def ou_noise(env: Any) -> Any:
-    """SB3's noise for the environment's actions."""
+    """Make SB3's noise for the actions of an environment."""
     from stable_baselines3.common.noise import OrnsteinUhlenbeckActionNoise
 
     return OrnsteinUhlenbeckActionNoise(np.zeros(env.action_space.shape), 0.2 * np.ones(env.action_space.shape), dt=1.0)
@@ -76,11 +76,11 @@ COMPETITORS: dict[str, Callable[..., Any]] = {
 def worker(
     pipe: Connection, competitor: str, env_id: str, n_envs: int, threads: int, batch_size: int, kwargs: Any
 ) -> None:
-    """Build one competitor, warm up, then time a chunk of steps whenever it is asked to."""
+    """Build one competitor, warm up, then time a chunk of steps for each request."""
     from stable_baselines3.common.env_util import make_vec_env
 
     th.set_num_threads(threads)
-    if competitor.endswith("1 core"):  # JAX takes all cores that it may
+    if competitor.endswith("1 core"):  # JAX uses all permitted cores
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     model = COMPETITORS[competitor](make_vec_env(env_id, n_envs=n_envs, seed=0), batch_size, **kwargs)
     model.learn(SHARED["learning_starts"] + 200)
@@ -92,7 +92,7 @@ def worker(
 
 
 class Process:
-    """A competitor in its own process."""
+    """Run a competitor in its own process."""
 
     def __init__(self, name: str, env_id: str, threads: int, batch_size: int = 64, n_envs: int = 1, **kwargs: Any):
         context = mp.get_context("spawn")
@@ -103,7 +103,7 @@ class Process:
         self.pipe.recv()
 
     def time(self, steps: int) -> float:
-        """Steps per second over so many steps."""
+        """Return the steps per second over this number of steps."""
         self.pipe.send(steps)
         return self.pipe.recv()
 
@@ -114,7 +114,7 @@ class Process:
 
 
 def interleave(processes: dict[str, Process], rounds: int, steps: int) -> dict[str, list[float]]:
-    """Steps per second of each in each round."""
+    """Return the steps per second of each process in each round."""
     rates: dict[str, list[float]] = {name: [] for name in processes}
     for _ in range(rounds):
         for name, process in processes.items():
@@ -125,16 +125,16 @@ def interleave(processes: dict[str, Process], rounds: int, steps: int) -> dict[s
 
 
 def ratios(rates: dict[str, list[float]], name: str, base: str) -> list[float]:
-    """Within each round: how many times as fast."""
+    """Return the ratio of two speeds in each round."""
     return [a / b for a, b in zip(rates[name], rates[base], strict=True)]
 
 
 def spread(values: list[float], digits: int = 2) -> str:
-    """Median and range."""
+    """Return median and range as text."""
     return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f}-{max(values):.{digits}f})"
 
 
-#: whose steps per second over whose
+#: pairs of competitors whose speeds are divided
 QUOTIENTS = [
     ("plain", "SB3"),
     ("plain", "SBX"),
@@ -146,7 +146,7 @@ QUOTIENTS = [
 
 
 def compare(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """The main table: all competitors on each environment, with 1 and 2 threads, with batches of 64, 256 and 1024."""
+    """Print the main table: all competitors on each environment, with each batch size and number of threads."""
     names = [name for name in COMPETITORS if not name.startswith("SBX") or importlib.util.find_spec("sbx")]
     if "amx_bf16" not in processor("flags"):
         names.remove("plain, bf16")
@@ -169,7 +169,7 @@ def compare(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def gradient_step_against_products(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """The time of a gradient step over that of its matrix products alone, measured in turns in one process."""
+    """Compare the time of a gradient step with that of its matrix products alone, in turns in one process."""
     import gymnasium as gym
 
     results = []
@@ -202,7 +202,7 @@ def gradient_step_against_products(args: argparse.Namespace) -> list[dict[str, A
 
 
 def matrix_products(batch: int, state: int, action: int) -> Callable[[], None]:
-    """Every matrix product that one update of 400-300 networks cannot do without, into preallocated memory."""
+    """Return a function that computes all matrix products of one update of 400-300 networks in preallocated memory."""
     from ddpg_ext.common.matmul_kernels import is_large, is_narrow, large_product, memory_for_product
 
     rand = th.randn
@@ -215,7 +215,7 @@ def matrix_products(batch: int, state: int, action: int) -> Callable[[], None]:
         return lambda: th.mm(a, b, out=out)
 
     def forward(sizes: list[tuple[int, int]]) -> list[Callable[[], th.Tensor]]:
-        # As the fast executor does: with a small minibatch, large ones as their transpose
+        # Like the fast executor: with a small minibatch, compute large products as their transpose
         return [product(o, i, batch) if i >= 32 and 2 * batch <= o else product(batch, i, o) for i, o in sizes]
 
     def weight_gradients(sizes: list[tuple[int, int]]) -> list[Callable[[], th.Tensor]]:
@@ -232,9 +232,9 @@ def matrix_products(batch: int, state: int, action: int) -> Callable[[], None]:
         *weight_gradients(critic),
         *input_gradients([(400, 300), (300, 1)]),  # critic step
         *forward(actor + critic),
-        *input_gradients([(300, 1), (action, 300)]),  # actor step: through the critic
+        *input_gradients([(300, 1), (action, 300)]),  # actor step, through the critic
         *weight_gradients(actor),
-        *input_gradients(actor[1:]),  # and into the actor
+        *input_gradients(actor[1:]),  # actor step, in the actor
     ]
 
     def run() -> None:
@@ -245,7 +245,7 @@ def matrix_products(batch: int, state: int, action: int) -> Callable[[], None]:
 
 
 def endurance(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Full defaults over 300,000 steps: does it slow down?"""
+    """Check whether training with the defaults slows down over 300,000 steps."""
     process = Process("paper", "Pendulum-v1", threads=1, buffer_size=1_000_000)
     rates = [process.time(args.endurance_steps // 30) for _ in range(30)]
     process.close()
@@ -256,7 +256,7 @@ def endurance(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def scaling(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """How throughput goes with the number of environments, and the gradient step's time with batch size and width."""
+    """Measure throughput by number of environments, and the time of a gradient step by batch size and width."""
     import gymnasium as gym
 
     results: list[dict[str, Any]] = []
@@ -275,7 +275,7 @@ def scaling(args: argparse.Namespace) -> list[dict[str, Any]]:
     for batch, width in cases:
         arch = {"net_arch": [width, width]} if width != 400 else {}
         models = {
-            "SB3": make_sb3(gym.make("Pendulum-v1"), batch, policy_kwargs=dict(arch)),  # SB3 adds to the dict
+            "SB3": make_sb3(gym.make("Pendulum-v1"), batch, policy_kwargs=dict(arch)),  # a copy: SB3 adds keys
             "plain": make_ours(
                 gym.make("Pendulum-v1"), batch, policy_kwargs={"batch_norm": False, **arch}, qf_weight_decay=0.0
             ),
@@ -298,12 +298,12 @@ def scaling(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
+    """Return the processor and the versions, on which the numbers depend."""
     import gymnasium
     import stable_baselines3
 
     cpu = processor()
-    found = {
+    packages = {
         "torch": th.__version__,
         "stable-baselines3": stable_baselines3.__version__,
         "gymnasium": gymnasium.__version__,
@@ -312,12 +312,12 @@ def machine() -> dict[str, Any]:
         import jax
         import sbx
 
-        found |= {"sbx": sbx.__version__, "jax": jax.__version__}
-    return {"cpu": cpu, "cores": mp.cpu_count(), "python": platform.python_version(), **found}
+        packages |= {"sbx": sbx.__version__, "jax": jax.__version__}
+    return {"cpu": cpu, "cores": mp.cpu_count(), "python": platform.python_version(), **packages}
 
 
 def draw(results: dict[str, Any], path: Path) -> None:
-    """Bars of steps per second, one group per row of the main table."""
+    """Draw bars of steps per second, one group per row of the main table."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -341,7 +341,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
 
 
 def draw_scaling(results: dict[str, Any], path: Path) -> None:
-    """Throughput by the number of environments, and the gradient step's time by batch size and width."""
+    """Draw throughput by number of environments, and the time of a gradient step by batch size and width."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -355,11 +355,11 @@ def draw_scaling(results: dict[str, Any], path: Path) -> None:
          "gradient_step_ms", "gradient step (ms)"),
     ]  # fmt: skip
     figure, axes = plt.subplots(1, 3, figsize=(12, 3.6), layout="constrained")
-    for axis, (x, x_label, of_panel, y, y_label) in zip(axes, panels, strict=True):
+    for axis, (x, x_label, cases, y, y_label) in zip(axes, panels, strict=True):
         for name, label in (("SB3", "SB3"), ("plain", "DDPGPaper: plain")):
-            axis.plot([r[x] for r in of_panel], [statistics.median(r[y][name]) for r in of_panel], "o-", label=label)
+            axis.plot([r[x] for r in cases], [statistics.median(r[y][name]) for r in cases], "o-", label=label)
         axis.set_xscale("log", base=2)
-        axis.set_xticks([r[x] for r in of_panel], [str(r[x]) for r in of_panel])
+        axis.set_xticks([r[x] for r in cases], [str(r[x]) for r in cases])
         axis.set_ylim(bottom=0)
         axis.set_xlabel(x_label)
         axis.set_ylabel(y_label)
@@ -386,7 +386,7 @@ def main() -> None:
     parser.add_argument(
         "--settings", nargs="+", default=["64:1", "64:2", "256:1", "256:2", "1024:2"], help="batch size : torch threads"
     )
-    parser.add_argument("--n-envs", nargs="+", type=int, default=[1, 4, 16], help="of the scaling part")
+    parser.add_argument("--n-envs", nargs="+", type=int, default=[1, 4, 16], help="environments of the part scaling")
     parser.add_argument("--endurance-steps", type=int, default=300_000)
     parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
     parser.add_argument("--out", type=Path, default=Path("runs/throughput"), help="folder for JSON and figure")

@@ -1,4 +1,4 @@
-"""Hyperparameters of SB3's DDPG that the Zoo's YAML files cannot express: noise with the paper's time step."""
+"""Hyperparameters of SB3's DDPG with the paper's noise, which the Zoo's YAML files cannot express."""
 
 import numpy as np
 
