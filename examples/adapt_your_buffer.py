@@ -1,5 +1,5 @@
 """
-Train with a replay store of your own behind ReplayBufferAdapter: here, a plain ring of NumPy arrays.
+Train with your own replay store behind ReplayBufferAdapter: here, a plain ring of NumPy arrays.
 
     python examples/adapt_your_buffer.py                # Pendulum-v1, 5,000 steps
 """
@@ -17,7 +17,7 @@ from ddpg_ext.buffers import ReplayBufferAdapter, Transitions
 
 class MyReplayBuffer(ReplayBufferAdapter):
     """
-    The whole of it: where transitions go, and how they come back.
+    Write transitions to the store, and read them; that is all.
 
     The adapter numbers transitions from 0 to ``buffer_size * n_envs - 1`` and reuses the numbers of the oldest ones. It
     checks, counts, draws, normalises, moves to the device, saves and loads.

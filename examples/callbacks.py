@@ -1,9 +1,9 @@
 """
-Callbacks, SB3's and this package's: evaluate and stop when good enough, keep checkpoints, draw, look for trouble.
+Use callbacks of SB3 and this package: evaluate, stop at a good return, keep checkpoints, draw, and warn of problems.
 
     python examples/callbacks.py                # Pendulum-v1, until the mean return is -200, at most 20,000 steps
 
-With seed 0 that was after 12,000 steps (one thread of an AMD EPYC).
+With seed 0 it stopped after 12,000 steps (one thread of an AMD EPYC).
 
 runs/callbacks/ then has best_model.zip and evaluations.npz (EvalCallback), rl_model_<steps>_steps.zip
 (CheckpointCallback), live.png (LivePlotCallback), and q_values_<steps>_steps.png (QValueBiasCallback): the critic's
@@ -24,7 +24,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=20_000, help="environment steps to train for, at most (20,000)")
     parser.add_argument("--eval-freq", type=int, default=1_000, help="steps between two evaluations (1,000)")
-    parser.add_argument("--threshold", type=float, default=-200.0, help="mean return that is good enough (-200)")
+    parser.add_argument("--threshold", type=float, default=-200.0, help="mean return at which to stop (-200)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, default=Path("runs/callbacks"), help="folder for all files")
     args = parser.parse_args()

@@ -1,10 +1,10 @@
 """
-Learn CarRacing-v3 from pixels. Its observation is an image already, so nothing is rendered twice.
+Learn CarRacing-v3 from pixels. Its observations are images already, so nothing else is rendered.
 
     python examples/car_racing.py                       # 100,000 steps of the agent: an hour or more
     python examples/car_racing.py --timesteps 200       # a short try
 
-Needs Box2D (pip install 'ddpg_ext[box2d]'). Each action is repeated for 3 frames, so that an episode has 334 steps.
+Needs Box2D (pip install 'ddpg_ext[box2d]'). Each action is repeated for 3 frames, so an episode has 334 steps.
 """
 
 import argparse
@@ -45,12 +45,12 @@ def main() -> None:
         seed=args.seed,
         verbose=1,
         buffer_size=50_000,  # 1.8 GB; the paper's million would take 37 GB
-        # The paper's convolutions, minibatch, learning rates and noise; the rest learns faster, see the guide
+        # The paper's convolutions, minibatch, learning rates and noise. The other settings learn faster, see the guide
         learning_starts=min(1_000, args.timesteps // 4),
         uniform_warmup=True,
         qf_weight_decay=0.0,
         tau=1e-2,
-        gamma=0.97,  # per step of the agent, that is 0.99 per step of the simulation
+        gamma=0.97,  # per step of the agent, so 0.99 per step of the simulation
         policy_kwargs={"batch_norm": True},
     )
     model.learn(args.timesteps)

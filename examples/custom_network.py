@@ -1,5 +1,5 @@
 """
-Your own networks: a features extractor, other widths for actor and critic, another activation; saved and loaded.
+Train, save and load your own networks: a features extractor, other widths for actor and critic, another activation.
 
     python examples/custom_network.py                   # Pendulum-v1, 10,000 steps, one or two minutes
 
@@ -21,7 +21,7 @@ from ddpg_ext import DDPGPaper
 
 class WithProducts(BaseFeaturesExtractor):
     """
-    Add the products of each two components to the observation, as a quadratic regulator uses them.
+    Add the products of all pairs of components to the observation, like the features of a quadratic regulator.
 
     :param observation_space: a Box, shape ``(n,)``
     :param scale: factor on the products
@@ -62,7 +62,7 @@ def main() -> None:
             "net_arch": {"pi": [64, 64], "qf": [128, 128, 128]},
             "activation_fn": nn.ELU,
             "batch_norm": "actor",  # or True, False, "critic"
-            "action_layer": 2,  # of the critic's three hidden layers, the one at which the action enters
+            "action_layer": 2,  # hidden layer of the critic, of three, at which the action enters
         },
         seed=args.seed,
     )
@@ -73,7 +73,7 @@ def main() -> None:
     model.learn(args.steps)
     model.save(args.runs / "custom_network.zip")
 
-    # Loading executes nothing in the file, so your own class must be allowed
+    # Loading executes no code in the file, so your own class must be allowed
     loaded = DDPGPaper.load(args.runs / "custom_network.zip", allow=[WithProducts])
     mean, std = evaluate_policy(
         loaded, make_vec_env("Pendulum-v1", n_envs=10, seed=args.seed + 1000), n_eval_episodes=20

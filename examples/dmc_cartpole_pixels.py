@@ -4,13 +4,13 @@ Learn to balance dm_control's cartpole from pixels.
     python examples/dmc_cartpole_pixels.py                      # 20,000 steps of the agent: an hour on a CPU
     python examples/dmc_cartpole_pixels.py --timesteps 200      # a short try
 
-Needs dm_control (pip install 'ddpg_ext[dmc]'). Each action is repeated for 3 steps, so that an episode has 334.
+Needs dm_control (pip install 'ddpg_ext[dmc]'). Each action is repeated for 3 steps, so an episode has 334 steps.
 """
 
 import argparse
 import os
 
-# Before MuJoCo is imported: how it renders without a display. On machines without EGL, osmesa may do
+# Set before MuJoCo is imported, to render without a display. On machines without EGL, try osmesa
 os.environ.setdefault("MUJOCO_GL", "egl")
 
 import gymnasium as gym
@@ -52,12 +52,12 @@ def main() -> None:
         seed=args.seed,
         verbose=1,
         buffer_size=20_000,  # 0.7 GB; the paper's million would take 37 GB
-        # The paper's convolutions, minibatch, learning rates and noise; the rest learns faster, see the guide
+        # The paper's convolutions, minibatch, learning rates and noise. The other settings learn faster, see the guide
         learning_starts=min(1_000, args.timesteps // 4),
         uniform_warmup=True,
         qf_weight_decay=0.0,
         tau=1e-2,
-        gamma=0.97,  # per step of the agent, that is 0.99 per step of the simulation
+        gamma=0.97,  # per step of the agent, so 0.99 per step of the simulation
         policy_kwargs={"batch_norm": True},
     )
     model.learn(args.timesteps)

@@ -1,11 +1,11 @@
 """
-Goals and hindsight: SB3's HerReplayBuffer with DDPGPaper, on a task with rewards only at the goal.
+Learn to reach goals with hindsight: SB3's HerReplayBuffer with DDPGPaper, on a task with rewards only at the goal.
 
     python examples/her_goal_env.py                     # 5,000 steps, half a minute or more
     python examples/her_goal_env.py --no-her            # the same without hindsight
 
-Prints the share of 100 random goals that are reached, every 1,000 steps. At the end it was 100 %, 100 % and 96 % with
-seeds 0, 1 and 2, and 2 % without hindsight (seed 0; one thread of an AMD EPYC).
+Prints the share of 100 random goals that the agent reaches, every 1,000 steps. At the end it was 100 %, 100 % and 96 %
+with seeds 0, 1 and 2, and 2 % without hindsight (seed 0; one thread of an AMD EPYC).
 """
 
 import argparse
@@ -24,7 +24,7 @@ from ddpg_ext import DDPGPaper
 
 class Reach(gym.Env):
     """
-    Move a point to a goal in the square [-1, 1] x [-1, 1]: at most 0.1 along each axis per step, 40 steps in all.
+    Move a point to a goal in the square [-1, 1] x [-1, 1], by at most 0.1 along each axis per step, in 40 steps.
 
     The reward is 0 within 0.1 of the goal and -1 elsewhere, so an untrained agent learns nothing from its episodes.
     """
@@ -47,7 +47,7 @@ class Reach(gym.Env):
         return self._observation(), reward, False, self.n_steps == 40, {"is_success": reward == 0}
 
     def compute_reward(self, achieved_goal: np.ndarray, desired_goal: np.ndarray, info: Any) -> np.ndarray:
-        """Return the rewards of many goals at once, shapes ``(..., 2)``, for HER."""
+        """Return the rewards for one or many goals, shape ``(..., 2)``; HER calls it for many."""
         distance = np.linalg.norm(achieved_goal - desired_goal, axis=-1)
         return np.where(distance < 0.1, 0.0, -1.0)
 

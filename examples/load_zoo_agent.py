@@ -4,7 +4,7 @@ Open an agent of the RL Zoo or a run of examples/train.py, evaluate it, and cont
     python examples/load_zoo_agent.py rl-trained-agents/ddpg/Pendulum-v1_1
     python examples/load_zoo_agent.py runs/Pendulum-v1_1 --checkpoint last --train 5000
 
-Nothing in the agent's files is executed.
+No code in the agent's files is executed.
 """
 
 import argparse
@@ -16,9 +16,9 @@ from ddpg_ext import CheckpointError, load_zoo_run
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", help="a run's folder, a folder of runs, or a zip file")
+    parser.add_argument("run", help="a run folder, a folder of runs, or a zip file")
     parser.add_argument("--checkpoint", help="'best', 'last' or a number of steps")
-    parser.add_argument("--env", help="environment id to use instead of the run's")
+    parser.add_argument("--env", help="environment id to use instead of that of the run")
     parser.add_argument("--episodes", type=int, default=10)
     parser.add_argument("--train", type=int, default=0, help="environment steps of further training")
     args = parser.parse_args()
@@ -34,7 +34,7 @@ def main() -> None:
     if args.train:
         model.learn(args.train, reset_num_timesteps=False)
         mean, std = evaluate_policy(model, env, args.episodes)
-        print(f"After {args.train:,} steps more: {mean:.1f} +/- {std:.1f}")
+        print(f"After {args.train:,} more steps: {mean:.1f} +/- {std:.1f}")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@ Export a trained actor to ONNX, and run it with onnxruntime, without torch, SB3 
 
     python examples/onnx_export.py                      # Pendulum-v1, 10,000 steps; needs the extra onnx
 
-The graph takes raw observations: their normalisation and the actions' bounds are part of it.
+The graph takes raw observations, because their normalisation and the bounds of the actions are part of it.
 """
 
 import argparse
@@ -40,7 +40,7 @@ def main() -> None:
     difference = np.abs(actions - expected).max() / model.action_space.high.max()
     print(f"Largest difference from predict over 1,000 observations: {difference:.1e} of the largest action")
 
-    # An episode with the file alone
+    # Play an episode with only the file
     test_env = make_vec_env("Pendulum-v1", seed=args.seed + 1000)
     obs, total, over = test_env.reset(), 0.0, False
     while not over:

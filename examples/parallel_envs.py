@@ -1,12 +1,12 @@
 """
-Four environments, each in a process of its own, and as many gradient steps as environment steps.
+Train with four environments, each in its own process, and as many gradient steps as environment steps.
 
     python examples/parallel_envs.py                    # Pendulum-v1, 20,000 steps, a minute or more
 
 Ends at a mean return of -180 (seed 0, one thread of an AMD EPYC).
 
 Use processes if a step of the environment is slower than a gradient step: physics, rendering, network. For a fast
-environment such as Pendulum-v1, leave out vec_env_cls: talking to the processes costs more than it saves.
+environment such as Pendulum-v1, leave out vec_env_cls: communication with the processes costs more than it saves.
 """
 
 import argparse
@@ -25,14 +25,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("env", nargs="?", default="Pendulum-v1", help="environment id, with continuous actions")
     parser.add_argument(
-        "--steps", type=int, default=20_000, help="environment steps to train for, of all together (20,000)"
+        "--steps", type=int, default=20_000, help="environment steps to train for, over all environments (20,000)"
     )
-    parser.add_argument("--n-envs", type=int, default=4, help="environments (4)")
+    parser.add_argument("--n-envs", type=int, default=4, help="number of environments (4)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder for the model (runs/)")
     args = parser.parse_args()
 
-    # A terminal sends Ctrl-C to all processes. Those of the environments must live until the model is saved
+    # A terminal sends Ctrl-C to all processes, but those of the environments must run until the model is saved
     with ignored_interrupts():
         env = make_vec_env(args.env, n_envs=args.n_envs, seed=args.seed, vec_env_cls=SubprocVecEnv)
     # Each environment has its own noise. gradient_steps=-1 makes as many gradient steps as environment steps: n_envs
@@ -51,5 +51,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    # Each process imports this file: without the line above, it would train
+    # Each process imports this file; without the line above, it would train, too
     main()

@@ -4,7 +4,7 @@ Learn Pendulum-v1 from pixels: images of the pole instead of its angle and veloc
     python examples/pendulum_from_pixels.py                     # 10,000 steps of the agent, about 10 minutes
     python examples/pendulum_from_pixels.py --timesteps 200     # a short try
 
-Each action is repeated for 3 steps of the simulation, so that an episode has 67.
+Each action is repeated for 3 steps of the simulation, so an episode has 67 steps of the agent.
 """
 
 import argparse
@@ -23,7 +23,7 @@ def make_pendulum() -> gym.Env:
     env = gym.make("Pendulum-v1", render_mode="rgb_array")
     env.unwrapped.screen_dim = 128  # type: ignore[attr-defined] # 500x500 pixels take ten times as long to draw
     env = PixelActionRepeat(env, repeat=3, size=64)
-    # A thin rod on white is learned several times slower than its negative, because black is 0 for the network
+    # Learning from a thin rod on white is several times slower than from its negative, because black is 0
     return gym.wrappers.TransformObservation(env, lambda image: 255 - image, env.observation_space)
 
 
@@ -36,7 +36,7 @@ def main() -> None:
     args = parser.parse_args()
 
     def make_scaled() -> gym.Env:
-        # A critic that starts at 0 reaches returns around -50 sooner than -500
+        # The critic starts near 0, so it learns returns around -50 sooner than -500
         return gym.wrappers.TransformReward(Monitor(make_pendulum()), lambda reward: 0.1 * float(reward))
 
     model = DDPGPaper(
@@ -45,14 +45,14 @@ def main() -> None:
         seed=args.seed,
         verbose=1,
         buffer_size=20_000,  # 0.7 GB; the paper's million would take 37 GB
-        # The paper's convolutions, critic's learning rate and noise; the rest learns faster, see the guide
+        # The paper's convolutions, critic's learning rate and noise. The other settings learn faster, see the guide
         learning_rate=1e-3,
         batch_size=32,
         learning_starts=min(1_000, args.timesteps // 4),
         uniform_warmup=True,
         qf_weight_decay=0.0,
         tau=1e-2,
-        gamma=0.97,  # per step of the agent, that is 0.99 per step of the simulation
+        gamma=0.97,  # per step of the agent, so 0.99 per step of the simulation
         policy_kwargs={"batch_norm": True},
     )
     model.learn(args.timesteps)

@@ -27,8 +27,8 @@ def main() -> None:
         seed=args.seed,
         replay_buffer_class=PrioritizedReplayBuffer,
         replay_buffer_kwargs={
-            "alpha": 0.6,  # how much priorities count
-            "beta": LinearDecay(args.steps, start=0.4, end=1.0),  # how much the weights correct for them
+            "alpha": 0.6,  # strength of the priorities; 0 draws uniformly
+            "beta": LinearDecay(args.steps, start=0.4, end=1.0),  # strength of the correction by weights
         },
     )
     model.learn(args.steps)

@@ -1,11 +1,11 @@
 """
-Train an agent, and keep everything in a run folder that is laid out like the RL Zoo's. `make train` runs this.
+Train an agent, and keep all files in a run folder with the layout of the RL Zoo. `make train` runs this.
 
     python examples/train.py                            # Pendulum-v1, 20,000 steps with the paper's settings
     python examples/train.py HalfCheetah-v5 --steps 300000
     python examples/train.py HalfCheetah-v5 --tuned     # with its entry in ddpg_ext/zoo/hyperparams/ddpg_paper.yml
 
-Ctrl-C ends training after the current step, a second one at once. The agent is kept.
+Ctrl-C ends training after the current step, a second Ctrl-C at once. The agent is saved in both cases.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from ddpg_ext.plot import plot_runs
 from ddpg_ext.zoo.hyperparameters import constructor_arguments, default_policy, read_hyperparameters
 from ddpg_ext.zoo.interrupts import StopOnCtrlC
 
-if sys.platform == "linux" and "DISPLAY" not in os.environ:  # MuJoCo and pygame render without a window, too
+if sys.platform == "linux" and "DISPLAY" not in os.environ:  # make MuJoCo and pygame render without a window
     os.environ.setdefault("MUJOCO_GL", "egl")
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 
@@ -43,7 +43,7 @@ def positive(text: str) -> int:
 
 
 def read_settings(args: argparse.Namespace) -> dict:
-    """Return the hyperparameters, with the number of steps."""
+    """Return the hyperparameters, including the number of steps."""
     default = read_hyperparameters("default")
     entry = read_hyperparameters(args.env) if args.tuned else {**default, "n_timesteps": 20_000}
     if entry == default:
@@ -52,7 +52,7 @@ def read_settings(args: argparse.Namespace) -> dict:
 
 
 def next_free_folder(runs: Path, name: str) -> Path:
-    """Make <name>_<N>, N one above the highest that exists."""
+    """Make the folder <name>_<N>, where N is one above the highest existing number."""
     numbers = [path.name.rpartition("_")[2] for path in runs.glob(f"{name}_*")]
     folder = runs / f"{name}_{max((int(number) for number in numbers if number.isdigit()), default=0) + 1}"
     folder.mkdir(parents=True)
@@ -70,10 +70,10 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder for run folders (runs/)")
     args = parser.parse_args()
 
-    # Everything that can be wrong is checked before there is a run folder
+    # Check all input before the run folder is created
     import_extra("scipy.stats", "ddpg_ext[plots]", "the learning curve")
     settings = read_settings(args)
-    if ":" not in args.env:  # else Gymnasium imports the module before the colon
+    if ":" not in args.env:  # for "module:id", Gymnasium imports the module
         check_environment(args.env)
     probe = gym.make(args.env)
     settings.setdefault("policy", default_policy(probe.observation_space))
@@ -84,7 +84,7 @@ def main() -> None:
     folder = next_free_folder(args.runs, name)
     (folder / name).mkdir()
     options = {**vars(args), "algo": "ddpg_paper", "runs": str(args.runs), "steps": settings["n_timesteps"]}
-    options["env_kwargs"] = None  # the Zoo's `enjoy` asks for it
+    options["env_kwargs"] = None  # the Zoo's `enjoy` needs this key
     (folder / name / "args.yml").write_text(yaml.safe_dump(options))
     (folder / name / "config.yml").write_text(yaml.safe_dump(settings, sort_keys=False))
 
@@ -114,7 +114,7 @@ def main() -> None:
         plot_runs([folder])[0].savefig(folder / "learning_curve.png", dpi=150)
     try:
         record_episode(model, args.env, folder / "agent.gif", max_steps=min(settings["n_timesteps"], 200))
-    except Exception as error:  # renderers without a display raise any error
+    except Exception as error:  # renderers without a display may raise any error
         print(f"No animation, because {args.env} cannot be rendered here: {error}")
     print(f"Mean return over {args.eval_episodes} episodes without noise: {mean:.1f} +/- {std:.1f}")
     solved = probe.spec.reward_threshold if probe.spec else None

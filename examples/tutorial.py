@@ -1,14 +1,14 @@
 """
-The configuration of the tutorial "Physics control tasks with Deep Reinforcement Learning" (Paperspace blog).
+Train with the configuration of the tutorial "Physics control tasks with Deep Reinforcement Learning" (Paperspace blog).
 
     python examples/tutorial.py                 # Pendulum-v1, 548,000 steps as in the tutorial, 15 minutes or more
     python examples/tutorial.py --steps 60000   # two minutes
     python examples/tutorial.py --env Hopper-v5 --batch-size 128 --decay 0
 
-Ornstein-Uhlenbeck noise that is never reset and decays over 100,000 steps, no batch normalisation, no weight decay, the
-end of an episode as a terminal state. After every 10 episodes it prints their mean return and draws live.png. The actor
-of the best training episode is kept. Ctrl-C ends training after the current step. For TensorBoard:
-tensorboard --logdir runs/tutorial
+It has Ornstein-Uhlenbeck noise that is never reset and decays over 100,000 steps, neither batch normalisation nor
+weight decay, and treats the end of an episode as a terminal state. After every 10 episodes it prints their mean return
+and draws live.png. The actor of the best training episode is kept. Ctrl-C ends training after the current step. For
+TensorBoard: tensorboard --logdir runs/tutorial
 """
 
 import argparse
@@ -24,7 +24,7 @@ from ddpg_ext.zoo.interrupts import StopOnCtrlC
 
 
 class UnendingNoise(OrnsteinUhlenbeckNoise):
-    """Noise that continues over the ends of episodes, as in the tutorial. The paper resets it."""
+    """Continue the noise across episodes, as in the tutorial; the paper resets it."""
 
     def reset(self) -> None:
         if not hasattr(self, "noise_prev"):
@@ -44,7 +44,7 @@ class BestEpisode(BaseCallback):
             if "episode" in info:
                 self.returns.append(info["episode"]["r"])
                 if self.returns[-1] > max(self.returns[:-1], default=-np.inf):
-                    # Without the noise, so that the actor loads without this script's class
+                    # Exclude the noise, so that the file can be loaded without the class of this script
                     self.model.save(self.file, exclude=["action_noise"])
                 if len(self.returns) % 10 == 0:
                     mean = f"mean return of 10 episodes {np.mean(self.returns[-10:]):.1f}"
@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument("--env", default="Pendulum-v1", help="environment id, with continuous actions")
     parser.add_argument("--steps", type=int, default=548_000, help="environment steps to train for (548,000)")
     parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--decay", type=int, default=100_000, help="steps until the noise is 0; 0: it stays (100,000)")
+    parser.add_argument("--decay", type=int, default=100_000, help="steps until the noise is 0; 0: no decay (100,000)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--eval-episodes", type=int, default=100, help="episodes of the last evaluation (100)")
     parser.add_argument("--folder", type=Path, default=Path("runs/tutorial"), help="folder for all files")
@@ -87,7 +87,7 @@ def main() -> None:
 
     if episodes.returns:
         print(f"Mean return of the last 10 training episodes: {np.mean(episodes.returns[-10:]):.1f}")
-    print("The tutorial's, on Pendulum-v1 after 548,000 steps: -170.6")
+    print("The result of the tutorial, on Pendulum-v1 after 548,000 steps: -170.6")
     print(f"Evaluating both actors over {args.eval_episodes} episodes")
     eval_env = make_vec_env(args.env, n_envs=10, seed=args.seed + 1000)
     for name, actor in {"last": model, "best": DDPGPaper.load(episodes.file) if episodes.returns else model}.items():

@@ -3,7 +3,7 @@ Normalise observations and rewards while training, save the statistics beside th
 
     python examples/vec_normalize.py                    # Pendulum-v1, 10,000 steps, half a minute or more
 
-An agent that learned from normalised observations needs them. Mean returns with seed 0, one thread of an
+An agent that learned from normalised observations also needs them to act. Mean returns with seed 0, one thread of an
 AMD EPYC: -212 with the statistics, -1321 with raw observations.
 """
 
@@ -37,7 +37,7 @@ def main() -> None:
         seed=args.seed,
     )
     model.learn(args.steps)
-    # load_zoo_run finds the statistics under this name, and freezes them
+    # load_zoo_run finds the statistics by this file name, and freezes them
     model.save(args.folder / "Pendulum-v1.zip")
     env.save(str(args.folder / "vecnormalize.pkl"))
 

@@ -162,7 +162,7 @@ def test_resume_after_kill_and_load_zoo_agent(example, tmp_path):
     DDPGPaper("MlpPolicy", "Pendulum-v1").learn(70).save(tmp_path / "Pendulum-v1.zip")
     text = example("load_zoo_agent", "Pendulum-v1.zip", "--episodes", 1, "--train", 70)
     assert "trained for 70 steps" in text
-    assert re.search(rf"After 70 steps more: {NUMBER}", text)
+    assert re.search(rf"After 70 more steps: {NUMBER}", text)
 
 
 @pytest.mark.parametrize(
