@@ -98,7 +98,7 @@ class _DecayOfMatrices(th.optim.Adam):
 
 
 class DecayBehind(WeightsAlone):
-    """Apply weight decay only behind the critic's last batch norm, which makes the weights before it scale-invariant."""
+    """Apply weight decay only behind the critic's last batch norm, because it makes earlier weights scale-invariant."""
 
     def make_critic(self, *args: Any) -> Critic:
         critic = super().make_critic(*args)
