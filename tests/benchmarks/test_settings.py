@@ -56,26 +56,26 @@ def test_variants_of_learning(model_of):
 
 
 def test_variants_of_figure2(model_of):
-    names = ("no-targets", "targets", "both")
-    models = {name: model_of("figure2_pendulum", name) for name in names}
+    names = ("no-targets", "no-batch-norm", "paper")
+    models = {name: model_of("batch_norm_pendulum", name) for name in names}
     models["pixels"] = model_of("figure2_pendulum_pixels", "pixels")
     described = {name: (model.tau, model.policy.batch_norm, model.batch_size) for name, model in models.items()}
-    expected = {"no-targets": (1.0, True, 64), "targets": (1e-3, False, 64), "both": (1e-3, True, 64)}
+    expected = {"no-targets": (1.0, True, 64), "no-batch-norm": (1e-3, False, 64), "paper": (1e-3, True, 64)}
     assert described == {**expected, "pixels": (1e-3, False, 16)}
     others = {(m.qf_weight_decay, m.learning_rate, m.qf_learning_rate, m.gamma) for m in models.values()}
     assert others == {(1e-2, 1e-4, 1e-3, 0.99)}
     assert models["pixels"].observation_space.shape == (9, 64, 64)
 
 
-@pytest.mark.parametrize(("settings", "steps"), [("figure2_pendulum_pixels", 3), ("figure2_cartpole", 9)])
+@pytest.mark.parametrize(("settings", "steps"), [("figure2_pendulum_pixels", 3), ("batch_norm_cartpole", 9)])
 def test_steps_of_the_simulation(model_of, settings, steps):
-    if settings == "figure2_cartpole":
+    if settings == "batch_norm_cartpole":
         pytest.importorskip("dm_control")
-    env = model_of(settings, "pixels" if "pixels" in settings else "both").get_env()
+    env = model_of(settings, "pixels" if "pixels" in settings else "paper").get_env()
     env.reset()
     env.step(np.zeros((1, 1), np.float32))
     single = env.unwrapped.envs[0]
-    if settings == "figure2_cartpole":
+    if settings == "batch_norm_cartpole":
         assert single.unwrapped._env._step_count == steps  # dm_control's
     else:
         assert single.get_wrapper_attr("_elapsed_steps") == steps  # TimeLimit's
@@ -90,7 +90,7 @@ def test_prioritised_replay(model_of):
 def test_figure2_has_the_mean_and_a_band_over_seeds(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     figure2 = importlib.import_module("figure2")
-    for variant, of in {"both": (0.0, 3.0, 30.0), "targets": (7.0,)}.items():
+    for variant, of in {"paper": (0.0, 3.0, 30.0), "no-batch-norm": (7.0,)}.items():
         for seed, value in enumerate(of):
             folder = tmp_path / variant / f"Pendulum-v1_seed{seed}"
             folder.mkdir(parents=True)
@@ -99,10 +99,10 @@ def test_figure2_has_the_mean_and_a_band_over_seeds(tmp_path, monkeypatch):
             (folder / "result.json").write_text(json.dumps(result))
     figure, axes = plt.subplots()
     figure2.draw(axes, figure2.read(tmp_path))
-    targets, both = axes.get_lines()
-    assert (both.get_color(), both.get_label()) == ("tab:green", "target networks, batch norm")
-    np.testing.assert_allclose(both.get_xydata(), [(100, 11), (200, 12)])
-    np.testing.assert_allclose(targets.get_xydata(), [(100, 7), (200, 8)])
+    plain, paper = axes.get_lines()
+    assert (paper.get_color(), paper.get_label()) == ("tab:green", "target networks, batch norm")
+    np.testing.assert_allclose(paper.get_xydata(), [(100, 11), (200, 12)])
+    np.testing.assert_allclose(plain.get_xydata(), [(100, 7), (200, 8)])
     (band,) = axes.collections  # one run has none
     # All of three draws are the worst with probability 1/27 > 2.5 %: the interval's ends are worst and best
     corners = {tuple(corner) for corner in band.get_paths()[0].vertices.tolist()}
@@ -111,6 +111,6 @@ def test_figure2_has_the_mean_and_a_band_over_seeds(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["figure2.py", str(tmp_path), "--out", str(tmp_path / "f.png")])
     figure2.main()
     assert (tmp_path / "f.png").stat().st_size > 0
-    monkeypatch.setattr(sys, "argv", ["figure2.py", str(tmp_path / "both")])
+    monkeypatch.setattr(sys, "argv", ["figure2.py", str(tmp_path / "paper")])
     with pytest.raises(SystemExit):
         figure2.main()
