@@ -4,7 +4,7 @@ Keep the agent of the median seed of a sweep: only its weights, in a run folder 
     python benchmarks/agents.py sweeps/results_pendulum/paper sweeps/results_pendulum/tuned
 
 The median is that of the final return. In further training of the agent, its optimisers start without averages, and
-its targets as copies of the networks. `load_zoo_run("benchmarks/agents/Pendulum-v1-paper")` opens it.
+its targets as copies of the networks. `load_zoo_run("benchmarks/agents/Pendulum-v1-tuned")` opens it.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """
 Draw Figure 3 of the paper: estimated Q against observed return, for trained agents.
 
-    python benchmarks/figure3.py benchmarks/agents/Pendulum-v1-tuned benchmarks/agents/HalfCheetah-v5-tuned
+    python benchmarks/figure3.py benchmarks/agents/Pendulum-v1-tuned runs/Pendulum-v1_1
 
 Each agent plays test episodes without noise. A figure is written for each, and its bias and correlation are printed.
 """

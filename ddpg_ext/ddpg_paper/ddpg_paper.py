@@ -804,7 +804,7 @@ class DDPGPaper(OffPolicyAlgorithm):
         Convert a live SB3 DDPG or TD3: its networks, optimisers, counters, environment and replay buffer.
 
         The networks keep their architecture (``action_layer=1``, no batch normalisation). Only the first critic of a
-        TD3 is kept. ``learn`` warns of all losses.
+        TD3 is kept. ``learn`` warns of everything that is lost.
 
         :param model: the SB3 model
         :return: a model that predicts the same actions

@@ -135,7 +135,8 @@ def gradients_may_overflow(loss: float, squares: float) -> bool:
     """
     Return whether squares of gradients, which Adam averages, may be too large for single precision.
 
-    A gradient is at most TD error times observation times weights: below 1e14 for the first two, weights need 1e5.
+    A gradient is at most TD error times observation times weights. Below 1e14 for the first two, only weights above
+    1e5 could make its square overflow.
     """
     return (1 + abs(loss)) * (1 + squares) > 1e28
 

@@ -173,7 +173,7 @@ def _schedule(key: str, text: str) -> LinearSchedule:
         return LinearSchedule(float(initial), 0.0, 1.0)
     except ValueError:
         raise InvalidArgumentError(
-            f"`{key}` must be a number, or such as lin_1e-3 for a linear decrease to 0, got {text!r}"
+            f"`{key}` must be a number, or text such as lin_1e-3 for a linear decrease to 0, got {text!r}"
         ) from None
 
 
