@@ -1,7 +1,7 @@
 """
 Draw Figure 2 of the paper, in its colours, from sweep folders or folders of results.
 
-    python benchmarks/figure2.py docs/_static/figure2.json
+    python benchmarks/figure2.py benchmarks/results/{Pendulum-v1,cartpole-swingup-v0} docs/_static/figure2_pixels.json
     python benchmarks/figure2.py sweeps/batch_norm_pendulum sweeps/figure2_pendulum_pixels --out runs/figure2.png
 
 benchmarks/settings/batch_norm_{pendulum,cartpole}.yml and figure2_*_pixels.yml are the settings of the sweeps.
