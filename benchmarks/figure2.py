@@ -1,5 +1,5 @@
 """
-Draw Figure 2 of the paper, in its colours, from sweep folders or folders of results.
+Draw Figure 2 of the paper, in its colours, from sweep folders, folders of results, or JSON files of curves.
 
     python benchmarks/figure2.py benchmarks/results/{Pendulum-v1,cartpole-swingup-v0} docs/_static/figure2_pixels.json
     python benchmarks/figure2.py sweeps/batch_norm_pendulum sweeps/figure2_pendulum_pixels --out runs/figure2.png
@@ -65,7 +65,7 @@ def draw(axes: Any, runs: list[dict[str, Any]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("sources", nargs="+", type=Path, help="folders of sweeps, or of results")
+    parser.add_argument("sources", nargs="+", type=Path, help="folders of sweeps or results, or JSON files")
     parser.add_argument("--out", type=Path, default=Path("runs/figure2.png"), help="file for the figure")
     args = parser.parse_args()
     runs = [run for source in args.sources for run in read(source)]
