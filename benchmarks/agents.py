@@ -8,8 +8,10 @@ its targets as copies of the networks. `load_zoo_run("benchmarks/agents/Pendulum
 """
 
 import argparse
+import io
 import json
 import shutil
+import zipfile
 from pathlib import Path
 
 from ddpg_ext import load_zoo_run
@@ -43,8 +45,13 @@ def keep(run: Path, variant: str) -> None:
     folder = AGENTS / f"{settings.name}-{variant}"
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(settings, folder / settings.name, ignore=shutil.ignore_patterns("command.txt"))
-    model.save(folder / f"{settings.name}.zip")
-    print(f"{folder}: {run.name}, {(folder / f'{settings.name}.zip').stat().st_size:,} bytes")
+    stored = io.BytesIO()
+    model.save(stored)
+    file = folder / f"{settings.name}.zip"
+    with zipfile.ZipFile(stored) as members, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as smaller:
+        for name in members.namelist():
+            smaller.writestr(name, members.read(name))
+    print(f"{folder}: {run.name}, {file.stat().st_size:,} bytes")
 
 
 if __name__ == "__main__":
