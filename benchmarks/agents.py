@@ -48,7 +48,10 @@ def keep(run: Path, variant: str) -> None:
     stored = io.BytesIO()
     model.save(stored)
     file = folder / f"{settings.name}.zip"
-    with zipfile.ZipFile(stored) as members, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as smaller:
+    with (
+        zipfile.ZipFile(stored) as members,
+        zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as smaller,
+    ):
         for name in members.namelist():
             smaller.writestr(name, members.read(name))
     print(f"{folder}: {run.name}, {file.stat().st_size:,} bytes")

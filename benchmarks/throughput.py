@@ -169,35 +169,43 @@ def compare(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def gradient_step_against_products(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Compare the time of a gradient step with that of its matrix products alone, in turns in one process."""
+    """Compare the time of a gradient step with that of its matrix products, and by kind of batch norm, in turns."""
     import gymnasium as gym
 
     results = []
+    statistics_of = {"no": PLAIN, "separate": {"policy_kwargs": {"batch_norm_statistics": "separate"}}, "joint": {}}
     print(
         "\n| environment | batch norm | gradient step (ms) | its matrix products (ms) | ratio |\n|---|---|---|---|---|"
     )
     th.set_num_threads(1)
     for env_id in args.envs:
-        for name, kwargs in (("no", PLAIN), ("yes", {})):
-            model = make_ours(gym.make(env_id), 64, **kwargs)
+        models = {name: make_ours(gym.make(env_id), 64, **kwargs) for name, kwargs in statistics_of.items()}
+        for model in models.values():
             model.learn(SHARED["learning_starts"] + 200)
-            batch = model.replay_buffer.sample(64)
-            products = matrix_products(64, batch.observations.shape[1], batch.actions.shape[1])
-            step, alone = [], []
-            th.set_flush_denormal(True)
-            for _ in range(max(args.steps // 2, 50)):
-                start = time.perf_counter()
-                model._executor.step(batch, 0.99, 1e-3)
-                middle = time.perf_counter()
-                products()
-                step.append((middle - start) * 1e3)
-                alone.append((time.perf_counter() - middle) * 1e3)
-            th.set_flush_denormal(False)
-            quotient = statistics.median(step) / statistics.median(alone)
+        batches = {name: model.replay_buffer.sample(64) for name, model in models.items()}
+        batch = batches["no"]
+        products = matrix_products(64, batch.observations.shape[1], batch.actions.shape[1])
+        steps: dict[str, list[float]] = {name: [] for name in models}
+        alone: dict[str, list[float]] = {name: [] for name in models}
+        th.set_flush_denormal(True)
+        for _ in range(max(args.steps // 20, 5)):
+            for name, model in models.items():
+                for _ in range(10):  # in a row, as in training, so that the weights stay in the caches
+                    start = time.perf_counter()
+                    model._executor.step(batches[name], 0.99, 1e-3)
+                    middle = time.perf_counter()
+                    products()
+                    steps[name].append((middle - start) * 1e3)
+                    alone[name].append((time.perf_counter() - middle) * 1e3)
+        th.set_flush_denormal(False)
+        for name, step in steps.items():
+            quotient = statistics.median(step) / statistics.median(alone[name])
             results.append(
-                {"env": env_id, "batch_norm": name, "step_ms": step, "products_ms": alone, "ratio": quotient}
+                {"env": env_id, "batch_norm": name, "step_ms": step, "products_ms": alone[name], "ratio": quotient}
             )
-            print(f"| {env_id} | {name} | {spread(step, 3)} | {spread(alone, 3)} | {quotient:.2f} |", flush=True)
+            print(f"| {env_id} | {name} | {spread(step, 3)} | {spread(alone[name], 3)} | {quotient:.2f} |", flush=True)
+        longer = [joint / separate for joint, separate in zip(steps["joint"], steps["separate"], strict=True)]
+        print(f"{env_id}: with joint statistics a step takes {spread(longer)} times as long as with separate ones")
     return results
 
 
