@@ -66,7 +66,7 @@ def test_throughput(run_benchmark, tmp_path):
     for name in ("plain", "paper"):
         ratios = [a / b for a, b in zip(row["rates"][name], row["rates"]["SB3"], strict=True)]
         assert row["ratios"][f"{name}/SB3"] == ratios
-    assert [step["batch_norm"] for step in results["step"]] == ["no", "yes"]
+    assert [step["batch_norm"] for step in results["step"]] == ["no", "separate", "joint"]
     assert len(results["endurance"][0]["rates"]) == 30
     assert [row.get("n_envs", row.get("batch")) for row in results["scaling"]] == [2, 16, 64, 256, 1024, 64, 64, 64]
     for picture in ("throughput.png", "scaling.png"):
