@@ -125,7 +125,7 @@ def interleave(processes: dict[str, Process], rounds: int, steps: int) -> dict[s
 
 
 def ratios(rates: dict[str, list[float]], name: str, base: str) -> list[float]:
-    """Return the ratio of two speeds in each round."""
+    """Return the ratio of two speeds, or of two times, in each round."""
     return [a / b for a, b in zip(rates[name], rates[base], strict=True)]
 
 
@@ -183,8 +183,8 @@ def gradient_step_against_products(args: argparse.Namespace) -> list[dict[str, A
         for model in models.values():
             model.learn(SHARED["learning_starts"] + 200)
         batches = {name: model.replay_buffer.sample(64) for name, model in models.items()}
-        batch = batches["no"]
-        products = matrix_products(64, batch.observations.shape[1], batch.actions.shape[1])
+        env = models["no"].env
+        products = matrix_products(64, env.observation_space.shape[0], env.action_space.shape[0])
         steps: dict[str, list[float]] = {name: [] for name in models}
         alone: dict[str, list[float]] = {name: [] for name in models}
         th.set_flush_denormal(True)
@@ -204,8 +204,8 @@ def gradient_step_against_products(args: argparse.Namespace) -> list[dict[str, A
                 {"env": env_id, "batch_norm": name, "step_ms": step, "products_ms": alone[name], "ratio": quotient}
             )
             print(f"| {env_id} | {name} | {spread(step, 3)} | {spread(alone[name], 3)} | {quotient:.2f} |", flush=True)
-        longer = [joint / separate for joint, separate in zip(steps["joint"], steps["separate"], strict=True)]
-        print(f"{env_id}: with joint statistics a step takes {spread(longer)} times as long as with separate ones")
+        joint_to_separate = spread(ratios(steps, "joint", "separate"))
+        print(f"{env_id}: with joint statistics a step takes {joint_to_separate} times as long as with separate ones")
     return results
 
 

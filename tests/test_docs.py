@@ -247,11 +247,7 @@ def test_the_tables_of_results_follow_from_the_raw_data():
     for task, _, *cells, _ in rows_of("README.md", "| task | steps |"):
         for cell, variant in zip(cells, ("paper", "tuned"), strict=True):
             returns = final_returns(task, variant)
-            expected = ""
-            if returns:
-                std = np.std(returns, ddof=1)
-                digits = 0 if std >= 1 else 1
-                expected = f"{np.mean(returns):,.{digits}f} ± {std:.{digits}f}"
+            expected = f"{np.mean(returns):,.0f} ± {np.std(returns, ddof=1):,.0f}" if returns else ""
             assert cell == expected, (task, variant)
     assert tuned
     assert statistics

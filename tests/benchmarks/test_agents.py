@@ -18,12 +18,12 @@ AGENTS = sorted(path for path in (BENCHMARKS / "agents").glob("*") if path.is_di
 @pytest.mark.parametrize("folder", AGENTS, ids=lambda folder: folder.name)
 def test_an_agent_has_its_return(folder):
     (settings,) = folder.glob("*/args.yml")
-    task = settings.parent.name
-    if task.startswith("dm_control-"):
-        pytest.importorskip("dm_control")
-    (seed,) = (value for key, value in yaml.load(settings.read_text(), yaml.UnsafeLoader).items() if key == "seed")
-    variant = folder.name.removeprefix(f"{task}-")
-    file = BENCHMARKS / "results" / task.removeprefix("dm_control-") / variant / f"seed_{seed}.json"
+    args = yaml.load(settings.read_text(), yaml.UnsafeLoader)
+    assert folder.name == f"{settings.parent.name}-{args['variant']}"
+    package, _, task = args["env"].rpartition("/")
+    if package:
+        pytest.importorskip(package)
+    file = BENCHMARKS / "results" / task / args["variant"] / f"seed_{args['seed']}.json"
     expected = json.loads(file.read_text())["final_return"]
     model, env = load_zoo_run(folder)
     env.seed(1)
