@@ -110,6 +110,10 @@ def write_video(frames: list[np.ndarray], fps: float, path: Path) -> None:
     images = [image.fromarray(frame) for frame in frames[::stride]]
     for frame in images:
         frame.thumbnail((_GIF_SIZE, _GIF_SIZE))
+    # one palette for all frames, without dithering: only what moves differs from frame to frame
+    some = np.concatenate([np.asarray(frame) for frame in images[:: math.ceil(len(images) / 16)]])
+    palette = image.fromarray(some).quantize(256)
+    images = [frame.quantize(palette=palette, dither=image.Dither.NONE) for frame in images]
     milliseconds = max(round(1000 * stride / fps), 20)
     with atomic_file(path) as file:
         images[0].save(file, format="GIF", save_all=True, append_images=images[1:], duration=milliseconds, loop=0)
