@@ -23,10 +23,11 @@ from ddpg_ext.zoo.sweep_options import one_line, parse
 MAX_FAILURES = 10
 #: folder of Ray Tune's own files, while it runs
 RAY_STATE = ".ray"
-#: settings for a local Ray, unless the user has set them: workers have the niceness of the command, and there are no
-#: statistics for a dashboard, which would take 2 % of a core
+#: settings for a local Ray, unless the user has set them: workers have the niceness of the command, are not killed
+#: when another program fills the memory, and there are no statistics for a dashboard, which would take 2 % of a core
 LOCAL_RAY = {
     "RAY_worker_niceness": "0",
+    "RAY_memory_monitor_refresh_ms": "0",
     **dict.fromkeys(("RAY_enable_metrics_collection", "RAY_task_events_report_interval_ms", "RAY_event_stats"), "0"),
 }
 

@@ -112,6 +112,7 @@ def test_a_run_that_raises_does_not_end_the_others(tmp_path):
     options += ["--eval-freq", "-1", "--jobs", "1"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+        patch.setenv("RAY_memory_usage_threshold", "0.01")  # as if another program filled the memory
         process = start(tmp_path / "sweep", *options)
         output = process.communicate()[0]
     assert process.returncode == 1
