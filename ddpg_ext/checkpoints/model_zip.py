@@ -114,8 +114,7 @@ def write_model_members(
 
 def excluded_attributes(model: "DDPGPaper") -> set[str]:
     """Return the names of attributes that are not saved unless the user includes them."""
-    networks = ("actor", "critic", "actor_target", "critic_target")
-    return {*model._excluded_save_params(), *networks, "_executor", "_statistics_before"}
+    return {*model._excluded_save_params(), "_executor", "_statistics_before"}
 
 
 def _field(name: str, value: Any) -> Any:

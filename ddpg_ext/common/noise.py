@@ -191,7 +191,7 @@ class ScheduledActionNoise(ActionNoise):
         return scale
 
     def __call__(self) -> np.ndarray:
-        noise = self.noise()
+        noise = np.asarray(self.noise())
         scaled = noise * noise.dtype.type(self.scale)
         self.n_steps += 1
         return scaled

@@ -19,7 +19,8 @@ def is_moderate(values: np.ndarray) -> bool:
     # The sum of squares decides for nearly all arrays; it is also the fastest test for NaN and infinity
     if values.dtype.char in "fd" and np.vdot(values, values) <= _LARGEST_SQUARE:
         return True
-    return values.dtype.kind in "biu" or bool((np.abs(values.astype(np.float64)) <= LARGEST).all())
+    is_small_integer = values.dtype.kind in "biu" and values.dtype.itemsize < 8
+    return is_small_integer or bool((np.abs(values.astype(np.float64)) <= LARGEST).all())
 
 
 def running_statistics(env: VecNormalize | None) -> Statistics:

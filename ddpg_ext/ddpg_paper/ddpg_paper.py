@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar, Literal, TypeVar
 
+import gymnasium as gym
 import numpy as np
 import torch as th
 from gymnasium import spaces
@@ -72,6 +73,16 @@ from ddpg_ext.ddpg_paper.validation import (
 
 SelfDDPGPaper = TypeVar("SelfDDPGPaper", bound="DDPGPaper")
 ErrorT = TypeVar("ErrorT", bound=Exception)
+
+
+def _network(name: str) -> Any:
+    """Return a property of the model for a network of its policy, so that both always name the same network."""
+
+    def replace(model: Any, network: Any) -> None:
+        setattr(model.policy, name, network)
+
+    return property(lambda model: getattr(model.policy, name), replace)
+
 
 #: SB3's method, before a user replaces it
 _SB3_PREDICT = OffPolicyAlgorithm.predict
@@ -143,10 +154,10 @@ class DDPGPaper(OffPolicyAlgorithm):
         "MultiInputPolicy": MultiInputPolicy,
     }
     policy: DDPGPaperPolicy
-    actor: Actor
-    actor_target: Actor
-    critic: Critic
-    critic_target: Critic
+    actor: Actor = _network("actor")
+    actor_target: Actor = _network("actor_target")
+    critic: Critic = _network("critic")
+    critic_target: Critic = _network("critic_target")
     action_space: spaces.Box
 
     @explain_keywords
@@ -257,8 +268,6 @@ class DDPGPaper(OffPolicyAlgorithm):
             super()._setup_model()
         if self.seed is not None and getattr(self.replay_buffer, "seed", 0) is None:
             self._seed_replay_buffer(self.seed)
-        self.actor, self.actor_target = self.policy.actor, self.policy.actor_target
-        self.critic, self.critic_target = self.policy.critic, self.policy.critic_target
         self._logger = Logger(None, [])  # silent, until `learn` or `set_logger`
         self._set_weight_decay()
         self._update_learning_rate([self.actor.optimizer, self.critic.optimizer])
@@ -364,7 +373,7 @@ class DDPGPaper(OffPolicyAlgorithm):
 
         :param total_timesteps: minimum number of environment steps to train for, >= 0
         :param callback: a ``BaseCallback``, a list of them, or a function as in SB3, called at every step
-        :param log_interval: number of episodes between two logs
+        :param log_interval: number of episodes between two logs; None: no logs
         :param tb_log_name: name of the run for TensorBoard
         :param reset_num_timesteps: False continues steps, episode and noise as if training had not stopped
         :param progress_bar: show a progress bar (needs the extra ``extra``)
@@ -388,10 +397,12 @@ class DDPGPaper(OffPolicyAlgorithm):
             raise InvalidArgumentError(
                 "the model has no environment to learn in; call `set_env`, or load the model with `env=`"
             )
+        if log_interval is not None:
+            check_number("log_interval", log_interval, lambda n: n > 0, "a number above 0, or None")
         with flush_denormals(), matmul_precision(self.matmul_precision, self.device.type), naming_workers():
             try:
                 super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
-            except (KeyError, OverflowError, RuntimeError, TypeError, ValueError) as error:
+            except (AssertionError, KeyError, OverflowError, RuntimeError, TypeError, ValueError) as error:
                 misfit = observation_error(error, self.observation_space)
                 if misfit is None:
                     raise
@@ -452,10 +463,9 @@ class DDPGPaper(OffPolicyAlgorithm):
             return super()._sample_action(learning_starts if warming_up else 0, action_noise, n_envs)
         # Like SB3, but without scaling the actions to the bounds of the environment and back
         assert self._last_obs is not None  # for mypy
-        assert self._executor is not None
-        scaled_action = self._executor.act(self._last_obs)
+        scaled_action = self._current_executor().act(self._last_obs)
         if action_noise is not None:
-            scaled_action = np.minimum(np.maximum(scaled_action + action_noise(), -1), 1)
+            scaled_action = np.minimum(np.maximum(scaled_action + np.asarray(action_noise()), -1), 1)
         return self.policy.unscale_action(scaled_action), scaled_action
 
     def _store_transition(
@@ -533,6 +543,9 @@ class DDPGPaper(OffPolicyAlgorithm):
         restore_statistics(self._statistics_before)
         return error
 
+    # Also in a user's `with torch.no_grad()` or `torch.inference_mode()`
+    @th.inference_mode(False)
+    @th.enable_grad()
     def train(self, gradient_steps: int, batch_size: int | None = None) -> None:
         """
         Sample the replay buffer, and update critic, actor and targets (paper, Algorithm 1).
@@ -554,10 +567,11 @@ class DDPGPaper(OffPolicyAlgorithm):
             return  # HER draws goals from complete episodes, but no episode is complete yet
         self._update_learning_rate([self.actor.optimizer, self.critic.optimizer])
         executor = self._ensure_executor()
+        gamma, tau = float(self.gamma), float(self.tau)
         for _ in range(gradient_steps):
             batch = buffer.sample(batch_size, env=self._vec_normalize_env)
             try:
-                metrics, td_errors = executor.step(batch, self.gamma, self.tau)
+                metrics, td_errors = executor.step(batch, gamma, tau)
             except NonFiniteError as error:
                 raise self._with_step_number(error) from None
             self._n_updates += 1
@@ -569,19 +583,25 @@ class DDPGPaper(OffPolicyAlgorithm):
         if self.action_noise is not None:
             self.logger.record("train/noise_scale", noise_scale(self.action_noise))
 
+    def _current_executor(self) -> Executor:
+        """Return the executor of the policy, which the user may have replaced."""
+        assert self._executor is not None  # for mypy
+        if self._executor.policy is not self.policy:
+            self._setup_executor()
+        return self._executor
+
     def _ensure_executor(self) -> Executor:
         """Return an executor that supports the networks, which the user may have changed."""
-        assert self._executor is not None  # for mypy
-        for name in ("actor", "critic", "actor_target", "critic_target"):
-            if getattr(self, name) is not getattr(self.policy, name):  # the user has replaced the network
-                setattr(self.policy, name, getattr(self, name))
-        reason = self._executor.prepare()
+        executor = self._current_executor()
+        reason = executor.prepare()
         if reason is not None:
-            name = self._executor.name
             self._setup_executor()
-            warnings.warn(f"executor {name!r} does not support {reason}; training continues with {self.executor!r}")
-            self._executor.prepare()
-        return self._executor
+            warnings.warn(
+                f"executor {executor.name!r} does not support {reason}; training continues with {self.executor!r}"
+            )
+            executor = self._current_executor()
+            executor.prepare()
+        return executor
 
     def _with_step_number(self, error: NonFiniteError) -> NonFiniteError:
         return NonFiniteError(
@@ -827,8 +847,12 @@ class DDPGPaper(OffPolicyAlgorithm):
 
 
 def _check_env(env: Any) -> None:
-    if not hasattr(env, "action_space"):
+    if not (hasattr(env, "action_space") and hasattr(env, "observation_space")):
         raise InvalidArgumentTypeError(f"`env` must be an environment, a VecEnv or an id, got {env!r}")
+    if isinstance(env, gym.vector.VectorEnv):
+        raise InvalidArgumentTypeError(
+            f"`env` must be an environment, SB3's VecEnv or an id, got Gymnasium's {env!r}; use SB3's `make_vec_env`"
+        )
 
 
 def _brief(space: spaces.Space) -> str:

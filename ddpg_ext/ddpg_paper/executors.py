@@ -21,6 +21,7 @@ class Executor(Protocol):
     """
 
     name: str
+    policy: DDPGPaperPolicy
 
     def __init__(self, policy: DDPGPaperPolicy) -> None: ...
 

@@ -45,7 +45,9 @@ class _Adam:
         self.grads = grads
         self.groups: list[tuple[Any, ...]] = []
         for index, group in enumerate(optimizer.param_groups):
-            params = group["params"]
+            if not group["params"]:
+                continue
+            params = [*group["params"]]
             states = [self.state[param] for param in params]
             for param, state in zip(params, states, strict=True):
                 if not state:  # like Adam in its first step
@@ -101,11 +103,13 @@ class FastCPUExecutor:
         self.fingerprint = self._fingerprint()
         # A policy that overrides one of these methods acts itself
         acts_plainly = _inherits(policy, "predict", "_predict", "scaled_actions", "obs_to_tensor")
-        self.watched_actor = _Watched(policy.actor.modules(), (policy,)) if acts_plainly else None
+        self.watched_actor = _Watched([policy, *policy.actor.modules()]) if acts_plainly else None
 
     @staticmethod
     def unsupported(policy: DDPGPaperPolicy) -> str | None:
         """Return the first property of the present policy that this executor does not support, or None."""
+        if any(isinstance(module, th.jit.ScriptModule) for module in policy.modules()):
+            return "TorchScript modules"
         space, networks = policy.observation_space, (policy.actor, policy.critic)
         with_targets = (*networks, policy.actor_target, policy.critic_target)
         if [type(network) for network in with_targets] != [Actor, Critic, Actor, Critic]:
@@ -115,6 +119,7 @@ class FastCPUExecutor:
         optimizers = [network.optimizer for network in networks]
         groups = [group for optimizer in optimizers for group in optimizer.param_groups]
         params = [param for network in networks for param in network.parameters()]
+        optimized = {id(param) for group in groups for param in group["params"]}
         watched = _Watched(policy.modules(), optimizers)
         checks = {
             f"networks on {policy.device}": policy.device.type == "cpu",
@@ -130,6 +135,8 @@ class FastCPUExecutor:
             "frozen parameters, or parameters other than float32": all(
                 param.requires_grad and param.dtype == th.float32 for param in params
             ),
+            "parameters in an optimiser that are not in its network (the network's own may be in none)": optimized
+            <= {id(param) for param in params},
             "hooks on modules, parameters or optimisers": not watched.has_hooks(),
             "replaced methods of the policy, its networks or its optimisers": not watched.has_replaced_methods()
             and _inherits(policy, "target_pairs", "set_training_mode"),
@@ -153,10 +160,9 @@ class FastCPUExecutor:
         for network in self.networks:  # `watched` notices a replaced network
             optimizer = network.optimizer
             state = optimizer.state
-            fingerprint += [id(optimizer), id(state), len(state)]
-            fingerprint += map(id, next(iter(state.values()), {}).values())  # the first parameter's, to save time
+            fingerprint += [id(optimizer), id(state), *map(id, chain.from_iterable(map(dict.values, state.values())))]
             for group in optimizer.param_groups:
-                fingerprint += [len(group["params"]), *map(group.get, _ADAM_VARIANTS)]
+                fingerprint += [*map(id, group["params"]), *map(group.get, _ADAM_VARIANTS)]
         fingerprint.append(self.policy.joint_statistics)
         return fingerprint
 

@@ -139,12 +139,14 @@ class _BatchNorm(_Layer):
         super().__init__(module, grads)
         self.module = module
         self.weight, self.bias = module.weight, module.bias
-        self.update_running = module.update_running
+        #: False in passes that leave the running averages alone; the module's own attribute can forbid it in all
+        self.update_running = True
 
     def forward(self, x: th.Tensor) -> th.Tensor:
         self.x = x
         module = self.module
-        mean, var = (module.running_mean, module.running_var) if self.update_running else (None, None)
+        updates = self.update_running and module.update_running
+        mean, var = (module.running_mean, module.running_var) if updates else (None, None)
         out, self.mean, self.invstd = th.native_batch_norm(
             x, self.weight, self.bias, mean, var, True, module.momentum or 0.0, module.eps
         )

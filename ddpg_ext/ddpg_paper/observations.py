@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, unwrap_vec_normalize
+from stable_baselines3.common.vec_env.subproc_vec_env import _stack_obs
 
 from ddpg_ext.common.errors import UnsupportedSpaceError
 
@@ -91,10 +92,10 @@ def fit_observation(observation: Any, space: spaces.Space, batch_shape: tuple[in
         return {key: fit_observation(observation[key], part, batch_shape) for key, part in space.items()}
     shape = batch_shape + (space.shape or ())
     fitted = observation
-    if not (type(observation) is np.ndarray and observation.shape == shape and observation.dtype.kind in "biuf"):
+    if not (type(observation) is np.ndarray and observation.shape == shape and _suits_torch(observation)):
         try:
             array = np.asarray(observation)
-            fitted = np.empty(shape, array.dtype if array.dtype.kind in "biuf" else space.dtype)
+            fitted = np.empty(shape, array.dtype.newbyteorder("=") if array.dtype.kind in "biuf" else space.dtype)
             fitted[...] = array
         except (TypeError, ValueError, RuntimeError) as error:
             raise _misfit(observation, space) from error
@@ -105,12 +106,31 @@ def fit_observation(observation: Any, space: spaces.Space, batch_shape: tuple[in
     return fitted
 
 
+def _suits_torch(array: np.ndarray) -> bool:
+    is_forward = array.flags.c_contiguous or min(array.strides, default=0) >= 0
+    return array.dtype.kind in "biuf" and array.dtype.isnative and is_forward
+
+
 def observation_error(error: Exception, space: spaces.Space) -> UnsupportedSpaceError | None:
-    """Return an UnsupportedSpaceError if ``DummyVecEnv`` could not store an observation, None for any other error."""
+    """Return an UnsupportedSpaceError if a ``VecEnv`` could not store an observation, None for any other error."""
     trace = error.__traceback__
-    while trace is not None and trace.tb_frame.f_code is not DummyVecEnv._save_obs.__code__:
+    while trace is not None:
+        frame = trace.tb_frame
+        if frame.f_code is DummyVecEnv._save_obs.__code__:
+            return _misfit(frame.f_locals["obs"], space)
+        if frame.f_code is _stack_obs.__code__:  # of `SubprocVecEnv`
+            observations = frame.f_locals["obs_list"]
+            return _misfit(next((obs for obs in observations if not _fits(obs, space)), observations[0]), space)
         trace = trace.tb_next
-    return None if trace is None else _misfit(trace.tb_frame.f_locals["obs"], space)
+    return None
+
+
+def _fits(observation: Any, space: spaces.Space) -> bool:
+    try:
+        fit_observation(observation, space, ())
+    except UnsupportedSpaceError:
+        return False
+    return True
 
 
 def _misfit(observation: Any, space: spaces.Space) -> UnsupportedSpaceError:

@@ -132,6 +132,7 @@ class DDPGPaperPolicy(BasePolicy):
             action_layer = min(self.default_action_layer, max(1, len(critic_arch)))
         _check_network_arguments(batch_norm, batch_norm_statistics, action_layer, final_init, critic_arch)
         _check_optimizer_kwargs(self.optimizer_kwargs, optimizer_class)
+        _check_activation(activation_fn)
 
         self.activation_fn = activation_fn
         self.share_features_extractor = share_features_extractor
@@ -205,15 +206,20 @@ class DDPGPaperPolicy(BasePolicy):
         kwargs = dict(self.optimizer_kwargs)
         if self.optimizer_class is th.optim.Adam and not {"fused", "foreach"} & kwargs.keys():
             kwargs["fused"] = True  # four times as fast on a CPU
+        optimizer_class: Any = self.optimizer_class
+        param = th.zeros(2, 2, requires_grad=True)
+        param.grad = th.zeros(2, 2)
         try:
-            return self.optimizer_class(parameters, lr=lr, **kwargs)  # type: ignore[call-arg]
+            with th.random.fork_rng([]):
+                optimizer_class([param], lr=lr, **kwargs).step()  # fails if it needs a closure, or sparse gradients
+            optimizer: th.optim.Optimizer = optimizer_class(parameters, lr=lr, **kwargs)
         except Exception as error:
-            if not self.optimizer_kwargs:
-                raise
             raise InvalidArgumentError(
-                f"`policy_kwargs['optimizer_kwargs']` must be arguments of {self.optimizer_class.__name__}, got "
-                f"{self.optimizer_kwargs}: {error}"
+                "`policy_kwargs['optimizer_class']` must be an optimiser for the networks, and "
+                "`policy_kwargs['optimizer_kwargs']` its arguments, got "
+                f"{self.optimizer_class.__name__} and {self.optimizer_kwargs}: {error}"
             ) from error
+        return optimizer
 
     def make_features_extractor(self) -> BaseFeaturesExtractor:
         """
@@ -242,10 +248,13 @@ class DDPGPaperPolicy(BasePolicy):
         """
         pairs: dict[int, tuple[th.Tensor, th.Tensor]] = {}
         for target, online in ((self.actor_target, self.actor), (self.critic_target, self.critic)):
-            tensors = zip(
-                chain(target.parameters(), target.buffers()), chain(online.parameters(), online.buffers()), strict=True
-            )
-            pairs.update({id(t): (t, o) for t, o in tensors if t.is_floating_point()})
+            theirs, ours = ([*chain(net.parameters(), net.buffers())] for net in (target, online))
+            if [tensor.shape for tensor in theirs] != [tensor.shape for tensor in ours]:
+                raise InvalidArgumentError(
+                    "a target network must have tensors of the same shapes as its network, got "
+                    f"{[tuple(t.shape) for t in theirs]} and {[tuple(t.shape) for t in ours]}; change both alike"
+                )
+            pairs.update({id(t): (t, o) for t, o in zip(theirs, ours, strict=True) if t.is_floating_point()})
         return [t for t, _ in pairs.values()], [o for _, o in pairs.values()]
 
     def make_actor(self) -> Actor:
@@ -400,8 +409,10 @@ def _check_network_arguments(
             f"got {action_layer!r}{cure}"
         )
     is_number = isinstance(final_init, int | float | np.number) and not isinstance(final_init, bool)
-    if final_init is not None and not (is_number and 0 < final_init < float("inf")):
-        raise InvalidArgumentError(f"`final_init` must be a number above 0, 'paper' or None, got {final_init!r}")
+    if final_init is not None and not (is_number and 0 < final_init <= 1e38):  # single precision
+        raise InvalidArgumentError(
+            f"`final_init` must be a number above 0 (up to 1e38), 'paper' or None, got {final_init!r}"
+        )
 
 
 def _check_joint_critic(critic: nn.Module) -> None:
@@ -412,6 +423,18 @@ def _check_joint_critic(critic: nn.Module) -> None:
             f"`batch_norm_statistics` must be 'separate' with {type(critic).__name__}, whose `forward` does not take "
             "`other_obs`, got 'joint'; or add that parameter, as in ddpg_ext.ddpg_paper.policies.Critic"
         ) from error
+
+
+def _check_activation(activation_fn: type[nn.Module]) -> None:
+    try:
+        shape: Any = activation_fn().eval()(th.zeros(2, 4)).shape
+    except Exception as error:
+        shape = error
+    if shape != (2, 4):
+        raise InvalidArgumentError(
+            "`activation_fn` must be a class of modules without arguments, which keep the shape of their input, got "
+            f"{activation_fn.__name__}: from (2, 4) to {shape}"
+        )
 
 
 def _check_optimizer_kwargs(optimizer_kwargs: dict[str, Any], optimizer_class: type[th.optim.Optimizer]) -> None:

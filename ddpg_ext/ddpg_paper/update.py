@@ -53,6 +53,8 @@ def gradient_step(policy: DDPGPaperPolicy, batch: Samples, gamma: float, tau: fl
     :return: metrics and TD errors
     :raises NonFiniteError: if a loss is NaN or infinite, before it reaches the weights of its network
     """
+    target_tensors, online_tensors = policy.target_pairs()
+
     # Batch normalisation: both critics take the statistics of s and s' together
     other_obs = [batch.next_observations] if policy.joint_statistics else []
 
@@ -74,7 +76,6 @@ def gradient_step(policy: DDPGPaperPolicy, batch: Samples, gamma: float, tau: fl
         minimise(actor_loss, policy.actor.optimizer, "actor", squares)
 
     # Update the target networks: theta' <- tau theta + (1 - tau) theta'
-    target_tensors, online_tensors = policy.target_pairs()
     with th.no_grad():
         th._foreach_lerp_(target_tensors, online_tensors, tau)
 
@@ -155,7 +156,7 @@ def check_gradients(grads: Iterable[th.Tensor], name: str, squares: float) -> No
 def _frozen(critic: Critic) -> Iterator[None]:
     """Let gradients flow through the critic, but change neither its weights nor its running averages."""
     params = [param for param in critic.own_named_parameters().values() if param.requires_grad]
-    norms = [module for module in critic.modules() if isinstance(module, BatchNorm)]
+    norms = [module for module in critic.modules() if isinstance(module, BatchNorm) and module.update_running]
     for param in params:
         param.requires_grad_(False)
     for norm in norms:

@@ -5,6 +5,7 @@ import functools
 import inspect
 import math
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, get_args
@@ -22,11 +23,7 @@ from stable_baselines3.td3 import policies as td3_policies
 from ddpg_ext.buffers import PackedReplayBuffer
 from ddpg_ext.common.checks import check_dict, check_flag, check_keywords, check_number, plain
 from ddpg_ext.common.denormals import MatmulPrecision
-from ddpg_ext.common.errors import (
-    InvalidArgumentError,
-    InvalidArgumentTypeError,
-    suggestion,
-)
+from ddpg_ext.common.errors import DDPGPaperError, InvalidArgumentError, InvalidArgumentTypeError, suggestion
 from ddpg_ext.common.noise import plain_parameters
 from ddpg_ext.ddpg_paper.executors import check_executor
 from ddpg_ext.ddpg_paper.policies import CnnPolicy, DDPGPaperPolicy, MlpPolicy, MultiInputPolicy, plain_net_arch
@@ -51,6 +48,8 @@ _SB3_POLICY_KWARGS = {
     "use_sde": (False, "DDPG explores by `action_noise`; for state-dependent exploration use SB3's SAC"),
 }
 _P = ParamSpec("_P")
+_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
+_GOAL_KEYS = {"observation", "achieved_goal", "desired_goal"}
 
 
 def scheduled_rate(name: str, schedule: Schedule, progress_remaining: float) -> float:
@@ -155,7 +154,7 @@ def _check_noise(noise: Any, action_space: spaces.Space) -> None:
         )
     if not isinstance(noise, ActionNoise):
         raise InvalidArgumentTypeError(f"`action_noise` must be a name, an SB3 ActionNoise or None, got {noise!r}")
-    if isinstance(noise, VectorizedActionNoise) and len({repr(part) for part in noise.noises}) > 1:
+    if isinstance(noise, VectorizedActionNoise) and len({_ADDRESS.sub("", repr(part)) for part in noise.noises}) > 1:
         raise InvalidArgumentError(
             "`action_noise` must be the noise of one environment, because each environment gets a copy with its own "
             f"random stream; got different noises: {noise.noises}"
@@ -163,8 +162,12 @@ def _check_noise(noise: Any, action_space: spaces.Space) -> None:
     plain_parameters(noise)
     # Draw once from a copy to find the shape, without changing the global generator
     state = np.random.get_state()  # noqa: NPY002
-    shape = np.shape(copy.deepcopy(noise.base_noise if isinstance(noise, VectorizedActionNoise) else noise)())
-    np.random.set_state(state)  # noqa: NPY002
+    try:
+        shape = np.shape(copy.deepcopy(noise.base_noise if isinstance(noise, VectorizedActionNoise) else noise)())
+    except Exception as error:
+        raise InvalidArgumentError(f"`action_noise` must return an array, but {noise!r} failed: {error}") from error
+    finally:
+        np.random.set_state(state)  # noqa: NPY002
     dims = action_space.shape or ()
     if len(shape) != len(dims) or any(n not in (1, dim) for n, dim in zip(shape, dims, strict=True)):  # SB3 broadcasts
         raise InvalidArgumentError(
@@ -185,7 +188,7 @@ def check_arguments(model: "DDPGPaper") -> None:
         setattr(model, name, check_number(name.lstrip("_"), getattr(model, name), in_range, accepted, integer))
 
     for name in ("learning_rate", "qf_learning_rate"):
-        if callable(getattr(model, name)):
+        if callable(getattr(model, name)) and not isinstance(getattr(model, name), type):
             scheduled_rate(name, getattr(model, name), 1.0)
         else:
             check(name, lambda x: 0 < x < math.inf, "a number above 0 or a schedule")
@@ -254,6 +257,13 @@ def check_replay_buffer(model: "DDPGPaper") -> None:
             "your own class with these arguments, pass "
             f"`replay_buffer_kwargs=dict(n_steps={model.n_steps}, gamma={model.gamma})`"
         )
+    if issubclass(buffer_class, HerReplayBuffer) and not (
+        isinstance(model.observation_space, spaces.Dict) and model.observation_space.keys() >= _GOAL_KEYS
+    ):
+        raise InvalidArgumentError(
+            "`replay_buffer_class` HerReplayBuffer needs Dict observations with 'observation', 'achieved_goal' and "
+            f"'desired_goal', got {model.observation_space}"
+        )
     if model.optimize_memory_usage:
         if isinstance(model.observation_space, spaces.Dict):
             raise InvalidArgumentError(
@@ -290,15 +300,23 @@ def make_replay_buffer(model: "DDPGPaper") -> ReplayBuffer:
             kwargs.setdefault("n_steps", model.n_steps)
     if issubclass(buffer_class, HerReplayBuffer):
         kwargs["env"] = env_of_her(model)
-    return buffer_class(
-        model.buffer_size,
-        model.observation_space,
-        model.action_space,
-        device=model.device,
-        n_envs=model.n_envs,
-        optimize_memory_usage=model.optimize_memory_usage,
-        **kwargs,
-    )
+    try:
+        return buffer_class(
+            model.buffer_size,
+            model.observation_space,
+            model.action_space,
+            device=model.device,
+            n_envs=model.n_envs,
+            optimize_memory_usage=model.optimize_memory_usage,
+            **kwargs,
+        )
+    except (AssertionError, KeyError, TypeError) as error:
+        if isinstance(error, DDPGPaperError):
+            raise
+        raise InvalidArgumentError(
+            f"`replay_buffer_class` {buffer_class.__name__} cannot store observations of {model.observation_space}, or "
+            f"does not take `replay_buffer_kwargs` {model.replay_buffer_kwargs}: {type(error).__name__}: {error}"
+        ) from error
 
 
 def env_of_her(model: "DDPGPaper") -> VecEnv:

@@ -46,6 +46,8 @@ def test_moderate_values(values, dtype):
     assert is_moderate(array) == all(abs(float(value)) <= LARGEST for value in array.flat)
 
 
-def test_whole_numbers_are_moderate():
-    for dtype in (np.int64, np.uint64, np.uint8, bool):
-        assert is_moderate(np.array([0, np.iinfo(dtype).max if dtype is not bool else True], dtype))
+@pytest.mark.parametrize("dtype", [np.int64, np.uint64, np.int32, np.uint8, bool])
+def test_whole_numbers(dtype):
+    largest = np.iinfo(dtype).max if dtype is not bool else 1
+    for value in (0, min(largest, int(LARGEST)), largest):
+        assert is_moderate(np.array([0, value], dtype)) == (int(value) <= LARGEST)

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor
 from stable_baselines3.td3.policies import TD3Policy
+from torch import nn
 from toy_envs import ToyEnv, toy_vec_env
 from toys import ChaosEnv
 
@@ -97,6 +99,11 @@ ARGUMENTS = [
     ({"action_noise": 0.2}, TYPE, ["0.2", "SB3 ActionNoise"]),
     ({"action_noise": OrnsteinUhlenbeckNoise(np.zeros(3))}, VALUE, ["(2,)", "(3,)"]),
     ({"action_noise": NormalActionNoise(np.zeros((1, 2)), np.ones((1, 2)))}, VALUE, ["(2,)", "(1, 2)"]),
+    ({"action_noise": NormalActionNoise(0.0, 0.1)}, VALUE, ["mu=0.0", "must return an array", "'float'"]),
+    ({"action_noise": NormalActionNoise(np.zeros(2), -np.ones(2))}, VALUE, ["sigma=[-1. -1.]", "must return an array"]),
+    # Replay buffer
+    ({"replay_buffer_class": DictReplayBuffer}, VALUE, ["DictReplayBuffer", "Box("]),
+    ({"replay_buffer_class": HerReplayBuffer}, VALUE, ["HerReplayBuffer", "'achieved_goal'", "Box("]),
     # Policy
     ({"policy": "MlpPolicyy"}, VALUE, ["'MlpPolicyy'", "did you mean 'MlpPolicy'"]),
     ({"policy": 3}, TYPE, ["3", "subclass of"]),
@@ -111,13 +118,17 @@ ARGUMENTS = [
     *[({"policy_kwargs": {"net_arch": net_arch, "action_layer": 2}}, VALUE,
        ["`action_layer`", "1 to 1", "[8]", "got 2; pass `action_layer=1`"])
       for net_arch in ([8], {"pi": [8, 8, 8], "qf": [8]})],
+    *[nested("activation_fn", layer, VALUE, layer.__name__, "keep the shape of their input")
+      for layer in (nn.Linear, nn.GLU, nn.Module)],
+    *[nested("optimizer_class", optimizer, VALUE, optimizer.__name__, "must be an optimiser for the networks")
+      for optimizer in (th.optim.LBFGS, th.optim.SparseAdam, th.optim.Muon)],
     policy_kwargs("net_arch", "400-300", VALUE, ["list of positive widths or dict(pi=[...], qf=[...])"]),
     nested("net_arch", {"pi": [3, 3], "vf": [3, 3]}, VALUE, "pi=[...], qf=[...]", "'vf'"),
     nested("net_arch", {"pi": [3, 3], "qf": [3, 1.5]}, VALUE, "(qf)", "[3, 1.5]", "positive widths"),
     *each("net_arch", ([16, True], [400, 0]), VALUE, "positive widths"),
     *each("batch_norm", (1, "both"), VALUE, "True, False, 'actor' or 'critic'"),
     *each("batch_norm_statistics", ("both", True, None), VALUE, "'joint' or 'separate'"),
-    *each("final_init", (0, -3e-3, NAN, INF, "x", True), VALUE, "a number above 0, 'paper' or None"),
+    *each("final_init", (0, -3e-3, 1e39, NAN, INF, "x", True), VALUE, "a number above 0 (up to 1e38), 'paper' or None"),
     nested("optimizer_kwargs", {"lr": 0.1}, VALUE, "'lr'", "0.1", "`learning_rate`"),
     nested("optimizer_kwargs", {"weight_decay": 0.1}, VALUE, "`optimizer_kwargs`", "0.1", "`qf_weight_decay`"),
     *each("activation_fn", ("relu", th.nn.ReLU(), dict, None), TYPE, "subclass of torch.nn.modules.module.Module"),

@@ -137,6 +137,13 @@ def test_finite_values_too_large_for_single_precision(dtype, value, step):
     stop(make_model(DummyVecEnv([lambda: env])), 100, [f"observation is {INF if is_lost else value}"])
 
 
+def test_whole_numbers_too_large_for_single_precision():
+    env = ToyEnv(episode_length=LENGTH, fault=("observation", 5, 2**62), dtype=np.int64)
+    model = make_model(DummyVecEnv([lambda: env]))
+    stop(model, 100, [f"observation is {2**62}", "limit 1e+15"])
+    assert all(buffer.isfinite().all() for buffer in model.policy.buffers())
+
+
 def test_the_terminal_observation_keeps_its_own_type():
     """It is in ``infos`` as the environment gave it, in float64."""
     env = ToyEnv(episode_length=LENGTH, fault=("observation", LENGTH, 1e39), dtype=np.float64)

@@ -1,6 +1,7 @@
 """User changes of a model, its subclasses and shared objects take effect."""
 
 import copy
+import re
 
 import gymnasium as gym
 import numpy as np
@@ -17,6 +18,7 @@ from stable_baselines3.common.policies import BaseModel, BasePolicy
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from torch import nn
 from torch.nn.modules.module import register_module_forward_hook
+from torch.nn.utils import prune
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from toys import same, weights
 
@@ -30,6 +32,14 @@ from ddpg_ext.ddpg_paper.networks import Actor, Critic
 def make_model(env="Pendulum-v1", **kwargs):
     kwargs = {"seed": 0, "buffer_size": 1000, "policy_kwargs": {"net_arch": [16, 16]}, **kwargs}
     return DDPGPaper("MlpPolicy", env, **kwargs)
+
+
+def assign_weights(model):
+    model.policy.load_state_dict(model.policy.state_dict(), assign=True)
+
+
+def script_a_layer(model):
+    model.actor.mu[1] = th.jit.script(nn.Linear(3, 16))
 
 
 def freeze(model):
@@ -63,19 +73,55 @@ def restart_averages(model):
         state |= {"step": th.tensor(0.0), "exp_avg": th.zeros_like(state["exp_avg"])}
 
 
+def restart_the_last_layer(model):
+    for param in model.actor.mu[-2].parameters():
+        model.actor.optimizer.state[param] = {}
+
+
+def replace_one_average(model):
+    state = model.critic.optimizer.state[model.critic.q_net[-1].weight]
+    state.update(exp_avg=th.zeros_like(state["exp_avg"]))
+
+
+def reverse_parameters(model):
+    model.actor.optimizer.param_groups[0]["params"].reverse()
+
+
+def leave_out_all_parameters(model):
+    model.actor.optimizer.param_groups[0]["params"].clear()
+
+
+def freeze_running_averages(model):
+    for module in model.policy.modules():
+        if isinstance(module, BatchNorm):
+            module.update_running = False
+
+
+def discount_by_a_tensor(model):
+    model.gamma = th.tensor(0.9)
+
+
+OPTIMIZER_CHANGES = [decouple, leave_out_the_last_parameter, leave_out_all_parameters, reverse_parameters]
+OPTIMIZER_CHANGES += [restart_averages, restart_the_last_layer, replace_one_average]
+
+
 @pytest.mark.filterwarnings("ignore:executor 'fast' does not support")
-@pytest.mark.parametrize("change", [decouple, leave_out_the_last_parameter, restart_averages])
+@pytest.mark.parametrize("change", [*OPTIMIZER_CHANGES, freeze_running_averages, discount_by_a_tensor])
 def test_changes_of_optimisers_take_effect(change):
     models = [make_model(executor=executor).learn(70) for executor in ("auto", "eager")]
     assert models[0].executor == "fast"
     for model in models:
         change(model)
+        before = weights(model.policy)
         model.learn(20, reset_num_timesteps=False)
-    for ours, theirs in zip(*(model.policy.parameters() for model in models), strict=True):
+        if change is freeze_running_averages:
+            averages = [key for key in before if re.match(r"(actor|critic)\..*running", key)]
+            assert all(th.equal(before[key], model.policy.state_dict()[key]) for key in averages)
+    for ours, theirs in zip(*(model.policy.state_dict().values() for model in models), strict=True):
         assert th.allclose(ours, theirs, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("change", [freeze, add_hook, exchange_optimizer, set_amsgrad])
+@pytest.mark.parametrize("change", [freeze, add_hook, exchange_optimizer, set_amsgrad, assign_weights, script_a_layer])
 def test_fast_makes_way_for_autograd(change):
     """Where "fast" would not do as told, it says so once, and "eager" goes on; if it was asked for, it raises."""
     asked_for = make_model(executor="fast").learn(70)
@@ -428,6 +474,45 @@ def test_a_network_put_in_the_place_of_anothers_is_trained_and_saved(name, execu
     assert same(weights(model.policy), weights(undisturbed.policy))
     model.save(tmp_path / "model")
     assert th.equal(*(next(getattr(m, name).parameters()) for m in (DDPGPaper.load(tmp_path / "model"), model)))
+
+
+@pytest.mark.parametrize("executor", ["fast", "eager"])
+@pytest.mark.parametrize("part", ["policy", "actor"])
+def test_a_policy_or_actor_of_another_model_stays(part, executor):
+    other = make_model(seed=1, policy_kwargs={"net_arch": [16, 16], "final_init": 0.5})
+    model = make_model(action_noise=None, executor=executor, learning_rate=1e-9).learn(70)
+    if part == "policy":
+        model.policy = other.policy
+    else:
+        model.policy.actor = other.actor
+    expected = other.predict(model._last_obs)[0]
+    taken = []
+    model.learn(5, callback=lambda locals_, _: taken.append(locals_["actions"].copy()), reset_num_timesteps=False)
+    np.testing.assert_allclose(taken[0], expected, rtol=1e-5, atol=1e-6)
+    assert model.actor is model.policy.actor is other.actor
+    assert model.executor == executor
+
+
+def test_targets_with_other_tensors_are_refused_before_the_step():
+    model = make_model().learn(70)
+    prune.l1_unstructured(model.actor.mu[1], "weight", 0.3)
+    before = weights(model.critic)
+    with (
+        pytest.warns(UserWarning, match="hooks on modules"),
+        pytest.raises(InvalidArgumentError, match="target network must have tensors of the same shapes"),
+    ):
+        model.train(1)
+    assert same(weights(model.critic), before)
+
+
+@pytest.mark.parametrize("context", [th.no_grad, th.inference_mode])
+@pytest.mark.parametrize("executor", ["fast", "eager"])
+def test_learning_without_gradients_outside(context, executor):
+    models = [make_model(executor=executor) for _ in range(2)]
+    models[0].learn(70)
+    with context():
+        models[1].learn(70)
+    assert same(*(weights(model.policy) for model in models))
 
 
 def test_hooks_on_all_parameters_of_the_policy():

@@ -12,6 +12,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import (
     DummyVecEnv,
     SubprocVecEnv,
+    VecEnvWrapper,
     VecFrameStack,
     VecMonitor,
     VecNormalize,
@@ -40,6 +41,38 @@ def test_every_transition_is_stored_in_its_place(n_envs, terminates):
         assert reward == env + 1
         # Cut off is not over
         assert done == (step == 3 and terminates)
+
+
+class Mirror(VecEnvWrapper):
+    """Observations as arrays with negative strides, and with the bytes in the other order."""
+
+    def reset(self):
+        return self.venv.reset().astype(">f4")[:, ::-1]
+
+    def step_wait(self):
+        observations, *rest = self.venv.step_wait()
+        return observations.astype(">f4")[:, ::-1], *rest
+
+
+def test_views_that_torch_does_not_take():
+    weights_by_layout = []
+    for layout in (Mirror, lambda env: env):
+        env = make_vec_env(PointEnv, n_envs=2, seed=0)
+        weights_by_layout.append(weights(small_model(layout(layout(env))).learn(60).policy))
+    assert same(*weights_by_layout)
+
+
+@pytest.mark.parametrize("observation", [{"b": np.zeros(2)}, np.zeros(2), {"a": np.zeros(3)}])
+def test_an_observation_of_a_subprocess_that_does_not_fit(observation):
+    class Misfit(ChaosEnv):
+        def step(self, action):
+            return observation, *super().step(action)[1:]
+
+    space = spaces.Dict(a=spaces.Box(-1, 1, (2,)))
+    env = SubprocVecEnv([lambda: Misfit(space, length=3), lambda: ChaosEnv(space, length=3)])
+    with pytest.raises(UnsupportedSpaceError, match=r"does not fit its observation space Dict\("):
+        small_model(env, policy="MultiInputPolicy").learn(10)
+    env.close()
 
 
 def test_subprocesses_give_what_one_process_gives():
