@@ -70,7 +70,8 @@ class EagerExecutor:
         return None
 
     def prepare(self) -> str | None:
-        """Switch the networks to training mode."""
+        """Switch the networks to training mode; raise an error if a target does not fit its network."""
+        self.policy.target_pairs()
         self.policy.set_training_mode(True)
         return None
 
