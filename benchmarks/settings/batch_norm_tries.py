@@ -38,17 +38,25 @@ def _with(network: Any, **attributes: float) -> Any:
 
 
 class Renorm(DDPGPaperPolicy):
-    """Apply batch renormalisation after 5,000 steps, with the limits and momentum of sb3-contrib's BatchRenorm1d."""
+    """
+    Apply batch renormalisation after 5,000 gradient steps, with the limits and momentum of sb3-contrib's BatchRenorm1d.
 
-    def make_actor(self) -> Actor:
-        return _renormalised(super().make_actor())
+    Its own default of 100,000 steps is more than these runs have.
+    """
 
-    def make_critic(self, *args: Any) -> Critic:
-        return _renormalised(super().make_critic(*args))
+    def _build(self, *args: Any) -> None:
+        super()._build(*args)
+        for module in self.modules():
+            if isinstance(module, BatchNorm):
+                module.__class__ = _BatchRenorm
+        for module in self.critic.modules():
+            if isinstance(module, _BatchRenorm):
+                module.passes_per_step = 2
 
 
 class _BatchRenorm(BatchNorm):
     n_passes: Any = 0
+    passes_per_step: Any = 1
     running_mean: Any
     running_var: Any
 
@@ -58,7 +66,7 @@ class _BatchRenorm(BatchNorm):
         mean, var = input.mean(0), input.var(0, unbiased=False)
         std = (var + self.eps).sqrt()
         out = (input - mean) / std
-        if self.n_passes > 5_000:
+        if self.n_passes >= 5_000 * self.passes_per_step:
             running_std = (self.running_var + self.eps).sqrt()
             scale = (std.detach() / running_std).clamp(1 / 3, 3)
             out = out * scale + ((mean.detach() - self.running_mean) / running_std).clamp(-5, 5)
@@ -67,13 +75,6 @@ class _BatchRenorm(BatchNorm):
             self.running_mean.lerp_(mean.detach(), 0.01)
             self.running_var.lerp_(input.detach().var(0), 0.01)
         return out * self.weight + self.bias
-
-
-def _renormalised(network: Any) -> Any:
-    for module in network.modules():
-        if isinstance(module, BatchNorm):
-            module.__class__ = _BatchRenorm
-    return network
 
 
 class WeightsAlone(DDPGPaperPolicy):
