@@ -92,7 +92,9 @@ VALUES = {
     "images": spaces.Box(0, 255, (4, 4, 3), np.uint8),
     "unbounded box": spaces.Box(-np.inf, np.inf, (2,), np.float32),
     "discrete": spaces.Discrete(4, start=2),
+    "small discrete": spaces.Discrete(4, start=-2, dtype=np.int16),
     "multi-discrete": spaces.MultiDiscrete([2, 3]),
+    "small multi-discrete": spaces.MultiDiscrete([2, 3], np.uint8, start=[1, 0]),
     "multi-binary": spaces.MultiBinary(4),
     "multi-binary matrix": spaces.MultiBinary([2, 3]),
     "dict space": spaces.Dict(b=spaces.Box(-1, 1, (2,)), a=spaces.Dict(c=spaces.Discrete(2))),
@@ -152,6 +154,14 @@ def test_pickles_come_back(name, protocol):
     assert same(value, load_pickle(pickle.dumps(value, protocol)))
     if protocol == PROTOCOLS[-1]:
         assert same(value, load_pickle(cloudpickle.dumps(value)))
+
+
+def test_a_dict_space_keeps_the_order_of_its_keys():
+    """A features extractor concatenates in this order."""
+    space = spaces.Dict(collections.OrderedDict(z=spaces.Discrete(2, dtype=np.int8), a=spaces.Discrete(3)))
+    copy = load_pickle(pickle.dumps(space))
+    assert copy == space
+    assert list(copy) == ["z", "a"]
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
