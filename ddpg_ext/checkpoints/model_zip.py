@@ -18,6 +18,7 @@ import stable_baselines3 as sb3
 import torch as th
 from stable_baselines3.common.utils import get_device, get_system_info
 
+from ddpg_ext.checkpoints.replay_buffer import fit_arguments
 from ddpg_ext.common.errors import CheckpointError, DamagedCheckpointError, UntrustedContentError
 from ddpg_ext.serialization import replay_buffers
 from ddpg_ext.serialization.allowlist import Allowed
@@ -98,8 +99,11 @@ def write_model_members(
     state_dicts, variables = model._get_torch_save_params()
     left_out.update(name.split(".")[0] for name in (*state_dicts, *variables))
     left_out.update(name for name in vars(model) if replaces_a_part(type(model), name))
+    replay_buffer = None if "replay_buffer" in left_out else getattr(model, "replay_buffer", None)
+    if replay_buffer is not None:
+        fit_arguments(model, replay_buffer)
+    left_out.add("replay_buffer")
     data = {name: value for name, value in vars(model).items() if name not in left_out}
-    replay_buffer = data.pop("replay_buffer", None)
     fields = {name: _field(name, value) for name, value in data.items()}
     archive.add("data", json.dumps(fields, indent=4).encode())
     # SB3 writes this member even if it is empty

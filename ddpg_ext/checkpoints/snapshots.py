@@ -28,6 +28,7 @@ from ddpg_ext.buffers import end_episodes
 from ddpg_ext.checkpoints import training_state, vec_normalize
 from ddpg_ext.checkpoints.load import build_model
 from ddpg_ext.checkpoints.model_zip import Trust, read_model_members, write_model_members
+from ddpg_ext.checkpoints.replay_buffer import fit_arguments
 from ddpg_ext.checkpoints.witness import Witness, witness_file
 from ddpg_ext.common.checks import plain
 from ddpg_ext.common.errors import (
@@ -132,6 +133,7 @@ class SnapshotCallback(BaseCallback):
     def _on_training_start(self) -> None:
         model = self.model
         self._last_steps = model.num_timesteps
+        fit_arguments(model, getattr(model, "replay_buffer", None))
         self._recorder = training_state.install_recorder(self.training_env)
         if self.reset is None:
             self.reset = self._recorder is None

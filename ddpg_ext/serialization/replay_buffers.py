@@ -78,12 +78,16 @@ def set_state(buffer: Any, values: dict[str, Any], arrays: dict[str, Any]) -> No
     if set(arrays) != set(present_arrays) or set(values) - {"infos"} != set(present_values) - {"infos"}:
         raise DamagedCheckpointError(f"its parts are not those of a {type(buffer).__name__}")
     check_equal_arguments(buffer, values, *(name for name in ("buffer_size", "n_envs") if name in values))
+    targets = {}
     for name, stored in arrays.items():
         owner, _, key = name.partition("/")
         target = getattr(buffer, owner)
         array = _as_array(_arrays_in(target)[key] if key else target)
         assert array is not None  # because it is in present_arrays
-        stored.read_into(array[: stored.shape[0]])
+        targets[name] = array[: stored.shape[0]]
+        stored.check(targets[name])
+    for name, stored in arrays.items():
+        stored.read_into(targets[name])
     for name, value in values.items():
         if name in ("n_steps", "gamma") and isinstance(buffer, NStepReplayBuffer):
             continue  # the model sets them
@@ -140,11 +144,15 @@ class StoredArray:
 
     def read_into(self, target: np.ndarray) -> None:
         """Read the array into ``target``, which must have the same shape and dtype."""
+        self.check(target)
+        self._archive.read_into(self._name, target)
+
+    def check(self, target: np.ndarray) -> None:
+        """Raise an error unless ``target`` has the same shape and dtype."""
         if target.shape != self.shape or target.dtype != self.dtype:
             raise DamagedCheckpointError(
                 f"{self._name} has shape {self.shape} and dtype {self.dtype}, not {target.shape} and {target.dtype}"
             )
-        self._archive.read_into(self._name, target)
 
 
 def write_members(archive: ZipWriter, buffer: Any) -> None:
