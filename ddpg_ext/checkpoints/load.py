@@ -41,10 +41,9 @@ if TYPE_CHECKING:
 
 Model = TypeVar("Model", bound="DDPGPaper")
 
-#: largest replay buffer that a file may ask for; larger ones do not fit into any memory
-MAX_BUFFER_SIZE = 10**8
-#: largest values that a file may have; larger ones would make training endless, or take all memory
+#: largest values that a file may have, unless it is trusted; larger ones would make training endless, or take all memory
 _LIMITS = {
+    "buffer_size": 10**8,
     "batch_size": 10**6,
     "gradient_steps": 10**6,
     "n_steps": replay_buffers.MAX_N_STEPS,
@@ -192,9 +191,8 @@ def _check_values(file: ModelFile, changes: dict[str, Any]) -> None:
             "its replay buffer is in a folder that the file names; pass "
             "custom_objects={'replay_buffer_kwargs': {...}} with that folder, or trusted=True"
         )
-    buffer_size = plain(changes.get("buffer_size", data.get("buffer_size", 0)))
-    if not isinstance(buffer_size, int) or buffer_size > MAX_BUFFER_SIZE or data.get("n_envs", 1) > MAX_ENVS:
-        raise CheckpointError(f"it asks for a replay buffer of {buffer_size!r} transitions; pass buffer_size=")
+    if data.get("n_envs", 1) > MAX_ENVS:
+        raise DamagedCheckpointError(f"its `n_envs` is {data['n_envs']}, more than {MAX_ENVS:,}")
     if not file.trusted:
         _check_limits(data, replaced)
     saved_kwargs = data.get("policy_kwargs", {})

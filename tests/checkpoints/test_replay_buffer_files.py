@@ -22,8 +22,8 @@ from ddpg_ext import (
     DamagedCheckpointError,
     DDPGPaper,
     InvalidArgumentTypeError,
-    SnapshotCallback,
     LinearDecay,
+    SnapshotCallback,
     UntrustedContentError,
 )
 from ddpg_ext.buffers import PackedReplayBuffer, PrioritizedReplayBuffer, ReplayBufferAdapter, Transitions
@@ -266,7 +266,7 @@ class NeedsMore(ReplayBuffer):
 def test_a_buffer_that_no_loaded_model_could_make_is_refused_at_once(tmp_path):
     model = small_model()
     model.replay_buffer = NeedsMore(100, model.observation_space, model.action_space, more=1)
-    with pytest.raises(CheckpointError, match="'more'.*replay_buffer_class"):
+    with pytest.raises(CheckpointError, match=r"'more'.*replay_buffer_class"):
         model.learn(5, callback=SnapshotCallback(tmp_path / "run"))
     assert model.num_timesteps == 0
     with pytest.raises(CheckpointError, match="'more'"):

@@ -122,6 +122,19 @@ def test_wrong_arguments_on_loading(trained, tmp_path):
             DDPGPaper.load(tmp_path / "model", device="cpu", **kwargs)
 
 
+@pytest.mark.parametrize(("name", "large"), [("buffer_size", 100_000_001), ("stats_window_size", 1_000_001)])
+def test_a_large_value_takes_trust_or_the_callers_word(tmp_path, name, large):
+    model = small_model()
+    setattr(model, "_stats_window_size" if name == "stats_window_size" else name, large)
+    model.save(tmp_path / "model")
+    with pytest.raises(UntrustedContentError, match=f"{name}.*{large}"):
+        DDPGPaper.load(tmp_path / "model", device="cpu")
+    DDPGPaper.load(tmp_path / "model", device="cpu", **{name: 100})
+    with pytest.raises(InvalidArgumentTypeError, match=f"`{name}` must be a whole number above 0, got 1.5"):
+        DDPGPaper.load(tmp_path / "model", device="cpu", **{name: 1.5})
+    DDPGPaper.load(tmp_path / "model", device="cpu", trusted=True)
+
+
 def test_exclude_include_and_custom_objects(tmp_path, capsys):
     model = small_model(verbose=2, gamma=0.5).learn(20)
     model.save(tmp_path / "model", exclude=["verbose", "gamma"], include=["gamma"])
