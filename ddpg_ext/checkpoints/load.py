@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 Model = TypeVar("Model", bound="DDPGPaper")
 
-#: largest values that a file may have, unless it is trusted; larger ones would make training endless, or take all memory
+#: largest values of a file that is not trusted; larger ones would make training endless, or take all memory
 _LIMITS = {
     "buffer_size": 10**8,
     "batch_size": 10**6,

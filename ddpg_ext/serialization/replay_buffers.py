@@ -13,6 +13,7 @@ import os
 import pickle
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import torch as th
@@ -80,9 +81,9 @@ def set_state(buffer: Any, values: dict[str, Any], arrays: dict[str, Any]) -> No
     check_equal_arguments(buffer, values, *(name for name in ("buffer_size", "n_envs") if name in values))
     targets = {}
     for name, stored in arrays.items():
-        owner, _, key = name.partition("/")
+        owner, is_part, key = name.partition("/")
         target = getattr(buffer, owner)
-        array = _as_array(_arrays_in(target)[key] if key else target)
+        array = _as_array(_arrays_in(target)[key] if is_part else target)
         assert array is not None  # because it is in present_arrays
         targets[name] = array[: stored.shape[0]]
         stored.check(targets[name])
@@ -166,7 +167,13 @@ def write_members(archive: ZipWriter, buffer: Any) -> None:
     }
     archive.add(LAYOUT, pickle.dumps(layout, protocol=4))
     for name, array in arrays.items():
-        archive.add(f"{FOLDER}{name}", array)
+        archive.add(_member(name), array)
+
+
+def _member(name: str) -> str:
+    """Return the name of an array's member, because keys of Dict observations may be no parts of a path."""
+    quoted = quote(name, errors="surrogatepass").replace("..", "%2E%2E")
+    return f"{FOLDER}{quoted}{'%' if quoted.endswith('/') else ''}"  # a name with a slash at its end is a folder
 
 
 def read_members(archive: ZipReader, buffer: Any, allowed: Allowed) -> None:
@@ -176,8 +183,10 @@ def read_members(archive: ZipReader, buffer: Any, allowed: Allowed) -> None:
         budget = Budget(archive.file_size)
         layout = load_pickle(archive.read_text(LAYOUT), allowed, budget)
         saved_class, values = layout["class"], load_pickle(layout["values"], allowed, budget)
-        stored = {**layout["arrays"]}
-        arrays = {str(name): StoredArray(archive, f"{FOLDER}{name}", *part) for name, part in stored.items()}
+        # Older files have unquoted names
+        members = {str(name): _member(str(name)) for name in layout["arrays"]}
+        members = {name: member if member in archive else f"{FOLDER}{name}" for name, member in members.items()}
+        arrays = {name: StoredArray(archive, members[name], *part) for name, part in layout["arrays"].items()}
         if saved_class != kind or not isinstance(values, dict):
             raise CheckpointError(
                 f"it is a {str(saved_class)[:120]}, but the model has a {kind}; pass the same replay_buffer_class"

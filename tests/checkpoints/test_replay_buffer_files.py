@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch as th
 from stable_baselines3 import DDPG
-from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
 from stable_baselines3.common.envs import BitFlippingEnv
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
-from toys import PointEnv, counting_envs, drawn, small_model
+from toys import ChaosEnv, PointEnv, counting_envs, drawn, small_model
 
 from ddpg_ext import (
     CheckpointError,
@@ -287,3 +287,16 @@ def test_a_buffer_of_another_environment_changes_nothing(tmp_path, env):
     assert model.replay_buffer is before
     assert before.size() == 30
     assert model.replay_buffer_class is None
+
+
+def test_any_key_of_observations_can_be_in_a_file(tmp_path):
+    keys = ["cam:rgb", "..", "a\\b", "", "a/", "/", "%3A", "x y", "\0", "é"]
+    env = ChaosEnv(gym.spaces.Dict({key: gym.spaces.Box(-1, 1, (2,)) for key in keys}))
+    kwargs = {"replay_buffer_class": DictReplayBuffer, "learning_starts": 100}
+    model, other = (small_model(env, "MultiInputPolicy", **kwargs) for _ in range(2))
+    model.learn(20)
+    model.save_replay_buffer(tmp_path / "buffer")
+    other.load_replay_buffer(tmp_path / "buffer")
+    arrays = buffer_arrays(other.replay_buffer)
+    for name, array in buffer_arrays(model.replay_buffer).items():
+        assert np.array_equal(array, arrays[name]), name
