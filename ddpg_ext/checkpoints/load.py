@@ -252,7 +252,7 @@ class _LimitedCalls(TorchFunctionMode):
 def _check_architecture(file: ModelFile) -> None:
     """Compare the shapes of a file's architecture with its weights, on torch's meta device, which takes no memory."""
     state = file.params.get("policy")
-    if not isinstance(state, Mapping) or not all(isinstance(value, th.Tensor) for value in state.values()):
+    if not sb3_compat.has_weights(state):
         raise DamagedCheckpointError("it has no weights")
     policy_class = file.data["policy_class"]
     kwargs = check_policy(policy_class, plain(file.data.get("policy_kwargs", {})))
@@ -285,6 +285,8 @@ def _check_architecture(file: ModelFile) -> None:
             raise DamagedCheckpointError("its networks cannot be built: " + str(error).partition("\n")[0]) from None
         return  # one of the caller's own classes cannot be built on this device
     for name, tensor in claimed.items():
+        if not isinstance(tensor, th.Tensor):  # of a module with `get_extra_state`
+            continue
         if tensor.ndim and not is_lazy(tensor) and (name not in state or state[name].shape != tensor.shape):
             stored = tuple(state[name].shape) if name in state else "missing"
             raise DamagedCheckpointError(

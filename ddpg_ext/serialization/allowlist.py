@@ -122,7 +122,7 @@ class Allowed:
 def _subclass(candidate: Any, bases: Any, prefix: str) -> type | None:
     """Return a class that has one of these bases and is defined in a module with this prefix, else None."""
     is_subclass = isinstance(candidate, type) and issubclass(candidate, bases)
-    return candidate if is_subclass and candidate.__module__.startswith(prefix) else None
+    return candidate if is_subclass and f"{candidate.__module__}.".startswith(prefix) else None
 
 
 # -------------------------------------------------------------------- objects

@@ -318,6 +318,46 @@ def test_instances_of_a_scripts_classes_survive(tmp_path, monkeypatch, cls):
         DDPGPaper.load(tmp_path / "m")
 
 
+class _Counting(_Plain):
+    def __init__(self, observation_space):
+        super().__init__(observation_space)
+        self.calls = 0
+
+    def forward(self, observations):
+        self.calls += 1
+        return observations
+
+    def get_extra_state(self):
+        return {"calls": self.calls}
+
+    def set_extra_state(self, state):
+        self.calls = state["calls"]
+
+
+def test_extra_state_of_a_module_survives(tmp_path):
+    model = small_model(policy_kwargs={"features_extractor_class": _Counting})
+    model.learn(60, callback=SnapshotCallback(tmp_path / "run", every=25))
+    model.save(tmp_path / "model")
+    loaded = DDPGPaper.load(tmp_path / "model", allow=[_Counting])
+    assert loaded.actor.features_extractor.calls == model.actor.features_extractor.calls > 0
+    resumed = DDPGPaper.resume(tmp_path / "run", PointEnv(), allow=[_Counting])
+    assert resumed.actor.features_extractor.calls > 0
+
+
+OPTIMIZERS = [getattr(th.optim, name) for name in ("Adafactor", "Adadelta", "Adagrad", "Adamax", "ASGD", "NAdam")]
+OPTIMIZERS += [getattr(th.optim, name) for name in ("RAdam", "RMSprop", "Rprop", "SGD", "AdamW")]
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_torchs_optimisers_survive(tmp_path, optimizer):
+    kwargs = {"policy_kwargs": {"optimizer_class": optimizer}, "qf_weight_decay": 0}
+    model = small_model(**kwargs).learn(15)
+    model.save(tmp_path / "model")
+    loaded = DDPGPaper.load(tmp_path / "model", PointEnv(), device="cpu")
+    assert_same_arrays(weights_of(loaded), weights_of(model))
+    loaded.learn(12)
+
+
 def test_weights_of_torch_are_named_for_what_they_are(tmp_path):
     model, path = small_model(), tmp_path / "actor.pkl"
     th.save(model.actor.state_dict(), path)

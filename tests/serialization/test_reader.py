@@ -102,7 +102,7 @@ VALUES = {
     "train_freq": TrainFreq(3, TrainFrequencyUnit.EPISODE),
     "goal strategy": GoalSelectionStrategy.FUTURE,
     "linear decay": LinearDecay(100, 1.0, 0.1),
-    **{cls.__name__: cls for cls in (th.nn.ReLU, th.optim.Adam, FlattenExtractor)},
+    **{cls.__name__: cls for cls in (th.nn.ReLU, th.optim.Adam, th.optim.Muon, FlattenExtractor)},
     "complex": 1 - 2.5j,
     "range": range(3, 9, 2),
     "slice": slice(None, 5),
