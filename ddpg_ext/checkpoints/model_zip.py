@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import stable_baselines3 as sb3
 import torch as th
-from stable_baselines3.common.utils import get_device, get_system_info
+from stable_baselines3.common.utils import get_system_info
 
 from ddpg_ext.checkpoints.replay_buffer import fit_arguments
+from ddpg_ext.common.checks import check_device
 from ddpg_ext.common.errors import CheckpointError, DamagedCheckpointError, UntrustedContentError
 from ddpg_ext.serialization import replay_buffers
 from ddpg_ext.serialization.allowlist import Allowed
@@ -196,15 +197,13 @@ def read_parameters(
     archive: ZipReader, device: th.device | str, budget: Budget | None = None, trusted: bool = False
 ) -> dict[str, Any]:
     """Return the state dicts in a model's file by name."""
-    params = {}
+    device, params = check_device(device), {}
     for name in archive.names:
         if name in ("pytorch_variables.pth", "tensors.pth"):
             archive.read(name)  # the content is not needed, but reading it checks for damage
         elif name.endswith(".pth"):
             try:
-                params[name.removesuffix(".pth")] = load_tensors(
-                    archive.read(name), get_device(device), budget, trusted
-                )
+                params[name.removesuffix(".pth")] = load_tensors(archive.read(name), device, budget, trusted)
             except CheckpointError as error:
                 raise type(error)(f"{archive.name}: its member {name}: {error}") from None
     return params

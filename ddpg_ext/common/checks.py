@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch as th
+from stable_baselines3.common.utils import get_device
 
 from ddpg_ext.common.errors import CheckpointError, InvalidArgumentError, InvalidArgumentTypeError, suggestion
 
@@ -58,6 +59,18 @@ def check_flag(name: str, value: Any) -> bool:
     if not isinstance(value, bool):
         raise InvalidArgumentTypeError(f"`{name}` must be True or False, got {value!r}")
     return value
+
+
+def check_device(device: Any) -> th.device:
+    """Return a device that torch has here, such as SB3's choice for "auto"; raise an error that names the argument."""
+    accepted = '"auto", "cpu", "cuda" or another device that torch has on this machine'
+    try:
+        resolved = get_device(device)
+        th.empty(0, device=resolved)
+    except (TypeError, RuntimeError, AssertionError) as error:
+        kind = InvalidArgumentTypeError if isinstance(error, TypeError) else InvalidArgumentError
+        raise kind(f"`device` must be {accepted}, got {device!r}") from None
+    return th.device("cpu") if resolved.type == "cpu" else resolved  # torch.load does not know "cpu:0"
 
 
 def check_class(name: str, value: Any, base: type) -> None:

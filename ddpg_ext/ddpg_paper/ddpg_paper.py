@@ -26,7 +26,7 @@ from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ddpg_ext.buffers import end_episodes
-from ddpg_ext.common.checks import check_count, check_number, plain
+from ddpg_ext.common.checks import check_count, check_device, check_number, plain
 from ddpg_ext.common.denormals import MatmulPrecision, flush_denormals, matmul_precision
 from ddpg_ext.common.environments import make_environment
 from ddpg_ext.common.errors import (
@@ -208,7 +208,7 @@ class DDPGPaper(OffPolicyAlgorithm):
             stats_window_size=stats_window_size,
             tensorboard_log=tensorboard_log,
             verbose=verbose,
-            device=device,
+            device=check_device(device),
             support_multi_env=True,
             seed=seed,
             sde_support=False,

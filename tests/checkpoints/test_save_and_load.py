@@ -205,6 +205,21 @@ def test_loading_on_a_device(trained, tmp_path, device):
     assert loaded.replay_buffer.sample(2).observations.device.type == expected
 
 
+def test_the_device_is_checked(trained, tmp_path):
+    trained.save(tmp_path / "model")
+    model = DDPGPaper.load(tmp_path / "model", device="cpu:0")
+    model.set_parameters(tmp_path / "model", device="cpu:0")
+    assert model.device == small_model(device="cpu:0").device == th.device("cpu")
+    for device, error in ((None, InvalidArgumentTypeError), ("foo", InvalidArgumentError)):
+        for use in (
+            lambda device=device: small_model(device=device),
+            lambda device=device: DDPGPaper.load(tmp_path / "model", device=device),
+            lambda device=device: model.set_parameters(tmp_path / "model", device=device),
+        ):
+            with pytest.raises(error, match="`device` must be"):
+                use()
+
+
 def test_get_and_set_parameters(trained, tmp_path):
     """All of the parameters, or just some; what is unknown or missing is refused and nothing is changed by it."""
     original = deepcopy(trained.get_parameters())
