@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.save_util import recursive_getattr
 from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.utils import check_for_correct_spaces
 from stable_baselines3.common.vec_env import VecEnv
@@ -18,7 +19,7 @@ from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
 from ddpg_ext.checkpoints import sb3_compat
-from ddpg_ext.checkpoints.model_zip import ModelFile, Trust, excluded_attributes, read_model_members
+from ddpg_ext.checkpoints.model_zip import VARIABLES, ModelFile, Trust, excluded_attributes, read_model_members
 from ddpg_ext.checkpoints.replay_buffer import set_replay_buffer
 from ddpg_ext.common.checks import plain
 from ddpg_ext.common.errors import (
@@ -332,6 +333,23 @@ def _set_parameters(model: "DDPGPaper", file: ModelFile, original: ModelFile | N
     if expected != stored:
         raise DamagedCheckpointError(f"it has the state of {sorted(stored)} instead of {sorted(expected)}")
     model.set_parameters(file.params, exact_match=True, device=model.device)
+    _set_variables(model, file.variables)
+
+
+def _set_variables(model: "DDPGPaper", variables: Any) -> None:
+    """Set the tensors that a subclass names in ``_get_torch_save_params``."""
+    names = model._get_torch_save_params()[1]
+    if not isinstance(variables, dict) or not set(variables) <= set(names):
+        raise DamagedCheckpointError(f"its {VARIABLES} has {[*variables]!s:.200}, other tensors than {names}")
+    for name, value in variables.items():
+        if value is None:  # the saved model did not use it
+            continue
+        variable = recursive_getattr(model, name)
+        shapes = [tuple(item.shape) if isinstance(item, th.Tensor) else item for item in (variable, value)]
+        if not isinstance(variable, th.Tensor) or shapes[0] != shapes[1]:
+            raise DamagedCheckpointError(f"its `{name}` is {shapes[1]!r:.80}, the model's is {shapes[0]!r:.80}")
+        with th.no_grad():
+            variable.copy_(value)
 
 
 def convert_live(cls: type[Model], sb3_model: Any) -> Model:

@@ -10,12 +10,13 @@ import contextlib
 import json
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import stable_baselines3 as sb3
 import torch as th
+from stable_baselines3.common.save_util import recursive_getattr
 from stable_baselines3.common.utils import get_system_info
 
 from ddpg_ext.checkpoints.replay_buffer import fit_arguments
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from ddpg_ext.ddpg_paper import DDPGPaper
 
 PICKLED = ":serialized:"
+#: member with tensors that are neither in a module nor in an optimiser
+VARIABLES = "pytorch_variables.pth"
 #: functions that SB3 derives from other fields but also stores; loading derives them again
 DERIVED = {"lr_schedule": "learning_rate", "qf_lr_schedule": "qf_learning_rate"}
 
@@ -46,6 +49,8 @@ class ModelFile:
     data: dict[str, Any]
     #: state dicts by name: "policy", "actor.optimizer", ...
     params: dict[str, Any]
+    #: other tensors among the attributes of the model, which `_get_torch_save_params` of a subclass names
+    variables: dict[str, Any] = field(default_factory=dict)
     #: version of SB3 that wrote the file
     version: str = ""
     #: description of the system that wrote the file
@@ -108,13 +113,25 @@ def write_model_members(
     fields = {name: _field(name, value) for name, value in data.items()}
     archive.add("data", json.dumps(fields, indent=4).encode())
     # SB3 writes this member even if it is empty
-    archive.add("pytorch_variables.pth", save_tensors({}))
+    archive.add(VARIABLES, save_tensors(_variables(model, variables)))
     for name, state in model.get_parameters().items():
         archive.add(f"{name}.pth", save_tensors(state))
     archive.add("_stable_baselines3_version", sb3.__version__.encode())
     archive.add("system_info.txt", get_system_info(print_info=False)[1].encode())
     if replay_buffer is not None:
         replay_buffers.write_members(archive, replay_buffer)
+
+
+def _variables(model: "DDPGPaper", names: Iterable[str]) -> dict[str, th.Tensor | None]:
+    """Return the tensors that a subclass names in ``_get_torch_save_params``, and None for those it does not use."""
+    variables = {name: recursive_getattr(model, name) for name in names}
+    for name, value in variables.items():
+        if not isinstance(value, th.Tensor | None):
+            raise CheckpointError(
+                f"`_get_torch_save_params` must name tensors as its second list, but `{name}` is a "
+                f"{type(value).__name__}; modules and optimisers belong into its first list"
+            )
+    return variables
 
 
 def excluded_attributes(model: "DDPGPaper") -> set[str]:
@@ -178,7 +195,12 @@ def read_model_members(archive: ZipReader, device: th.device | str, trust: Trust
         for name in ("_stable_baselines3_version", "system_info.txt")
     )
     params = read_parameters(archive, device, budget, trust.trusted)
-    return ModelFile(data, params, version, system_info, archive.name, trust.trusted, frozenset(trust.custom))
+    variables = {}
+    if archive.kind and VARIABLES in archive:  # a model of SB3 has other attributes
+        variables = _read_tensors(archive, VARIABLES, check_device(device), budget, trust.trusted)
+    return ModelFile(
+        data, params, variables, version, system_info, archive.name, trust.trusted, frozenset(trust.custom)
+    )
 
 
 def _check_is_model(archive: ZipReader) -> None:
@@ -199,14 +221,18 @@ def read_parameters(
     """Return the state dicts in a model's file by name."""
     device, params = check_device(device), {}
     for name in archive.names:
-        if name in ("pytorch_variables.pth", "tensors.pth"):
+        if name in (VARIABLES, "tensors.pth"):
             archive.read(name)  # the content is not needed, but reading it checks for damage
         elif name.endswith(".pth"):
-            try:
-                params[name.removesuffix(".pth")] = load_tensors(archive.read(name), device, budget, trusted)
-            except CheckpointError as error:
-                raise type(error)(f"{archive.name}: its member {name}: {error}") from None
+            params[name.removesuffix(".pth")] = _read_tensors(archive, name, device, budget, trusted)
     return params
+
+
+def _read_tensors(archive: ZipReader, name: str, device: th.device, budget: Budget | None, trusted: bool) -> Any:
+    try:
+        return load_tensors(archive.read(name), device, budget, trusted)
+    except CheckpointError as error:
+        raise type(error)(f"{archive.name}: its member {name}: {error}") from None
 
 
 def load_parameters(path: Any, device: th.device | str) -> dict[str, Any]:
