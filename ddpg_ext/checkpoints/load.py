@@ -19,9 +19,16 @@ from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
 from ddpg_ext.checkpoints import sb3_compat
-from ddpg_ext.checkpoints.model_zip import VARIABLES, ModelFile, Trust, excluded_attributes, read_model_members
+from ddpg_ext.checkpoints.model_zip import (
+    VARIABLES,
+    ModelFile,
+    Trust,
+    excluded_attributes,
+    read_model_members,
+    read_parameters,
+)
 from ddpg_ext.checkpoints.replay_buffer import set_replay_buffer
-from ddpg_ext.common.checks import plain
+from ddpg_ext.common.checks import check_path, plain
 from ddpg_ext.common.errors import (
     CheckpointError,
     DamagedCheckpointError,
@@ -29,12 +36,14 @@ from ddpg_ext.common.errors import (
     InvalidArgumentError,
     InvalidArgumentTypeError,
     UntrustedContentError,
+    suggestion,
 )
 from ddpg_ext.ddpg_paper.policies import DDPGPaperPolicy
 from ddpg_ext.ddpg_paper.validation import check_policy, keyword_cure
 from ddpg_ext.serialization import replay_buffers
 from ddpg_ext.serialization.allowlist import MAX_ENVS
 from ddpg_ext.serialization.archive import ZipReader, resolve_suffix
+from ddpg_ext.serialization.safe_pickle import Budget
 from ddpg_ext.serialization.writing import replaces_a_part
 
 if TYPE_CHECKING:
@@ -326,9 +335,6 @@ def _set_parameters(model: "DDPGPaper", file: ModelFile, original: ModelFile | N
         model.set_parameters(file.params, exact_match=False, device=model.device)
         sb3_compat.load_optimizers(model, original)
         return
-    for name in ("actor", "critic"):
-        if f"{name}.optimizer" in file.params:
-            sb3_compat.prepare_optimizer_state(getattr(model, name).optimizer, file.params[f"{name}.optimizer"])
     expected, stored = set(model._get_torch_save_params()[0]), set(file.params)
     if expected != stored:
         raise DamagedCheckpointError(f"it has the state of {sorted(stored)} instead of {sorted(expected)}")
@@ -350,6 +356,66 @@ def _set_variables(model: "DDPGPaper", variables: Any) -> None:
             raise DamagedCheckpointError(f"its `{name}` is {shapes[1]!r:.80}, the model's is {shapes[0]!r:.80}")
         with th.no_grad():
             variable.copy_(value)
+
+
+def set_parameters(model: "DDPGPaper", source: Any, exact_match: bool, device: th.device | str) -> None:
+    """Load weights and the optimisers' states, or change nothing: see :meth:`DDPGPaper.set_parameters`."""
+    if isinstance(source, dict):
+        # torch's optimisers do not copy tensors, so two models would share one Adam state
+        _apply_parameters(model, copy.deepcopy(source), exact_match)
+        return
+    with ZipReader(resolve_suffix(check_path("load_path_or_dict", source, "read"), ".zip")) as archive:
+        name = archive.name
+        if archive.kind:
+            original, parameters = None, read_parameters(archive, device, Budget(archive.file_size))
+        else:
+            try:
+                original = read_model_members(archive, device, Trust())
+            except UntrustedContentError as error:
+                raise UntrustedContentError(
+                    f"{error} Or load the agent with DDPGPaper.load and pass the result of its `get_parameters`"
+                ) from None
+            if not sb3_compat.is_sb3(original.data):
+                raise CheckpointError(f"{name}: not an agent of DDPGPaper, or of SB3's DDPG or TD3")
+            parameters = sb3_compat.convert(original).params
+    try:
+        _apply_parameters(model, parameters, exact_match, original)
+    except InvalidArgumentError as error:
+        raise CheckpointError(f"{name}: {error}") from error
+
+
+def _apply_parameters(
+    model: "DDPGPaper", parameters: dict[str, Any], exact_match: bool, original: ModelFile | None = None
+) -> None:
+    """Set parameters, and the optimisers of a model of SB3; after an error, restore the former ones."""
+    expected, parts = set(model._get_torch_save_params()[0]), {}
+    for name in [*parameters, *expected]:
+        try:
+            part = recursive_getattr(model, name)
+            parts[name] = getattr(part, "_orig_mod", part)  # of torch.compile
+            parts[name].state_dict  # noqa: B018
+        except (AttributeError, TypeError):
+            raise InvalidArgumentError(
+                f"the model has no parameters {name!r}; {suggestion(str(name), expected)}"
+            ) from None
+    if exact_match and original is None and set(parameters) != expected:
+        raise InvalidArgumentError(
+            f"the parameters must be those of {sorted(expected)}, got {sorted(parameters)}; exact_match=False sets some"
+        )
+    before = {name: copy.deepcopy(part.state_dict()) for name, part in parts.items()}
+    try:
+        for name, state in parameters.items():
+            if isinstance(parts[name], th.optim.Optimizer):
+                sb3_compat.prepare_optimizer_state(parts[name], state)
+                parts[name].load_state_dict(state)
+            else:
+                parts[name].load_state_dict(state, strict=exact_match)
+        if original is not None:
+            sb3_compat.load_optimizers(model, original)
+    except Exception as error:
+        for name, state in before.items():
+            parts[name].load_state_dict(state)
+        raise InvalidArgumentError(f"the parameters do not fit the model, which is unchanged: {error}") from error
 
 
 def convert_live(cls: type[Model], sb3_model: Any) -> Model:

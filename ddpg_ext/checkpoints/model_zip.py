@@ -24,7 +24,7 @@ from ddpg_ext.common.checks import check_device
 from ddpg_ext.common.errors import CheckpointError, DamagedCheckpointError, UntrustedContentError
 from ddpg_ext.serialization import replay_buffers
 from ddpg_ext.serialization.allowlist import Allowed
-from ddpg_ext.serialization.archive import ZipReader, ZipWriter, resolve_suffix, write_zip
+from ddpg_ext.serialization.archive import ZipReader, ZipWriter, write_zip
 from ddpg_ext.serialization.pickled_closures import FUNCTION_PARTS, is_function
 from ddpg_ext.serialization.reconstruct import load_pickle
 from ddpg_ext.serialization.safe_pickle import Budget, record
@@ -233,13 +233,6 @@ def _read_tensors(archive: ZipReader, name: str, device: th.device, budget: Budg
         return load_tensors(archive.read(name), device, budget, trusted)
     except CheckpointError as error:
         raise type(error)(f"{archive.name}: its member {name}: {error}") from None
-
-
-def load_parameters(path: Any, device: th.device | str) -> dict[str, Any]:
-    """Return the state dicts in a model's file by name."""
-    with ZipReader(resolve_suffix(path, ".zip")) as archive:
-        _check_is_model(archive)
-        return read_parameters(archive, device, Budget(archive.file_size))
 
 
 def _read_field(name: str, item: Any, trust: Trust, budget: Budget) -> Any:

@@ -1,6 +1,8 @@
 """Checks of arguments; an error names the argument, its value and the accepted values."""
 
 import inspect
+import io
+import os
 from collections.abc import Callable, Collection
 from fractions import Fraction
 from numbers import Integral, Real
@@ -58,6 +60,15 @@ def check_flag(name: str, value: Any) -> bool:
     value = plain(value)
     if not isinstance(value, bool):
         raise InvalidArgumentTypeError(f"`{name}` must be True or False, got {value!r}")
+    return value
+
+
+def check_path(name: str, value: Any, method: str = "") -> Any:
+    """Return a path, or an open binary file that has this method; raise an error for other values."""
+    is_file = bool(method) and hasattr(value, method) and not isinstance(value, io.TextIOBase)
+    if not (is_file or isinstance(value, str | os.PathLike)):
+        accepted = "a path or an open binary file" if method else "a path"
+        raise InvalidArgumentTypeError(f"`{name}` must be {accepted}, got {value!r:.80}")
     return value
 
 

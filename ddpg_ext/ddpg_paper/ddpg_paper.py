@@ -1,6 +1,5 @@
 """DDPG as in the paper, with the training loop, callbacks and file format of Stable-Baselines3."""
 
-import copy
 import io
 import math
 import pathlib
@@ -703,29 +702,26 @@ class DDPGPaper(OffPolicyAlgorithm):
 
     def set_parameters(
         self,
-        load_path_or_dict: str | TensorDict,
+        load_path_or_dict: str | pathlib.Path | io.BufferedIOBase | TensorDict,
         exact_match: bool = True,
         device: th.device | str = "auto",
     ) -> None:
         """
-        Load weights and the optimisers' states.
+        Load weights and the optimisers' states. After an error, the model is unchanged.
 
         Learning rates and weight decay do not change, because they are arguments of the model.
 
-        :param load_path_or_dict: path of a zip file of ``save``, or the result of ``get_parameters``
+        :param load_path_or_dict: path of a zip file of ``save``, or of SB3's DDPG or TD3, an open binary file, or the
+            result of ``get_parameters``
         :param exact_match: whether all parameters must be present
         :param device: device for the tensors
-        :raises CheckpointError: if the file is missing or damaged
-        :raises ValueError: for a network or optimiser that the model does not have, or, with ``exact_match``, lacks
+        :raises CheckpointError: if the file is missing, damaged or refused, or does not fit the model
+        :raises InvalidArgumentError: for parameters that do not fit the model, or, with ``exact_match``, lack some
+        :raises InvalidArgumentTypeError: for something else than a path, a file or a dict
         """
-        from ddpg_ext.checkpoints.model_zip import load_parameters
+        from ddpg_ext.checkpoints.load import set_parameters
 
-        if isinstance(load_path_or_dict, dict):
-            # torch's optimisers do not copy tensors, so two models would share one Adam state
-            parameters = copy.deepcopy(load_path_or_dict)
-        else:
-            parameters = load_parameters(load_path_or_dict, device)
-        super().set_parameters(parameters, exact_match, device)
+        set_parameters(self, load_path_or_dict, exact_match, device)
         self._set_weight_decay()
         self._update_learning_rate([self.actor.optimizer, self.critic.optimizer])
 

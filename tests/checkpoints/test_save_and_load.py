@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch as th
-from stable_baselines3 import DDPG
+from stable_baselines3 import DDPG, SAC
 from stable_baselines3.common.callbacks import CheckpointCallback
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
@@ -248,12 +248,57 @@ def test_get_and_set_parameters(trained, tmp_path):
         trained.set_parameters({"policy": original["policy"]}, exact_match=True)
     missing = "actor.mu.1.weight"
     incomplete = {name: th.ones_like(value) for name, value in original["policy"].items() if name != missing}
-    with pytest.raises(RuntimeError, match=missing):
+    with pytest.raises(InvalidArgumentError, match=missing):
         trained.set_parameters({**original, "policy": incomplete}, exact_match=True)
     trained.set_parameters({"policy": incomplete}, exact_match=False)
     for name, value in trained.policy.state_dict().items():
         expected = original["policy"][name] if name == missing else th.ones_like(value)
         assert th.equal(value, expected), name
+
+
+@pytest.mark.parametrize("exact_match", [True, False])
+def test_set_parameters_changes_all_or_nothing(trained, tmp_path, exact_match):
+    model, other = small_model(seed=1), small_model(seed=2).learn(30)
+    model.learn(20)
+    before, given = deepcopy(weights_of(model)), other.get_parameters()
+    wrong_shape = {**given["policy"], "critic.q_net.1.bias": th.zeros(3)}
+    state = deepcopy(given["critic.optimizer"])
+    state["state"][0]["exp_avg"] = th.zeros(3)
+    for parameters in (
+        {**given, "critic.optimizer": state},
+        {**given, "critic.optimizer": None},
+        {**given, "policy": wrong_shape},
+        {**given, "critic.optimiser": {}},
+        {**given, 5: {}},
+    ):
+        with pytest.raises(InvalidArgumentError, match="parameters"):
+            model.set_parameters(parameters, exact_match)
+        assert_same_arrays(weights_of(model), before)
+    small_model(policy_kwargs={"net_arch": [8]}).save(tmp_path / "model")
+    with pytest.raises(CheckpointError, match=r"model.zip: the parameters do not fit the model"):
+        model.set_parameters(tmp_path / "model", exact_match)
+    assert_same_arrays(weights_of(model), before)
+    for source in (None, 5, io.StringIO()):
+        with pytest.raises(InvalidArgumentTypeError, match="`load_path_or_dict` must be"):
+            model.set_parameters(source, exact_match)
+
+
+def test_parameters_of_sb3s_files(tmp_path):
+    kwargs = {"buffer_size": 200, "device": "cpu", "learning_starts": 5, "batch_size": 8, "seed": 0}
+    original = DDPG("MlpPolicy", PointEnv(), policy_kwargs={"net_arch": [16, 16]}, **kwargs).learn(20)
+    original.save(tmp_path / "sb3")
+    like_sb3 = {"batch_norm": False, "action_layer": 1}
+    model = small_model(policy_kwargs=like_sb3).learn(20)
+    np.random.seed(3)
+    expected = np.random.RandomState(3).random()
+    model.set_parameters(tmp_path / "sb3")
+    assert np.random.random() == expected
+    assert_same_arrays(weights_of(model), weights_of(DDPGPaper.load(tmp_path / "sb3", device="cpu")))
+    with pytest.raises(CheckpointError, match="sb3.zip: the parameters do not fit the model"):
+        small_model().set_parameters(tmp_path / "sb3")
+    SAC("MlpPolicy", PointEnv(), buffer_size=100).save(tmp_path / "sac")
+    with pytest.raises(CheckpointError, match="sac.zip"):
+        model.set_parameters(tmp_path / "sac")
 
 
 def test_set_env(tmp_path):
