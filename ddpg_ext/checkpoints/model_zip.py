@@ -98,9 +98,17 @@ def save_model(
 
 
 def write_model_members(
-    archive: ZipWriter, model: "DDPGPaper", exclude: Iterable[str] | None = None, include: Iterable[str] | None = None
+    archive: ZipWriter,
+    model: "DDPGPaper",
+    exclude: Iterable[str] | None = None,
+    include: Iterable[str] | None = None,
+    advice: str = "pass exclude=[{name!r}] to `save`, and custom_objects={{{name!r}: ...}} to `load`",
 ) -> None:
-    """Write a model into a zip file; raise a :class:`CheckpointError` that names an attribute that cannot be saved."""
+    """
+    Write a model into a zip file.
+
+    For an attribute that cannot be saved, a :class:`CheckpointError` names it, and ends with the advice.
+    """
     left_out = excluded_attributes(model).union(exclude or ()).difference(include or ())
     state_dicts, variables = model._get_torch_save_params()
     left_out.update(name.split(".")[0] for name in (*state_dicts, *variables))
@@ -110,7 +118,7 @@ def write_model_members(
         fit_arguments(model, replay_buffer)
     left_out.add("replay_buffer")
     data = {name: value for name, value in vars(model).items() if name not in left_out}
-    fields = {name: _field(name, value) for name, value in data.items()}
+    fields = {name: _field(name, value, advice) for name, value in data.items()}
     archive.add("data", json.dumps(fields, indent=4).encode())
     # SB3 writes this member even if it is empty
     archive.add(VARIABLES, save_tensors(_variables(model, variables)))
@@ -140,7 +148,7 @@ def excluded_attributes(model: "DDPGPaper") -> set[str]:
     return {*model._excluded_save_params(), *networks, "_executor", "_statistics_before"}
 
 
-def _field(name: str, value: Any) -> Any:
+def _field(name: str, value: Any, advice: str) -> Any:
     """Return the JSON of an attribute: the value itself, or SB3's description of its pickle."""
     if _is_json(value):
         return value
@@ -150,7 +158,7 @@ def _field(name: str, value: Any) -> Any:
             load_pickle(pickled)
     except CheckpointError as error:
         raise CheckpointError(
-            f"the attribute `{name}` cannot be saved, because loading it would fail: {error}; pass exclude=[{name!r}]"
+            f"the attribute `{name}` cannot be saved, because loading it would fail: {error}; {advice.format(name=name)}"
         ) from None
     return {":type:": str(type(value)), PICKLED: base64.b64encode(pickled).decode()}
 

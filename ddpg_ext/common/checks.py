@@ -26,7 +26,7 @@ def plain(value: Any, tensors: bool = True) -> Any:
     :return: the plain value
     """
     if type(value) is dict:
-        return {key: plain(item, tensors) for key, item in value.items()}
+        return {plain(key) if isinstance(key, np.generic) else key: plain(item, tensors) for key, item in value.items()}
     if type(value) in (list, tuple):
         return type(value)(plain(item, tensors) for item in value)
     if type(value) is range:

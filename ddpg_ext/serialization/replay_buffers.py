@@ -158,6 +158,14 @@ class StoredArray:
 
 def write_members(archive: ZipWriter, buffer: Any) -> None:
     """Write a replay buffer into a zip file."""
+    layout, arrays = describe(buffer)
+    archive.add(LAYOUT, layout)
+    for name, array in arrays.items():
+        archive.add(_member(name), array)
+
+
+def describe(buffer: Any) -> tuple[bytes, dict[str, np.ndarray]]:
+    """Return the pickle of a replay buffer's class and values, and its arrays; raise an error for other values."""
     values, arrays = get_state(buffer)
     advice = f"give {type(buffer).__name__} the methods snapshot_state() and load_snapshot_state(values, arrays)"
     layout = {
@@ -165,9 +173,7 @@ def write_members(archive: ZipWriter, buffer: Any) -> None:
         "arrays": {name: (array.shape, array.dtype.str) for name, array in arrays.items()},
         "values": dump_plain(values, "the replay buffer", advice, infos=_ADVICE_FOR_INFOS),
     }
-    archive.add(LAYOUT, pickle.dumps(layout, protocol=4))
-    for name, array in arrays.items():
-        archive.add(_member(name), array)
+    return pickle.dumps(layout, protocol=4), arrays
 
 
 def _member(name: str) -> str:

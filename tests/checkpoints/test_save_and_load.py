@@ -294,10 +294,10 @@ def test_parameters_of_sb3s_files(tmp_path):
     model.set_parameters(tmp_path / "sb3")
     assert np.random.random() == expected
     assert_same_arrays(weights_of(model), weights_of(DDPGPaper.load(tmp_path / "sb3", device="cpu")))
-    with pytest.raises(CheckpointError, match="sb3.zip: the parameters do not fit the model"):
+    with pytest.raises(CheckpointError, match=r"sb3.zip: the parameters do not fit the model"):
         small_model().set_parameters(tmp_path / "sb3")
     SAC("MlpPolicy", PointEnv(), buffer_size=100).save(tmp_path / "sac")
-    with pytest.raises(CheckpointError, match="sac.zip"):
+    with pytest.raises(CheckpointError, match=r"sac.zip"):
         model.set_parameters(tmp_path / "sac")
 
 
