@@ -138,8 +138,8 @@ class SnapshotCallback(BaseCallback):
         """Raise an error inside of a callback that passes steps on, but not the starts of rollouts."""
         if self.parent is not None and type(self.parent)._on_rollout_start is BaseCallback._on_rollout_start:
             raise InvalidArgumentError(
-                f"SnapshotCallback would write nothing inside of {type(self.parent).__name__}; pass it to `learn` beside "
-                "the other callback, as in callback=[SnapshotCallback(path, every=...), other]"
+                f"SnapshotCallback would write nothing inside of {type(self.parent).__name__}; pass it to `learn` "
+                "beside the other callback, as in callback=[SnapshotCallback(path, every=...), other]"
             )
 
     def _on_training_start(self) -> None:
