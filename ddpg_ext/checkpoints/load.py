@@ -83,7 +83,7 @@ def load_model(
     changes = _attributes_to_change(cls, kwargs or {})
     if trust.custom.get("learning_rate") == 0.0:
         del trust.custom["learning_rate"]  # the RL Zoo's programs pass it, because SB3 may fail to unpickle a schedule
-    with ZipReader(resolve_suffix(path, ".zip")) as archive:
+    with ZipReader(resolve_suffix(check_path("path", path, "seek"), ".zip")) as archive:
         file = read_model_members(archive, device, trust)
         if print_system_info:
             print("== SAVED MODEL SYSTEM INFO ==")
@@ -364,7 +364,7 @@ def set_parameters(model: "DDPGPaper", source: Any, exact_match: bool, device: t
         # torch's optimisers do not copy tensors, so two models would share one Adam state
         _apply_parameters(model, copy.deepcopy(source), exact_match)
         return
-    with ZipReader(resolve_suffix(check_path("load_path_or_dict", source, "read"), ".zip")) as archive:
+    with ZipReader(resolve_suffix(check_path("load_path_or_dict", source, "seek"), ".zip")) as archive:
         name = archive.name
         if archive.kind:
             original, parameters = None, read_parameters(archive, device, Budget(archive.file_size))

@@ -9,7 +9,7 @@ import binascii
 import contextlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +20,13 @@ from stable_baselines3.common.save_util import recursive_getattr
 from stable_baselines3.common.utils import get_system_info
 
 from ddpg_ext.checkpoints.replay_buffer import fit_arguments
-from ddpg_ext.common.checks import check_device
-from ddpg_ext.common.errors import CheckpointError, DamagedCheckpointError, UntrustedContentError
+from ddpg_ext.common.checks import check_device, check_path
+from ddpg_ext.common.errors import (
+    CheckpointError,
+    DamagedCheckpointError,
+    InvalidArgumentTypeError,
+    UntrustedContentError,
+)
 from ddpg_ext.serialization import replay_buffers
 from ddpg_ext.serialization.allowlist import Allowed
 from ddpg_ext.serialization.archive import ZipReader, ZipWriter, write_zip
@@ -81,6 +86,10 @@ class Trust:
 
     def __post_init__(self) -> None:
         self.allowed = Allowed(self.allow, self.trusted)
+        if not isinstance(self.custom_objects, Mapping | None):
+            raise InvalidArgumentTypeError(
+                f"`custom_objects` must be a dict of names and values, or None, got {self.custom_objects!r:.80}"
+            )
         self.custom = dict(self.custom_objects or {})
 
 
@@ -91,6 +100,10 @@ def save_model(
     model: "DDPGPaper", path: Any, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None
 ) -> None:
     """Write a model's file: see :meth:`DDPGPaper.save`."""
+    check_path("path", path, "write")
+    for name, value in (("exclude", exclude), ("include", include)):
+        if isinstance(value, str) or not isinstance(value, Iterable | None):
+            raise InvalidArgumentTypeError(f"`{name}` must be a list of names of attributes, or None, got {value!r}")
     if isinstance(path, str | os.PathLike) and not os.path.splitext(path)[1]:
         path = f"{os.fspath(path)}.zip"
     with write_zip(path, "model") as archive:

@@ -11,7 +11,7 @@ from stable_baselines3.her.goal_selection_strategy import GoalSelectionStrategy
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from ddpg_ext.buffers import PackedReplayBuffer
-from ddpg_ext.common.checks import plain
+from ddpg_ext.common.checks import check_path, plain
 from ddpg_ext.common.errors import CheckpointError, DDPGPaperError, InvalidArgumentTypeError
 from ddpg_ext.ddpg_paper.validation import (
     check_replay_buffer,
@@ -35,6 +35,7 @@ _ARGUMENTS = (
 
 def save_replay_buffer(model: "DDPGPaper", path: Any) -> None:
     """Save the replay buffer of a model: see :meth:`DDPGPaper.save_replay_buffer`."""
+    check_path("path", path, "write")
     buffer = getattr(model, "replay_buffer", None)  # it may be deleted, as in SB3
     if not isinstance(buffer, ReplayBuffer):
         raise InvalidArgumentTypeError(f"the model has no replay buffer to save: `replay_buffer` is {buffer!r:.80}")
@@ -45,6 +46,7 @@ def load_replay_buffer(
     model: "DDPGPaper", path: Any, truncate_last_traj: bool = True, trusted: bool = False, allow: Iterable[Any] = ()
 ) -> None:
     """Load the replay buffer of a model: see :meth:`DDPGPaper.load_replay_buffer`."""
+    check_path("path", path, "seek")
     present: ReplayBuffer | None = getattr(model, "replay_buffer", None)
     if present is None:
         present = make_replay_buffer(model)

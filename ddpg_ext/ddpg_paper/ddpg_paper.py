@@ -687,7 +687,7 @@ class DDPGPaper(OffPolicyAlgorithm):
         :param force_reset: reset the environment before training continues
         :param trusted: unpickle objects that are not on the allow-list of checkpoints. The author of the file can then
             run any code with your account
-        :param allow: your own classes and functions that the file may use, such as a features extractor
+        :param allow: your own classes and functions that the file may use, such as a features extractor; a list, or one
         :param kwargs: constructor arguments to change
         :return: the model
         :raises CheckpointError: if the file is missing, damaged or refused, or does not fit ``env`` (also a

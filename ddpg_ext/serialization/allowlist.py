@@ -31,7 +31,7 @@ from stable_baselines3.her.goal_selection_strategy import GoalSelectionStrategy
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 from stable_baselines3.td3 import policies as td3_policies
 
-from ddpg_ext.common.checks import plain
+from ddpg_ext.common.checks import check_flag, plain
 from ddpg_ext.common.errors import (
     CheckpointError,
     DamagedCheckpointError,
@@ -81,10 +81,14 @@ _OWN_KINDS = (BasePolicy, torch_layers.BaseFeaturesExtractor, buffers.BaseBuffer
 class Allowed:
     """Find the classes on the allow-list and those of the caller; ``trusted`` permits unpickling others."""
 
-    def __init__(self, extra: Iterable[Any] = (), trusted: bool = False) -> None:
-        self.trusted = trusted
+    def __init__(self, extra: Any = (), trusted: bool = False) -> None:
+        self.trusted = check_flag("trusted", trusted)
         self.extra: dict[str, Any] = {}
         short: dict[str, Any] = {}
+        if callable(extra):
+            extra = [extra]
+        if not isinstance(extra, Iterable):
+            raise InvalidArgumentTypeError(f"`allow` must list classes or functions, got {extra!r}")
         for item in extra:
             if not callable(item) or not hasattr(item, "__qualname__"):
                 raise InvalidArgumentTypeError(f"`allow` must list classes or functions, got {item!r}")

@@ -425,3 +425,36 @@ def test_weights_of_torch_are_named_for_what_they_are(tmp_path):
         with pytest.raises(CheckpointError, match=r"not a model.*torch.save wrote it.*load_state_dict"):
             load(path)
     small_model().actor.load_state_dict(th.load(path))
+
+
+OTHERS = (None, 5, b"x", io.StringIO())
+
+
+@pytest.mark.parametrize("value", OTHERS, ids=str)
+def test_what_is_no_path_is_refused_by_name(trained, value):
+    uses = [trained.save, DDPGPaper.load, trained.save_replay_buffer, trained.load_replay_buffer, load_zoo_run]
+    for use in [*uses, lambda path: DDPGPaper.resume(path, PointEnv())]:
+        with pytest.raises(InvalidArgumentTypeError, match="`path` must be a path"):
+            use(value)
+
+
+@pytest.mark.parametrize("name", ["exclude", "include"])
+@pytest.mark.parametrize("value", ["gamma", 5])
+def test_names_of_attributes_are_a_list(trained, tmp_path, name, value):
+    with pytest.raises(InvalidArgumentTypeError, match=f"`{name}` must be a list"):
+        trained.save(tmp_path / "model", **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("allow", 5), ("allow", None), ("allow", [5]), ("custom_objects", [1]), ("trusted", "no")]
+)
+def test_permissions_are_checked(trained, tmp_path, name, value):
+    trained.save(tmp_path / "model")
+    for load in (DDPGPaper.load, load_zoo_run):
+        with pytest.raises(InvalidArgumentTypeError, match=f"`{name}` must"):
+            load(tmp_path / "model.zip", **{name: value})
+
+
+def test_one_class_may_be_allowed_without_a_list(tmp_path):
+    small_model(policy_kwargs={"features_extractor_class": _Plain}).save(tmp_path / "model")
+    DDPGPaper.load(tmp_path / "model", allow=_Plain)
