@@ -134,6 +134,9 @@ def build_model(
     with _naming_the_file(file, changes, is_ours):
         if original is not None:
             file = sb3_compat.convert(original)
+            # SB3's files have none of this package's own arguments
+            own = {key: value for key, value in file.added.items() if key not in ("policy_class", "policy_kwargs")}
+            file.data.update(own)
         _check_values(file, changes)
         _check_architecture(file)
     # Errors of the environment must not name the file
@@ -144,7 +147,7 @@ def build_model(
             if force_reset:
                 file.data["_last_obs"] = None
         model = cls(file.data["policy_class"], vec_env, device=device, _init_setup_model=False)  # type: ignore[arg-type]
-        model.__dict__.update({**_attributes(model, file.data), **changes})
+        model.__dict__.update({**_attributes(model, file), **changes})
         model._setup_model()
         _set_parameters(model, file, original)
     return model
@@ -320,9 +323,12 @@ def _fit_to_env(file: ModelFile, vec_env: VecEnv, is_ours: bool) -> None:
     data["n_envs"] = vec_env.num_envs
 
 
-def _attributes(model: "DDPGPaper", data: dict[str, Any]) -> dict[str, Any]:
+def _attributes(model: "DDPGPaper", file: ModelFile) -> dict[str, Any]:
     """Return the attributes to set, without those that ``save`` excludes; refuse a file that replaces methods."""
     cls = type(model)
+    # As in SB3, names that neither the file nor the model has are ignored
+    known = {*vars(model), "observation_space", "action_space", "n_envs"}
+    data = {key: value for key, value in file.data.items() if key not in file.added or key in known}
     for key in data:
         if replaces_a_part(cls, key) or key.startswith("__") or key == "policy_aliases":
             raise CheckpointError(f"its field `{key}` would replace a part of {cls.__name__}")

@@ -66,6 +66,8 @@ class ModelFile:
     trusted: bool = False
     #: fields that the caller has replaced
     replaced: frozenset[str] = frozenset()
+    #: values of the caller for fields that the file does not have
+    added: dict[str, Any] = field(default_factory=dict)
     #: whether this is the content of a live model
     is_live: bool = False
 
@@ -220,9 +222,10 @@ def read_model_members(archive: ZipReader, device: th.device | str, trust: Trust
     variables = {}
     if archive.kind and VARIABLES in archive:  # a model of SB3 has other attributes
         variables = _read_tensors(archive, VARIABLES, check_device(device), budget, trust.trusted)
-    return ModelFile(
-        data, params, variables, version, system_info, archive.name, trust.trusted, frozenset(trust.custom)
-    )
+    added = {name: value for name, value in trust.custom.items() if name not in fields}
+    data.update(added)
+    replaced = frozenset(trust.custom)
+    return ModelFile(data, params, variables, version, system_info, archive.name, trust.trusted, replaced, added)
 
 
 def _check_is_model(archive: ZipReader) -> None:

@@ -62,10 +62,9 @@ def load_replay_buffer(
 
 def set_replay_buffer(model: "DDPGPaper", buffer: ReplayBuffer) -> None:
     """Give a model a replay buffer and its arguments; raise an error, and change nothing, if it does not fit."""
-    env = env_of_her(model) if isinstance(buffer, HerReplayBuffer) else None
-    fit_arguments(model, buffer)
     if isinstance(buffer, HerReplayBuffer) and buffer.env is None:
-        buffer.set_env(env)
+        buffer.set_env(env_of_her(model))
+    fit_arguments(model, buffer)
     model.replay_buffer = buffer
 
 

@@ -13,7 +13,7 @@ import re
 import time
 import warnings
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch as th
 from gymnasium import spaces
@@ -189,7 +189,7 @@ def is_sb3(data: dict[str, Any]) -> bool:
     return isinstance(policy_class, type) and issubclass(policy_class, td3_policies.TD3Policy)
 
 
-def has_weights(state: Any) -> bool:
+def has_weights(state: Any) -> TypeGuard[State]:
     """Return whether this is a state dict of tensors, apart from what ``get_extra_state`` of modules returned."""
     return isinstance(state, Mapping) and all(
         isinstance(value, th.Tensor) or str(name).endswith("_extra_state") for name, value in state.items()

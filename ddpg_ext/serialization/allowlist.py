@@ -85,11 +85,10 @@ class Allowed:
         self.trusted = check_flag("trusted", trusted)
         self.extra: dict[str, Any] = {}
         short: dict[str, Any] = {}
-        if callable(extra):
-            extra = [extra]
-        if not isinstance(extra, Iterable):
+        if not (callable(extra) or isinstance(extra, Iterable)):
             raise InvalidArgumentTypeError(f"`allow` must list classes or functions, got {extra!r}")
-        for item in extra:
+        listed: Iterable[Any] = [extra] if callable(extra) else extra
+        for item in listed:
             if not callable(item) or not hasattr(item, "__qualname__"):
                 raise InvalidArgumentTypeError(f"`allow` must list classes or functions, got {item!r}")
             path = f"{item.__module__}.{item.__qualname__}"

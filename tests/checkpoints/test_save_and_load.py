@@ -149,6 +149,18 @@ def test_exclude_include_and_custom_objects(tmp_path, capsys):
     assert "SAVED MODEL SYSTEM INFO" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("cls", [DDPG, DDPGPaper])
+def test_custom_objects_reach_fields_that_the_file_lacks(tmp_path, cls):
+    noise = NormalActionNoise(np.zeros(2), np.ones(2))
+    model = cls("MlpPolicy", PointEnv(), buffer_size=100, action_noise=noise, device="cpu")
+    model.save(tmp_path / "model", exclude=["action_noise", "observation_space", "qf_weight_decay"])
+    custom = {"action_noise": noise, "observation_space": model.observation_space, "qf_weight_decay": 0.5, "dummy": 1}
+    loaded = DDPGPaper.load(tmp_path / "model", custom_objects=custom)
+    assert loaded.action_noise is noise
+    assert loaded.qf_weight_decay == loaded.critic.optimizer.param_groups[0]["weight_decay"] == 0.5
+    assert not hasattr(loaded, "dummy")
+
+
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 def test_a_compiled_policy_can_be_saved(trained, tmp_path):
     """torch.compile wraps the policy; what is saved is what is inside."""
