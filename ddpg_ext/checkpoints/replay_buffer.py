@@ -113,7 +113,7 @@ def _layout(value: Any) -> Any:
 def _arguments_of(model: "DDPGPaper", buffer: ReplayBuffer) -> dict[str, Any]:
     """Return the arguments of a model that would make this replay buffer; those that fit stay as the user gave them."""
     cls, is_chosen = type(buffer), type(buffer) is replay_buffer_class(model)
-    arguments: dict[str, Any] = {"optimize_memory_usage": bool(buffer.optimize_memory_usage)}
+    arguments: dict[str, Any] = {"optimize_memory_usage": bool(getattr(buffer, "optimize_memory_usage", False))}
     if not is_chosen:
         arguments["replay_buffer_class"] = cls
     capacity = max(model.buffer_size // model.n_envs, 1)
