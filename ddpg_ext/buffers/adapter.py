@@ -13,7 +13,7 @@ from stable_baselines3.common.buffers import BaseBuffer, ReplayBuffer
 from stable_baselines3.common.type_aliases import DictReplayBufferSamples, ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
 
-from ddpg_ext.common.checks import check_count, check_flag, check_number
+from ddpg_ext.common.checks import check_count, check_device, check_flag, check_number
 from ddpg_ext.common.errors import (
     InvalidArgumentError,
     InvalidArgumentTypeError,
@@ -104,7 +104,8 @@ class ReplayBufferAdapter(ReplayBuffer):
                 "an observation once, time limits included"
             )
         # Not ReplayBuffer's constructor: it would set up SB3's arrays
-        BaseBuffer.__init__(self, max(buffer_size // n_envs, 1), observation_space, action_space, device, n_envs)
+        capacity = max(buffer_size // n_envs, 1)
+        BaseBuffer.__init__(self, capacity, observation_space, action_space, check_device(device), n_envs)
         self.optimize_memory_usage = False
         self.handle_timeout_termination = check_flag("handle_timeout_termination", handle_timeout_termination)
         #: type of stored observations, that of the space; float64 becomes float32, because the networks convert it

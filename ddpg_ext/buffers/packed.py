@@ -14,7 +14,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from ddpg_ext.buffers.adapter import ReplayBufferAdapter, Transitions, _each, _normalized, extends_constructor
 from ddpg_ext.buffers.memmap import Memory, ScratchFiles, check_directory
 from ddpg_ext.buffers.ring import Ring
-from ddpg_ext.common.checks import check_count, check_equal_arguments, check_number
+from ddpg_ext.common.checks import check_count, check_device, check_equal_arguments, check_number
 from ddpg_ext.common.errors import CheckpointError, DamagedCheckpointError, InvalidArgumentError
 
 Storage = Literal["memory", "device", "memmap"]
@@ -270,7 +270,7 @@ class PackedReplayBuffer(ReplayBufferAdapter):
 
     @device.setter
     def device(self, device: th.device | str) -> None:
-        device, former = get_device(device), self.__dict__.get("_device")
+        device, former = check_device(device), self.__dict__.get("_device")
         if device != former and self.storage == "device" and "_ring" in self.__dict__:
             self.__setstate__({**self.__getstate__(), "_device": device})
         self._device = device

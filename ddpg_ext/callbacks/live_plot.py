@@ -12,7 +12,7 @@ from stable_baselines3.common.logger import KVWriter
 from stable_baselines3.common.monitor import Monitor
 
 from ddpg_ext.callbacks.periodic import PeriodicCallback
-from ddpg_ext.common.checks import check_count
+from ddpg_ext.common.checks import check_count, check_path
 from ddpg_ext.common.errors import InvalidArgumentError
 from ddpg_ext.common.files import atomic_file
 from ddpg_ext.common.optional_imports import import_extra
@@ -56,7 +56,7 @@ class LivePlotCallback(PeriodicCallback):
         self.window = check_count("window", window)
         if path is None and not _in_notebook():
             raise InvalidArgumentError("outside of a notebook, `path` must be the name of a file, got None")
-        self.path = None if path is None else Path(path)
+        self.path = None if path is None else Path(check_path("path", path))
         #: lists of (environment steps, value): ``return``, ``length``, ``train/actor_loss``, ``train/critic_loss``
         self.curves: dict[str, list[tuple[int, float]]] = {name: [] for name in _PANELS}
         self._figure = import_extra("matplotlib.figure", "ddpg_ext[extra]", "LivePlotCallback").Figure(figsize=(10, 6))

@@ -13,7 +13,7 @@ from stable_baselines3.common.logger import Figure, TensorBoardOutputFormat
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
 from ddpg_ext.callbacks.periodic import PeriodicCallback
-from ddpg_ext.common.checks import check_count
+from ddpg_ext.common.checks import check_count, check_path
 from ddpg_ext.common.errors import InvalidArgumentError, suggestion
 from ddpg_ext.common.evaluation import copy_statistics, evaluation_env
 from ddpg_ext.common.files import atomic_file
@@ -87,7 +87,7 @@ class QValueBiasCallback(PeriodicCallback):
         if path is not None:
             import_extra("matplotlib.figure", "ddpg_ext[extra]", "QValueBiasCallback with `path`")
         self.env = env
-        self.path = None if path is None else Path(path)
+        self.path = None if path is None else Path(check_path("path", path))
         self.truncated = truncated
         #: values of the last evaluation
         self.last: QValues | None = None

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.save_util import recursive_getattr
 from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.utils import check_for_correct_spaces
 from stable_baselines3.common.vec_env import VecEnv
@@ -18,9 +19,16 @@ from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
 from ddpg_ext.checkpoints import sb3_compat
-from ddpg_ext.checkpoints.model_zip import ModelFile, Trust, excluded_attributes, read_model_members
+from ddpg_ext.checkpoints.model_zip import (
+    VARIABLES,
+    ModelFile,
+    Trust,
+    excluded_attributes,
+    read_model_members,
+    read_parameters,
+)
 from ddpg_ext.checkpoints.replay_buffer import set_replay_buffer
-from ddpg_ext.common.checks import plain
+from ddpg_ext.common.checks import check_path, plain
 from ddpg_ext.common.errors import (
     CheckpointError,
     DamagedCheckpointError,
@@ -28,12 +36,14 @@ from ddpg_ext.common.errors import (
     InvalidArgumentError,
     InvalidArgumentTypeError,
     UntrustedContentError,
+    suggestion,
 )
 from ddpg_ext.ddpg_paper.policies import DDPGPaperPolicy
 from ddpg_ext.ddpg_paper.validation import check_policy, keyword_cure
 from ddpg_ext.serialization import replay_buffers
 from ddpg_ext.serialization.allowlist import MAX_ENVS
 from ddpg_ext.serialization.archive import ZipReader, resolve_suffix
+from ddpg_ext.serialization.safe_pickle import Budget
 from ddpg_ext.serialization.writing import replaces_a_part
 
 if TYPE_CHECKING:
@@ -41,10 +51,9 @@ if TYPE_CHECKING:
 
 Model = TypeVar("Model", bound="DDPGPaper")
 
-#: largest replay buffer that a file may ask for; larger ones do not fit into any memory
-MAX_BUFFER_SIZE = 10**8
-#: largest values that a file may have; larger ones would make training endless, or take all memory
+#: largest values of a file that is not trusted; larger ones would make training endless, or take all memory
 _LIMITS = {
+    "buffer_size": 10**8,
     "batch_size": 10**6,
     "gradient_steps": 10**6,
     "n_steps": replay_buffers.MAX_N_STEPS,
@@ -74,7 +83,7 @@ def load_model(
     changes = _attributes_to_change(cls, kwargs or {})
     if trust.custom.get("learning_rate") == 0.0:
         del trust.custom["learning_rate"]  # the RL Zoo's programs pass it, because SB3 may fail to unpickle a schedule
-    with ZipReader(resolve_suffix(path, ".zip")) as archive:
+    with ZipReader(resolve_suffix(check_path("path", path, "seek"), ".zip")) as archive:
         file = read_model_members(archive, device, trust)
         if print_system_info:
             print("== SAVED MODEL SYSTEM INFO ==")
@@ -125,6 +134,9 @@ def build_model(
     with _naming_the_file(file, changes, is_ours):
         if original is not None:
             file = sb3_compat.convert(original)
+            # SB3's files have none of this package's own arguments
+            own = {key: value for key, value in file.added.items() if key not in ("policy_class", "policy_kwargs")}
+            file.data.update(own)
         _check_values(file, changes)
         _check_architecture(file)
     # Errors of the environment must not name the file
@@ -135,7 +147,7 @@ def build_model(
             if force_reset:
                 file.data["_last_obs"] = None
         model = cls(file.data["policy_class"], vec_env, device=device, _init_setup_model=False)  # type: ignore[arg-type]
-        model.__dict__.update({**_attributes(model, file.data), **changes})
+        model.__dict__.update({**_attributes(model, file), **changes})
         model._setup_model()
         _set_parameters(model, file, original)
     return model
@@ -192,9 +204,8 @@ def _check_values(file: ModelFile, changes: dict[str, Any]) -> None:
             "its replay buffer is in a folder that the file names; pass "
             "custom_objects={'replay_buffer_kwargs': {...}} with that folder, or trusted=True"
         )
-    buffer_size = plain(changes.get("buffer_size", data.get("buffer_size", 0)))
-    if not isinstance(buffer_size, int) or buffer_size > MAX_BUFFER_SIZE or data.get("n_envs", 1) > MAX_ENVS:
-        raise CheckpointError(f"it asks for a replay buffer of {buffer_size!r} transitions; pass buffer_size=")
+    if data.get("n_envs", 1) > MAX_ENVS:
+        raise DamagedCheckpointError(f"its `n_envs` is {data['n_envs']}, more than {MAX_ENVS:,}")
     if not file.trusted:
         _check_limits(data, replaced)
     saved_kwargs = data.get("policy_kwargs", {})
@@ -254,7 +265,7 @@ class _LimitedCalls(TorchFunctionMode):
 def _check_architecture(file: ModelFile) -> None:
     """Compare the shapes of a file's architecture with its weights, on torch's meta device, which takes no memory."""
     state = file.params.get("policy")
-    if not isinstance(state, Mapping) or not all(isinstance(value, th.Tensor) for value in state.values()):
+    if not sb3_compat.has_weights(state):
         raise DamagedCheckpointError("it has no weights")
     policy_class = file.data["policy_class"]
     kwargs = check_policy(policy_class, plain(file.data.get("policy_kwargs", {})))
@@ -287,6 +298,8 @@ def _check_architecture(file: ModelFile) -> None:
             raise DamagedCheckpointError("its networks cannot be built: " + str(error).partition("\n")[0]) from None
         return  # one of the caller's own classes cannot be built on this device
     for name, tensor in claimed.items():
+        if not isinstance(tensor, th.Tensor):  # of a module with `get_extra_state`
+            continue
         if tensor.ndim and not is_lazy(tensor) and (name not in state or state[name].shape != tensor.shape):
             stored = tuple(state[name].shape) if name in state else "missing"
             raise DamagedCheckpointError(
@@ -310,9 +323,12 @@ def _fit_to_env(file: ModelFile, vec_env: VecEnv, is_ours: bool) -> None:
     data["n_envs"] = vec_env.num_envs
 
 
-def _attributes(model: "DDPGPaper", data: dict[str, Any]) -> dict[str, Any]:
+def _attributes(model: "DDPGPaper", file: ModelFile) -> dict[str, Any]:
     """Return the attributes to set, without those that ``save`` excludes; refuse a file that replaces methods."""
     cls = type(model)
+    # As in SB3, names that neither the file nor the model has are ignored
+    known = {*vars(model), "observation_space", "action_space", "n_envs"}
+    data = {key: value for key, value in file.data.items() if key not in file.added or key in known}
     for key in data:
         if replaces_a_part(cls, key) or key.startswith("__") or key == "policy_aliases":
             raise CheckpointError(f"its field `{key}` would replace a part of {cls.__name__}")
@@ -325,13 +341,87 @@ def _set_parameters(model: "DDPGPaper", file: ModelFile, original: ModelFile | N
         model.set_parameters(file.params, exact_match=False, device=model.device)
         sb3_compat.load_optimizers(model, original)
         return
-    for name in ("actor", "critic"):
-        if f"{name}.optimizer" in file.params:
-            sb3_compat.prepare_optimizer_state(getattr(model, name).optimizer, file.params[f"{name}.optimizer"])
     expected, stored = set(model._get_torch_save_params()[0]), set(file.params)
     if expected != stored:
         raise DamagedCheckpointError(f"it has the state of {sorted(stored)} instead of {sorted(expected)}")
     model.set_parameters(file.params, exact_match=True, device=model.device)
+    _set_variables(model, file.variables)
+
+
+def _set_variables(model: "DDPGPaper", variables: Any) -> None:
+    """Set the tensors that a subclass names in ``_get_torch_save_params``."""
+    names = model._get_torch_save_params()[1]
+    if not isinstance(variables, dict) or not set(variables) <= set(names):
+        raise DamagedCheckpointError(f"its {VARIABLES} has {[*variables]!s:.200}, other tensors than {names}")
+    for name, value in variables.items():
+        if value is None:  # the saved model did not use it
+            continue
+        variable = recursive_getattr(model, name)
+        shapes = [tuple(item.shape) if isinstance(item, th.Tensor) else item for item in (variable, value)]
+        if not isinstance(variable, th.Tensor) or shapes[0] != shapes[1]:
+            raise DamagedCheckpointError(f"its `{name}` is {shapes[1]!r:.80}, the model's is {shapes[0]!r:.80}")
+        with th.no_grad():
+            variable.copy_(value)
+
+
+def set_parameters(model: "DDPGPaper", source: Any, exact_match: bool, device: th.device | str) -> None:
+    """Load weights and the optimisers' states, or change nothing: see :meth:`DDPGPaper.set_parameters`."""
+    if isinstance(source, dict):
+        # torch's optimisers do not copy tensors, so two models would share one Adam state
+        _apply_parameters(model, copy.deepcopy(source), exact_match)
+        return
+    with ZipReader(resolve_suffix(check_path("load_path_or_dict", source, "seek"), ".zip")) as archive:
+        name = archive.name
+        if archive.kind:
+            original, parameters = None, read_parameters(archive, device, Budget(archive.file_size))
+        else:
+            try:
+                original = read_model_members(archive, device, Trust())
+            except UntrustedContentError as error:
+                raise UntrustedContentError(
+                    f"{error} Or load the agent with DDPGPaper.load and pass the result of its `get_parameters`"
+                ) from None
+            if not sb3_compat.is_sb3(original.data):
+                raise CheckpointError(f"{name}: not an agent of DDPGPaper, or of SB3's DDPG or TD3")
+            parameters = sb3_compat.convert(original).params
+    try:
+        _apply_parameters(model, parameters, exact_match, original)
+    except InvalidArgumentError as error:
+        raise CheckpointError(f"{name}: {error}") from error
+
+
+def _apply_parameters(
+    model: "DDPGPaper", parameters: dict[str, Any], exact_match: bool, original: ModelFile | None = None
+) -> None:
+    """Set parameters, and the optimisers of a model of SB3; after an error, restore the former ones."""
+    expected, parts = set(model._get_torch_save_params()[0]), {}
+    for name in [*parameters, *expected]:
+        try:
+            part = recursive_getattr(model, name)
+            parts[name] = getattr(part, "_orig_mod", part)  # of torch.compile
+            parts[name].state_dict  # noqa: B018
+        except (AttributeError, TypeError):
+            raise InvalidArgumentError(
+                f"the model has no parameters {name!r}; {suggestion(str(name), expected)}"
+            ) from None
+    if exact_match and original is None and set(parameters) != expected:
+        raise InvalidArgumentError(
+            f"the parameters must be those of {sorted(expected)}, got {sorted(parameters)}; exact_match=False sets some"
+        )
+    before = {name: copy.deepcopy(part.state_dict()) for name, part in parts.items()}
+    try:
+        for name, state in parameters.items():
+            if isinstance(parts[name], th.optim.Optimizer):
+                sb3_compat.prepare_optimizer_state(parts[name], state)
+                parts[name].load_state_dict(state)
+            else:
+                parts[name].load_state_dict(state, strict=exact_match)
+        if original is not None:
+            sb3_compat.load_optimizers(model, original)
+    except Exception as error:
+        for name, state in before.items():
+            parts[name].load_state_dict(state)
+        raise InvalidArgumentError(f"the parameters do not fit the model, which is unchanged: {error}") from error
 
 
 def convert_live(cls: type[Model], sb3_model: Any) -> Model:

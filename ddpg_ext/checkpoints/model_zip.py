@@ -9,19 +9,27 @@ import binascii
 import contextlib
 import json
 import os
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import stable_baselines3 as sb3
 import torch as th
-from stable_baselines3.common.utils import get_device, get_system_info
+from stable_baselines3.common.save_util import recursive_getattr
+from stable_baselines3.common.utils import get_system_info
 
-from ddpg_ext.common.errors import CheckpointError, DamagedCheckpointError, UntrustedContentError
+from ddpg_ext.checkpoints.replay_buffer import fit_arguments
+from ddpg_ext.common.checks import check_device, check_path
+from ddpg_ext.common.errors import (
+    CheckpointError,
+    DamagedCheckpointError,
+    InvalidArgumentTypeError,
+    UntrustedContentError,
+)
 from ddpg_ext.serialization import replay_buffers
 from ddpg_ext.serialization.allowlist import Allowed
-from ddpg_ext.serialization.archive import ZipReader, ZipWriter, resolve_suffix, write_zip
+from ddpg_ext.serialization.archive import ZipReader, ZipWriter, write_zip
 from ddpg_ext.serialization.pickled_closures import FUNCTION_PARTS, is_function
 from ddpg_ext.serialization.reconstruct import load_pickle
 from ddpg_ext.serialization.safe_pickle import Budget, record
@@ -32,6 +40,8 @@ if TYPE_CHECKING:
     from ddpg_ext.ddpg_paper import DDPGPaper
 
 PICKLED = ":serialized:"
+#: member with tensors that are neither in a module nor in an optimiser
+VARIABLES = "pytorch_variables.pth"
 #: functions that SB3 derives from other fields but also stores; loading derives them again
 DERIVED = {"lr_schedule": "learning_rate", "qf_lr_schedule": "qf_learning_rate"}
 
@@ -44,6 +54,8 @@ class ModelFile:
     data: dict[str, Any]
     #: state dicts by name: "policy", "actor.optimizer", ...
     params: dict[str, Any]
+    #: other tensors among the attributes of the model, which `_get_torch_save_params` of a subclass names
+    variables: dict[str, Any] = field(default_factory=dict)
     #: version of SB3 that wrote the file
     version: str = ""
     #: description of the system that wrote the file
@@ -54,6 +66,8 @@ class ModelFile:
     trusted: bool = False
     #: fields that the caller has replaced
     replaced: frozenset[str] = frozenset()
+    #: values of the caller for fields that the file does not have
+    added: dict[str, Any] = field(default_factory=dict)
     #: whether this is the content of a live model
     is_live: bool = False
 
@@ -74,6 +88,10 @@ class Trust:
 
     def __post_init__(self) -> None:
         self.allowed = Allowed(self.allow, self.trusted)
+        if not isinstance(self.custom_objects, Mapping | None):
+            raise InvalidArgumentTypeError(
+                f"`custom_objects` must be a dict of names and values, or None, got {self.custom_objects!r:.80}"
+            )
         self.custom = dict(self.custom_objects or {})
 
 
@@ -84,6 +102,10 @@ def save_model(
     model: "DDPGPaper", path: Any, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None
 ) -> None:
     """Write a model's file: see :meth:`DDPGPaper.save`."""
+    check_path("path", path, "write")
+    for name, value in (("exclude", exclude), ("include", include)):
+        if isinstance(value, str) or not isinstance(value, Iterable | None):
+            raise InvalidArgumentTypeError(f"`{name}` must be a list of names of attributes, or None, got {value!r}")
     if isinstance(path, str | os.PathLike) and not os.path.splitext(path)[1]:
         path = f"{os.fspath(path)}.zip"
     with write_zip(path, "model") as archive:
@@ -91,19 +113,30 @@ def save_model(
 
 
 def write_model_members(
-    archive: ZipWriter, model: "DDPGPaper", exclude: Iterable[str] | None = None, include: Iterable[str] | None = None
+    archive: ZipWriter,
+    model: "DDPGPaper",
+    exclude: Iterable[str] | None = None,
+    include: Iterable[str] | None = None,
+    advice: str = "pass exclude=[{name!r}] to `save`, and custom_objects={{{name!r}: ...}} to `load`",
 ) -> None:
-    """Write a model into a zip file; raise a :class:`CheckpointError` that names an attribute that cannot be saved."""
+    """
+    Write a model into a zip file.
+
+    For an attribute that cannot be saved, a :class:`CheckpointError` names it, and ends with the advice.
+    """
     left_out = excluded_attributes(model).union(exclude or ()).difference(include or ())
     state_dicts, variables = model._get_torch_save_params()
     left_out.update(name.split(".")[0] for name in (*state_dicts, *variables))
     left_out.update(name for name in vars(model) if replaces_a_part(type(model), name))
+    replay_buffer = None if "replay_buffer" in left_out else getattr(model, "replay_buffer", None)
+    if replay_buffer is not None:
+        fit_arguments(model, replay_buffer)
+    left_out.add("replay_buffer")
     data = {name: value for name, value in vars(model).items() if name not in left_out}
-    replay_buffer = data.pop("replay_buffer", None)
-    fields = {name: _field(name, value) for name, value in data.items()}
+    fields = {name: _field(name, value, advice) for name, value in data.items()}
     archive.add("data", json.dumps(fields, indent=4).encode())
     # SB3 writes this member even if it is empty
-    archive.add("pytorch_variables.pth", save_tensors({}))
+    archive.add(VARIABLES, save_tensors(_variables(model, variables)))
     for name, state in model.get_parameters().items():
         archive.add(f"{name}.pth", save_tensors(state))
     archive.add("_stable_baselines3_version", sb3.__version__.encode())
@@ -112,12 +145,24 @@ def write_model_members(
         replay_buffers.write_members(archive, replay_buffer)
 
 
+def _variables(model: "DDPGPaper", names: Iterable[str]) -> dict[str, th.Tensor | None]:
+    """Return the tensors that a subclass names in ``_get_torch_save_params``, and None for those it does not use."""
+    variables = {name: recursive_getattr(model, name) for name in names}
+    for name, value in variables.items():
+        if not isinstance(value, th.Tensor | None):
+            raise CheckpointError(
+                f"`_get_torch_save_params` must name tensors as its second list, but `{name}` is a "
+                f"{type(value).__name__}; modules and optimisers belong into its first list"
+            )
+    return variables
+
+
 def excluded_attributes(model: "DDPGPaper") -> set[str]:
     """Return the names of attributes that are not saved unless the user includes them."""
     return {*model._excluded_save_params(), "_executor", "_statistics_before"}
 
 
-def _field(name: str, value: Any) -> Any:
+def _field(name: str, value: Any, advice: str) -> Any:
     """Return the JSON of an attribute: the value itself, or SB3's description of its pickle."""
     if _is_json(value):
         return value
@@ -126,8 +171,9 @@ def _field(name: str, value: Any) -> Any:
         with contextlib.suppress(UntrustedContentError):  # `load` can replace it, allow it, or trust the file
             load_pickle(pickled)
     except CheckpointError as error:
+        cure = advice.format(name=name)
         raise CheckpointError(
-            f"the attribute `{name}` cannot be saved, because loading it would fail: {error}; pass exclude=[{name!r}]"
+            f"the attribute `{name}` cannot be saved, because loading it would fail: {error}; {cure}"
         ) from None
     return {":type:": str(type(value)), PICKLED: base64.b64encode(pickled).decode()}
 
@@ -172,7 +218,13 @@ def read_model_members(archive: ZipReader, device: th.device | str, trust: Trust
         for name in ("_stable_baselines3_version", "system_info.txt")
     )
     params = read_parameters(archive, device, budget, trust.trusted)
-    return ModelFile(data, params, version, system_info, archive.name, trust.trusted, frozenset(trust.custom))
+    variables = {}
+    if archive.kind and VARIABLES in archive:  # a model of SB3 has other attributes
+        variables = _read_tensors(archive, VARIABLES, check_device(device), budget, trust.trusted)
+    added = {name: value for name, value in trust.custom.items() if name not in fields}
+    data.update(added)
+    replaced = frozenset(trust.custom)
+    return ModelFile(data, params, variables, version, system_info, archive.name, trust.trusted, replaced, added)
 
 
 def _check_is_model(archive: ZipReader) -> None:
@@ -191,25 +243,20 @@ def read_parameters(
     archive: ZipReader, device: th.device | str, budget: Budget | None = None, trusted: bool = False
 ) -> dict[str, Any]:
     """Return the state dicts in a model's file by name."""
-    params = {}
+    device, params = check_device(device), {}
     for name in archive.names:
-        if name in ("pytorch_variables.pth", "tensors.pth"):
+        if name in (VARIABLES, "tensors.pth"):
             archive.read(name)  # the content is not needed, but reading it checks for damage
         elif name.endswith(".pth"):
-            try:
-                params[name.removesuffix(".pth")] = load_tensors(
-                    archive.read(name), get_device(device), budget, trusted
-                )
-            except CheckpointError as error:
-                raise type(error)(f"{archive.name}: its member {name}: {error}") from None
+            params[name.removesuffix(".pth")] = _read_tensors(archive, name, device, budget, trusted)
     return params
 
 
-def load_parameters(path: Any, device: th.device | str) -> dict[str, Any]:
-    """Return the state dicts in a model's file by name."""
-    with ZipReader(resolve_suffix(path, ".zip")) as archive:
-        _check_is_model(archive)
-        return read_parameters(archive, device, Budget(archive.file_size))
+def _read_tensors(archive: ZipReader, name: str, device: th.device, budget: Budget | None, trusted: bool) -> Any:
+    try:
+        return load_tensors(archive.read(name), device, budget, trusted)
+    except CheckpointError as error:
+        raise type(error)(f"{archive.name}: its member {name}: {error}") from None
 
 
 def _read_field(name: str, item: Any, trust: Trust, budget: Budget) -> Any:

@@ -13,7 +13,7 @@ import re
 import time
 import warnings
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch as th
 from gymnasium import spaces
@@ -152,11 +152,12 @@ def prepare_optimizer_state(optimizer: th.optim.Optimizer, state_dict: Any) -> N
         raise DamagedCheckpointError(f"it has groups of {stored} parameters instead of {sizes}")
     params = [param for group in optimizer.param_groups for param in group["params"]]
     indices = [index for group in groups for index in group["params"]]
+    is_torchs = type(optimizer).__module__.startswith("torch.")
     shapes = {index: param.shape for index, param in zip(indices, params, strict=True)}
     for index, entry in state_dict["state"].items():
         for key, value in entry.items():
-            shape = shapes[index]
-            if isinstance(value, th.Tensor) and value.ndim > 0 and value.shape != shape:
+            shape = _state_shape(key, shapes[index])
+            if isinstance(value, th.Tensor) and value.ndim > 0 and value.shape != shape and is_torchs:
                 raise DamagedCheckpointError(f"its {key} has shape {tuple(value.shape)}, not {shape}")
     for group, present in zip(groups, optimizer.param_groups, strict=True):
         for key, value in group.items():
@@ -166,8 +167,17 @@ def prepare_optimizer_state(optimizer: th.optim.Optimizer, state_dict: Any) -> N
             if not is_nested and not isinstance(present.get(key), th.Tensor):
                 group[key] = plain(value)
         for key in ("lr", "eps", "weight_decay"):
-            if not isinstance(group.get(key, 0.0), int | float) or not math.isfinite(group.get(key, 0.0)):
+            value = group.get(key, 0.0)
+            if isinstance(present.get(key), tuple) and isinstance(value, tuple):  # Adafactor's eps
+                value = math.fsum(part for part in value if part is not None)
+            if not isinstance(value, int | float) or not math.isfinite(value):
                 raise DamagedCheckpointError(f"its {key} is not a finite number")
+
+
+def _state_shape(key: str, shape: th.Size) -> th.Size:
+    """Return the shape of an entry for a parameter of this shape; Adafactor factorises that of a matrix."""
+    factors = {"row_var": (*shape[:-1], 1), "col_var": (*shape[:-2], 1, *shape[-1:])}
+    return th.Size(factors[key]) if key in factors else shape
 
 
 # ---------------------------------------------------------------------- models
@@ -179,10 +189,17 @@ def is_sb3(data: dict[str, Any]) -> bool:
     return isinstance(policy_class, type) and issubclass(policy_class, td3_policies.TD3Policy)
 
 
+def has_weights(state: Any) -> TypeGuard[State]:
+    """Return whether this is a state dict of tensors, apart from what ``get_extra_state`` of modules returned."""
+    return isinstance(state, Mapping) and all(
+        isinstance(value, th.Tensor) or str(name).endswith("_extra_state") for name, value in state.items()
+    )
+
+
 def convert(file: ModelFile) -> ModelFile:
     """Convert the content of an SB3 file, except the optimisers, which :func:`load_optimizers` converts."""
     data, state = file.data, file.params.get("policy")
-    if not isinstance(state, dict) or not all(isinstance(tensor, th.Tensor) for tensor in state.values()):
+    if not has_weights(state):
         raise DamagedCheckpointError(f"{file.name}: it has no weights")
     action_space = data.get("action_space")
     if not isinstance(action_space, spaces.Box):
@@ -283,6 +300,8 @@ def load_optimizers(model: "DDPGPaper", file: ModelFile) -> None:
         names = [key for key in file.params["policy"] if key.startswith(f"{name}.")]
         entries = _entries_from_sb3(_entries_by_name(saved, names), action_dim)
         optimizer = getattr(model, name).optimizer
+        if _starts_from_zero(optimizer, name):
+            continue
         state = optimizer.state_dict()
         state["state"] = _entries_by_index(entries, _parameter_names(model.policy, name))
         ours = ("params", "fused", "foreach", "capturable", "differentiable", "weight_decay")
@@ -291,6 +310,15 @@ def load_optimizers(model: "DDPGPaper", file: ModelFile) -> None:
             group.update({key: value for key, value in theirs.items() if key in group})
         prepare_optimizer_state(optimizer, state)
         optimizer.load_state_dict(state)
+
+
+def _starts_from_zero(optimizer: th.optim.Optimizer, network: str) -> bool:
+    """Return whether a converted optimiser starts without its state, and warn if so."""
+    if not isinstance(optimizer, th.optim.Adafactor):
+        return False
+    # SB3 has one weight matrix where this package has two; the factors of one are not those of the other
+    warnings.warn(f"Adafactor's state cannot be converted, so the {network}'s optimiser starts from zero")
+    return True
 
 
 def _parameter_names(policy: DDPGPaperPolicy, network: str) -> list[str]:
@@ -344,6 +372,8 @@ def to_sb3(model: "DDPGPaper") -> DDPG:
         {name: _join([state[our] for our in _our_names(name)]) for name in sb3.policy.state_dict()}
     )
     for name in ("actor", "critic"):
+        if _starts_from_zero(getattr(sb3, name).optimizer, name):
+            continue
         entries = _entries_by_name(getattr(model, name).optimizer.state_dict(), _parameter_names(policy, name))
         optimizer = getattr(sb3, name).optimizer
         theirs = [f"{name}.{param}" for param, _ in getattr(sb3, name).named_parameters()]

@@ -28,8 +28,9 @@ from ddpg_ext.buffers import end_episodes
 from ddpg_ext.checkpoints import training_state, vec_normalize
 from ddpg_ext.checkpoints.load import build_model
 from ddpg_ext.checkpoints.model_zip import Trust, read_model_members, write_model_members
+from ddpg_ext.checkpoints.replay_buffer import fit_arguments
 from ddpg_ext.checkpoints.witness import Witness, witness_file
-from ddpg_ext.common.checks import plain
+from ddpg_ext.common.checks import check_path, plain
 from ddpg_ext.common.errors import (
     CheckpointError,
     CheckpointNotFoundError,
@@ -85,6 +86,7 @@ class SnapshotCallback(BaseCallback):
     A small file beside each snapshot has hashes of the steps that followed. The ``SnapshotCallback`` of a resumed run
     compares its own steps with them, and warns if the run does not continue bit for bit. The counts of SB3's callbacks
     in the same ``learn`` are part of a snapshot, for example the best mean reward and evaluations of ``EvalCallback``.
+    Pass it to ``learn`` itself, not inside of another callback such as ``EveryNTimesteps``.
 
     :param path: folder for the snapshots, one folder per run. A run that begins with a lower step than the last
         snapshot in the folder is refused
@@ -96,7 +98,9 @@ class SnapshotCallback(BaseCallback):
         among its attributes; this works if its ``reset`` seeds them
     :param verbose: 1: print each snapshot
     :raises InvalidArgumentError: for a value out of range
-    :raises CheckpointError: at the first snapshot, if the environment cannot repeat a reset, which resuming needs
+    :raises InvalidArgumentTypeError: if ``path`` is not a path
+    :raises CheckpointError: before training, if the run has a part that no file can hold; at the first snapshot, if the
+        environment cannot repeat a reset, which resuming needs
     """
 
     model: "DDPGPaper"  # checked in _init_callback
@@ -110,7 +114,7 @@ class SnapshotCallback(BaseCallback):
         verbose: int = 0,
     ) -> None:
         super().__init__(verbose)
-        self.path = Path(path)
+        self.path = Path(check_path("path", path))
         self.every, self.keep = plain(every), plain(keep)
         for name, value in (("every", self.every), ("keep", self.keep)):
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
@@ -128,10 +132,26 @@ class SnapshotCallback(BaseCallback):
     def _init_callback(self) -> None:
         if not issubclass(self.model.policy_class, DDPGPaperPolicy):
             raise InvalidArgumentTypeError(f"SnapshotCallback needs a DDPGPaper, got a {type(self.model).__name__}")
+        self._check_place()
+
+    def _check_place(self) -> None:
+        """Raise an error inside of a callback that passes steps on, but not the starts of rollouts."""
+        if self.parent is not None and type(self.parent)._on_rollout_start is BaseCallback._on_rollout_start:
+            raise InvalidArgumentError(
+                f"SnapshotCallback would write nothing inside of {type(self.parent).__name__}; pass it to `learn` "
+                "beside the other callback, as in callback=[SnapshotCallback(path, every=...), other]"
+            )
 
     def _on_training_start(self) -> None:
+        self._check_place()  # again, because SB3 tells a callback in a list its parent late
         model = self.model
         self._last_steps = model.num_timesteps
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CheckpointError(f"`path` must be a folder for snapshots, got {str(self.path)!r}: {error}") from None
+        fit_arguments(model, getattr(model, "replay_buffer", None))
+        _check_storable(model, training_state.callback_states(self.locals.get("callback", self)))
         self._recorder = training_state.install_recorder(self.training_env)
         if self.reset is None:
             self.reset = self._recorder is None
@@ -234,6 +254,27 @@ def write_snapshot(
 
     Raise a ``CheckpointError`` for a part of the state that cannot be loaded, such as a local class as action noise.
     """
+    pickled = _dump_state(model, reset, entropy, callbacks)
+    with write_zip(path, "snapshot") as archive:
+        write_model_members(archive, model, include=["replay_buffer"], advice=_ADVICE)
+        archive.add(STATE, pickled)
+    return pickled
+
+
+#: how to cure attributes of a model that no file can hold
+_ADVICE = "delete it, or let `_excluded_save_params` of a subclass return its name"
+
+
+def _check_storable(model: "DDPGPaper", callbacks: Iterable[dict[str, Any]]) -> None:
+    """Raise an error for a part of a run that no snapshot could store, before the run begins."""
+    _dump_state(model, {}, 0, callbacks)
+    replay_buffers.describe(model.replay_buffer)
+    with open(os.devnull, "wb") as file, write_zip(file, "snapshot") as archive:
+        write_model_members(archive, model, advice=_ADVICE)
+
+
+def _dump_state(model: "DDPGPaper", reset: dict[str, Any], entropy: int, callbacks: Iterable[dict[str, Any]]) -> bytes:
+    """Return the pickle of the training state; raise an error for a part that could not be loaded."""
     assert model.env is not None  # training has begun
     state = {
         "reset": reset,
@@ -245,12 +286,11 @@ def write_snapshot(
         "entropy": entropy,
         "callbacks": list(callbacks),
     }
-    pickled = dump_plain(state, "a snapshot", "leave it out, or make it of plain values")
-    dump_plain({"action_noise": model.action_noise}, "a snapshot", "define its class at the top level of a module")
-    with write_zip(path, "snapshot") as archive:
-        write_model_members(archive, model, include=["replay_buffer"])
-        archive.add(STATE, pickled)
-    return pickled
+    advice = (
+        "define its classes and functions at the top level of a module; LinearDecay can replace a lambda as schedule"
+    )
+    dump_plain({"action_noise": model.action_noise}, "a snapshot", advice)
+    return dump_plain(state, "a snapshot", "leave it out, or make it of plain values")
 
 
 def _file_name(steps: int) -> str:
@@ -270,7 +310,7 @@ def resume_model(
     trust: Trust,
 ) -> Model:
     """Return the model of a snapshot, or of the newest whole one in a folder: see :meth:`DDPGPaper.resume`."""
-    path = Path(path)
+    path = Path(check_path("path", path))
     candidates = snapshots(path) if path.is_dir() else [path]
     if not candidates or not candidates[0].exists():
         raise CheckpointNotFoundError(f"there is no snapshot in {path}; pass a folder or file of SnapshotCallback")

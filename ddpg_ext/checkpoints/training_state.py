@@ -325,10 +325,14 @@ def callback_states(root: BaseCallback) -> list[dict[str, Any]]:
 
 def read_callback_states(states: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the counts among the attributes of callbacks, as plain Python numbers and lists of them."""
-    return [
-        {"class": str(state["class"]), **{name: _numbers(state[name]) for name in _COUNTS if name in state}}
-        for state in states
-    ]
+    counts = []
+    for state in states:
+        counts.append({"class": str(state["class"])})
+        for name in _COUNTS:
+            # A user's own callback may have something else under one of these names
+            with contextlib.suppress(KeyError, TypeError, RecursionError):
+                counts[-1][name] = _numbers(state[name])
+    return counts
 
 
 def _numbers(value: Any) -> Any:

@@ -76,7 +76,10 @@ def normalize_state(vec_env: VecEnv) -> dict[str, Any] | None:
     wrapper = unwrap_vec_normalize(vec_env)
     if wrapper is None:
         return None
-    return {name: getattr(wrapper, name) for name in _STATE if hasattr(wrapper, name)}
+    state = {name: plain(getattr(wrapper, name)) for name in _STATE if hasattr(wrapper, name)}
+    if state.get("norm_obs_keys") is not None:  # perhaps a view of a dict, or text of NumPy
+        state["norm_obs_keys"] = [str(key) for key in state["norm_obs_keys"]]
+    return state
 
 
 def set_normalize_state(wrapper: VecNormalize, state: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from ddpg_ext.common.errors import CheckpointError
@@ -59,9 +60,9 @@ class Witness:
         self._n_steps += 1
         if self._n_steps & (self._n_steps - 1):
             return True
-        self._crc = checksum(
-            {name: tensor.cpu().numpy() for name, tensor in model.policy.state_dict().items()}, self._crc
-        )
+        state = model.policy.state_dict().items()
+        weights = {name: value.cpu().numpy() for name, value in state if isinstance(value, th.Tensor)}
+        self._crc = checksum(weights, self._crc)
         self._hashes.append(self._crc)
         if self._expected is None:
             if not self.snapshot.exists():

@@ -1,6 +1,8 @@
 """Checks of arguments; an error names the argument, its value and the accepted values."""
 
 import inspect
+import io
+import os
 from collections.abc import Callable, Collection
 from fractions import Fraction
 from numbers import Integral, Real
@@ -8,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch as th
+from stable_baselines3.common.utils import get_device
 
 from ddpg_ext.common.errors import CheckpointError, InvalidArgumentError, InvalidArgumentTypeError, suggestion
 
@@ -23,7 +26,7 @@ def plain(value: Any, tensors: bool = True) -> Any:
     :return: the plain value
     """
     if type(value) is dict:
-        return {key: plain(item, tensors) for key, item in value.items()}
+        return {plain(key) if isinstance(key, np.generic) else key: plain(item, tensors) for key, item in value.items()}
     if type(value) in (list, tuple):
         return type(value)(plain(item, tensors) for item in value)
     if type(value) is range:
@@ -58,6 +61,27 @@ def check_flag(name: str, value: Any) -> bool:
     if not isinstance(value, bool):
         raise InvalidArgumentTypeError(f"`{name}` must be True or False, got {value!r}")
     return value
+
+
+def check_path(name: str, value: Any, method: str = "") -> Any:
+    """Return a path, or an open binary file that has this method; raise an error for other values."""
+    is_file = bool(method) and hasattr(value, method) and not isinstance(value, io.TextIOBase)
+    if not (is_file or isinstance(value, str | os.PathLike)):
+        accepted = "a path or an open binary file" if method else "a path"
+        raise InvalidArgumentTypeError(f"`{name}` must be {accepted}, got {value!r:.80}")
+    return value
+
+
+def check_device(device: Any) -> th.device:
+    """Return a device that torch has here, such as SB3's choice for "auto"; raise an error that names the argument."""
+    accepted = '"auto", "cpu", "cuda" or another device that torch has on this machine'
+    try:
+        resolved = get_device(device)
+        th.empty(0, device=resolved)
+    except (TypeError, RuntimeError, AssertionError) as error:
+        kind = InvalidArgumentTypeError if isinstance(error, TypeError) else InvalidArgumentError
+        raise kind(f"`device` must be {accepted}, got {device!r}") from None
+    return th.device("cpu") if resolved.type == "cpu" else resolved  # torch.load does not know "cpu:0"
 
 
 def check_class(name: str, value: Any, base: type) -> None:

@@ -6,6 +6,8 @@ import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -231,7 +233,7 @@ class ScheduledActionNoise(ActionNoise):
 
 
 def plain_parameters(noise: ActionNoise) -> None:
-    """Convert tensors, ranges and names of dtypes among the parameters of SB3's noises to types that files can hold."""
+    """Convert parameters of SB3's noises that NumPy takes, such as tensors and fractions, to types that files hold."""
     if isinstance(noise, VectorizedActionNoise):
         for part in (noise.base_noise, *noise.noises):
             plain_parameters(part)
@@ -239,10 +241,12 @@ def plain_parameters(noise: ActionNoise) -> None:
         plain_parameters(noise.noise)
     elif isinstance(noise, NormalActionNoise | OrnsteinUhlenbeckActionNoise):
         for name, value in vars(noise).items():
-            if isinstance(value, th.Tensor | range):
-                vars(noise)[name] = np.asarray(value.detach().cpu() if isinstance(value, th.Tensor) else value)
-            elif isinstance(value, str):
+            if isinstance(value, str) or value is np.bool_:
                 vars(noise)[name] = np.dtype(value)
+            elif isinstance(value, th.Tensor | range | list | tuple | np.ndarray):  # also masked arrays and the like
+                vars(noise)[name] = np.asarray(value.detach().cpu() if isinstance(value, th.Tensor) else value)
+            elif isinstance(value, bool | np.bool_ | Fraction | Decimal):
+                vars(noise)[name] = float(value)
 
 
 def seed_random_stream(noise: ActionNoise, seed: int | None) -> None:

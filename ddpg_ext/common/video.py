@@ -11,7 +11,7 @@ import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
-from ddpg_ext.common.checks import check_count
+from ddpg_ext.common.checks import check_count, check_path
 from ddpg_ext.common.errors import InvalidArgumentError
 from ddpg_ext.common.evaluation import copy_statistics, evaluation_env
 from ddpg_ext.common.files import atomic_file
@@ -46,7 +46,7 @@ def record_episode(
     :raises InvalidArgumentError: for another file format, or an environment that does not render or has other spaces
     :raises MissingExtraError: if the package that writes the file is not installed
     """
-    file = Path(path)
+    file = Path(check_path("path", path))
     check_video_format(file.suffix)
     max_steps = check_count("max_steps", max_steps)
     vec_env = evaluation_env(model, env, "rgb_array")

@@ -1,6 +1,5 @@
 """DDPG as in the paper, with the training loop, callbacks and file format of Stable-Baselines3."""
 
-import copy
 import io
 import math
 import pathlib
@@ -27,7 +26,7 @@ from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ddpg_ext.buffers import end_episodes
-from ddpg_ext.common.checks import check_count, check_number, plain
+from ddpg_ext.common.checks import check_count, check_device, check_number, plain
 from ddpg_ext.common.denormals import MatmulPrecision, flush_denormals, matmul_precision
 from ddpg_ext.common.environments import make_environment
 from ddpg_ext.common.errors import (
@@ -219,7 +218,7 @@ class DDPGPaper(OffPolicyAlgorithm):
             stats_window_size=stats_window_size,
             tensorboard_log=tensorboard_log,
             verbose=verbose,
-            device=device,
+            device=check_device(device),
             support_multi_env=True,
             seed=seed,
             sde_support=False,
@@ -708,7 +707,7 @@ class DDPGPaper(OffPolicyAlgorithm):
         :param force_reset: reset the environment before training continues
         :param trusted: unpickle objects that are not on the allow-list of checkpoints. The author of the file can then
             run any code with your account
-        :param allow: your own classes and functions that the file may use, such as a features extractor
+        :param allow: your own classes and functions that the file may use, such as a features extractor; a list, or one
         :param kwargs: constructor arguments to change
         :return: the model
         :raises CheckpointError: if the file is missing, damaged or refused, or does not fit ``env`` (also a
@@ -723,29 +722,26 @@ class DDPGPaper(OffPolicyAlgorithm):
 
     def set_parameters(
         self,
-        load_path_or_dict: str | TensorDict,
+        load_path_or_dict: str | pathlib.Path | io.BufferedIOBase | TensorDict,
         exact_match: bool = True,
         device: th.device | str = "auto",
     ) -> None:
         """
-        Load weights and the optimisers' states.
+        Load weights and the optimisers' states. After an error, the model is unchanged.
 
         Learning rates and weight decay do not change, because they are arguments of the model.
 
-        :param load_path_or_dict: path of a zip file of ``save``, or the result of ``get_parameters``
+        :param load_path_or_dict: path of a zip file of ``save``, or of SB3's DDPG or TD3, an open binary file, or the
+            result of ``get_parameters``
         :param exact_match: whether all parameters must be present
         :param device: device for the tensors
-        :raises CheckpointError: if the file is missing or damaged
-        :raises ValueError: for a network or optimiser that the model does not have, or, with ``exact_match``, lacks
+        :raises CheckpointError: if the file is missing, damaged or refused, or does not fit the model
+        :raises InvalidArgumentError: for parameters that do not fit the model, or, with ``exact_match``, lack some
+        :raises InvalidArgumentTypeError: for something else than a path, a file or a dict
         """
-        from ddpg_ext.checkpoints.model_zip import load_parameters
+        from ddpg_ext.checkpoints.load import set_parameters
 
-        if isinstance(load_path_or_dict, dict):
-            # torch's optimisers do not copy tensors, so two models would share one Adam state
-            parameters = copy.deepcopy(load_path_or_dict)
-        else:
-            parameters = load_parameters(load_path_or_dict, device)
-        super().set_parameters(parameters, exact_match, device)
+        set_parameters(self, load_path_or_dict, exact_match, device)
         self._set_weight_decay()
         self._update_learning_rate([self.actor.optimizer, self.critic.optimizer])
 
@@ -777,7 +773,8 @@ class DDPGPaper(OffPolicyAlgorithm):
         :param truncate_last_traj: for ``HerReplayBuffer``: end the unfinished episode
         :param trusted: unpickle objects that are not on the allow-list of replay buffers; see :meth:`load`
         :param allow: your own classes that the file may use
-        :raises CheckpointError: if the file is missing, damaged or refused
+        :raises CheckpointError: if the file is missing, damaged or refused, or is of other spaces or another number of
+            environments; the model keeps its replay buffer
         """
         from ddpg_ext.checkpoints.replay_buffer import load_replay_buffer
 

@@ -19,7 +19,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from torch import nn
 
 from ddpg_ext._version import __version__
-from ddpg_ext.common.checks import check_number
+from ddpg_ext.common.checks import check_number, check_path
 from ddpg_ext.common.errors import CheckpointError, InvalidArgumentError, InvalidArgumentTypeError
 from ddpg_ext.common.evaluation import statistics_shape
 from ddpg_ext.common.files import atomic_file
@@ -68,6 +68,7 @@ def export_onnx(
         raise InvalidArgumentTypeError(
             f"`model` must be a DDPGPaper, got {type(model).__name__}; DDPGPaper.from_sb3 converts SB3's DDPG and TD3"
         )
+    check_path("path", path)
     # The exporter writes version 18 or later; onnxruntime supports versions up to at least 23
     opset = check_number("opset", opset, lambda n: 18 <= n <= 23, "a whole number from 18 to 23", integer=True)
     for module in ("onnx", "onnxscript", "onnxruntime"):

@@ -31,7 +31,7 @@ from stable_baselines3.her.goal_selection_strategy import GoalSelectionStrategy
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 from stable_baselines3.td3 import policies as td3_policies
 
-from ddpg_ext.common.checks import plain
+from ddpg_ext.common.checks import check_flag, plain
 from ddpg_ext.common.errors import (
     CheckpointError,
     DamagedCheckpointError,
@@ -81,11 +81,14 @@ _OWN_KINDS = (BasePolicy, torch_layers.BaseFeaturesExtractor, buffers.BaseBuffer
 class Allowed:
     """Find the classes on the allow-list and those of the caller; ``trusted`` permits unpickling others."""
 
-    def __init__(self, extra: Iterable[Any] = (), trusted: bool = False) -> None:
-        self.trusted = trusted
+    def __init__(self, extra: Any = (), trusted: bool = False) -> None:
+        self.trusted = check_flag("trusted", trusted)
         self.extra: dict[str, Any] = {}
         short: dict[str, Any] = {}
-        for item in extra:
+        if not (callable(extra) or isinstance(extra, Iterable)):
+            raise InvalidArgumentTypeError(f"`allow` must list classes or functions, got {extra!r}")
+        listed: Iterable[Any] = [extra] if callable(extra) else extra
+        for item in listed:
             if not callable(item) or not hasattr(item, "__qualname__"):
                 raise InvalidArgumentTypeError(f"`allow` must list classes or functions, got {item!r}")
             path = f"{item.__module__}.{item.__qualname__}"
@@ -122,7 +125,7 @@ class Allowed:
 def _subclass(candidate: Any, bases: Any, prefix: str) -> type | None:
     """Return a class that has one of these bases and is defined in a module with this prefix, else None."""
     is_subclass = isinstance(candidate, type) and issubclass(candidate, bases)
-    return candidate if is_subclass and candidate.__module__.startswith(prefix) else None
+    return candidate if is_subclass and f"{candidate.__module__}.".startswith(prefix) else None
 
 
 # -------------------------------------------------------------------- objects

@@ -243,5 +243,5 @@ def resolve_suffix(path: Any, suffix: str) -> Any:
     if not isinstance(path, str | os.PathLike):
         return path
     path = Path(path)
-    with_suffix = path.with_name(path.name + suffix)
+    with_suffix = Path(f"{path}{suffix}")
     return with_suffix if not path.is_file() and with_suffix.is_file() else path

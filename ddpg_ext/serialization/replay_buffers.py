@@ -13,6 +13,7 @@ import os
 import pickle
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import torch as th
@@ -78,12 +79,16 @@ def set_state(buffer: Any, values: dict[str, Any], arrays: dict[str, Any]) -> No
     if set(arrays) != set(present_arrays) or set(values) - {"infos"} != set(present_values) - {"infos"}:
         raise DamagedCheckpointError(f"its parts are not those of a {type(buffer).__name__}")
     check_equal_arguments(buffer, values, *(name for name in ("buffer_size", "n_envs") if name in values))
+    targets = {}
     for name, stored in arrays.items():
-        owner, _, key = name.partition("/")
+        owner, is_part, key = name.partition("/")
         target = getattr(buffer, owner)
-        array = _as_array(_arrays_in(target)[key] if key else target)
+        array = _as_array(_arrays_in(target)[key] if is_part else target)
         assert array is not None  # because it is in present_arrays
-        stored.read_into(array[: stored.shape[0]])
+        targets[name] = array[: stored.shape[0]]
+        stored.check(targets[name])
+    for name, stored in arrays.items():
+        stored.read_into(targets[name])
     for name, value in values.items():
         if name in ("n_steps", "gamma") and isinstance(buffer, NStepReplayBuffer):
             continue  # the model sets them
@@ -140,15 +145,27 @@ class StoredArray:
 
     def read_into(self, target: np.ndarray) -> None:
         """Read the array into ``target``, which must have the same shape and dtype."""
+        self.check(target)
+        self._archive.read_into(self._name, target)
+
+    def check(self, target: np.ndarray) -> None:
+        """Raise an error unless ``target`` has the same shape and dtype."""
         if target.shape != self.shape or target.dtype != self.dtype:
             raise DamagedCheckpointError(
                 f"{self._name} has shape {self.shape} and dtype {self.dtype}, not {target.shape} and {target.dtype}"
             )
-        self._archive.read_into(self._name, target)
 
 
 def write_members(archive: ZipWriter, buffer: Any) -> None:
     """Write a replay buffer into a zip file."""
+    layout, arrays = describe(buffer)
+    archive.add(LAYOUT, layout)
+    for name, array in arrays.items():
+        archive.add(_member(name), array)
+
+
+def describe(buffer: Any) -> tuple[bytes, dict[str, np.ndarray]]:
+    """Return the pickle of a replay buffer's class and values, and its arrays; raise an error for other values."""
     values, arrays = get_state(buffer)
     advice = f"give {type(buffer).__name__} the methods snapshot_state() and load_snapshot_state(values, arrays)"
     layout = {
@@ -156,9 +173,13 @@ def write_members(archive: ZipWriter, buffer: Any) -> None:
         "arrays": {name: (array.shape, array.dtype.str) for name, array in arrays.items()},
         "values": dump_plain(values, "the replay buffer", advice, infos=_ADVICE_FOR_INFOS),
     }
-    archive.add(LAYOUT, pickle.dumps(layout, protocol=4))
-    for name, array in arrays.items():
-        archive.add(f"{FOLDER}{name}", array)
+    return pickle.dumps(layout, protocol=4), arrays
+
+
+def _member(name: str) -> str:
+    """Return the name of an array's member, because keys of Dict observations may be no parts of a path."""
+    quoted = quote(name, errors="surrogatepass").replace("..", "%2E%2E")
+    return f"{FOLDER}{quoted}{'%' if quoted.endswith('/') else ''}"  # a name with a slash at its end is a folder
 
 
 def read_members(archive: ZipReader, buffer: Any, allowed: Allowed) -> None:
@@ -168,8 +189,10 @@ def read_members(archive: ZipReader, buffer: Any, allowed: Allowed) -> None:
         budget = Budget(archive.file_size)
         layout = load_pickle(archive.read_text(LAYOUT), allowed, budget)
         saved_class, values = layout["class"], load_pickle(layout["values"], allowed, budget)
-        stored = {**layout["arrays"]}
-        arrays = {str(name): StoredArray(archive, f"{FOLDER}{name}", *part) for name, part in stored.items()}
+        # Older files have unquoted names
+        members = {str(name): _member(str(name)) for name in layout["arrays"]}
+        members = {name: member if member in archive else f"{FOLDER}{name}" for name, member in members.items()}
+        arrays = {name: StoredArray(archive, members[name], *part) for name, part in layout["arrays"].items()}
         if saved_class != kind or not isinstance(values, dict):
             raise CheckpointError(
                 f"it is a {str(saved_class)[:120]}, but the model has a {kind}; pass the same replay_buffer_class"

@@ -1,6 +1,7 @@
 """Spaces of the installed Gymnasium from the attributes of spaces of any version of ``gym`` or ``gymnasium``."""
 
 import math
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -51,7 +52,8 @@ def _dict(state: dict[str, Any]) -> spaces.Space:
     parts = state["spaces"]
     if not isinstance(parts, dict) or not all(isinstance(key, str) for key in parts):
         raise DamagedCheckpointError("a Dict space without names for its parts")
-    return spaces.Dict(dict(zip(parts, _parts(parts.values()), strict=True)))
+    # Gymnasium sorts the keys of a dict, but a features extractor depends on the order of an OrderedDict's keys
+    return spaces.Dict(OrderedDict(zip(parts, _parts(parts.values()), strict=True)))
 
 
 def _parts(values: Any) -> list[spaces.Space]:
@@ -76,10 +78,19 @@ def _numbers(value: Any) -> Any:
     return value
 
 
+def _discrete(state: dict[str, Any]) -> spaces.Space:
+    return spaces.Discrete(int(state["n"]), start=int(state.get("start", 0)), dtype=state.get("dtype", np.int64))
+
+
+def _multi_discrete(state: dict[str, Any]) -> spaces.Space:
+    start = _numbers(state.get("start"))
+    return spaces.MultiDiscrete(_numbers(state["nvec"]), state.get("dtype", np.int64), start=start)
+
+
 _MAKERS: dict[str, Callable[[dict[str, Any]], spaces.Space]] = {
     "Box": _box,
-    "Discrete": lambda state: spaces.Discrete(int(state["n"]), start=int(state.get("start", 0))),
-    "MultiDiscrete": lambda state: spaces.MultiDiscrete(_numbers(state["nvec"]), start=_numbers(state.get("start"))),
+    "Discrete": _discrete,
+    "MultiDiscrete": _multi_discrete,
     "MultiBinary": _multi_binary,
     "Dict": _dict,
     "Tuple": lambda state: spaces.Tuple(_parts(state["spaces"])),

@@ -18,6 +18,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, unwrap_vec_n
 from ddpg_ext.checkpoints.load import load_model
 from ddpg_ext.checkpoints.model_zip import Trust
 from ddpg_ext.checkpoints.vec_normalize import load_vec_normalize
+from ddpg_ext.common.checks import check_dict, check_path, plain
 from ddpg_ext.common.environments import missing_package, register
 from ddpg_ext.common.errors import (
     CheckpointError,
@@ -27,6 +28,7 @@ from ddpg_ext.common.errors import (
     UntrustedContentError,
 )
 from ddpg_ext.ddpg_paper.ddpg_paper import DDPGPaper
+from ddpg_ext.ddpg_paper.validation import check_seed
 from ddpg_ext.zoo.run_files import literal, ordered, read_yaml
 from ddpg_ext.zoo.run_limits import check_env_kwargs, check_wrapped_size, check_wrapper
 
@@ -99,7 +101,10 @@ def load_zoo_run(
         raise InvalidArgumentError(
             "`env_kwargs` is for an environment that load_zoo_run builds; leave it out, or pass env= with an id"
         )
-    file = _model_file(Path(path), checkpoint)
+    if env_kwargs is not None:
+        check_dict("env_kwargs", env_kwargs)
+    seed = None if seed is None else check_seed(seed)
+    file = _model_file(Path(check_path("path", path)), plain(checkpoint))
     settings = _Settings(file)
     trust = Trust(trusted, allow, custom_objects)
     vec_env: VecEnv

@@ -343,7 +343,8 @@ def _train(run: Run, folder: Path, report: Report, upload: Callable[[], None]) -
 def weights_sha256(model: BaseAlgorithm) -> str:
     """Return the SHA-256 of all parameters and running averages of the policy, including its target networks."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.policy.state_dict().items()):
+    state = {name: value for name, value in model.policy.state_dict().items() if isinstance(value, th.Tensor)}
+    for name, tensor in sorted(state.items()):
         digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
 

@@ -5,7 +5,16 @@ from gymnasium import make
 from toy_envs import ToyEnv
 from toys import assert_same_arrays, small_model, weights_of
 
-from ddpg_ext import EpisodeVideoCallback, InvalidArgumentError, LivePlotCallback, QValueBiasCallback, SaturationMonitor
+from ddpg_ext import (
+    EpisodeVideoCallback,
+    InvalidArgumentError,
+    InvalidArgumentTypeError,
+    LivePlotCallback,
+    QValueBiasCallback,
+    SaturationMonitor,
+    export_onnx,
+    record_episode,
+)
 
 
 @pytest.mark.parametrize("executor", ["eager", "fast"])
@@ -36,3 +45,16 @@ def test_arguments_out_of_range(tmp_path):
         SaturationMonitor(limit=0.0)
     with pytest.raises(InvalidArgumentError, match="`truncated` 'drops' is unknown; did you mean 'drop'"):
         QValueBiasCallback(ToyEnv(), truncated="drops")
+
+
+def test_what_is_no_path_is_refused_by_name():
+    model, env = small_model(), ToyEnv()
+    for use in (
+        lambda: EpisodeVideoCallback(env, 5),
+        lambda: LivePlotCallback(path=5),
+        lambda: QValueBiasCallback(env, path=5),
+        lambda: record_episode(model, model.env, 5),
+        lambda: export_onnx(model, None),
+    ):
+        with pytest.raises(InvalidArgumentTypeError, match="`path` must be a path"):
+            use()

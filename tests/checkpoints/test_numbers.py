@@ -4,6 +4,7 @@ import collections
 import copy
 import inspect
 from contextlib import nullcontext
+from decimal import Decimal
 from fractions import Fraction
 
 import numpy as np
@@ -169,6 +170,24 @@ NOISES = [
     ),
     lambda: VectorizedActionNoise(NormalActionNoise(th.zeros(2), th.ones(2)), 1),
 ]
+
+
+ZEROS, ONES = np.zeros(2), np.ones(2)
+PARAMETERS = [
+    *((ZEROS, sigma) for sigma in (Fraction(1, 10), Decimal("0.1"), True, np.True_, [True, np.float16(2)], (1, 2))),
+    *((np.ma.array(ZEROS), ONES), (ZEROS.view(np.recarray), ONES), (ZEROS.astype(">f8"), ONES)),
+    *((ZEROS, ONES, dtype) for dtype in (np.bool_, "float16", ">f4", float)),
+]
+
+
+@pytest.mark.parametrize("parameters", PARAMETERS, ids=str)
+def test_parameters_of_sb3s_noise_that_numpy_takes_can_be_loaded(tmp_path, parameters):
+    np.random.seed(0)
+    expected = NormalActionNoise(*parameters)()
+    model = DDPGPaper("MlpPolicy", PointEnv(), action_noise=NormalActionNoise(*parameters), **SMALL)
+    model.save(tmp_path / "model")
+    np.random.seed(0)
+    assert np.array_equal(DDPGPaper.load(tmp_path / "model").action_noise(), expected)
 
 
 @pytest.mark.parametrize("make_noise", NOISES, ids=map(str, range(len(NOISES))))

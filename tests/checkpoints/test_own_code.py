@@ -7,11 +7,13 @@ import sys
 import cloudpickle
 import numpy as np
 import pytest
+import torch as th
 from stable_baselines3.common.noise import NormalActionNoise
+from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from toys import PointEnv
 
-from ddpg_ext import CheckpointError, DDPGPaper, SnapshotCallback, UntrustedContentError
+from ddpg_ext import CheckpointError, DamagedCheckpointError, DDPGPaper, SnapshotCallback, UntrustedContentError
 from ddpg_ext.common.errors import InvalidArgumentTypeError
 
 
@@ -138,3 +140,36 @@ def test_allow_takes_classes_and_functions(tmp_path):
         DDPGPaper.load(tmp_path / "model", allow=[Color.RED])
     with pytest.raises(InvalidArgumentTypeError, match=r"one class or function per name, got two for .*<lambda>"):
         DDPGPaper.load(tmp_path / "model", allow=[lambda p: 1, lambda p: 2])
+
+
+class WithVariables(DDPGPaper):
+    shape = (2,)
+
+    def _setup_model(self):
+        super()._setup_model()
+        self.log_alpha, self.unused = th.zeros(self.shape, requires_grad=True), None
+
+    def _get_torch_save_params(self):
+        state_dicts, variables = super()._get_torch_save_params()
+        return state_dicts, [*variables, "log_alpha", "unused"]
+
+
+def test_variables_of_a_subclass(tmp_path, monkeypatch):
+    """As in SB3, whose programs read them, too."""
+    model = WithVariables("MlpPolicy", PointEnv(), buffer_size=100, device="cpu", policy_kwargs={"net_arch": [4]})
+    model.log_alpha.data += 5
+    model.learn(60, callback=SnapshotCallback(tmp_path / "run", every=25))
+    model.save(tmp_path / "model")
+    for copied in (WithVariables.load(tmp_path / "model"), WithVariables.resume(tmp_path / "run", PointEnv())):
+        assert copied.log_alpha.tolist() == [5, 5]
+        assert copied.log_alpha.requires_grad
+        assert copied.unused is None
+    assert load_from_zip_file(tmp_path / "model")[2]["log_alpha"].tolist() == [5, 5]
+    with pytest.raises(DamagedCheckpointError, match=r"log_alpha.*other tensors than \[\]"):
+        DDPGPaper.load(tmp_path / "model")
+    monkeypatch.setattr(WithVariables, "shape", (3,))
+    with pytest.raises(DamagedCheckpointError, match=r"`log_alpha` is \(2,\), the model's is \(3,\)"):
+        WithVariables.load(tmp_path / "model")
+    model.unused = model.actor
+    with pytest.raises(CheckpointError, match="`unused` is a Actor"):
+        model.save(tmp_path / "model")

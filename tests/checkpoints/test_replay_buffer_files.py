@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch as th
 from stable_baselines3 import DDPG
-from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
 from stable_baselines3.common.envs import BitFlippingEnv
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
-from toys import counting_envs, drawn, small_model
+from toys import ChaosEnv, PointEnv, counting_envs, drawn, small_model
 
 from ddpg_ext import (
     CheckpointError,
@@ -23,6 +23,7 @@ from ddpg_ext import (
     DDPGPaper,
     InvalidArgumentTypeError,
     LinearDecay,
+    SnapshotCallback,
     UntrustedContentError,
 )
 from ddpg_ext.buffers import PackedReplayBuffer, PrioritizedReplayBuffer, ReplayBufferAdapter, Transitions
@@ -229,3 +230,73 @@ def test_the_replay_buffer_of_something_else_is_refused(tmp_path):
     model.replay_buffer = "no buffer"
     with pytest.raises(InvalidArgumentTypeError, match="no replay buffer"):
         model.save_replay_buffer(tmp_path / "buffer")
+
+
+def assigned(model, tmp_path):
+    spaces = model.observation_space, model.action_space
+    model.replay_buffer = ReplayBuffer(400, *spaces, "cpu", handle_timeout_termination=False)
+
+
+def loaded_from_sb3(model, tmp_path):
+    kwargs = {"optimize_memory_usage": True, "replay_buffer_kwargs": {"handle_timeout_termination": False}}
+    sb3_model = DDPG("MlpPolicy", PointEnv(), buffer_size=500, device="cpu", **kwargs)
+    sb3_model.learn(20).save_replay_buffer(tmp_path / "buffer")
+    model.load_replay_buffer(tmp_path / "buffer")
+
+
+@pytest.mark.parametrize("give_buffer", [assigned, loaded_from_sb3])
+@pytest.mark.parametrize("buffer_class", [None, ReplayBuffer])
+def test_a_buffer_that_the_arguments_would_not_make_comes_back(tmp_path, give_buffer, buffer_class):
+    model = small_model(replay_buffer_class=buffer_class)
+    give_buffer(model, tmp_path)
+    model.learn(60, callback=SnapshotCallback(tmp_path / "run", every=25))
+    model.save(tmp_path / "model", include=["replay_buffer"])
+    for copy in (DDPGPaper.load(tmp_path / "model", device="cpu"), DDPGPaper.resume(tmp_path / "run", PointEnv())):
+        theirs, ours = copy.replay_buffer, model.replay_buffer
+        assert type(theirs) is type(ours)
+        for name in ("buffer_size", "optimize_memory_usage", "handle_timeout_termination"):
+            assert getattr(theirs, name) == getattr(ours, name)
+
+
+class NeedsMore(ReplayBuffer):
+    def __init__(self, *args, more, **kwargs):
+        super().__init__(*args, **kwargs)
+
+
+def test_a_buffer_that_no_loaded_model_could_make_is_refused_at_once(tmp_path):
+    model = small_model()
+    model.replay_buffer = NeedsMore(100, model.observation_space, model.action_space, more=1)
+    with pytest.raises(CheckpointError, match=r"'more'.*replay_buffer_class"):
+        model.learn(5, callback=SnapshotCallback(tmp_path / "run"))
+    assert model.num_timesteps == 0
+    with pytest.raises(CheckpointError, match="'more'"):
+        model.save(tmp_path / "model", include=["replay_buffer"])
+    assert model.replay_buffer_class is None
+    model.replay_buffer = ReplayBuffer(100, model.observation_space, model.action_space, n_envs=2)
+    with pytest.raises(CheckpointError, match="`n_envs` is 2, the model's is 1"):
+        model.save(tmp_path / "model", include=["replay_buffer"])
+
+
+@pytest.mark.parametrize("env", [counting_envs(1), counting_envs(2)], ids=["spaces", "n_envs"])
+def test_a_buffer_of_another_environment_changes_nothing(tmp_path, env):
+    DDPG("MlpPolicy", env, buffer_size=100, device="cpu").learn(20).save_replay_buffer(tmp_path / "buffer")
+    model = small_model().learn(30) if env.num_envs == 1 else small_model(counting_envs(1)).learn(30)
+    before = model.replay_buffer
+    with pytest.raises(CheckpointError, match=r"buffer.*for other data"):
+        model.load_replay_buffer(tmp_path / "buffer")
+    assert model.replay_buffer is before
+    assert before.size() == 30
+    assert model.replay_buffer_class is None
+
+
+def test_any_key_of_observations_can_be_in_a_file(tmp_path):
+    keys = ["cam:rgb", "..", "a\\b", "", "a/", "/", "%3A", "x y", "\0", "é"]
+    env = ChaosEnv(gym.spaces.Dict({key: gym.spaces.Box(-1, 1, (2,)) for key in keys}))
+    kwargs = {"replay_buffer_class": DictReplayBuffer, "learning_starts": 100}
+    model, other = (small_model(env, "MultiInputPolicy", **kwargs) for _ in range(2))
+    model.learn(20)
+    model.save_replay_buffer(tmp_path / "buffer")
+    other.load_replay_buffer(tmp_path / "buffer")
+    arrays = buffer_arrays(other.replay_buffer)
+    for name, array in buffer_arrays(model.replay_buffer).items():
+        assert np.array_equal(array, arrays[name]), name

@@ -14,13 +14,15 @@ import pytest
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EvalCallback, EveryNTimesteps
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.envs import BitFlippingEnv
 from stable_baselines3.common.noise import ActionNoise, NormalActionNoise, OrnsteinUhlenbeckActionNoise
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.utils import LinearSchedule
-from stable_baselines3.common.vec_env import SubprocVecEnv, VecFrameStack, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFrameStack, VecNormalize
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
+from toy_envs import ToyEnv
 from toys import ChaosEnv, CountingEnv, assert_same_arrays, drawn_next, same, state_of, weights
 
 from ddpg_ext import (
@@ -29,6 +31,7 @@ from ddpg_ext import (
     DamagedCheckpointError,
     DDPGPaper,
     InvalidArgumentError,
+    InvalidArgumentTypeError,
     LinearDecay,
     OrnsteinUhlenbeckNoise,
     ScheduledActionNoise,
@@ -383,6 +386,87 @@ def test_a_lambda_is_given_again(tmp_path):
     assert_goes_on_exactly(tmp_path, vec_env, make_model, **resume)
     with pytest.raises(UntrustedContentError, match="learning_rate"):
         DDPGPaper.resume(tmp_path / "whole", vec_env())
+
+
+class OwnCallback(BaseCallback):
+    def __init__(self):
+        super().__init__()
+        self.best_mean_reward, self.n_episodes, self.last_mean_reward = None, {"a": 1}, th.zeros(2)
+
+    def _on_step(self):
+        return True
+
+
+def test_a_callback_of_ones_own_may_use_sb3s_names(tmp_path):
+    make().learn(STEPS, callback=[SnapshotCallback(tmp_path, every=30), OwnCallback()])
+    assert snapshots(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "outer",
+    [
+        lambda inner: EveryNTimesteps(20, inner),
+        lambda inner: EveryNTimesteps(20, CallbackList([inner])),
+        lambda inner: EvalCallback(vec_env(), callback_after_eval=inner),
+        lambda inner: EvalCallback(vec_env(), callback_on_new_best=inner),
+    ],
+)
+def test_a_callback_inside_of_another_is_refused(tmp_path, outer):
+    model = make()
+    with pytest.raises(InvalidArgumentError, match="would write nothing inside"):
+        model.learn(STEPS, callback=outer(SnapshotCallback(tmp_path, every=30)))
+    assert model.num_timesteps == 0
+
+
+def test_a_callback_in_lists_works(tmp_path):
+    make().learn(60, callback=CallbackList([CallbackList([SnapshotCallback(tmp_path, every=30)])]))
+    assert snapshots(tmp_path)
+
+
+def local_noise():
+    class Local(NormalActionNoise):
+        pass
+
+    return Local(np.zeros(1), np.ones(1))
+
+
+UNSTORABLE = {
+    "a lambda": (
+        {"action_noise": ScheduledActionNoise(OrnsteinUhlenbeckNoise(np.zeros(1)), lambda step: 0.5)},
+        "`action_noise`.*top level of a module; LinearDecay",
+    ),
+    "a local class": ({"action_noise": local_noise()}, "`action_noise`.*top level of a module"),
+    "a generator": ({"mine": (i for i in range(3))}, "`mine` cannot be saved.*_excluded_save_params"),
+}
+
+
+@pytest.mark.parametrize("name", UNSTORABLE)
+def test_what_no_snapshot_can_hold_is_found_at_the_start(tmp_path, name):
+    attributes, message = UNSTORABLE[name]
+    model = make()
+    vars(model).update(attributes)
+    with pytest.raises(CheckpointError, match=message):
+        model.learn(STEPS, callback=SnapshotCallback(tmp_path, every=30))
+    assert model.num_timesteps == 0
+
+
+def test_the_folder_is_made_at_the_start(tmp_path):
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(CheckpointError, match="`path` must be a folder"):
+            make().learn(STEPS, callback=SnapshotCallback(path))
+    for path in (None, 5, b"x"):
+        with pytest.raises(InvalidArgumentTypeError, match="`path` must be a path"):
+            SnapshotCallback(path)
+
+
+@pytest.mark.parametrize("keys", [dict.fromkeys(["position"]).keys(), [np.str_("position")], ("position",)])
+def test_keys_of_vec_normalize(tmp_path, keys):
+    def env():
+        return VecNormalize(DummyVecEnv([lambda: ToyEnv(dict_obs=True)]), norm_obs_keys=keys)
+
+    make(env(), "MultiInputPolicy").learn(60, callback=SnapshotCallback(tmp_path, every=30))
+    assert list(DDPGPaper.resume(tmp_path, env()).env.norm_obs_keys) == ["position"]
 
 
 def test_wrong_arguments(tmp_path):

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch as th
-from stable_baselines3 import DDPG
+from stable_baselines3 import DDPG, SAC
 from stable_baselines3.common.callbacks import CheckpointCallback
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
@@ -122,6 +122,19 @@ def test_wrong_arguments_on_loading(trained, tmp_path):
             DDPGPaper.load(tmp_path / "model", device="cpu", **kwargs)
 
 
+@pytest.mark.parametrize(("name", "large"), [("buffer_size", 100_000_001), ("stats_window_size", 1_000_001)])
+def test_a_large_value_takes_trust_or_the_callers_word(tmp_path, name, large):
+    model = small_model()
+    setattr(model, "_stats_window_size" if name == "stats_window_size" else name, large)
+    model.save(tmp_path / "model")
+    with pytest.raises(UntrustedContentError, match=f"{name}.*{large}"):
+        DDPGPaper.load(tmp_path / "model", device="cpu")
+    DDPGPaper.load(tmp_path / "model", device="cpu", **{name: 100})
+    with pytest.raises(InvalidArgumentTypeError, match=f"`{name}` must be a whole number above 0, got 1.5"):
+        DDPGPaper.load(tmp_path / "model", device="cpu", **{name: 1.5})
+    DDPGPaper.load(tmp_path / "model", device="cpu", trusted=True)
+
+
 def test_exclude_include_and_custom_objects(tmp_path, capsys):
     model = small_model(verbose=2, gamma=0.5).learn(20)
     model.save(tmp_path / "model", exclude=["verbose", "gamma"], include=["gamma"])
@@ -134,6 +147,18 @@ def test_exclude_include_and_custom_objects(tmp_path, capsys):
     assert loaded.action_noise is None
     assert not hasattr(loaded, "dummy")
     assert "SAVED MODEL SYSTEM INFO" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("cls", [DDPG, DDPGPaper])
+def test_custom_objects_reach_fields_that_the_file_lacks(tmp_path, cls):
+    noise = NormalActionNoise(np.zeros(2), np.ones(2))
+    model = cls("MlpPolicy", PointEnv(), buffer_size=100, action_noise=noise, device="cpu")
+    model.save(tmp_path / "model", exclude=["action_noise", "observation_space", "qf_weight_decay"])
+    custom = {"action_noise": noise, "observation_space": model.observation_space, "qf_weight_decay": 0.5, "dummy": 1}
+    loaded = DDPGPaper.load(tmp_path / "model", custom_objects=custom)
+    assert loaded.action_noise is noise
+    assert loaded.qf_weight_decay == loaded.critic.optimizer.param_groups[0]["weight_decay"] == 0.5
+    assert not hasattr(loaded, "dummy")
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
@@ -192,6 +217,21 @@ def test_loading_on_a_device(trained, tmp_path, device):
     assert loaded.replay_buffer.sample(2).observations.device.type == expected
 
 
+def test_the_device_is_checked(trained, tmp_path):
+    trained.save(tmp_path / "model")
+    model = DDPGPaper.load(tmp_path / "model", device="cpu:0")
+    model.set_parameters(tmp_path / "model", device="cpu:0")
+    assert model.device == small_model(device="cpu:0").device == th.device("cpu")
+    for device, error in ((None, InvalidArgumentTypeError), ("foo", InvalidArgumentError)):
+        for use in (
+            lambda device=device: small_model(device=device),
+            lambda device=device: DDPGPaper.load(tmp_path / "model", device=device),
+            lambda device=device: model.set_parameters(tmp_path / "model", device=device),
+        ):
+            with pytest.raises(error, match="`device` must be"):
+                use()
+
+
 def test_get_and_set_parameters(trained, tmp_path):
     """All of the parameters, or just some; what is unknown or missing is refused and nothing is changed by it."""
     original = deepcopy(trained.get_parameters())
@@ -220,12 +260,57 @@ def test_get_and_set_parameters(trained, tmp_path):
         trained.set_parameters({"policy": original["policy"]}, exact_match=True)
     missing = "actor.mu.1.weight"
     incomplete = {name: th.ones_like(value) for name, value in original["policy"].items() if name != missing}
-    with pytest.raises(RuntimeError, match=missing):
+    with pytest.raises(InvalidArgumentError, match=missing):
         trained.set_parameters({**original, "policy": incomplete}, exact_match=True)
     trained.set_parameters({"policy": incomplete}, exact_match=False)
     for name, value in trained.policy.state_dict().items():
         expected = original["policy"][name] if name == missing else th.ones_like(value)
         assert th.equal(value, expected), name
+
+
+@pytest.mark.parametrize("exact_match", [True, False])
+def test_set_parameters_changes_all_or_nothing(trained, tmp_path, exact_match):
+    model, other = small_model(seed=1), small_model(seed=2).learn(30)
+    model.learn(20)
+    before, given = deepcopy(weights_of(model)), other.get_parameters()
+    wrong_shape = {**given["policy"], "critic.q_net.1.bias": th.zeros(3)}
+    state = deepcopy(given["critic.optimizer"])
+    state["state"][0]["exp_avg"] = th.zeros(3)
+    for parameters in (
+        {**given, "critic.optimizer": state},
+        {**given, "critic.optimizer": None},
+        {**given, "policy": wrong_shape},
+        {**given, "critic.optimiser": {}},
+        {**given, 5: {}},
+    ):
+        with pytest.raises(InvalidArgumentError, match="parameters"):
+            model.set_parameters(parameters, exact_match)
+        assert_same_arrays(weights_of(model), before)
+    small_model(policy_kwargs={"net_arch": [8]}).save(tmp_path / "model")
+    with pytest.raises(CheckpointError, match=r"model.zip: the parameters do not fit the model"):
+        model.set_parameters(tmp_path / "model", exact_match)
+    assert_same_arrays(weights_of(model), before)
+    for source in (None, 5, io.StringIO()):
+        with pytest.raises(InvalidArgumentTypeError, match="`load_path_or_dict` must be"):
+            model.set_parameters(source, exact_match)
+
+
+def test_parameters_of_sb3s_files(tmp_path):
+    kwargs = {"buffer_size": 200, "device": "cpu", "learning_starts": 5, "batch_size": 8, "seed": 0}
+    original = DDPG("MlpPolicy", PointEnv(), policy_kwargs={"net_arch": [16, 16]}, **kwargs).learn(20)
+    original.save(tmp_path / "sb3")
+    like_sb3 = {"batch_norm": False, "action_layer": 1}
+    model = small_model(policy_kwargs=like_sb3).learn(20)
+    np.random.seed(3)
+    expected = np.random.RandomState(3).random()
+    model.set_parameters(tmp_path / "sb3")
+    assert np.random.random() == expected
+    assert_same_arrays(weights_of(model), weights_of(DDPGPaper.load(tmp_path / "sb3", device="cpu")))
+    with pytest.raises(CheckpointError, match=r"sb3.zip: the parameters do not fit the model"):
+        small_model().set_parameters(tmp_path / "sb3")
+    SAC("MlpPolicy", PointEnv(), buffer_size=100).save(tmp_path / "sac")
+    with pytest.raises(CheckpointError, match=r"sac.zip"):
+        model.set_parameters(tmp_path / "sac")
 
 
 def test_set_env(tmp_path):
@@ -305,6 +390,46 @@ def test_instances_of_a_scripts_classes_survive(tmp_path, monkeypatch, cls):
         DDPGPaper.load(tmp_path / "m")
 
 
+class _Counting(_Plain):
+    def __init__(self, observation_space):
+        super().__init__(observation_space)
+        self.calls = 0
+
+    def forward(self, observations):
+        self.calls += 1
+        return observations
+
+    def get_extra_state(self):
+        return {"calls": self.calls}
+
+    def set_extra_state(self, state):
+        self.calls = state["calls"]
+
+
+def test_extra_state_of_a_module_survives(tmp_path):
+    model = small_model(policy_kwargs={"features_extractor_class": _Counting})
+    model.learn(60, callback=SnapshotCallback(tmp_path / "run", every=25))
+    model.save(tmp_path / "model")
+    loaded = DDPGPaper.load(tmp_path / "model", allow=[_Counting])
+    assert loaded.actor.features_extractor.calls == model.actor.features_extractor.calls > 0
+    resumed = DDPGPaper.resume(tmp_path / "run", PointEnv(), allow=[_Counting])
+    assert resumed.actor.features_extractor.calls > 0
+
+
+OPTIMIZERS = [getattr(th.optim, name) for name in ("Adafactor", "Adadelta", "Adagrad", "Adamax", "ASGD", "NAdam")]
+OPTIMIZERS += [getattr(th.optim, name) for name in ("RAdam", "RMSprop", "Rprop", "SGD", "AdamW")]
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_torchs_optimisers_survive(tmp_path, optimizer):
+    kwargs = {"policy_kwargs": {"optimizer_class": optimizer}, "qf_weight_decay": 0}
+    model = small_model(**kwargs).learn(15)
+    model.save(tmp_path / "model")
+    loaded = DDPGPaper.load(tmp_path / "model", PointEnv(), device="cpu")
+    assert_same_arrays(weights_of(loaded), weights_of(model))
+    loaded.learn(12)
+
+
 def test_weights_of_torch_are_named_for_what_they_are(tmp_path):
     model, path = small_model(), tmp_path / "actor.pkl"
     th.save(model.actor.state_dict(), path)
@@ -312,3 +437,36 @@ def test_weights_of_torch_are_named_for_what_they_are(tmp_path):
         with pytest.raises(CheckpointError, match=r"not a model.*torch.save wrote it.*load_state_dict"):
             load(path)
     small_model().actor.load_state_dict(th.load(path))
+
+
+OTHERS = (None, 5, b"x", io.StringIO())
+
+
+@pytest.mark.parametrize("value", OTHERS, ids=str)
+def test_what_is_no_path_is_refused_by_name(trained, value):
+    uses = [trained.save, DDPGPaper.load, trained.save_replay_buffer, trained.load_replay_buffer, load_zoo_run]
+    for use in [*uses, lambda path: DDPGPaper.resume(path, PointEnv())]:
+        with pytest.raises(InvalidArgumentTypeError, match="`path` must be a path"):
+            use(value)
+
+
+@pytest.mark.parametrize("name", ["exclude", "include"])
+@pytest.mark.parametrize("value", ["gamma", 5])
+def test_names_of_attributes_are_a_list(trained, tmp_path, name, value):
+    with pytest.raises(InvalidArgumentTypeError, match=f"`{name}` must be a list"):
+        trained.save(tmp_path / "model", **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("allow", 5), ("allow", None), ("allow", [5]), ("custom_objects", [1]), ("trusted", "no")]
+)
+def test_permissions_are_checked(trained, tmp_path, name, value):
+    trained.save(tmp_path / "model")
+    for load in (DDPGPaper.load, load_zoo_run):
+        with pytest.raises(InvalidArgumentTypeError, match=f"`{name}` must"):
+            load(tmp_path / "model.zip", **{name: value})
+
+
+def test_one_class_may_be_allowed_without_a_list(tmp_path):
+    small_model(policy_kwargs={"features_extractor_class": _Plain}).save(tmp_path / "model")
+    DDPGPaper.load(tmp_path / "model", allow=_Plain)

@@ -92,7 +92,9 @@ VALUES = {
     "images": spaces.Box(0, 255, (4, 4, 3), np.uint8),
     "unbounded box": spaces.Box(-np.inf, np.inf, (2,), np.float32),
     "discrete": spaces.Discrete(4, start=2),
+    "small discrete": spaces.Discrete(4, start=-2, dtype=np.int16),
     "multi-discrete": spaces.MultiDiscrete([2, 3]),
+    "small multi-discrete": spaces.MultiDiscrete([2, 3], np.uint8, start=[1, 0]),
     "multi-binary": spaces.MultiBinary(4),
     "multi-binary matrix": spaces.MultiBinary([2, 3]),
     "dict space": spaces.Dict(b=spaces.Box(-1, 1, (2,)), a=spaces.Dict(c=spaces.Discrete(2))),
@@ -100,7 +102,7 @@ VALUES = {
     "train_freq": TrainFreq(3, TrainFrequencyUnit.EPISODE),
     "goal strategy": GoalSelectionStrategy.FUTURE,
     "linear decay": LinearDecay(100, 1.0, 0.1),
-    **{cls.__name__: cls for cls in (th.nn.ReLU, th.optim.Adam, FlattenExtractor)},
+    **{cls.__name__: cls for cls in (th.nn.ReLU, th.optim.Adam, th.optim.Muon, FlattenExtractor)},
     "complex": 1 - 2.5j,
     "range": range(3, 9, 2),
     "slice": slice(None, 5),
@@ -152,6 +154,14 @@ def test_pickles_come_back(name, protocol):
     assert same(value, load_pickle(pickle.dumps(value, protocol)))
     if protocol == PROTOCOLS[-1]:
         assert same(value, load_pickle(cloudpickle.dumps(value)))
+
+
+def test_a_dict_space_keeps_the_order_of_its_keys():
+    """A features extractor concatenates in this order."""
+    space = spaces.Dict(collections.OrderedDict(z=spaces.Discrete(2, dtype=np.int8), a=spaces.Discrete(3)))
+    copy = load_pickle(pickle.dumps(space))
+    assert copy == space
+    assert list(copy) == ["z", "a"]
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)

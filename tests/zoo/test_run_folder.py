@@ -143,7 +143,7 @@ def test_normalisation_of_a_checkpoint(tmp_path):
     original = make_model(train_env, cls=DDPGPaper)
     original.learn(40, callback=CheckpointCallback(20, str(tmp_path / "Pendulum-v1_1"), save_vecnormalize=True))
     run = tmp_path / "Pendulum-v1_1"
-    env = load_zoo_run(run, checkpoint=20, env="Pendulum-v1")[1]
+    env = load_zoo_run(run, checkpoint=np.int64(20), env="Pendulum-v1")[1]
     later = load_zoo_run(run, checkpoint=40, env="Pendulum-v1")[1]
     assert (env.obs_rms.count, later.obs_rms.count) == (pytest.approx(21, abs=0.1), pytest.approx(41, abs=0.1))
 
