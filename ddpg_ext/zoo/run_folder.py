@@ -18,6 +18,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, unwrap_vec_n
 from ddpg_ext.checkpoints.load import load_model
 from ddpg_ext.checkpoints.model_zip import Trust
 from ddpg_ext.checkpoints.vec_normalize import load_vec_normalize
+from ddpg_ext.common.checks import check_dict
 from ddpg_ext.common.environments import missing_package, register
 from ddpg_ext.common.errors import (
     CheckpointError,
@@ -27,6 +28,7 @@ from ddpg_ext.common.errors import (
     UntrustedContentError,
 )
 from ddpg_ext.ddpg_paper.ddpg_paper import DDPGPaper
+from ddpg_ext.ddpg_paper.validation import check_seed
 from ddpg_ext.zoo.run_files import literal, ordered, read_yaml
 from ddpg_ext.zoo.run_limits import check_env_kwargs, check_wrapped_size, check_wrapper
 
@@ -99,6 +101,10 @@ def load_zoo_run(
         raise InvalidArgumentError(
             "`env_kwargs` is for an environment that load_zoo_run builds; leave it out, or pass env= with an id"
         )
+    if env_kwargs is not None:
+        check_dict("env_kwargs", env_kwargs)
+    if seed is not None:
+        seed = check_seed(seed)
     file = _model_file(Path(path), checkpoint)
     settings = _Settings(file)
     trust = Trust(trusted, allow, custom_objects)
@@ -121,7 +127,11 @@ def load_zoo_run(
 
 
 def _model_file(path: Path, checkpoint: str | int | None) -> Path:
-    if path.is_dir():
+    try:
+        is_folder = path.is_dir()
+    except OSError as error:
+        raise CheckpointNotFoundError(f"{str(path)[:80]!r} cannot be opened: {error.strerror}") from None
+    if is_folder:
         return _checkpoint(_latest_run(path), checkpoint)
     if checkpoint is not None:
         raise InvalidArgumentError(f"`checkpoint` chooses a file in a folder, but {path} is not a folder")
@@ -159,7 +169,12 @@ def _checkpoint(run: Path, checkpoint: str | int | None) -> Path:
             f"`checkpoint` must be None, 'best', 'last' or a number of steps, got {checkpoint!r}"
         )
     if checkpoint not in files:
-        raise CheckpointNotFoundError(f"{run} has no checkpoint {checkpoint!r}; it has {list(files)}")
+        names = sorted(file.name for file in run.glob("*.zip") if file.is_file())
+        raise CheckpointNotFoundError(
+            f"{run} has no checkpoint {checkpoint!r}; it has {list(files)}"
+            if files
+            else f"no zip file in {run} has the name of a checkpoint; pass the path of one of its files: {names}"
+        )
     return files[checkpoint]
 
 
