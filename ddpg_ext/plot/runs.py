@@ -1,6 +1,5 @@
 """Reading the files of runs: SB3's ``evaluations.npz`` and ``monitor.csv``, and the settings in a Zoo run folder."""
 
-import csv
 import os
 import warnings
 from pathlib import Path
@@ -150,7 +149,7 @@ def _read_monitors(folder: Path, option: str) -> dict[str, np.ndarray]:
         columns = {name: table[name].to_numpy(dtype=float) for name in ("r", "l", "t")}
     except monitor.LoadMonitorResultsError:
         raise CheckpointNotFoundError(f"{folder} has no monitor.csv, which {option} needs") from None
-    except (ValueError, KeyError, IndexError, TypeError, AssertionError, csv.Error, OSError) as error:
+    except Exception as error:  # SB3 and pandas raise errors of many types
         raise DamagedCheckpointError(f"a monitor.csv in {folder} cannot be read: {error!r}") from None
     complete = np.all([np.isfinite(column) for column in columns.values()], axis=0) & (columns["l"] > 0)
     if not complete.all():

@@ -15,6 +15,7 @@ from stable_baselines3.common.noise import ActionNoise, NormalActionNoise
 from stable_baselines3.common.utils import LinearSchedule
 
 from ddpg_ext import buffers
+from ddpg_ext.common.checks import plain
 from ddpg_ext.common.errors import DDPGPaperError, InvalidArgumentError, InvalidArgumentTypeError, suggestion
 from ddpg_ext.common.noise import LinearDecay, OrnsteinUhlenbeckNoise, ScheduledActionNoise
 from ddpg_ext.common.optional_imports import import_extra
@@ -94,7 +95,7 @@ def check_zoo_values(hyperparams: dict[str, Any]) -> None:
     """Raise InvalidArgumentError for an invalid value of ``policy``, or of a key that the Zoo itself uses."""
     policy = (lambda value: isinstance(value, str | type), "a name or a class")
     for key, (is_valid, accepted) in {**_ZOO_VALUES, "policy": policy}.items():
-        if key in hyperparams and not is_valid(_number(hyperparams[key], nested=False)):
+        if key in hyperparams and not is_valid(plain(_number(hyperparams[key], nested=False))):
             raise InvalidArgumentError(f"`{key}` must be {accepted}, got {hyperparams[key]!r}")
 
 

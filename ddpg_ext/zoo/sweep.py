@@ -70,8 +70,8 @@ def plan(options: argparse.Namespace) -> list[Any]:
     for package in options.gym_packages:
         try:
             importlib.import_module(package)
-        except ImportError as error:
-            raise InvalidArgumentError(f"--gym-packages {package} cannot be imported ({error})") from error
+        except Exception as error:  # a module may raise any error
+            raise InvalidArgumentError(f"--gym-packages {package} cannot be imported ({one_line(error)})") from error
     for env in options.env:
         check_environment(env, "Your own environment needs --gym-packages with the module that registers it.")
     common = {name: value for name, value in vars(options).items() if name in Run._fields}

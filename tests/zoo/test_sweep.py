@@ -394,6 +394,7 @@ def test_a_run_without_a_return_has_a_dash():
         (["-n", "1e999999999"], "--n-timesteps: must be a whole number"),
         (["--variant", "a:n_timesteps=[3]"], "`n_timesteps` must be a whole number, got [3]"),
         (["--gym-packages", "not_there"], "--gym-packages not_there cannot be imported"),
+        (["--gym-packages", "broken_package"], "--gym-packages broken_package cannot be imported (division by zero)"),
         (["-f", "/proc/x"], "--folder '/proc/x' cannot be written to (No such file or directory); choose another"),
         (["-f", "envs.yml/x"], "--folder 'envs.yml/x' cannot be written to (Not a directory); choose another"),
         (["-f", "s3x://a/b"], "--folder 's3x://a/b' cannot be written to"),
@@ -406,6 +407,8 @@ def test_a_run_without_a_return_has_a_dash():
 )
 def test_bad_input_ends_with_one_short_line(options, part, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "broken_package.py").write_text("1 / 0")
     (tmp_path / "envs.yml").write_text("envs: [Pendulum-v1]\n")
     ends_with_one_line([*SHORT, "-f", "folder", *options], part, capsys)
     assert not (tmp_path / "folder").exists()
