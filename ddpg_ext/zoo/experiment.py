@@ -208,10 +208,10 @@ def _check_options(options: dict[str, Any]) -> None:
     for name, option in (("n_eval_episodes", "--eval-episodes"), ("n_eval_envs", "--n-eval-envs")):
         if options.get(name, 1) < 1:
             raise InvalidArgumentError(f"{option} must be a whole number above 0, got {options[name]}")
-    if options.get("n_timesteps", -1) < 1 and options.get("n_timesteps", -1) != -1:
+    n_timesteps = options.get("n_timesteps", -1)
+    if n_timesteps < 1 and n_timesteps != -1:
         raise InvalidArgumentError(
-            f"--n-timesteps must be a whole number above 0, or -1 for that of the hyperparameters, got "
-            f"{options['n_timesteps']}"
+            f"--n-timesteps must be a whole number above 0, or -1 for that of the hyperparameters, got {n_timesteps}"
         )
     if options.get("trial_id") is not None and not (options.get("storage") and options.get("study_name")):
         raise InvalidArgumentError("--trial-id needs --storage and --study-name")

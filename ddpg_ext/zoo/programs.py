@@ -86,7 +86,8 @@ def _start(program: str) -> None:
 def _message(program: str, arguments: list[str], error: Exception) -> str | None:
     """Return the message about bad input for the user, or None for an error of training or playing."""
     text = " ".join(str(error).split())
-    if isinstance(error, DDPGPaperError):
+    # A missing package may be noticed late, for example when the first frame is drawn
+    if isinstance(error, DDPGPaperError | gym.error.DependencyNotInstalled) or "pip install" in text:
         return text
     if isinstance(error, ModuleNotFoundError) and error.name in arguments:
         return f"--gym-packages {error.name} cannot be imported ({text})"

@@ -46,7 +46,9 @@ def merge_settings(storage: "Storage", settings: dict[str, Any]) -> dict[str, An
     settings = json.loads(_to_json(settings))
     for name in settings.keys() & stored.keys():
         if not isinstance(stored[name], dict):
-            raise DamagedCheckpointError(f"{storage.path}/{SETTINGS} has {stored[name]!r} as settings of {name}")
+            raise DamagedCheckpointError(
+                f"{storage.path}/{SETTINGS} has {str(stored[name])[:80]} as settings of {name}"
+            )
         if settings[name] != stored[name]:
             difference = _difference(stored[name], settings[name])
             raise InvalidArgumentError(
@@ -89,7 +91,9 @@ class Storage:
             content = error
         if not isinstance(content, dict):
             advice = "restore the file, or choose another folder" if name == SETTINGS else "delete it to train again"
-            raise DamagedCheckpointError(f"{self.path}/{name} does not hold names and values ({content!r}); {advice}")
+            raise DamagedCheckpointError(
+                f"{self.path}/{name} does not hold names and values ({str(content)[:80]}); {advice}"
+            )
         return content
 
     def is_finished(self, run: str) -> bool:
