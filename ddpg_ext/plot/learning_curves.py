@@ -90,11 +90,12 @@ def draw(groups: Groups, curves: dict[tuple[str, str], Curve], y_label: str, x: 
     rows = -(-len(envs) // columns)
     figure = matplotlib.Figure(figsize=(1 + 5 * columns, (3.9 + 0.17 * len(labels)) * rows), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False).flat
+    plain = {"parse_math": False}  # names may have dollar signs
     for env, panel in zip(envs, panels, strict=False):
         points = [key for key in curves if key[0] == env and len(curves[key].x) == 1]
         for key in [key for key in curves if key[0] == env]:
             curve, index = curves[key], labels.index(key[1])
-            style = {"color": f"C{index}", "label": f"{key[1]}: {curve.description}"}
+            style = {"color": f"C{index}", "label": str(index)}
             if len(curve.x) == 1:  # a line of one point is invisible, so draw points, side by side
                 half = np.maximum([curve.middle - curve.low, curve.high - curve.middle], 0)
                 beside = transforms.offset_copy(panel.transData, figure, x=-8 * points.index(key), units="points")
@@ -106,15 +107,19 @@ def draw(groups: Groups, curves: dict[tuple[str, str], Curve], y_label: str, x: 
                     panel.plot(run.x, run.values.mean(axis=1), color=f"C{index}", alpha=0.35, linewidth=0.8)
             panel.plot(curve.x, curve.middle, **style)
             panel.fill_between(curve.x, curve.low, curve.high, color=f"C{index}", alpha=0.2, linewidth=0)
-        panel.set(title=env, xlabel=X_AXES[x], ylabel=y_label)
+        panel.set(xlabel=X_AXES[x], ylabel=y_label)
+        panel.set_title(env, **plain)
         panel.set_xlim(left=0)
         if x != "time":
             panel.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))  # 200k, 1M
         panel.grid(alpha=0.3)
-        panel.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), fontsize=8, frameon=False)
+        legend = panel.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), fontsize=8, frameon=False)
+        for text in legend.get_texts():  # set the text here, because matplotlib leaves out labels that begin with "_"
+            label = labels[int(text.get_text())]
+            text.set(text=f"{label}: {curves[env, label].description}", **plain)
     for panel in panels:
         panel.remove()
-    figure.suptitle(title or "")
+    figure.suptitle(title or "", **plain)
     return figure
 
 

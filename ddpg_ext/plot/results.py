@@ -58,6 +58,10 @@ def _read_result(file: Path, is_result: bool) -> Run | None:
 
 
 def _run(file: Path, content: dict[str, Any]) -> Run:
+    json.dumps(content, ensure_ascii=False).encode()  # raises an error for surrogates, which no table can hold
+    for key, kind, accepted in (("env", str, "text"), ("algo", str, "text"), ("seed", int, "a whole number")):
+        if type(content[key]) is not kind or content[key] == "":
+            raise ValueError(f"`{key}` must be {accepted}, got {content[key]!r}")
     if "error" in content:
         content = content | dict.fromkeys(_RESULT_KEYS, ())
     agents = [] if "error" in content else ["final", "best"]
@@ -67,9 +71,12 @@ def _run(file: Path, content: dict[str, Any]) -> Run:
     if not all(np.isfinite(numbers).all() for numbers in (steps, returns, [n_timesteps, *scores.values()])):
         raise ValueError("it holds NaN or infinite numbers")
     is_table = returns.ndim == 2 and returns.size
-    if len(steps) != len(returns) or (len(steps) and not is_table) or np.any(np.diff(steps) <= 0):
-        raise ValueError("evaluation_steps must increase, and evaluation_returns must have a list for each of them")
-    algo, variant = str(content["algo"]), str(content.get("variant") or "")
+    is_ascending = np.all(np.diff(steps) > 0) and np.all(steps >= 0)
+    if len(steps) != len(returns) or (len(steps) and not is_table) or not is_ascending:
+        raise ValueError(
+            "evaluation_steps must increase from 0, and evaluation_returns must have a list for each of them"
+        )
+    algo, variant = content["algo"], str(content.get("variant") or "")
     is_folder = file.name == "result.json"
     args = read_settings(file.parent, "args.yml") if is_folder else {}
     settings = dict(content.get("hyperparameters") or {})
@@ -80,12 +87,12 @@ def _run(file: Path, content: dict[str, Any]) -> Run:
     return Run(
         file.parent if is_folder else file,
         f"{variant} ({algo})" if variant and algo not in variant else variant or algo,
-        str(content["env"]),
+        content["env"],
         steps,
         returns,
         n_timesteps,
         settings,
-        seed=int(content["seed"]),
+        seed=content["seed"],
         trained_agent=str(args.get("trained_agent") or ""),
         weights=str(content.get("weights_sha256") or ""),
         scores=scores,

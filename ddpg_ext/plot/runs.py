@@ -1,9 +1,7 @@
 """Reading the files of runs: SB3's ``evaluations.npz`` and ``monitor.csv``, and the settings in a Zoo run folder."""
 
-import csv
 import os
 import warnings
-import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -117,8 +115,8 @@ def _read_evaluations(file: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
     try:
         with np.load(file, allow_pickle=False) as archive:
             content = {key: archive[key] for key in ("timesteps", name) if key in archive.files}
-    except (zipfile.BadZipFile, ValueError, OSError, EOFError, KeyError) as error:
-        raise DamagedCheckpointError(f"{file} cannot be read: {error}") from None
+    except Exception as error:  # damaged archives and arrays raise errors of many types, also MemoryError
+        raise DamagedCheckpointError(f"{file} cannot be read: {error or type(error).__name__}") from None
     if name not in content or "timesteps" not in content:
         raise CheckpointNotFoundError(f"{file} has no {name if 'timesteps' in content else 'timesteps'}")
     steps, values = content["timesteps"], content[name]
@@ -130,6 +128,8 @@ def _read_evaluations(file: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
     steps, values = steps.astype(float), values.astype(float)
     if not np.isfinite(values).all():
         raise DamagedCheckpointError(f"{file} holds NaN or infinite numbers as {name}")
+    if not (np.isfinite(steps) & (steps >= 0)).all():
+        raise DamagedCheckpointError(f"{file} holds timesteps that are negative, NaN or infinite")
     falls = np.flatnonzero(np.diff(steps) < 0)
     if len(falls):
         warnings.warn(
@@ -149,9 +149,9 @@ def _read_monitors(folder: Path, option: str) -> dict[str, np.ndarray]:
         columns = {name: table[name].to_numpy(dtype=float) for name in ("r", "l", "t")}
     except monitor.LoadMonitorResultsError:
         raise CheckpointNotFoundError(f"{folder} has no monitor.csv, which {option} needs") from None
-    except (ValueError, KeyError, IndexError, TypeError, AssertionError, csv.Error, OSError) as error:
+    except Exception as error:  # SB3 and pandas raise errors of many types
         raise DamagedCheckpointError(f"a monitor.csv in {folder} cannot be read: {error!r}") from None
-    complete = np.all([np.isfinite(column) for column in columns.values()], axis=0)
+    complete = np.all([np.isfinite(column) for column in columns.values()], axis=0) & (columns["l"] > 0)
     if not complete.all():
         warnings.warn(f"{folder}: {np.sum(~complete)} incomplete lines of monitor.csv are left out")
         columns = {name: column[complete] for name, column in columns.items()}

@@ -9,7 +9,6 @@ from contextlib import nullcontext, suppress
 from typing import Any
 
 import optuna
-import yaml
 from gymnasium import spaces
 from rl_zoo3 import exp_manager
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -22,6 +21,7 @@ from ddpg_ext.ddpg_paper.observations import check_spaces
 from ddpg_ext.zoo import hyperparameters as hp
 from ddpg_ext.zoo.interrupts import StopOnCtrlC, ignored_interrupts
 from ddpg_ext.zoo.search_space import MAX_N_STEPS
+from ddpg_ext.zoo.sweep_options import one_line
 
 
 class ExperimentManager(exp_manager.ExperimentManager):
@@ -33,6 +33,8 @@ class ExperimentManager(exp_manager.ExperimentManager):
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        arguments = inspect.signature(super().__init__).bind(*args, **kwargs).arguments
+        _check_options(arguments)
         super().__init__(*args, **kwargs)
         self._is_ours = self.algo == hp.ALGORITHM
         self._made_folder = False
@@ -40,7 +42,6 @@ class ExperimentManager(exp_manager.ExperimentManager):
         self._per_thread = threading.local()  # `envs`: the environments of its trial
         self._has_dict_observations = False
         self._reason: BaseException | None = None  # reason for pruning a trial
-        arguments = inspect.signature(super().__init__).bind(*args, **kwargs).arguments
         if self._is_ours and not arguments.get("config"):
             self.config = str(hp.FILE)
         if self._is_ours and self.trial_id == 0:
@@ -50,10 +51,14 @@ class ExperimentManager(exp_manager.ExperimentManager):
         """Read the hyperparameters, and refuse unknown keys before the run folder is created."""
         try:
             hyperparams, saved = super().read_hyperparameters()
-        except (OSError, yaml.YAMLError) as error:
+        except DDPGPaperError:
+            raise
+        except Exception as error:  # a file may hold any value, and the Zoo executes Python files
             raise InvalidArgumentError(
-                f"the file of hyperparameters {self.config!r} cannot be read: {error}"
+                f"the hyperparameters {self.config!r} cannot be read ({type(error).__name__}: {one_line(error)}); pass "
+                "a YAML file with names and values for each environment, or Python code with such `hyperparams`"
             ) from error
+        hp.check_zoo_values(hyperparams)
         if self._is_ours:
             hp.check_keys(hyperparams)
             if self.n_timesteps > 0:
@@ -103,14 +108,17 @@ class ExperimentManager(exp_manager.ExperimentManager):
                 shutil.rmtree(self.save_path, ignore_errors=True)
 
     def create_log_folder(self) -> None:
-        before = os.path.isdir(self.save_path)
+        self._made_folder = self._is_ours and not os.path.isdir(self.save_path)
+        folder, option = self.log_folder, "--log-folder"
         try:
             super().create_log_folder()
+            if self.tensorboard_log is not None:
+                folder, option = self.tensorboard_log, "--tensorboard-log"
+                os.makedirs(folder, exist_ok=True)
         except OSError as error:
             raise InvalidArgumentError(
-                f"the log folder {self.log_folder!r} cannot be written to ({error}); choose another with --log-folder"
+                f"the log folder {folder!r} cannot be written to ({error}); choose another with {option}"
             ) from error
-        self._made_folder = self._is_ours and not before
 
     def create_callbacks(self) -> None:
         """Create the Zoo's callbacks and, after them, one that ends training on Ctrl-C."""
@@ -156,7 +164,7 @@ class ExperimentManager(exp_manager.ExperimentManager):
     ) -> dict[str, Any]:
         try:
             return super().load_trial(storage, study_name, trial_id, convert)
-        except (KeyError, IndexError, ValueError) as error:  # from Optuna: no study, no trial, no completed trial
+        except Exception as error:  # no study, no trial, no completed trial, or an error of the database
             study = f"the study {study_name!r} in {storage!r}" if study_name else repr(storage)
             trial = "completed trial" if trial_id is None else f"trial for --trial-id {trial_id}"
             raise InvalidArgumentError(
@@ -193,6 +201,20 @@ class ExperimentManager(exp_manager.ExperimentManager):
                 raise
             reason = f"; a trial was pruned because of: {self._reason}" if self._reason else ""
             raise DDPGPaperError(f"no trial was completed, so there is nothing to report{reason}") from error
+
+
+def _check_options(options: dict[str, Any]) -> None:
+    """Refuse numbers with which the Zoo would train or evaluate nothing, and a trial that it would ignore."""
+    for name, option in (("n_eval_episodes", "--eval-episodes"), ("n_eval_envs", "--n-eval-envs")):
+        if options.get(name, 1) < 1:
+            raise InvalidArgumentError(f"{option} must be a whole number above 0, got {options[name]}")
+    n_timesteps = options.get("n_timesteps", -1)
+    if n_timesteps < 1 and n_timesteps != -1:
+        raise InvalidArgumentError(
+            f"--n-timesteps must be a whole number above 0, or -1 for that of the hyperparameters, got {n_timesteps}"
+        )
+    if options.get("trial_id") is not None and not (options.get("storage") and options.get("study_name")):
+        raise InvalidArgumentError("--trial-id needs --storage and --study-name")
 
 
 class _TrialId(int):

@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,12 @@ import numpy as np
 import stable_baselines3
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise, NormalActionNoise
 from stable_baselines3.common.utils import LinearSchedule
 
 from ddpg_ext import buffers
+from ddpg_ext.common.checks import plain
 from ddpg_ext.common.errors import DDPGPaperError, InvalidArgumentError, InvalidArgumentTypeError, suggestion
 from ddpg_ext.common.noise import LinearDecay, OrnsteinUhlenbeckNoise, ScheduledActionNoise
 from ddpg_ext.common.optional_imports import import_extra
@@ -24,15 +27,10 @@ FILE = Path(__file__).parent / "hyperparams" / f"{ALGORITHM}.yml"
 
 SCHEDULES = ("learning_rate", "qf_learning_rate")
 NOISE_KEYS = ("noise_type", "noise_std", "noise_theta", "noise_dt", "noise_schedule")
-#: keys that the Zoo itself uses
-ZOO_KEYS = (
-    *("n_timesteps", "n_envs", "normalize", "env_kwargs", "env_wrapper", "vec_env_wrapper", "frame_stack"),
-    *("monitor_kwargs", "callback"),
-)
 #: arguments that are options of the training program, with the option
 OPTIONS = {name: f"--{name.replace('_', '-')}" for name in ("env", "seed", "verbose", "device", "tensorboard_log")}
 #: keys whose text is a Python expression, as in the Zoo
-_EXPRESSIONS = ("policy_kwargs", "replay_buffer_class", "replay_buffer_kwargs")
+_EXPRESSIONS = ("policy_kwargs", "replay_buffer_class", "replay_buffer_kwargs", "normalize", "monitor_kwargs")
 #: keys whose dicts and lists may hold numbers to convert
 _NESTED = ("policy_kwargs", "replay_buffer_kwargs", "noise_std", "noise_schedule", "train_freq")
 
@@ -44,15 +42,19 @@ def read_hyperparameters(env_id: str, file: str | Path = FILE) -> dict[str, Any]
     :param env_id: id of the environment
     :param file: a YAML file with an entry per environment
     :return: the entry of the environment, or the entry ``default`` if it has none
-    :raises InvalidArgumentError: if the file has neither
+    :raises InvalidArgumentError: if the file has neither, or cannot be read
     :raises MissingExtraError: if PyYAML is not installed (extra ``extra``)
     """
     yaml = import_extra("yaml", "ddpg_ext[extra]", "reading hyperparameters")
-    with open(file, encoding="utf-8") as stream:
-        entries = yaml.safe_load(stream)
+    try:
+        entries = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise InvalidArgumentError(f"the hyperparameters {str(file)!r} cannot be read ({error})") from error
+    if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):
+        raise InvalidArgumentError(f"{file} must have names and values for each environment, got {str(entries)[:80]}")
     if env_id not in entries and "default" not in entries:
-        raise InvalidArgumentError(f"{file} has no entry for {env_id!r}; {suggestion(env_id, entries)}")
-    return entries.get(env_id, entries.get("default"))
+        raise InvalidArgumentError(f"{file} has no entry for {env_id!r}; {suggestion(env_id, map(str, entries))}")
+    return entries[env_id if env_id in entries else "default"]
 
 
 def constructor_arguments(hyperparams: dict[str, Any], action_shape: tuple[int, ...]) -> dict[str, Any]:
@@ -87,6 +89,14 @@ def check_keys(hyperparams: dict[str, Any], algorithm: type = DDPGPaper) -> None
             raise InvalidArgumentTypeError(f"`{key}` is an option of the program: pass {OPTIONS[key]} instead")
         if key not in known:
             raise InvalidArgumentTypeError(f"the hyperparameter `{key}` is unknown; {suggestion(str(key), known)}")
+
+
+def check_zoo_values(hyperparams: dict[str, Any]) -> None:
+    """Raise InvalidArgumentError for an invalid value of ``policy``, or of a key that the Zoo itself uses."""
+    policy = (lambda value: isinstance(value, str | type), "a name or a class")
+    for key, (is_valid, accepted) in {**_ZOO_VALUES, "policy": policy}.items():
+        if key in hyperparams and not is_valid(plain(_number(hyperparams[key], nested=False))):
+            raise InvalidArgumentError(f"`{key}` must be {accepted}, got {hyperparams[key]!r}")
 
 
 def convert_values(hyperparams: dict[str, Any], names: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -137,6 +147,39 @@ def make_noise(hyperparams: dict[str, Any], action_shape: tuple[int, ...]) -> di
     if schedule is not None:
         noise = ScheduledActionNoise(noise, _decay(schedule))
     return {**others, "action_noise": noise}
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _are_classes(value: Any) -> bool:
+    for item in value if isinstance(value, list) else [value]:
+        if isinstance(item, dict) and len(item) == 1 and isinstance(next(iter(item.values())), dict):
+            item = next(iter(item))  # its name, with arguments
+        if not (item is None or isinstance(item, type | BaseCallback) or (isinstance(item, str) and "." in item)):
+            return False
+    return True
+
+
+_COUNT = (_is_count, "a whole number above 0")
+_CLASSES = (_are_classes, "`module.Class`, `{module.Class: {argument: value}}`, or a list of them")
+#: keys that the Zoo itself uses: a check of the value, and the accepted values
+_ZOO_VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "n_timesteps": _COUNT,
+    "n_envs": _COUNT,
+    "frame_stack": (lambda value: value is None or _is_count(value), f"{_COUNT[1]}, or null"),
+    "normalize": (
+        lambda value: isinstance(value, bool | dict | str),
+        "true, false, or a dict of arguments of VecNormalize",
+    ),
+    "env_kwargs": (lambda value: isinstance(value, dict | None), "a dict of arguments of the environment, or null"),
+    "monitor_kwargs": (lambda value: isinstance(value, dict | str), "a dict of arguments of Monitor"),
+    "env_wrapper": _CLASSES,
+    "vec_env_wrapper": _CLASSES,
+    "callback": _CLASSES,
+}
+ZOO_KEYS = tuple(_ZOO_VALUES)
 
 
 def _number(value: Any, nested: bool = True) -> Any:

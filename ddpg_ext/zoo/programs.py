@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import traceback
 from typing import Any
 
 import gymnasium as gym
@@ -31,18 +32,8 @@ DEFAULTS = {
     "load_from_hub": ["--algo", ALGORITHM, "--folder", "logs"],
 }
 _PLOTS = ("plot_train", "all_plots", "plot_from_file")
-#: parts of messages about bad input, for which the Zoo, Gymnasium and torch raise errors of general types
-_BAD_INPUT = (
-    "was not found",
-    "No model found",
-    "No checkpoint found",
-    "Hyperparameters not found",
-    "must be a valid path",
-    "was raised from the environment creator",
-    "type at start of device string",
-    "You are about to download",
-    "already exists, use --force",
-)
+#: functions that train or play; an error that they do not raise is an error of the input
+_RUNNING = {"learn", "objective", "step", "predict"}
 
 
 def run(program: str, arguments: list[str]) -> None:
@@ -93,17 +84,18 @@ def _start(program: str) -> None:
 
 
 def _message(program: str, arguments: list[str], error: Exception) -> str | None:
-    """Return the message about bad input for the user, or None for all other errors."""
-    text = str(error)
-    if isinstance(error, DDPGPaperError | gym.error.DependencyNotInstalled | gym.error.UnregisteredEnv):
+    """Return the message about bad input for the user, or None for an error of training or playing."""
+    text = " ".join(str(error).split())
+    # A missing package may be noticed late, for example when the first frame is drawn
+    if isinstance(error, DDPGPaperError | gym.error.DependencyNotInstalled) or "pip install" in text:
         return text
     if isinstance(error, ModuleNotFoundError) and error.name in arguments:
         return f"--gym-packages {error.name} cannot be imported ({text})"
-    if isinstance(error, ImportError):  # for example, the Zoo's error if Weights & Biases is missing
-        return text if "pip install" in text else None
     if isinstance(error, ValueError) and "not found in gym registry" in text:
         try:
-            check_environment(text.split()[0], "Your own environment needs --gym-packages MODULE.")
+            check_environment(
+                str(error).partition(" not found")[0], "Your own environment needs --gym-packages MODULE."
+            )
         except InvalidArgumentError as ours:
             return str(ours)
     if program == "plot_from_file" and "min()" in text:
@@ -111,10 +103,17 @@ def _message(program: str, arguments: list[str], error: Exception) -> str | None
             "the Zoo's plot_from_file needs at least two runs of each algorithm on an environment; "
             "python -m ddpg_ext plot draws single runs, too"
         )
-    if isinstance(error, OSError) and program in (*_PLOTS, "load_from_hub"):
+    frames = traceback.extract_tb(error.__traceback__)
+    if any(frame.name in _RUNNING for frame in frames):
+        return None
+    file = frames[-1].filename
+    if "site-packages" not in file and os.path.isfile(file):  # probably the user's environment, wrapper or policy
+        text += f" ({os.path.basename(file)}, line {frames[-1].lineno})"
+    if text and isinstance(error, AssertionError | ValueError | RuntimeError | OSError | gym.error.Error):
         return text
-    is_known = isinstance(error, AssertionError | ValueError | TypeError | RuntimeError)
-    return text if is_known and any(part in text for part in _BAD_INPUT) else None
+    is_player = program in ("enjoy", "record_video")
+    advice = "; ddpg_ext.load_zoo_run opens agents of older versions, and names damaged files" if is_player else ""
+    return f"{type(error).__name__}: {text}{advice}"
 
 
 def _explain_pair_errors() -> None:

@@ -2,11 +2,13 @@
 
 import functools
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ddpg_ext.common.errors import MissingExtraError
+from ddpg_ext.common.errors import DamagedCheckpointError, MissingExtraError, UntrustedContentError
 from ddpg_ext.ddpg_paper import DDPGPaper
+from ddpg_ext.zoo.run_files import read_yaml
 
 
 def register_zoo() -> None:
@@ -50,10 +52,26 @@ def _accept_run_folders(utils: Any) -> None:
         return
 
     @functools.wraps(original)
-    def get_model_path(exp_id: int, folder: str, algo: str, *args: Any, **kwargs: Any) -> tuple[str, str, str]:
+    def get_model_path(
+        exp_id: int, folder: str, algo: str, env_name: str, *args: Any, **kwargs: Any
+    ) -> tuple[str, str, str]:
         run = Path(folder).resolve()
         if any(run.glob("*.zip")) or any(run.glob("*/config.yml")):
             exp_id, folder, algo = -1, str(run.parent), run.name
-        return original(exp_id, folder, algo, *args, **kwargs)
+        name_prefix, model_path, log_path = original(exp_id, folder, algo, env_name, *args, **kwargs)
+        for file, key in (("args.yml", "env_kwargs"), ("config.yml", None)):
+            _check_settings(Path(log_path, env_name, file), key)
+        return name_prefix, model_path, log_path
 
     utils.get_model_path = get_model_path
+
+
+def _check_settings(file: Path, key: str | None) -> None:
+    """Name a file of settings that ``enjoy`` and ``record_video`` cannot read."""
+    if not file.exists():
+        return
+    with suppress(UntrustedContentError):  # the Zoo executes code in these files
+        settings = read_yaml(file)
+        if not settings or (key is not None and key not in settings):
+            lacks = f"`{key}`" if settings else "settings"
+            raise DamagedCheckpointError(f"{file} has no {lacks}; ddpg_ext.load_zoo_run opens the run without it")

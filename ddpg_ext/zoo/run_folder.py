@@ -126,7 +126,11 @@ def load_zoo_run(
 
 
 def _model_file(path: Path, checkpoint: str | int | None) -> Path:
-    if path.is_dir():
+    try:
+        is_folder = path.is_dir()
+    except OSError as error:
+        raise CheckpointNotFoundError(f"{str(path)[:80]!r} cannot be opened: {error.strerror}") from None
+    if is_folder:
         return _checkpoint(_latest_run(path), checkpoint)
     if checkpoint is not None:
         raise InvalidArgumentError(f"`checkpoint` chooses a file in a folder, but {path} is not a folder")
@@ -164,7 +168,12 @@ def _checkpoint(run: Path, checkpoint: str | int | None) -> Path:
             f"`checkpoint` must be None, 'best', 'last' or a number of steps, got {checkpoint!r}"
         )
     if checkpoint not in files:
-        raise CheckpointNotFoundError(f"{run} has no checkpoint {checkpoint!r}; it has {list(files)}")
+        names = sorted(file.name for file in run.glob("*.zip") if file.is_file())
+        raise CheckpointNotFoundError(
+            f"{run} has no checkpoint {checkpoint!r}; it has {list(files)}"
+            if files
+            else f"no zip file in {run} has the name of a checkpoint; pass the path of one of its files: {names}"
+        )
     return files[checkpoint]
 
 

@@ -17,7 +17,7 @@ from ddpg_ext.common.command_line import errors_in_one_line
 from ddpg_ext.common.environments import check_environment
 from ddpg_ext.common.errors import InvalidArgumentError, suggestion
 from ddpg_ext.common.optional_imports import import_extra
-from ddpg_ext.zoo.sweep_options import one_line, parse
+from ddpg_ext.zoo.sweep_options import SETTINGS, one_line, parse
 
 #: maximum number of restarts of a run after its process or its node died
 MAX_FAILURES = 10
@@ -70,8 +70,8 @@ def plan(options: argparse.Namespace) -> list[Any]:
     for package in options.gym_packages:
         try:
             importlib.import_module(package)
-        except ImportError as error:
-            raise InvalidArgumentError(f"--gym-packages {package} cannot be imported ({error})") from error
+        except Exception as error:  # a module may raise any error
+            raise InvalidArgumentError(f"--gym-packages {package} cannot be imported ({one_line(error)})") from error
     for env in options.env:
         check_environment(env, "Your own environment needs --gym-packages with the module that registers it.")
     common = {name: value for name, value in vars(options).items() if name in Run._fields}
@@ -98,14 +98,13 @@ def plan(options: argparse.Namespace) -> list[Any]:
 def sweep(options: argparse.Namespace) -> list[str]:
     """Train all unfinished runs; return the names of failed runs."""
     runs = plan(options)
-    from ddpg_ext.zoo.sweep_folder import RESULT, SETTINGS, merge_settings, open_folder
+    from ddpg_ext.zoo.sweep_folder import RESULT, merge_settings, open_folder
     from ddpg_ext.zoo.sweep_run import describe
 
     storage = open_folder(options.folder)
     settings = {f"{run.variant}/{run.env}": run._replace(seed=None)._asdict() for run in runs}
     merge_settings(storage, settings)
-    results = {run.name: storage.read_json(f"{run.name}/{RESULT}") for run in runs}
-    missing = {run.name: run for run in runs if results[run.name] is None or "error" in results[run.name]}
+    missing = {run.name: run for run in runs if not storage.is_finished(run.name)}
     count = f"{len(runs)} run{'s' * (len(runs) > 1)}, {len(runs) - len(missing)} finished; folder {storage.folder}"
     if options.dry_run or not missing:
         print(count, flush=True)
@@ -119,11 +118,12 @@ def sweep(options: argparse.Namespace) -> list[str]:
         _tune(options, storage, missing)
         failed = []
         for name, run in missing.items():
-            result = storage.read_json(f"{name}/{RESULT}")
-            if result is None:
+            if storage.is_finished(name):
+                continue
+            failed.append(name)
+            if "error" not in (storage.read_json(f"{name}/{RESULT}") or {}):
                 result = {**describe(run), "error": "the process of the run died several times"}
                 storage.write_json(f"{name}/{RESULT}", result)
-            failed += [name] if "error" in result else []
     return failed
 
 

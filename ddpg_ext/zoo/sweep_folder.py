@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -12,13 +13,11 @@ from typing import Any
 
 import pyarrow.fs  # type: ignore[import-untyped]
 
-from ddpg_ext.common.errors import DDPGPaperError, InvalidArgumentError
+from ddpg_ext.common.errors import DamagedCheckpointError, DDPGPaperError, InvalidArgumentError
 from ddpg_ext.common.files import atomic_file
-from ddpg_ext.zoo.sweep_options import one_line
+from ddpg_ext.zoo.sweep_options import SETTINGS, one_line
 
 RESULT = "result.json"
-#: file with the settings of all runs in the folder
-SETTINGS = "sweep.json"
 #: folder of the snapshots in the run folder of an unfinished run
 SNAPSHOTS = "snapshots"
 #: seconds to wait for another process to leave a run folder
@@ -44,14 +43,23 @@ def open_folder(folder: str) -> "Storage":
 def merge_settings(storage: "Storage", settings: dict[str, Any]) -> dict[str, Any]:
     """Merge the settings of this sweep into those of the folder; raise an error if they differ for the same run."""
     stored = storage.read_json(SETTINGS) or {}
-    settings = json.loads(json.dumps(settings, default=str))
+    settings = json.loads(_to_json(settings))
     for name in settings.keys() & stored.keys():
+        if not isinstance(stored[name], dict):
+            raise DamagedCheckpointError(
+                f"{storage.path}/{SETTINGS} has {str(stored[name])[:80]} as settings of {name}"
+            )
         if settings[name] != stored[name]:
             difference = _difference(stored[name], settings[name])
             raise InvalidArgumentError(
                 f"--folder {storage.argument!r} belongs to another sweep: {name} has {difference}; choose another"
             )
     return {**stored, **settings}
+
+
+def _to_json(content: Any) -> str:
+    """Return JSON; other objects, such as functions, become text without the address, which differs in each process."""
+    return json.dumps(content, indent=1, default=lambda value: re.sub(r" at 0x[0-9a-f]+", "", str(value)))
 
 
 def _difference(stored: dict[str, Any], new: dict[str, Any]) -> str:
@@ -73,16 +81,28 @@ class Storage:
         self.is_local = isinstance(self.filesystem, pyarrow.fs.LocalFileSystem)
 
     def read_json(self, name: str) -> Any:
-        """Return the content of a JSON file, or None if there is no such file."""
+        """Return the names and values in a JSON file, or None if there is no such file."""
         try:
             with self.filesystem.open_input_stream(f"{self.path}/{name}") as file:
-                return json.loads(file.read())
+                content = json.loads(file.read())
         except FileNotFoundError:
             return None
+        except (ValueError, RecursionError) as error:
+            content = error
+        if not isinstance(content, dict):
+            advice = "restore the file, or choose another folder" if name == SETTINGS else "delete it to train again"
+            raise DamagedCheckpointError(
+                f"{self.path}/{name} does not hold names and values ({str(content)[:80]}); {advice}"
+            )
+        return content
+
+    def is_finished(self, run: str) -> bool:
+        """Return whether a run has a result that is not an error."""
+        return "final_return" in (self.read_json(f"{run}/{RESULT}") or {})
 
     def write_json(self, name: str, content: Any) -> None:
         """Write a JSON file; objects that JSON does not support become text."""
-        encoded = json.dumps(content, indent=1, default=str).encode() + b"\n"
+        encoded = _to_json(content).encode() + b"\n"
         path = f"{self.path}/{name}"
         # Object stores show a file only when it is complete
         with atomic_file(Path(path)) if self.is_local else self.filesystem.open_output_stream(path) as file:

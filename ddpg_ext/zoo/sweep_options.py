@@ -24,6 +24,10 @@ VARIANT_KEYS = ("algo", "base", "study", "study_name")
 #: options that may be mappings of names to values in the YAML file
 MAPPINGS = ("hyperparams", "env_kwargs", "variant")
 BUILT_IN = {"paper": {"base": "paper"}, "tuned": {"base": "tuned"}}
+#: file with the settings of all runs in the folder of a sweep
+SETTINGS = "sweep.json"
+#: maximum number of seeds, and maximum of a seed, which NumPy's global generator sets
+MAX_SEEDS, MAX_SEED = 10_000, 2**32 - 1
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -67,7 +71,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         settings = _read_settings(options.settings, parser)
         named |= _variants(settings.variant, named)
         options = parser.parse_args(argv, settings)  # the command line has priority
-    options.seed = [seed for text in options.seed for seed in _seeds(text)]
+    options.seed = _seeds(options.seed)
     options.hyperparams = evaluate_pairs("--hyperparams", options.hyperparams, ":")
     options.env_kwargs = evaluate_pairs("--env-kwargs", options.env_kwargs, ":")
     options.variant = _variants(options.variant, named)
@@ -125,12 +129,18 @@ def _read_settings(file: str, parser: argparse.ArgumentParser) -> argparse.Names
     return argparse.Namespace(**{**vars(parser.parse_args(argv)), **mappings})
 
 
-def _seeds(text: str) -> list[int]:
-    numbers = re.fullmatch(r"(\d+)(?:-(\d+))?", text)
-    seeds = range(int(numbers[1]), int(numbers[2] or numbers[1]) + 1) if numbers else []
-    if not seeds:
-        raise InvalidArgumentError(f"--seed takes numbers and ranges such as 0-4, got {text!r}")
-    return list(seeds)
+def _seeds(texts: list[str]) -> list[int]:
+    ranges = []
+    for text in texts:
+        numbers = re.fullmatch(r"(\d{1,10})(?:-(\d{1,10}))?", text)
+        ranges.append(range(int(numbers[1]), int(numbers[2] or numbers[1]) + 1) if numbers else range(0))
+        if not ranges[-1] or ranges[-1][-1] > MAX_SEED:
+            raise InvalidArgumentError(
+                f"--seed takes numbers and ranges such as 0-4, got {text[:80]!r}; the largest seed is {MAX_SEED}"
+            )
+    if sum(map(len, ranges)) > MAX_SEEDS:
+        raise InvalidArgumentError(f"--seed takes at most {MAX_SEEDS:,} seeds, got {sum(map(len, ranges)):,}")
+    return [seed for seeds in ranges for seed in seeds]
 
 
 def evaluate_pairs(option: str, pairs: list[str] | dict[str, Any], separator: str) -> dict[str, Any]:
@@ -173,8 +183,12 @@ def _variants(variants: list[str] | dict[str, Any], named: dict[str, Any]) -> di
                 raise InvalidArgumentError(f"--variant {name}: `{key}` must be text, got {values[key]!r}")
         if values.get("base", "tuned") not in BUILT_IN:
             raise InvalidArgumentError(f"--variant {name}: `base` must be paper or tuned, got {values['base']!r}")
-        if not name or not all(character.isalnum() or character in "-_.+=" for character in name):
-            raise InvalidArgumentError(f"--variant {name!r}: a name may have letters, digits and -_.+=, as a folder")
+        is_folder_name = name and all(character.isalnum() or character in "-_.+=" for character in name)
+        if not is_folder_name or name.startswith(".") or name == SETTINGS:
+            raise InvalidArgumentError(
+                f"--variant {name!r}: a name may have letters, digits and -_.+=, because it names a folder; it must "
+                f"not begin with a dot or be {SETTINGS}"
+            )
     return parsed
 
 

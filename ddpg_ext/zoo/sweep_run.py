@@ -29,6 +29,7 @@ from rl_zoo3 import ALGOS
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EvalCallback
 from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.monitor import ResultsWriter
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.utils import get_system_info, set_random_seed
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize, sync_envs_normalization, unwrap_vec_normalize
@@ -38,6 +39,7 @@ from ddpg_ext.checkpoints.snapshots import SnapshotCallback
 from ddpg_ext.checkpoints.training_state import callback_states, set_callback_states
 from ddpg_ext.common.environments import register
 from ddpg_ext.common.errors import InvalidArgumentError
+from ddpg_ext.common.files import atomic_file, remove_abandoned
 from ddpg_ext.common.processor import processor
 from ddpg_ext.common.workers import naming_workers
 from ddpg_ext.ddpg_paper import DDPGPaper
@@ -122,21 +124,35 @@ class SweepExperiment(ExperimentManager):
         if self.algo == ALGORITHM:
             model: BaseAlgorithm = DDPGPaper.resume(snapshot.parent, env, self.device, **self.own_code())
             model.tensorboard_log = self.tensorboard_log
-            if self.run.vec_env == "dummy":  # drop the episodes after the snapshot, because they are repeated
-                for i, returns in enumerate(env.env_method("get_episode_rewards")):
-                    monitor = Path(self.save_path, f"{i}.monitor.csv")
-                    kept = monitor.read_bytes().splitlines(keepends=True)[: 2 + len(returns)]
-                    os.truncate(monitor, sum(map(len, kept)))
         else:
             model = super()._load_pretrained_agent(hyperparams, env)
             model.set_random_seed(_fresh_seed(self.seed, model.num_timesteps))  # other numbers than at the start
             states = json.loads(snapshot.with_name("callbacks.json").read_text())
             set_callback_states(CallbackList(self.callbacks), states)
-        for i in range(env.num_envs):  # monitors count time from the first start
-            with open(Path(self.save_path, f"{i}.monitor.csv")) as file:
-                start = json.loads(file.readline().removeprefix("#"))["t_start"]
-            env.env_method("set_wrapper_attr", "t_start", start, indices=i)
+        for i in range(env.num_envs):
+            self._continue_monitor(env, i)
         return model
+
+    def _continue_monitor(self, env: VecEnv, index: int) -> None:
+        """Make a monitor file end with the snapshot, whose later episodes are repeated; count time from its start."""
+        file = Path(self.save_path, f"{index}.monitor.csv")
+        names = ("get_episode_rewards", "get_episode_lengths", "get_episode_times")
+        returns, lengths, times = (env.env_method(name, indices=index)[0] for name in names)
+        lines = [line for line in file.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+        try:
+            start = float(json.loads(lines[0].removeprefix(b"#"))["t_start"])
+        except (LookupError, ValueError, TypeError):  # the machine stopped before the file was on the disk
+            start, lines = time.time() - max(times, default=0.0), []
+        if len(lines) < 2 + len(returns):
+            keys = [*self.monitor_kwargs.get("reset_keywords", ()), *self.monitor_kwargs.get("info_keywords", ())]
+            header: dict[str, Any] = {"t_start": start, "env_id": self.run.env}
+            writer = ResultsWriter(str(file), header, tuple(keys))
+            for r, length, t in zip(returns, lengths, times, strict=True):
+                writer.write_row({"r": round(r, 6), "l": length, "t": round(t, 6)})
+            writer.close()
+        elif self.algo == ALGORITHM and self.run.vec_env == "dummy":  # other monitors do not know their episodes
+            os.truncate(file, sum(map(len, lines[: 2 + len(returns)])))
+        env.env_method("set_wrapper_attr", "t_start", start, indices=index)
 
     def own_code(self) -> dict[str, Any]:
         """Return arguments of ``load`` that permit the code in this run's hyperparameters, which its files contain."""
@@ -257,9 +273,9 @@ def train(run: Run, folder: str, report: Report) -> str | None:
     """Train and evaluate a run, and write its ``result.json``; return the error of a failed run."""
     storage = Storage(folder)
     with storage.open_run(run.name) as (run_folder, upload):
-        finished = storage.read_json(f"{run.name}/{RESULT}")
-        if finished is not None and "error" not in finished:
+        if storage.is_finished(run.name):
             return None  # a process has written the result, but died before reporting it
+        remove_abandoned(run_folder, ".*.tmp")
         (run_folder / "error.txt").unlink(missing_ok=True)
         try:
             with naming_workers():
@@ -296,7 +312,10 @@ def prepare(run: Run, folder: Path) -> tuple[SweepExperiment, BaseAlgorithm, dic
 
 def _train(run: Run, folder: Path, report: Report, upload: Callable[[], None]) -> dict[str, Any]:
     start, spent, best = time.monotonic(), folder / ".seconds", folder / "best_model.zip"
-    before = float(spent.read_text()) if spent.is_file() else 0.0
+    try:
+        before = float(spent.read_text())
+    except (OSError, ValueError):  # no earlier attempt, or a damaged file
+        before = 0.0
     for checkpoint in (folder / SNAPSHOTS).glob("checkpoint_*/files"):
         shutil.copytree(checkpoint, folder, dirs_exist_ok=True)
     experiment, model, _ = prepare(run, folder)
@@ -304,7 +323,8 @@ def _train(run: Run, folder: Path, report: Report, upload: Callable[[], None]) -
         shutil.rmtree(folder / "tensorboard", ignore_errors=True)
 
     def report_and_count(numbers: dict[str, Any]) -> None:
-        spent.write_text(str(before + time.monotonic() - start))
+        with atomic_file(spent) as file:
+            file.write(str(before + time.monotonic() - start).encode())
         report(numbers)
 
     reporter = ReportCallback(experiment, report_and_count, upload)
@@ -367,27 +387,24 @@ def resolve(run: Run, values: dict[str, Any], conf_file: str | None) -> Run:
     """Return a run with all hyperparameters of its variant, after making environment and model to check them."""
     variant = {key: value for key, value in values.items() if key not in VARIANT_KEYS}
     custom = copy.deepcopy({**run.hyperparameters, **variant})
-    with _silent_folder() as scratch:
-        try:
-            n_timesteps = _n_timesteps(variant.get("n_timesteps", run.n_timesteps))
-            check_keys(custom, ALGOS[run.algo])
-            experiment = ExperimentManager(
-                argparse.Namespace(), run.algo, run.env, str(scratch), n_timesteps=n_timesteps, config=conf_file
-            )
-            entry = {} if values.get("base") == "paper" else experiment.read_hyperparameters()[0]
-            if "study" in values:
-                entry |= experiment.load_trial(values["study"], values.get("study_name"))  # type: ignore[arg-type]
-            entry |= custom
-            n_timesteps = n_timesteps if n_timesteps > 0 else _n_timesteps(entry.get("n_timesteps", -1))
-            if n_timesteps < 1:
-                raise InvalidArgumentError("the number of steps is missing; pass --n-timesteps")
-            entry["n_timesteps"] = n_timesteps
-            experiment, model, entry = prepare(run._replace(hyperparameters=entry, n_timesteps=n_timesteps), scratch)
-            for env in (model.env, *(getattr(callback, "eval_env", None) for callback in experiment.callbacks)):
-                if env is not None:
-                    env.close()
-        except Exception as error:  # from the Zoo, the algorithm, the environment or Optuna
-            raise InvalidArgumentError(f"{run.algo} on {run.env}: {one_line(error)}") from error
+    with _trial_folder(run) as scratch:
+        n_timesteps = _n_timesteps(variant.get("n_timesteps", run.n_timesteps))
+        check_keys(custom, ALGOS[run.algo])
+        experiment = ExperimentManager(
+            argparse.Namespace(), run.algo, run.env, str(scratch), n_timesteps=n_timesteps, config=conf_file
+        )
+        entry = {} if values.get("base") == "paper" else experiment.read_hyperparameters()[0]
+        if "study" in values:
+            entry |= experiment.load_trial(values["study"], values.get("study_name"))  # type: ignore[arg-type]
+        entry |= custom
+        n_timesteps = n_timesteps if n_timesteps > 0 else _n_timesteps(entry.get("n_timesteps", -1))
+        if n_timesteps < 1:
+            raise InvalidArgumentError("the number of steps is missing; pass --n-timesteps")
+        entry["n_timesteps"] = n_timesteps
+        experiment, model, entry = prepare(run._replace(hyperparameters=entry, n_timesteps=n_timesteps), scratch)
+        for env in (model.env, *(getattr(callback, "eval_env", None) for callback in experiment.callbacks)):
+            if env is not None:
+                env.close()
     return run._replace(hyperparameters=dict(entry), n_timesteps=n_timesteps)
 
 
@@ -400,7 +417,7 @@ def _n_timesteps(value: Any) -> int:
 
 def estimate_seconds(run: Run, n_steps: int = 300) -> float:
     """Return the time of a run with all its evaluations, estimated from short training and evaluation."""
-    with _silent_folder() as scratch:
+    with _trial_folder(run) as scratch:
         experiment, model, _ = prepare(run._replace(eval_freq=-1), scratch)
         model.learning_starts = n_steps // 2  # type: ignore[attr-defined] # other algorithms ignore it
         model.learn(n_steps)  # warm up: compilations and allocations
@@ -425,7 +442,10 @@ def estimate_seconds(run: Run, n_steps: int = 300) -> float:
 
 
 @contextmanager
-def _silent_folder() -> Iterator[Path]:
-    """Provide a temporary folder for trying a run, and suppress the Zoo's output."""
+def _trial_folder(run: Run) -> Iterator[Path]:
+    """Provide a temporary folder for trying a run; suppress the Zoo's output, and name the run in an error."""
     with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as silence, redirect_stdout(silence):
-        yield Path(folder)
+        try:
+            yield Path(folder)
+        except Exception as error:  # from the Zoo, the algorithm, the environment or Optuna
+            raise InvalidArgumentError(f"{run.algo} on {run.env}: {one_line(error)}") from error

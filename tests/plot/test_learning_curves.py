@@ -3,6 +3,8 @@
 import re
 import sys
 import tracemalloc
+import zipfile
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -12,7 +14,13 @@ from rliable import library, metrics
 from scipy import stats
 from stable_baselines3.common.monitor import ResultsWriter
 
-from ddpg_ext import CheckpointNotFoundError, DamagedCheckpointError, InvalidArgumentError, MissingExtraError
+from ddpg_ext import (
+    CheckpointError,
+    CheckpointNotFoundError,
+    DamagedCheckpointError,
+    InvalidArgumentError,
+    MissingExtraError,
+)
 from ddpg_ext.callbacks.live_plot import moving_mean
 from ddpg_ext.plot import aggregate, plot_runs
 from ddpg_ext.plot.learning_curves import main
@@ -397,16 +405,44 @@ def test_bad_input_ends_with_one_line(zoo, tmp_path, capsys, arguments, message)
         {"timesteps": ["1", "x"], "results": np.zeros((2, 1))},
         {"timesteps": [1], "results": np.array([[np.nan]])},
         {"timesteps": [1], "results": np.array([[None]])},  # a pickle
+        {"timesteps": [np.nan], "results": np.zeros((1, 1))},
+        {"timesteps": [1, np.inf], "results": np.zeros((2, 1))},
+        {"timesteps": [-1], "results": np.zeros((1, 1))},
+        *("(10**9,)", "(-5,)", "(1000000000000000,)", "(" * 200, "(100000000000000000000,)"),  # the shape of an array
     ],
 )
 def test_damaged_evaluations(tmp_path, content):
     folder = write_run(tmp_path / "Pendulum-v1_1")
     if isinstance(content, bytes):
         (folder / "evaluations.npz").write_bytes(content)
+    elif isinstance(content, str):
+        header = f"{{'descr':'<f8','fortran_order':False,'shape':{content}}}\n".encode()
+        with zipfile.ZipFile(folder / "evaluations.npz", "w") as archive:
+            archive.writestr("timesteps.npy", b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
     else:
         np.savez(folder / "evaluations.npz", **content)
     with pytest.raises(DamagedCheckpointError, match=r"evaluations\.npz"):
         plot_runs([folder])
+
+
+def test_changed_bytes_in_evaluations(tmp_path):
+    folder = write_run(tmp_path / "Pendulum-v1_1")
+    file = folder / "evaluations.npz"
+    np.savez_compressed(file, timesteps=np.arange(1, 50), results=np.random.default_rng(0).normal(size=(49, 2)))
+    content = file.read_bytes()
+    for position in range(0, len(content), 7):
+        file.write_bytes(content[:position] + bytes([content[position] ^ 0x55]) + content[position + 1 :])
+        with suppress(CheckpointError):
+            read_run(folder)
+
+
+def test_names_are_no_formulas(tmp_path):
+    folders = [write_run(tmp_path / f"$a_$_{number}", np.ones((4, 2)), env=None) for number in (1, 2)]
+    figure, _ = plot_runs(folders, labels=["_a", "$\\x$"], title="$x_$")
+    figure.savefig(tmp_path / "t.svg")
+    (panel,) = figure.axes
+    texts = [text.get_text().partition(":")[0] for text in panel.get_legend().get_texts()]
+    assert (panel.get_title(), texts) == ("$a_$", ["_a", "$\\x$"])
 
 
 def test_what_a_second_call_of_learn_evaluated_is_drawn(tmp_path):

@@ -178,7 +178,7 @@ def test_failures_and_processors_are_counted_and_named(tmp_path, capsys):
 
 def test_all_formats_agree(tmp_path, capsys):
     write_sweep(tmp_path / "sweep", [1234.56, 0.012345, -7.0])
-    write_sweep(tmp_path / "sweep", [3.0], algo="ddpg", variant="100%_a|b")
+    write_sweep(tmp_path / "sweep", [3.0], algo="ddpg", variant="_100%_a|b$x_$")
     files = {name: tmp_path / "new" / f"table.{name}" for name in ("csv", "markdown", "latex", "png")}
     main([str(tmp_path / "sweep"), *itertools.chain(*((f"--{name}", str(file)) for name, file in files.items()))])
     markdown, latex = (files[name].read_text() for name in ("markdown", "latex"))
@@ -220,6 +220,10 @@ def test_all_formats_agree(tmp_path, capsys):
             r"{path}/run/result\.json .* evaluation_returns must have a list for each of them",
         ),
         ({"n_timesteps": float("inf")}, ["{path}"], r"{path}/run/result\.json .* holds NaN or infinite"),
+        ({"seed": 1.5}, ["{path}"], r"{path}/run/result\.json .*`seed` must be a whole number, got 1\.5"),
+        ({"env": ["a"]}, ["{path}"], r"{path}/run/result\.json .*`env` must be text, got \['a'\]"),
+        ({"variant": "\ud800"}, ["{path}"], r"{path}/run/result\.json is not a valid result file: .*surrogates"),
+        ({"evaluation_steps": [-1, 2]}, ["{path}"], r"{path}/run/result\.json .*evaluation_steps must increase"),
         ({"best_return": 3}, ["{path}"], r"{path}/run/result\.json is not a valid"),
         ({}, ["{path}", "--csv", "{path}/run/result.json/t.csv"], r"{path}/run/result\.json/t\.csv cannot be written"),
         ({}, ["{path}", "--png", "{path}/t.xyz"], r"a figure must end in .* '{path}/t\.xyz'"),

@@ -296,6 +296,21 @@ def test_reading_changes_nothing_for_the_next_reader():
         ("tau: fast", ["`tau`", "'fast'"]),
         ("tau: 2", ["`tau` must be a number in (0, 1], got 2"]),
         ("buffer_size: 1.5", ["`buffer_size`", "1.5"]),
+        *(
+            (f"n_envs: {count}", ["`n_envs` must be a whole number above 0, got"])
+            for count in ("0", "two", "1.5", "true")
+        ),
+        *((f"n_timesteps: {count}", ["`n_timesteps`", "got"]) for count in ("null", "[1]", "-5", "many")),
+        ("frame_stack: 0", ["`frame_stack` must be a whole number above 0, or null, got 0"]),
+        ("normalize: 3", ["`normalize` must be true, false, or a dict of arguments of VecNormalize, got 3"]),
+        ("normalize: dict(", ["`normalize` must be a Python expression"]),
+        ("monitor_kwargs: 1", ["`monitor_kwargs` must be a dict"]),
+        ("env_kwargs: [1]", ["`env_kwargs` must be a dict"]),
+        ("policy: 1", ["`policy` must be a name or a class, got 1"]),
+        *(
+            (f"{key}: {value}", [f"`{key}` must be `module.Class`, ", "or a list of them, got"])
+            for key, value in (("env_wrapper", 1), ("vec_env_wrapper", "Wrap"), ("callback", "[{a.B: 3}]"))
+        ),
     ],
 )
 def test_what_is_wrong_in_a_file(manager, tmp_path, text, parts):
@@ -315,9 +330,17 @@ def test_discrete_actions(manager, tmp_path):
 def test_files_that_cannot_be_read(manager, tmp_path):
     (tmp_path / "bad.yml").write_text("default: {a: [}")
     (tmp_path / "folder.yml").mkdir()
-    for name in ("gone.yml", "bad.yml", "folder.yml"):
-        with pytest.raises(InvalidArgumentError, match=r"hyperparameters .* cannot be read"):
+    texts = ("", "[1]", "3", "text", "default:", "default: [1]", "default: text", "# \xe9")
+    for number, text in enumerate(texts):
+        (tmp_path / f"{number}.yml").write_text(text, encoding="latin-1")
+    for number, text in enumerate(("hyperparams = 3", "1 / 0", "(", "")):
+        (tmp_path / f"{number}.py").write_text(text)
+    for name in ("gone.yml", "bad.yml", "folder.yml", *(f"{n}.yml" for n in range(8)), *(f"{n}.py" for n in range(4))):
+        with pytest.raises(InvalidArgumentError, match=rf"hyperparameters .*{name}' cannot be read"):
             manager(config=str(tmp_path / name)).setup_experiment()
+        if name.endswith(".yml"):
+            with pytest.raises(InvalidArgumentError, match=name):
+                read_hyperparameters("Pendulum-v1", tmp_path / name)
     (tmp_path / "own.yml").write_text("Pendulum-v1: {}")
     with pytest.raises(InvalidArgumentError, match="no entry for 'Pendulum-v2'; did you mean 'Pendulum-v1'"):
         read_hyperparameters("Pendulum-v2", tmp_path / "own.yml")

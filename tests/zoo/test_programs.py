@@ -334,6 +334,19 @@ def test_tracking(train, tmp_path):
         ("train", ["-i", "gone.zip"], ["valid path to a .zip"]),
         ("train", ["-f", "a_file"], ["log folder 'a_file' cannot be written", "--log-folder"]),
         ("train", ["-conf", "gone.yml"], ["'gone.yml' cannot be read"]),
+        ("train", ["-conf", "gone"], ["error: the hyperparameters 'gone' cannot be read (ModuleNotFoundError: No "]),
+        ("train", ["--env", ""], ["there is no environment ''."]),
+        ("train", ["-n", "0"], ["--n-timesteps must be a whole number above 0, or -1", "got 0"]),
+        ("train", ["--eval-episodes", "0"], ["--eval-episodes must be a whole number above 0, got 0"]),
+        ("train", ["--n-eval-envs", "-1"], ["--n-eval-envs must be a whole number above 0, got -1"]),
+        ("train", ["--trial-id", "3", "--storage", "sqlite:///a.db"], ["--trial-id needs --storage and --study-name"]),
+        ("train", ["--storage", "foo", "-optimize"], ["Could not parse SQLAlchemy URL"]),
+        ("train", ["--seed", "99999999999"], ["Seed must be between 0 and 2**32 - 1"]),
+        ("train", ["-tb", "a_file"], ["the log folder 'a_file", "choose another with --tensorboard-log"]),
+        ("train", ["--env-kwargs", "max_episode_steps:0"], ["`max_episode_steps` to be positive"]),
+        ("train", ["--gym-packages", "broken"], ["ZeroDivisionError: division by zero (broken.py, line 2)"]),
+        ("train", ["-params", "env_wrapper:'gone.Wrapper'"], ["ModuleNotFoundError: No module named 'gone'"]),
+        ("train", ["--algo", "td3", "-params", "normalize:3"], ["`normalize` must be true, false", "got 3"]),
         ("plot_from_file", ["-i", "gone"], ["gone.pkl"]),
         ("enjoy", [], ["logs/ddpg_paper", "not found"]),
         ("record_video", [], ["logs/ddpg_paper", "not found"]),
@@ -342,11 +355,39 @@ def test_tracking(train, tmp_path):
 )
 def test_bad_input(zoo, tmp_path, program, options, parts):
     (tmp_path / "a_file").write_text("")
+    (tmp_path / "broken.py").write_text("\n1 / 0\n")
     result = zoo(program, *options)
     assert result.status == 2
     assert [part for part in parts if part not in result.stderr] == []
     assert "Traceback" not in result.stderr
     assert not list(tmp_path.glob("logs/ddpg_paper/*"))
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "parts"),
+    [
+        ("args.yml", "", ["args.yml has no settings; ddpg_ext.load_zoo_run opens the run"]),
+        ("args.yml", "env: Pendulum-v1", ["args.yml has no `env_kwargs`"]),
+        ("args.yml", "\x00", ["args.yml is not valid YAML"]),
+        ("config.yml", "[1]", ["config.yml does not hold names and values"]),
+        ("config.yml", "normalize: true", ["vecnormalize.pkl not found"]),
+        ("config.yml", "frame_stack: a", ["TypeError: '>' not supported", "load_zoo_run"]),
+    ],
+)
+def test_a_damaged_run_folder(zoo, tmp_path, file, content, parts):
+    run = tmp_path / "logs" / "ddpg_paper" / "Pendulum-v1_1"
+    (run / "Pendulum-v1").mkdir(parents=True)
+    (run / "Pendulum-v1.zip").write_text("")
+    (run / "Pendulum-v1" / file).write_text(content)
+    result = zoo("enjoy", *PLAY)
+    assert (result.status, result.stderr.count("\n")) == (2, 1)
+    assert [part for part in parts if part not in result.stderr] == []
+
+
+def test_errors_while_training_have_a_traceback(zoo):
+    result = zoo("train", "--env-kwargs", "g:None", "-n", "60", "--eval-freq", "-1", "-params", "buffer_size:100")
+    assert result.status == 1
+    assert "Traceback" in result.stderr
 
 
 @pytest.mark.parametrize(

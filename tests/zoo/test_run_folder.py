@@ -20,6 +20,7 @@ from ddpg_ext import (
     DDPGPaper,
     EnvironmentNotFoundError,
     InvalidArgumentError,
+    InvalidArgumentTypeError,
     UntrustedContentError,
     load_zoo_run,
 )
@@ -265,4 +266,19 @@ def test_yaml_needs_an_extra(tmp_path, monkeypatch):
     run = make_run(tmp_path)
     monkeypatch.setitem(__import__("sys").modules, "yaml", None)
     with pytest.raises(CheckpointError, match=r"ddpg_ext\[extra\]"):
+        load_zoo_run(run)
+
+
+def test_invalid_arguments_are_not_blamed_on_the_environment(tmp_path):
+    run = make_run(tmp_path)
+    for kwargs, error in (({"seed": -1}, InvalidArgumentError), ({"seed": "a"}, InvalidArgumentTypeError)):
+        with pytest.raises(error, match="`seed`"):
+            load_zoo_run(run, **kwargs)
+    with pytest.raises(InvalidArgumentTypeError, match="`env_kwargs` must be a dict"):
+        load_zoo_run(run, env_kwargs=3)
+    with pytest.raises(CheckpointNotFoundError, match="cannot be opened: File name too long"):
+        load_zoo_run("x" * 5000)
+    (run / "Pendulum-v1.zip").rename(run / "one.zip")
+    (run / "two.zip").write_text("")
+    with pytest.raises(CheckpointNotFoundError, match=r"pass the path of one of its files: \['one.zip', 'two.zip'\]"):
         load_zoo_run(run)

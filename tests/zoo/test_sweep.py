@@ -138,6 +138,24 @@ def test_ddpg_paper_continues_bit_for_bit(undisturbed, tmp_path):
         assert load_results(str(tmp_path / run.name))[name].tolist() == load_results(str(folder))[name].tolist()
 
 
+@pytest.mark.parametrize("damage", ["empty", "cut"])
+def test_a_run_continues_without_its_small_files(undisturbed, tmp_path, damage):
+    """A machine that stops may leave them empty, because only snapshots are flushed to the disk."""
+    (run,) = plan()
+    assert "error" in train(run, tmp_path, stop_at=750)
+    monitor = tmp_path / run.name / "0.monitor.csv"
+    (tmp_path / run.name / ".seconds").write_text("")
+    (tmp_path / run.name / "..seconds.0123abcd.tmp").write_text("")
+    monitor.write_bytes(monitor.read_bytes()[:-60] if damage == "cut" else b"")
+    result = train(run, tmp_path)
+    expected, folder = undisturbed
+    assert result["resumed"] == "bit for bit"
+    assert timeless(result) == timeless(expected)
+    for name in ("r", "l"):
+        assert load_results(str(tmp_path / run.name))[name].tolist() == load_results(str(folder))[name].tolist()
+    assert [path.name for path in (tmp_path / run.name).glob(".*")] == []
+
+
 def test_hyperparameters_with_code_of_ones_own(tmp_path, monkeypatch):
     """The run reads its own snapshots and agents; nobody has to allow what its own settings name."""
     (tmp_path / "own_code.py").write_text(OWN_CODE)
@@ -295,6 +313,32 @@ def test_a_folder_is_of_one_set_of_settings(tmp_path):
         sweep_folder.merge_settings(storage, {"a/E": {"tau": 1, "x": {"y": 3}}})
 
 
+def test_code_in_settings_is_compared_without_its_address(tmp_path):
+    storage = sweep_folder.open_folder(str(tmp_path))
+    first, second = ({"a/E": {"learning_rate": eval("lambda p: 1e-3 * p")}} for _ in range(2))
+    assert str(first) != str(second)
+    storage.write_json(sweep_folder.SETTINGS, sweep_folder.merge_settings(storage, first))
+    assert "<function <lambda>>" in (tmp_path / "sweep.json").read_text()
+    sweep_folder.merge_settings(storage, second)
+
+
+@pytest.mark.parametrize("content", ["", '{"a": ', "3", "[1]", "\xff"])
+@pytest.mark.parametrize("name", ["sweep.json", "ddpg_paper/Pendulum-v1_seed0/result.json"])
+def test_damaged_files_of_a_folder_are_named(tmp_path, capsys, name, content):
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_text(content, encoding="latin-1")
+    ends_with_one_line([*SHORT, "-f", str(tmp_path)], f"{tmp_path}/{name} does not hold names and values", capsys)
+    assert (tmp_path / name).read_text(encoding="latin-1") == content
+
+
+def test_an_empty_result_is_unfinished(tmp_path, capsys):
+    storage = sweep_folder.open_folder(str(tmp_path))
+    storage.write_json("a/result.json", {})
+    assert not storage.is_finished("a")
+    storage.write_json("sweep.json", {"ddpg_paper/Pendulum-v1": 3})
+    ends_with_one_line([*SHORT, "-f", str(tmp_path)], "sweep.json has 3 as settings of ddpg_paper/Pend", capsys)
+
+
 def test_one_sweep_at_a_time_in_a_folder(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sweep, "_connect", lambda options: None)
     with sweep_folder.open_folder(str(tmp_path)).open_sweep():
@@ -309,6 +353,9 @@ def test_dry_run(capsys, tmp_path):
         r"^ddpg_paper/Pendulum-v1_seed1: 900 steps, about [1-9] min\nabout [1-9] min with ", out, re.MULTILINE
     )
     assert not (tmp_path / "none").exists()
+    with pytest.raises(SystemExit, match="2"):
+        sweep.main([*SHORT, "--env-kwargs", "g:None", "--dry-run", "-f", str(tmp_path / "none")])
+    assert "error: ddpg_paper on Pendulum-v1: unsupported operand type" in capsys.readouterr().err
 
 
 def test_a_run_without_a_return_has_a_dash():
@@ -328,9 +375,17 @@ def test_a_run_without_a_return_has_a_dash():
         (["--variant", "papr"], "pass paper, tuned or name:key=value"),
         (["--variant", "a:tau=-1"], "`tau` must be a number in (0, 1], got -1"),
         (["--variant", "a/b:tau=1"], "a name may have letters"),
+        (["--variant", "..:tau=1"], "'..': a name may have letters ... must not begin with a dot or be sweep.json"),
+        (["--variant", ".ray:tau=1"], "must not begin with a dot"),
+        (["--variant", "sweep.json:tau=1"], "or be sweep.json"),
         (["--variant", "b:study=sqlite:///none.db"], "does not contain exactly 1 study"),
         (["--seed", "3-1"], "--seed takes numbers and ranges such as 0-4, got '3-1'"),
         (["--seed", "1", "1"], "two runs have the same folder"),
+        (
+            ["--seed", "0", "4294967296"],
+            "--seed takes numbers and ranges such as 0-4, got '4294967296'; the largest seed",
+        ),
+        (["--seed", "0-999999999"], "--seed takes at most 10,000 seeds, got 1,000,000,000"),
         (["--jobs", "0"], "--jobs: must be a whole number above 0"),
         (["--env-kwargs", "gg:1"], "unexpected keyword argument 'gg'"),
         (["--vec-env", "foo"], "--vec-env: invalid choice: 'foo' (choose from "),
@@ -339,6 +394,7 @@ def test_a_run_without_a_return_has_a_dash():
         (["-n", "1e999999999"], "--n-timesteps: must be a whole number"),
         (["--variant", "a:n_timesteps=[3]"], "`n_timesteps` must be a whole number, got [3]"),
         (["--gym-packages", "not_there"], "--gym-packages not_there cannot be imported"),
+        (["--gym-packages", "broken_package"], "--gym-packages broken_package cannot be imported (division by zero)"),
         (["-f", "/proc/x"], "--folder '/proc/x' cannot be written to (No such file or directory); choose another"),
         (["-f", "envs.yml/x"], "--folder 'envs.yml/x' cannot be written to (Not a directory); choose another"),
         (["-f", "s3x://a/b"], "--folder 's3x://a/b' cannot be written to"),
@@ -351,6 +407,8 @@ def test_a_run_without_a_return_has_a_dash():
 )
 def test_bad_input_ends_with_one_short_line(options, part, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "broken_package.py").write_text("1 / 0")
     (tmp_path / "envs.yml").write_text("envs: [Pendulum-v1]\n")
     ends_with_one_line([*SHORT, "-f", "folder", *options], part, capsys)
     assert not (tmp_path / "folder").exists()
