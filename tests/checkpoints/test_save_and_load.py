@@ -442,7 +442,7 @@ def test_weights_of_torch_are_named_for_what_they_are(tmp_path):
 OTHERS = (None, 5, b"x", io.StringIO())
 
 
-@pytest.mark.parametrize("value", OTHERS, ids=str)
+@pytest.mark.parametrize("value", OTHERS, ids=lambda value: type(value).__name__)
 def test_what_is_no_path_is_refused_by_name(trained, value):
     uses = [trained.save, DDPGPaper.load, trained.save_replay_buffer, trained.load_replay_buffer, load_zoo_run]
     for use in [*uses, lambda path: DDPGPaper.resume(path, PointEnv())]:

@@ -330,7 +330,7 @@ def test_tracking(train, tmp_path):
         ("train", ["-params", "lerning_rate:0.1"], ["`lerning_rate` is unknown; did you mean 'learning_rate'"]),
         ("train", ["-params", "policy_kwargs:dict(batchnorm=True)"], ["'batchnorm'", "'batch_norm'"]),
         ("train", ["-params", "env_kwargs:dict(gg=5)"], ["'gg'"]),
-        ("train", ["--device", "cud"], ["device string: cud"]),
+        ("train", ["--device", "cud"], ["`device` must be"]),
         ("train", ["-i", "gone.zip"], ["valid path to a .zip"]),
         ("train", ["-f", "a_file"], ["log folder 'a_file' cannot be written", "--log-folder"]),
         ("train", ["-conf", "gone.yml"], ["'gone.yml' cannot be read"]),
