@@ -3,6 +3,7 @@
 import inspect
 import io
 import os
+import re
 from collections.abc import Callable, Collection
 from fractions import Fraction
 from numbers import Integral, Real
@@ -38,6 +39,11 @@ def plain(value: Any, tensors: bool = True) -> Any:
     if isinstance(value, np.floating | Fraction):
         return float(value)  # `item` returns a long double unchanged
     return value.item() if isinstance(value, np.generic) else value
+
+
+def without_address(value: Any) -> str:
+    """Return the text of an object without its address, which differs in each process."""
+    return re.sub(r" at 0x[0-9a-f]+", "", str(value))
 
 
 def check_number(name: str, value: Any, in_range: Callable[[Any], bool], accepted: str, integer: bool = False) -> Any:

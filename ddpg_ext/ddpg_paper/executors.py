@@ -70,8 +70,7 @@ class EagerExecutor:
         return None
 
     def prepare(self) -> str | None:
-        """Switch the networks to training mode; raise an error if a target does not fit its network."""
-        self.policy.target_pairs()
+        """Switch the networks to training mode."""
         self.policy.set_training_mode(True)
         return None
 

@@ -53,6 +53,8 @@ def gradient_step(policy: DDPGPaperPolicy, batch: Samples, gamma: float, tau: fl
     :return: metrics and TD errors
     :raises NonFiniteError: if a loss is NaN or infinite, before it reaches the weights of its network
     """
+    target_tensors, online_tensors = policy.target_pairs()  # first, because it may raise an error
+
     # Batch normalisation: both critics take the statistics of s and s' together
     other_obs = [batch.next_observations] if policy.joint_statistics else []
 
@@ -74,7 +76,6 @@ def gradient_step(policy: DDPGPaperPolicy, batch: Samples, gamma: float, tau: fl
         minimise(actor_loss, policy.actor.optimizer, "actor", squares)
 
     # Update the target networks: theta' <- tau theta + (1 - tau) theta'
-    target_tensors, online_tensors = policy.target_pairs()
     with th.no_grad():
         th._foreach_lerp_(target_tensors, online_tensors, tau)
 

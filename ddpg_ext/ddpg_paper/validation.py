@@ -5,7 +5,6 @@ import functools
 import inspect
 import math
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, get_args
@@ -21,7 +20,7 @@ from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 from stable_baselines3.td3 import policies as td3_policies
 
 from ddpg_ext.buffers import PackedReplayBuffer
-from ddpg_ext.common.checks import check_dict, check_flag, check_keywords, check_number, plain
+from ddpg_ext.common.checks import check_dict, check_flag, check_keywords, check_number, plain, without_address
 from ddpg_ext.common.denormals import MatmulPrecision
 from ddpg_ext.common.errors import DDPGPaperError, InvalidArgumentError, InvalidArgumentTypeError, suggestion
 from ddpg_ext.common.noise import plain_parameters
@@ -48,7 +47,6 @@ _SB3_POLICY_KWARGS = {
     "use_sde": (False, "DDPG explores by `action_noise`; for state-dependent exploration use SB3's SAC"),
 }
 _P = ParamSpec("_P")
-_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 _GOAL_KEYS = {"observation", "achieved_goal", "desired_goal"}
 
 
@@ -154,7 +152,7 @@ def _check_noise(noise: Any, action_space: spaces.Space) -> None:
         )
     if not isinstance(noise, ActionNoise):
         raise InvalidArgumentTypeError(f"`action_noise` must be a name, an SB3 ActionNoise or None, got {noise!r}")
-    if isinstance(noise, VectorizedActionNoise) and len({_ADDRESS.sub("", repr(part)) for part in noise.noises}) > 1:
+    if isinstance(noise, VectorizedActionNoise) and len({without_address(repr(part)) for part in noise.noises}) > 1:
         raise InvalidArgumentError(
             "`action_noise` must be the noise of one environment, because each environment gets a copy with its own "
             f"random stream; got different noises: {noise.noises}"
@@ -188,8 +186,9 @@ def check_arguments(model: "DDPGPaper") -> None:
         setattr(model, name, check_number(name.lstrip("_"), getattr(model, name), in_range, accepted, integer))
 
     for name in ("learning_rate", "qf_learning_rate"):
-        if callable(getattr(model, name)) and not isinstance(getattr(model, name), type):
-            scheduled_rate(name, getattr(model, name), 1.0)
+        rate = getattr(model, name)
+        if callable(rate) and not isinstance(rate, type):
+            scheduled_rate(name, rate, 1.0)
         else:
             check(name, lambda x: 0 < x < math.inf, "a number above 0 or a schedule")
     check("qf_weight_decay", lambda x: 0 <= x < math.inf, "a number >= 0")
@@ -310,9 +309,9 @@ def make_replay_buffer(model: "DDPGPaper") -> ReplayBuffer:
             optimize_memory_usage=model.optimize_memory_usage,
             **kwargs,
         )
+    except DDPGPaperError:
+        raise
     except (AssertionError, KeyError, TypeError) as error:
-        if isinstance(error, DDPGPaperError):
-            raise
         raise InvalidArgumentError(
             f"`replay_buffer_class` {buffer_class.__name__} cannot store observations of {model.observation_space}, or "
             f"does not take `replay_buffer_kwargs` {model.replay_buffer_kwargs}: {type(error).__name__}: {error}"

@@ -3,7 +3,6 @@
 import fcntl
 import json
 import os
-import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +12,7 @@ from typing import Any
 
 import pyarrow.fs  # type: ignore[import-untyped]
 
+from ddpg_ext.common.checks import without_address
 from ddpg_ext.common.errors import DamagedCheckpointError, DDPGPaperError, InvalidArgumentError
 from ddpg_ext.common.files import atomic_file
 from ddpg_ext.zoo.sweep_options import SETTINGS, one_line
@@ -58,8 +58,8 @@ def merge_settings(storage: "Storage", settings: dict[str, Any]) -> dict[str, An
 
 
 def _to_json(content: Any) -> str:
-    """Return JSON; other objects, such as functions, become text without the address, which differs in each process."""
-    return json.dumps(content, indent=1, default=lambda value: re.sub(r" at 0x[0-9a-f]+", "", str(value)))
+    """Return JSON; other objects, such as functions, become text without the address."""
+    return json.dumps(content, indent=1, default=without_address)
 
 
 def _difference(stored: dict[str, Any], new: dict[str, Any]) -> str:
