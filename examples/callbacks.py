@@ -17,7 +17,7 @@ from stable_baselines3.common.callbacks import CheckpointCallback, EvalCallback,
 from stable_baselines3.common.env_util import make_vec_env
 
 from ddpg_ext import DDPGPaper, LivePlotCallback, QValueBiasCallback, SaturationMonitor
-from ddpg_ext.zoo.interrupts import StopOnCtrlC
+from ddpg_ext.callbacks import StopOnCtrlC
 
 
 def main() -> None:

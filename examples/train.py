@@ -24,11 +24,11 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 
 from ddpg_ext import DDPGPaper, DDPGPaperError, InvalidArgumentError, record_episode
+from ddpg_ext.callbacks import StopOnCtrlC
 from ddpg_ext.common.environments import check_environment
 from ddpg_ext.common.optional_imports import import_extra
 from ddpg_ext.plot import plot_runs
 from ddpg_ext.zoo.hyperparameters import constructor_arguments, default_policy, read_hyperparameters
-from ddpg_ext.zoo.interrupts import StopOnCtrlC
 
 if sys.platform == "linux" and "DISPLAY" not in os.environ:  # make MuJoCo and pygame render without a window
     os.environ.setdefault("MUJOCO_GL", "egl")

@@ -20,7 +20,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 
 from ddpg_ext import DDPGPaper, LinearDecay, LivePlotCallback, OrnsteinUhlenbeckNoise, ScheduledActionNoise
-from ddpg_ext.zoo.interrupts import StopOnCtrlC
+from ddpg_ext.callbacks import StopOnCtrlC
 
 
 class UnendingNoise(OrnsteinUhlenbeckNoise):

@@ -13,7 +13,7 @@ from stable_baselines3.common.buffers import BaseBuffer, ReplayBuffer
 from stable_baselines3.common.type_aliases import DictReplayBufferSamples, ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
 
-from ddpg_ext.common.checks import check_count, check_device, check_flag, check_number
+from ddpg_ext.common.checks import check_count, check_device, check_flag, check_number, is_method
 from ddpg_ext.common.errors import (
     InvalidArgumentError,
     InvalidArgumentTypeError,
@@ -23,6 +23,9 @@ from ddpg_ext.common.errors import (
 )
 
 Class = TypeVar("Class", bound=type)
+
+#: spaces of observations that SB3's buffers and preprocessing support, alone or in a Dict
+ARRAY_SPACES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 
 
 def extends_constructor(cls: Class) -> Class:
@@ -206,8 +209,8 @@ class ReplayBufferAdapter(ReplayBuffer):
         """
         End the episodes of environments that are reset between two steps.
 
-        This method does nothing, because each transition is stored with all that a minibatch needs. A store that
-        follows transitions from one to the next must override it, and stop there.
+        This method does nothing, because each transition is stored with all data of a minibatch. A store of
+        sequences must override it, and end the sequences there.
 
         :param envs: numbers of the environments whose episodes end with the step that was added last
         """
@@ -222,7 +225,7 @@ class ReplayBufferAdapter(ReplayBuffer):
         :raises InvalidArgumentError: if ``batch_size`` is not above 0
         :raises ReplayBufferError: if the buffer is empty
         """
-        if getattr(self._get_samples, "__func__", None) is not ReplayBufferAdapter._get_samples:
+        if not is_method(self._get_samples, ReplayBufferAdapter._get_samples):
             self._check_draw(batch_size)
             return self._get_samples(self._rng.integers(self.size(), size=batch_size), env)  # the user's, as in SB3
         return self._make_batch(self._draw(batch_size), env)
@@ -374,11 +377,10 @@ def _stored_dtype(space: spaces.Space) -> np.dtype:
 
 def _check_spaces(observation_space: spaces.Space, action_space: spaces.Space) -> None:
     """Raise an ``UnsupportedSpaceError`` unless observations are arrays and actions are floats."""
-    supported = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
     parts = {"observation_space": observation_space}
     if isinstance(observation_space, spaces.Dict) and len(observation_space.spaces) > 0:
         parts = {f"observation_space[{key!r}]": space for key, space in observation_space.items()}
-    if not all(isinstance(space, supported) for space in parts.values()):
+    if not all(isinstance(space, ARRAY_SPACES) for space in parts.values()):
         raise UnsupportedSpaceError(
             "`observation_space` must be a Box, Discrete, MultiDiscrete or MultiBinary space, or a Dict of one or more "
             f"of these, got {observation_space}; gymnasium.wrappers.FlattenObservation flattens others to one vector"

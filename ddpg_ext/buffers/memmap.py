@@ -107,8 +107,8 @@ class ScratchFiles(Memory):
             self._maps[name] = mmap.mmap(self._files[name].fileno(), n_bytes)
         except (OSError, OverflowError) as error:
             raise ReplayBufferError(
-                f"`directory` {self._directory} cannot be written, or cannot hold a file of {n_bytes / 1e9:.1f} GB: "
-                f"{error}"
+                f"`directory` {self._directory} cannot be written, or cannot hold a file of {n_bytes / 1e9:.1f} GB "
+                f"({error}); choose another folder, or lower `buffer_size`"
             ) from error
         return th.from_numpy(np.frombuffer(self._maps[name], dtype).reshape(shape))
 

@@ -42,9 +42,9 @@ class Ring:
     """
     Keep rows of observation, action, done and reward for each environment, in temporal order.
 
-    The next observation of a transition is the observation of the row behind it. If it differs from that in any bit, or
-    ends an episode, it has a place in a table: ``end_ids`` is 1 + its place for such a row, and 0 for all others. A
-    place becomes free when its row is overwritten; when few are free, the table doubles.
+    The next observation of a transition is the observation of the row behind it. A next observation that differs from
+    that row, or ends an episode, has a place in a table: ``end_ids`` is 1 + its place for such a row, and 0 for all
+    others. A place becomes free when its row is overwritten; when few are free, the table doubles.
 
     A ring has one row more than transitions: ``head``, which is written next. Until then, its observation is the next
     observation of the newest transition. Behind the last row there is room for one more observation, so a row and the

@@ -3,7 +3,7 @@
 import os
 import warnings
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
@@ -55,7 +55,7 @@ class EpisodeVideoCallback(PeriodicCallback):
         super().__init__(every, verbose)
         self.max_steps = check_count("max_steps", max_steps)
         check_video_format(f".{file_format}")
-        self.env = env
+        self.env: Any = env
         self.path = Path(check_path("path", path))
         self.file_format = file_format
         self.seed = seed
@@ -63,7 +63,7 @@ class EpisodeVideoCallback(PeriodicCallback):
         self._failed = False
 
     def _init_callback(self) -> None:
-        self.env = self._vec_env = evaluation_env(self.model, self.env, "rgb_array", training=True)
+        self.env = evaluation_env(self.model, self.env, "rgb_array", training=True)
 
     def _on_training_end(self) -> None:
         if self._last != self.num_timesteps:
@@ -74,7 +74,7 @@ class EpisodeVideoCallback(PeriodicCallback):
             return
         file = self.path / f"episode_{self.num_timesteps}_steps.{self.file_format}"
         try:
-            frames, fps, episode_return = record_frames(self.model, self._vec_env, self.max_steps, self.seed)
+            frames, fps, episode_return = record_frames(self.model, self.env, self.max_steps, self.seed)
             write_video(frames, fps, file)
         except Exception as error:  # a renderer may raise anything
             self._failed = True

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 
 from ddpg_ext.common.checks import check_count
@@ -40,3 +41,8 @@ class PeriodicCallback(BaseCallback):
         except (AttributeError, NotImplementedError):  # a VecEnv without environments
             spec = None
         return type(self.model).__name__ + (f" on {spec.id}" if spec is not None else "")
+
+
+def first_critic(q_values: th.Tensor | tuple[th.Tensor, ...]) -> th.Tensor:
+    """Return the values of a critic, or of the first critic of a model that has several."""
+    return q_values[0] if isinstance(q_values, tuple) else q_values

@@ -12,7 +12,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.logger import Figure, TensorBoardOutputFormat
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
-from ddpg_ext.callbacks.periodic import PeriodicCallback
+from ddpg_ext.callbacks.periodic import PeriodicCallback, first_critic
 from ddpg_ext.common.checks import check_count, check_path
 from ddpg_ext.common.errors import InvalidArgumentError, suggestion
 from ddpg_ext.common.evaluation import copy_statistics, evaluation_env
@@ -86,17 +86,17 @@ class QValueBiasCallback(PeriodicCallback):
             raise InvalidArgumentError(f"`truncated` {truncated!r} is unknown; {suggestion(truncated, modes)}")
         if path is not None:
             import_extra("matplotlib.figure", "ddpg_ext[extra]", "QValueBiasCallback with `path`")
-        self.env = env
+        self.env: Any = env
         self.path = None if path is None else Path(check_path("path", path))
         self.truncated = truncated
         #: values of the last evaluation
         self.last: QValues | None = None
 
     def _init_callback(self) -> None:
-        self.env = self._vec_env = evaluation_env(self.model, self.env, training=True)
+        self.env = evaluation_env(self.model, self.env, training=True)
 
     def _on_interval(self) -> None:
-        values = measure_q_values(self.model, self._vec_env, self.n_eval_episodes)
+        values = measure_q_values(self.model, self.env, self.n_eval_episodes)
         if self.truncated == "drop":
             keep = values.missing <= MAX_MISSING
             values = QValues(*(column[keep] for column in values))
@@ -224,8 +224,7 @@ class _Recorder:
         scaled = policy.scale_action(actions).reshape(len(actions), -1)
         with th.no_grad():
             q_values = self.model.critic(obs, th.as_tensor(scaled, dtype=th.float32, device=policy.device))
-        first = q_values[0] if isinstance(q_values, tuple) else q_values
-        return first.flatten().cpu().numpy()
+        return first_critic(q_values).flatten().cpu().numpy()
 
     def _end_episode(self, index: int, rest: float, weight: float) -> None:
         """Compute the returns backwards from the estimate for the last observation and its weight."""

@@ -8,7 +8,7 @@ import numpy as np
 import torch as th
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ddpg_ext.callbacks.periodic import PeriodicCallback
+from ddpg_ext.callbacks.periodic import PeriodicCallback, first_critic
 from ddpg_ext.common.checks import check_count, check_number
 from ddpg_ext.ddpg_paper.update import SATURATION_THRESHOLD
 
@@ -76,8 +76,7 @@ class SaturationMonitor(PeriodicCallback):
         batch = {key: np.stack([obs[key] for obs in batch]) for key in batch[0]} if is_dict else np.stack(batch)
         obs, _ = policy.obs_to_tensor(batch)
         actions = self.model.actor(obs)
-        q_values = self.model.critic(obs, actions)
-        q_mean = (q_values[0] if isinstance(q_values, tuple) else q_values).mean()
+        q_mean = first_critic(self.model.critic(obs, actions)).mean()
         # Not `backward`, which would change the gradients that training uses
         parameters = [parameter for parameter in self.model.actor.parameters() if parameter.requires_grad]
         gradients = th.autograd.grad(q_mean, parameters, allow_unused=True)

@@ -134,7 +134,7 @@ def build_model(
     with _naming_the_file(file, changes, is_ours):
         if original is not None:
             file = sb3_compat.convert(original)
-            # SB3's files have none of this package's own arguments
+            # SB3's files lack this package's own arguments
             own = {key: value for key, value in file.added.items() if key not in ("policy_class", "policy_kwargs")}
             file.data.update(own)
         _check_values(file, changes)
@@ -187,7 +187,7 @@ def _field_of(error: DDPGPaperError, data: Mapping[str, Any]) -> str | None:
 
 
 def _check_values(file: ModelFile, changes: dict[str, Any]) -> None:
-    """Check, before their use, the attributes that decide about memory and time."""
+    """Check the attributes that decide about memory and time, before they are used."""
     data = file.data
     policy_class = data.get("policy_class")
     if not (isinstance(policy_class, type) and issubclass(policy_class, DDPGPaperPolicy)):
@@ -230,7 +230,7 @@ def _check_kinds(data: dict[str, Any], replaced: set[str]) -> None:
         if isinstance(data.get(key), type):
             raise DamagedCheckpointError(f"its field `{key}` is a class, not a number or a schedule")
     for key in ("batch_size", "learning_starts"):  # the constructor accepts None, but a file has the number
-        if data.get(key) is None and not replaced:
+        if data.get(key) is None and key not in replaced:
             raise DamagedCheckpointError(f"it has no `{key}`")
 
 
@@ -324,7 +324,7 @@ def _fit_to_env(file: ModelFile, vec_env: VecEnv, is_ours: bool) -> None:
 
 
 def _attributes(model: "DDPGPaper", file: ModelFile) -> dict[str, Any]:
-    """Return the attributes to set, without those that ``save`` excludes; refuse a file that replaces methods."""
+    """Return the attributes to set, except the exclusions of ``save``; refuse a file that replaces methods."""
     cls = type(model)
     # As in SB3, names that neither the file nor the model has are ignored
     known = {*vars(model), "observation_space", "action_space", "n_envs"}

@@ -111,7 +111,7 @@ def _layout(value: Any) -> Any:
 
 
 def _arguments_of(model: "DDPGPaper", buffer: ReplayBuffer) -> dict[str, Any]:
-    """Return the arguments of a model that would make this replay buffer; those that fit stay as the user gave them."""
+    """Return the arguments with which a model makes this replay buffer; the user's arguments stay if they fit."""
     cls, is_chosen = type(buffer), type(buffer) is replay_buffer_class(model)
     arguments: dict[str, Any] = {"optimize_memory_usage": bool(getattr(buffer, "optimize_memory_usage", False))}
     if not is_chosen:

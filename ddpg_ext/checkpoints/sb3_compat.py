@@ -80,7 +80,7 @@ def _widths(state: State, prefix: str) -> list[int]:
 
 
 def _our_names(name: str) -> list[str]:
-    """Return the names here of an SB3 tensor: two for the weights that are split, none for a second critic."""
+    """Return the names here of an SB3 tensor: two for the weights that are split, no name for a second critic."""
     match = _LAYER.fullmatch(name)
     if match is None:
         return [name]
@@ -190,7 +190,7 @@ def is_sb3(data: dict[str, Any]) -> bool:
 
 
 def has_weights(state: Any) -> TypeGuard[State]:
-    """Return whether this is a state dict of tensors, apart from what ``get_extra_state`` of modules returned."""
+    """Return whether this is a state dict of tensors, except for the extra state of modules."""
     return isinstance(state, Mapping) and all(
         isinstance(value, th.Tensor) or str(name).endswith("_extra_state") for name, value in state.items()
     )

@@ -30,7 +30,7 @@ from ddpg_ext.checkpoints.load import build_model
 from ddpg_ext.checkpoints.model_zip import Trust, read_model_members, write_model_members
 from ddpg_ext.checkpoints.replay_buffer import fit_arguments
 from ddpg_ext.checkpoints.witness import Witness, witness_file
-from ddpg_ext.common.checks import check_path, plain
+from ddpg_ext.common.checks import check_count, check_path
 from ddpg_ext.common.errors import (
     CheckpointError,
     CheckpointNotFoundError,
@@ -58,21 +58,13 @@ STATE = "snapshot.pkl"
 
 @dataclass
 class _Run:
-    """
-    Hold the part of a training run that only snapshots need.
+    """Hold the part of a training run that only snapshots need."""
 
-    :param entropy: number from which the seeds of resets are derived
-    :param log: values that the log had collected at the snapshot
-    :param damaged: names of the damaged snapshots that ``resume`` skipped
-    :param callbacks: counts of the callbacks at the snapshot
-    :param witness: witness of the snapshot from which the run was resumed
-    """
-
-    entropy: int
-    log: dict[str, Any] | None = None
-    damaged: frozenset[str] = frozenset()
-    callbacks: list[dict[str, Any]] | None = None
-    witness: Witness | None = None
+    entropy: int  # the seeds of resets are derived from it
+    log: dict[str, Any] | None = None  # values that the log had collected at the snapshot
+    damaged: frozenset[str] = frozenset()  # names of damaged snapshots that `resume` skipped
+    callbacks: list[dict[str, Any]] | None = None  # counts of the callbacks at the snapshot
+    witness: Witness | None = None  # of the snapshot from which the run was resumed
 
 
 #: run of each model, passed from `resume` to the callback, and from one callback to the next
@@ -98,7 +90,7 @@ class SnapshotCallback(BaseCallback):
         among its attributes; this works if its ``reset`` seeds them
     :param verbose: 1: print each snapshot
     :raises InvalidArgumentError: for a value out of range
-    :raises InvalidArgumentTypeError: if ``path`` is not a path
+    :raises InvalidArgumentTypeError: if ``path`` is not a path, or ``every`` or ``keep`` not a number
     :raises CheckpointError: before training, if the run has a part that no file can hold; at the first snapshot, if the
         environment cannot repeat a reset, which resuming needs
     """
@@ -115,10 +107,7 @@ class SnapshotCallback(BaseCallback):
     ) -> None:
         super().__init__(verbose)
         self.path = Path(check_path("path", path))
-        self.every, self.keep = plain(every), plain(keep)
-        for name, value in (("every", self.every), ("keep", self.keep)):
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise InvalidArgumentError(f"`{name}` must be a whole number above 0, got {value!r}")
+        self.every, self.keep = check_count("every", every), check_count("keep", keep)
         self.reset = reset
         self._run = _Run(0)
         self._recorder: training_state.ResetRecorder | None = None
@@ -135,7 +124,7 @@ class SnapshotCallback(BaseCallback):
         self._check_place()
 
     def _check_place(self) -> None:
-        """Raise an error inside of a callback that passes steps on, but not the starts of rollouts."""
+        """Raise an error if the parent callback does not forward the starts of rollouts."""
         if self.parent is not None and type(self.parent)._on_rollout_start is BaseCallback._on_rollout_start:
             raise InvalidArgumentError(
                 f"SnapshotCallback would write nothing inside of {type(self.parent).__name__}; pass it to `learn` "
@@ -336,7 +325,7 @@ def _read_snapshot(cls: type[Model], path: Path, env: GymEnv | str, device: th.d
             pickled = archive.read_text(STATE)
             state = load_pickle(pickled, trust.allowed, Budget(archive.file_size))
             expected = {"reset", "process", "action_space", "vec_normalize", "monitors", "log", "entropy"}
-            if set(state) - {"callbacks"} != expected:  # older snapshots have none
+            if set(state) - {"callbacks"} != expected:  # older snapshots have no callbacks
                 raise DamagedCheckpointError(f"its {STATE} is not a training state")
         file = read_model_members(archive, device, trust)
         vec_env = cls._wrap_env(env)

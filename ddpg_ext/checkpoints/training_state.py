@@ -165,7 +165,10 @@ def _set_env_generators(env: gym.Env, generators: dict[str, Any]) -> None:
         if not isinstance(value, gym.Space | np.random.Generator | np.random.RandomState | None) or not isinstance(
             generator, np.random.Generator | np.random.RandomState
         ):
-            raise DamagedCheckpointError(f"the snapshot has a generator {attribute[:60]!r}, the environment has none")
+            raise DamagedCheckpointError(
+                f"the snapshot has a generator {attribute[:60]!r}, which the environment lacks; pass the environment "
+                "of the run"
+            )
         if isinstance(value, gym.Space):
             _all_spaces(value, f"{depth}.{attribute}")[path]._np_random = cast(Any, copy.deepcopy(generator))
         elif not _set_in_place(value, generator):
@@ -310,7 +313,7 @@ def _monitors(vec_env: VecEnv) -> list[Monitor | None]:
     return [next((layer for layer in _layers(env) if isinstance(layer, Monitor)), None) for env in envs(vec_env)]
 
 
-#: counts of SB3's callbacks: of EvalCallback, of those that stop training, and of those that act at intervals
+#: counts of SB3's EvalCallback, EveryNTimesteps, and callbacks that stop training
 _COUNTS = (
     *("n_calls", "last_time_trigger", "n_episodes", "no_improvement_evals", "last_best_mean_reward"),
     *("best_mean_reward", "last_mean_reward", "evaluations_timesteps", "evaluations_results"),

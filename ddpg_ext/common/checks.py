@@ -46,6 +46,16 @@ def without_address(value: Any) -> str:
     return re.sub(r" at 0x[0-9a-f]+", "", str(value))
 
 
+def is_method(method: Any, function: Any) -> bool:
+    """Return whether a method is this function, which no subclass, instance or user has replaced."""
+    return getattr(method, "__func__", None) is function
+
+
+def is_count(value: Any) -> bool:
+    """Return whether a value is a whole number above 0."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and int(value) > 0
+
+
 def check_number(name: str, value: Any, in_range: Callable[[Any], bool], accepted: str, integer: bool = False) -> Any:
     """Return a number in range as a plain ``int`` or ``float``; an error names the ``accepted`` values."""
     value = plain(value)

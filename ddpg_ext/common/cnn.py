@@ -129,7 +129,7 @@ class PaperCombinedExtractor(CombinedExtractor):
             while not name or hasattr(extractors, name):  # names that torch refuses
                 name += "_"
             names[key] = name
-            if is_image_space(space, normalized_image=bool(kwargs.get("normalized_image", False))):
+            if is_image_space(space, normalized_image=bool(kwargs["normalized_image"])):
                 extractors[name] = cnn = PaperCNN(space, **kwargs)
                 features_dim += cnn.features_dim
             else:

@@ -38,9 +38,14 @@ def evaluation_env(
     for name in ("observation_space", "action_space"):
         space, expected = getattr(vec_env, name), getattr(model, name)
         if space != expected:
-            raise InvalidArgumentError(f"`env` must have the model's {name}, {expected}, got {space}")
+            raise InvalidArgumentError(
+                f"`env` must have the model's {name}, {expected}, got {space}; pass an environment like the "
+                "one for training"
+            )
     if render_mode not in (None, vec_env.render_mode):
-        raise InvalidArgumentError(f"`env` must have render_mode={render_mode!r}, got {vec_env.render_mode!r}")
+        raise InvalidArgumentError(
+            f"`env` must have render_mode={render_mode!r}, got {vec_env.render_mode!r}; make it with that mode"
+        )
     copy_statistics(model, vec_env)
     return vec_env
 

@@ -26,7 +26,7 @@ from ddpg_ext.common.errors import InvalidArgumentError, InvalidArgumentTypeErro
 
 class OrnsteinUhlenbeckNoise(ActionNoise):
     r"""
-    Generate Ornstein-Uhlenbeck noise, which is correlated in time, for control with inertia (paper, section 3 and 7).
+    Generate Ornstein-Uhlenbeck noise, which is correlated in time, for control with inertia (paper, sections 3 and 7).
 
     Each call advances the process by one step:
 
@@ -36,7 +36,8 @@ class OrnsteinUhlenbeckNoise(ActionNoise):
     :math:`\sigma / \sqrt{2\theta - \theta^2 dt}`. Its autocorrelation after k steps is :math:`(1 - \theta dt)^k`.
 
     The paper gives theta and sigma but not dt. ``dt=1`` is one step of the process per agent step. OpenAI baselines,
-    SB3 and many tutorials use ``dt=1e-2``, which has nearly the same deviation but moves a hundred times slower.
+    SB3 and many tutorials use ``dt=1e-2``, which has nearly the same standard deviation, but
+    changes a hundred times more slowly.
 
     Unlike SB3's noise, it draws from its own generator, which is part of its (picklable) state, so a run can be resumed
     exactly.

@@ -110,9 +110,9 @@ def write_video(frames: list[np.ndarray], fps: float, path: Path) -> None:
     images = [image.fromarray(frame) for frame in frames[::stride]]
     for frame in images:
         frame.thumbnail((_GIF_SIZE, _GIF_SIZE))
-    # one palette for all frames, without dithering: only what moves differs from frame to frame
-    some = np.concatenate([np.asarray(frame) for frame in images[:: math.ceil(len(images) / 16)]])
-    palette = image.fromarray(some).quantize(256)
+    # One palette for all frames, without dithering, so only moving parts differ between frames
+    sample = np.concatenate([np.asarray(frame) for frame in images[:: math.ceil(len(images) / 16)]])
+    palette = image.fromarray(sample).quantize(256)
     images = [frame.quantize(palette=palette, dither=image.Dither.NONE) for frame in images]
     milliseconds = max(round(1000 * stride / fps), 20)
     with atomic_file(path) as file:

@@ -26,7 +26,7 @@ from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ddpg_ext.buffers import end_episodes
-from ddpg_ext.common.checks import check_count, check_device, check_number, plain
+from ddpg_ext.common.checks import check_count, check_device, check_number, is_method, plain
 from ddpg_ext.common.denormals import MatmulPrecision, flush_denormals, matmul_precision
 from ddpg_ext.common.environments import make_environment
 from ddpg_ext.common.errors import (
@@ -55,7 +55,6 @@ from ddpg_ext.ddpg_paper.policies import (
     DDPGPaperPolicy,
     MlpPolicy,
     MultiInputPolicy,
-    is_method,
 )
 from ddpg_ext.ddpg_paper.update import StepMetrics
 from ddpg_ext.ddpg_paper.validation import (
@@ -122,7 +121,7 @@ class DDPGPaper(OffPolicyAlgorithm):
     :param optimize_memory_usage: use SB3's memory-saving replay buffer, with its restrictions. The default buffer saves
         the same memory without this argument
     :param n_steps: above 1: learn from n-step returns. The ``replay_buffer_class`` must then take ``n_steps`` and
-        ``gamma``, like those of this package and SB3's ``NStepReplayBuffer``
+        ``gamma``, like ``PackedReplayBuffer`` and SB3's ``NStepReplayBuffer``
     :param tensorboard_log: folder for TensorBoard
     :param policy_kwargs: keyword arguments of the policy, such as ``net_arch`` or ``batch_norm``: see
         :class:`~ddpg_ext.ddpg_paper.policies.DDPGPaperPolicy`
@@ -346,8 +345,7 @@ class DDPGPaper(OffPolicyAlgorithm):
         :raises InvalidArgumentError: if it is out of range
         :raises InvalidArgumentTypeError: if it is something else
         """
-        if seed is not None:
-            seed = check_seed(seed)
+        seed = check_seed(seed)
         super().set_random_seed(seed)
         # Not during set-up, which seeds noise and buffer; those from a file continue their streams
         if seed is not None and hasattr(self, "policy"):
@@ -479,13 +477,11 @@ class DDPGPaper(OffPolicyAlgorithm):
         env = self._vec_normalize_env
         self._check_size("action", buffer_action)
         original_obs: Any = new_obs
-        original_reward = reward
+        # Check the values before normalisation, which would clip an invalid value or spread it to all environments
+        original_reward = reward if env is None else env.get_original_reward()
+        self._check_size("reward", original_reward)
         if env is not None:
-            # Check the values before normalisation, which would clip an invalid value or spread it to all environments
-            original_reward = env.get_original_reward()
-            self._check_size("reward", original_reward)
             original_obs = self._checked_observation("observation", env.get_original_obs())
-        self._check_size("reward", reward)
         new_obs = self._checked_observation("observation", new_obs)
         if env is None:
             original_obs, self._last_original_obs = new_obs, self._last_obs
@@ -671,7 +667,7 @@ class DDPGPaper(OffPolicyAlgorithm):
         The file is replaced only when the new one is complete on the disk; after a crash, the old file is unchanged.
 
         :param path: path of the file (".zip" may be left out), or an open binary file
-        :param exclude: additional attributes to leave out, beyond those that SB3 leaves out
+        :param exclude: attributes to leave out, in addition to SB3's
         :param include: attributes to save that would be left out otherwise
         :raises CheckpointError: for an attribute that could not be loaded again; the message names it
         :raises OSError: if the file cannot be written; the old file is unchanged
@@ -796,8 +792,8 @@ class DDPGPaper(OffPolicyAlgorithm):
 
         With ``model.learn(total - model.num_timesteps, callback=SnapshotCallback(...), reset_num_timesteps=False)``
         (not below 0 steps), the run ends with the same weights, bit for bit, as if it had never stopped (on the same
-        machine, with the same versions and number of threads). If the steps differ from those that followed the
-        snapshot, the ``SnapshotCallback`` warns.
+        machine, with the same versions and number of threads). The ``SnapshotCallback`` warns if the resumed run takes
+        other steps.
 
         :param path: folder of snapshots, whose newest undamaged one is used, or the path of one snapshot
         :param env: the environment or its id, made as for the first start. A ``VecNormalize`` gets its statistics back;
@@ -821,7 +817,7 @@ class DDPGPaper(OffPolicyAlgorithm):
         Convert a live SB3 DDPG or TD3: its networks, optimisers, counters, environment and replay buffer.
 
         The networks keep their architecture (``action_layer=1``, no batch normalisation). Only the first critic of a
-        TD3 is kept. ``learn`` warns of everything that is lost.
+        TD3 is kept. ``learn`` warns about the lost parts.
 
         :param model: the SB3 model
         :return: a model that predicts the same actions

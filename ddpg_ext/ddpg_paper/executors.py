@@ -53,7 +53,12 @@ class Executor(Protocol):
         """
 
     def act(self, observations: Any) -> np.ndarray:
-        """Compute the same as :meth:`ddpg_ext.ddpg_paper.policies.DDPGPaperPolicy.scaled_actions`."""
+        """
+        Compute the same as :meth:`ddpg_ext.ddpg_paper.policies.DDPGPaperPolicy.scaled_actions`.
+
+        :param observations: a batch of observations, shape ``(n_envs, *obs_shape)``, or a dict of them
+        :return: actions in [-1, 1], shape ``(n_envs, *action_shape)``
+        """
 
 
 class EagerExecutor:

@@ -1,5 +1,6 @@
 """Checks that networks and replay buffers support the spaces and observations of an environment."""
 
+import traceback
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,10 +9,8 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, unwrap_vec_normalize
 from stable_baselines3.common.vec_env.subproc_vec_env import _stack_obs
 
+from ddpg_ext.buffers.adapter import ARRAY_SPACES
 from ddpg_ext.common.errors import UnsupportedSpaceError
-
-#: spaces of observations that SB3's buffers and preprocessing support, alone or in a Dict
-ARRAY_SPACES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 
 
 def check_spaces(observation_space: spaces.Space, action_space: spaces.Space, policy: str | type) -> None:
@@ -113,15 +112,12 @@ def _suits_torch(array: np.ndarray) -> bool:
 
 def observation_error(error: Exception, space: spaces.Space) -> UnsupportedSpaceError | None:
     """Return an UnsupportedSpaceError if a ``VecEnv`` could not store an observation, None for any other error."""
-    trace = error.__traceback__
-    while trace is not None:
-        frame = trace.tb_frame
+    for frame, _ in traceback.walk_tb(error.__traceback__):
         if frame.f_code is DummyVecEnv._save_obs.__code__:
             return _misfit(frame.f_locals["obs"], space)
         if frame.f_code is _stack_obs.__code__:  # of `SubprocVecEnv`
             observations = frame.f_locals["obs_list"]
             return _misfit(next((obs for obs in observations if not _fits(obs, space)), observations[0]), space)
-        trace = trace.tb_next
     return None
 
 

@@ -23,7 +23,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
 
-from ddpg_ext.common.checks import check_class, check_dict, check_flag, check_keywords, plain
+from ddpg_ext.common.checks import check_class, check_dict, check_flag, check_keywords, is_count, is_method, plain
 from ddpg_ext.common.cnn import PaperCNN, PaperCombinedExtractor
 from ddpg_ext.common.errors import InvalidArgumentError, UnsupportedSpaceError
 from ddpg_ext.common.layers import BatchNorm, ScalarToVector, is_scalar
@@ -64,8 +64,9 @@ class DDPGPaperPolicy(BasePolicy):
         "paper": ``default_final_init``
     :param batch_norm_statistics: statistics of the critics' batch normalisation in a gradient step. "joint": s and s'
         are normalised together, in critic and target; "separate": s and s' are normalised separately
-    :raises InvalidArgumentError: for a value out of range, or a critic that does not support joint statistics
-    :raises InvalidArgumentTypeError: for a value of the wrong type, or keyword arguments that a class does not take
+    :raises InvalidArgumentError: for an invalid ``net_arch``, ``batch_norm``, ``batch_norm_statistics``,
+        ``action_layer`` or ``final_init``, or a critic that does not support joint statistics
+    :raises InvalidArgumentTypeError: for other arguments of a wrong type, or keywords that a class does not take
     :raises UnsupportedSpaceError: for observations that the features extractor does not support
     """
 
@@ -327,11 +328,6 @@ class DDPGPaperPolicy(BasePolicy):
 MlpPolicy = DDPGPaperPolicy
 
 
-def is_method(method: Any, function: Any) -> bool:
-    """Return whether a method is this function, which no subclass, instance or user has replaced."""
-    return getattr(method, "__func__", None) is function
-
-
 class CnnPolicy(DDPGPaperPolicy):
     """
     Build the paper's policy for images (section 7): :class:`~ddpg_ext.common.cnn.PaperCNN`, two layers of 200 units.
@@ -375,7 +371,7 @@ def plain_net_arch(net_arch: Any) -> list[int] | dict[str, list[int]]:
 def _plain_widths(widths: Any, part: str = "") -> list[int]:
     is_sequence = isinstance(widths, list | tuple | range) or getattr(widths, "ndim", 0) == 1  # arrays and tensors
     plain_widths = [plain(width) for width in widths] if is_sequence else None
-    if plain_widths is None or not all(map(_is_width, plain_widths)):
+    if plain_widths is None or not all(map(is_count, plain_widths)):
         raise InvalidArgumentError(
             f"`net_arch`{part} must be a list of positive widths or dict(pi=[...], qf=[...]), got {widths!r}"
         )
@@ -389,10 +385,6 @@ def _zeros(space: spaces.Space) -> Any:
     return th.zeros(2, *get_obs_shape(space))
 
 
-def _is_width(width: Any) -> bool:
-    return isinstance(width, int | np.integer) and not isinstance(width, bool) and int(width) > 0
-
-
 def _check_network_arguments(
     batch_norm: Any, statistics: Any, action_layer: Any, final_init: Any, critic_arch: list[int]
 ) -> None:
@@ -402,8 +394,8 @@ def _check_network_arguments(
     if str(statistics) not in ("joint", "separate"):
         raise InvalidArgumentError(f"`batch_norm_statistics` must be 'joint' or 'separate', got {statistics!r}")
     n_layers = max(1, len(critic_arch))
-    if not (_is_width(action_layer) and action_layer <= n_layers):
-        cure = f"; pass `action_layer={n_layers}`" if _is_width(action_layer) else ""
+    if not (is_count(action_layer) and action_layer <= n_layers):
+        cure = f"; pass `action_layer={n_layers}`" if is_count(action_layer) else ""
         raise InvalidArgumentError(
             f"`action_layer` must be a hidden layer of the critic, 1 to {n_layers} for widths {critic_arch}, "
             f"got {action_layer!r}{cure}"

@@ -96,7 +96,7 @@ def resolve_policy(policy: Any) -> Any:
 
 def check_policy(policy_class: Any, policy_kwargs: dict[str, Any]) -> dict[str, Any]:
     """
-    Return the keyword arguments of a policy, without those that SB3's models add to the dict.
+    Return the keyword arguments of a policy, without the keys that SB3's models add.
 
     Raise an error if the class is not a policy of this package, or does not take one of the arguments.
     """
@@ -173,10 +173,10 @@ def _check_noise(noise: Any, action_space: spaces.Space) -> None:
         )
 
 
-def check_seed(seed: Any) -> int:
-    """Return a seed as a plain number; raise an error unless NumPy's global generator accepts it."""
+def check_seed(seed: Any) -> int | None:
+    """Return a seed as a plain number, or None; raise an error unless NumPy's global generator accepts it."""
     accepted = "a whole number from 0 to 2**32 - 1, or None"
-    return check_number("seed", seed, lambda n: 0 <= n < 2**32, accepted, integer=True)
+    return None if seed is None else check_number("seed", seed, lambda n: 0 <= n < 2**32, accepted, integer=True)
 
 
 def check_arguments(model: "DDPGPaper") -> None:
@@ -204,7 +204,7 @@ def check_arguments(model: "DDPGPaper") -> None:
     check("verbose", lambda n: True, "0, 1 or 2", integer=True)
     check("learning_starts", lambda n: n >= 0, "a whole number >= 0", integer=True)
     check("gradient_steps", lambda n: n >= -1, "-1 or a whole number >= 0", integer=True)
-    model.seed = None if model.seed is None else check_seed(model.seed)
+    model.seed = check_seed(model.seed)
     train_freq: Any = model.train_freq
     freq, unit = train_freq if isinstance(train_freq, tuple) and len(train_freq) == 2 else (train_freq, "step")
     if unit not in ("step", "episode", *TrainFrequencyUnit):

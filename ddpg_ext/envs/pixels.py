@@ -50,8 +50,8 @@ class PixelActionRepeat(gym.Wrapper, gym.utils.RecordConstructorArgs):
         self.repeat = repeat
         self.size = size
         self._image = image
-        #: whether the observations are the frames, so that nothing is rendered
         shape = env.observation_space.shape or ()
+        #: True if the observations are the frames; then nothing is rendered
         self.observes_images = is_image_space(env.observation_space) and shape[2] == _RGB
         if self.observes_images:
             self._check_frame_size(*shape[:2])

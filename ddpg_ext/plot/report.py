@@ -145,8 +145,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if args.latex:
             _write(args.latex, "\n".join(map(to_latex, tables)))
         if args.png:
-            evaluated = {key: [run for run in runs if len(run.x)] for key, runs in groups.items()}
-            evaluated = {key: runs for key, runs in evaluated.items() if runs}
+            evaluated = {key: drawn for key, runs in groups.items() if (drawn := [run for run in runs if len(run.x)])}
             if not evaluated:
                 raise CheckpointNotFoundError(f"no run in {', '.join(map(str, args.folders))} has evaluations to draw")
             save_figure(

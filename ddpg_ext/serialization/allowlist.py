@@ -91,7 +91,7 @@ class Allowed:
         for item in listed:
             if not callable(item) or not hasattr(item, "__qualname__"):
                 raise InvalidArgumentTypeError(f"`allow` must list classes or functions, got {item!r}")
-            path = f"{item.__module__}.{item.__qualname__}"
+            path = class_path(item)
             if self.extra.setdefault(path, item) is not item:
                 raise InvalidArgumentTypeError(f"`allow` must list one class or function per name, got two for {path}")
             # cloudpickle stores a class of a script under its short name
@@ -153,7 +153,7 @@ def _dtype(value: Any) -> bool:
 
 
 def _noises(value: Any) -> bool:
-    return isinstance(value, list) and len(value) <= MAX_ENVS and all(map(_a(ActionNoise), value))
+    return isinstance(value, list) and len(value) <= MAX_ENVS and all(map(_instance_of(ActionNoise), value))
 
 
 def _schedule(value: Any) -> bool:
@@ -161,7 +161,7 @@ def _schedule(value: Any) -> bool:
     return callable(value) and not isinstance(value, type)
 
 
-def _a(cls: type) -> Check:
+def _instance_of(cls: type) -> Check:
     return lambda value: isinstance(value, cls)
 
 
@@ -206,12 +206,12 @@ _INSTANCES: dict[type, dict[str, Check]] = {
         **{"_theta": _number, "_mu": _array, "_sigma": _array, "_dt": _number, "_dtype": _dtype},
         **_START,
     },
-    VectorizedActionNoise: {"n_envs": _integer, "_base_noise": _a(ActionNoise), "_noises": _noises},
+    VectorizedActionNoise: {"n_envs": _integer, "_base_noise": _instance_of(ActionNoise), "_noises": _noises},
     OrnsteinUhlenbeckNoise: {
         **{"mean": _array, "sigma": _array, "theta": _number, "dt": _number, "dtype": _dtype, **_START},
-        **{"seed": _or_none(_integer), "_rng": _a(np.random.Generator)},
+        **{"seed": _or_none(_integer), "_rng": _instance_of(np.random.Generator)},
     },
-    ScheduledActionNoise: {"noise": _a(ActionNoise), "schedule": _schedule, "n_steps": _integer},
+    ScheduledActionNoise: {"noise": _instance_of(ActionNoise), "schedule": _schedule, "n_steps": _integer},
     LinearDecay: {"n_steps": _number, "start": _number, "end": _number},
     FloatSchedule: {"value_schedule": _schedule},
     ConstantSchedule: {"val": _number},

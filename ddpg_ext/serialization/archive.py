@@ -1,7 +1,6 @@
 """Zip files, which are written atomically, and checked before anything is read from them."""
 
 import contextlib
-import io
 import json
 import os
 import stat
@@ -103,10 +102,10 @@ def _as_damage(name: str) -> Iterator[None]:
 class ZipReader(contextlib.AbstractContextManager["ZipReader"]):
     """Read members of a zip file without unpacking them to the disk, and check their CRC-32."""
 
-    def __init__(self, source: str | os.PathLike[str] | BinaryIO | io.IOBase) -> None:
-        self.name = os.fspath(source) if isinstance(source, str | os.PathLike) else "the file"
+    def __init__(self, source: Any) -> None:
         self._owned = isinstance(source, str | os.PathLike)
-        self._file: Any = open_regular_file(source) if isinstance(source, str | os.PathLike) else source
+        self.name = os.fspath(source) if self._owned else "the file"
+        self._file: Any = open_regular_file(source) if self._owned else source
         try:
             with _as_damage(self.name):
                 self.file_size = _check_directory_size(self._file)

@@ -177,7 +177,7 @@ def describe(buffer: Any) -> tuple[bytes, dict[str, np.ndarray]]:
 
 
 def _member(name: str) -> str:
-    """Return the name of an array's member, because keys of Dict observations may be no parts of a path."""
+    """Return the name of an array's member; a key of a Dict observation may be invalid in a path."""
     quoted = quote(name, errors="surrogatepass").replace("..", "%2E%2E")
     return f"{FOLDER}{quoted}{'%' if quoted.endswith('/') else ''}"  # a name with a slash at its end is a folder
 

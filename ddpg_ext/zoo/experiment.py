@@ -9,18 +9,16 @@ from contextlib import nullcontext, suppress
 from typing import Any
 
 import optuna
-from gymnasium import spaces
 from rl_zoo3 import exp_manager
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv
 
+from ddpg_ext.callbacks import StopOnCtrlC, ignored_interrupts
 from ddpg_ext.common.errors import DDPGPaperError, InvalidArgumentError, WorkerError
 from ddpg_ext.common.workers import PIPE_ERRORS, naming_workers, startup_error
 from ddpg_ext.ddpg_paper.observations import check_spaces
 from ddpg_ext.zoo import hyperparameters as hp
-from ddpg_ext.zoo.interrupts import StopOnCtrlC, ignored_interrupts
-from ddpg_ext.zoo.search_space import MAX_N_STEPS
 from ddpg_ext.zoo.sweep_options import one_line
 
 
@@ -40,7 +38,6 @@ class ExperimentManager(exp_manager.ExperimentManager):
         self._made_folder = False
         self._stop = StopOnCtrlC()
         self._per_thread = threading.local()  # `envs`: the environments of its trial
-        self._has_dict_observations = False
         self._reason: BaseException | None = None  # reason for pruning a trial
         if self._is_ours and not arguments.get("config"):
             self.config = str(hp.FILE)
@@ -90,7 +87,6 @@ class ExperimentManager(exp_manager.ExperimentManager):
         if self._is_ours:
             # Check here, because an optimisation would continue after each failed trial
             check_spaces(env.observation_space, env.action_space, hyperparams["policy"])
-            self._has_dict_observations = isinstance(env.observation_space, spaces.Dict)
             assert env.action_space.shape is not None  # for mypy
             hyperparams = hp.make_noise(hyperparams, env.action_space.shape)
             if self.verbose > 0:
@@ -175,8 +171,6 @@ class ExperimentManager(exp_manager.ExperimentManager):
         if not self._is_ours:
             return super().objective(trial)
         self._per_thread.envs = []
-        if self._has_dict_observations:
-            trial.set_user_attr(MAX_N_STEPS, 1)
         try:
             with naming_workers():
                 return super().objective(trial)

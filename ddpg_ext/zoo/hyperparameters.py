@@ -15,7 +15,7 @@ from stable_baselines3.common.noise import ActionNoise, NormalActionNoise
 from stable_baselines3.common.utils import LinearSchedule
 
 from ddpg_ext import buffers
-from ddpg_ext.common.checks import plain
+from ddpg_ext.common.checks import is_count, plain
 from ddpg_ext.common.errors import DDPGPaperError, InvalidArgumentError, InvalidArgumentTypeError, suggestion
 from ddpg_ext.common.noise import LinearDecay, OrnsteinUhlenbeckNoise, ScheduledActionNoise
 from ddpg_ext.common.optional_imports import import_extra
@@ -149,10 +149,6 @@ def make_noise(hyperparams: dict[str, Any], action_shape: tuple[int, ...]) -> di
     return {**others, "action_noise": noise}
 
 
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
-
-
 def _are_classes(value: Any) -> bool:
     for item in value if isinstance(value, list) else [value]:
         if isinstance(item, dict) and len(item) == 1 and isinstance(next(iter(item.values())), dict):
@@ -162,13 +158,13 @@ def _are_classes(value: Any) -> bool:
     return True
 
 
-_COUNT = (_is_count, "a whole number above 0")
+_COUNT = (is_count, "a whole number above 0")
 _CLASSES = (_are_classes, "`module.Class`, `{module.Class: {argument: value}}`, or a list of them")
 #: keys that the Zoo itself uses: a check of the value, and the accepted values
 _ZOO_VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "n_timesteps": _COUNT,
     "n_envs": _COUNT,
-    "frame_stack": (lambda value: value is None or _is_count(value), f"{_COUNT[1]}, or null"),
+    "frame_stack": (lambda value: value is None or is_count(value), f"{_COUNT[1]}, or null"),
     "normalize": (
         lambda value: isinstance(value, bool | dict | str),
         "true, false, or a dict of arguments of VecNormalize",

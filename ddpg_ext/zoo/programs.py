@@ -32,7 +32,7 @@ DEFAULTS = {
     "load_from_hub": ["--algo", ALGORITHM, "--folder", "logs"],
 }
 _PLOTS = ("plot_train", "all_plots", "plot_from_file")
-#: functions that train or play; an error that they do not raise is an error of the input
+#: functions that train or play; all other errors are errors of the input
 _RUNNING = {"learn", "objective", "step", "predict"}
 
 

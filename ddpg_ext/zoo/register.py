@@ -8,6 +8,7 @@ from typing import Any
 
 from ddpg_ext.common.errors import DamagedCheckpointError, MissingExtraError, UntrustedContentError
 from ddpg_ext.ddpg_paper import DDPGPaper
+from ddpg_ext.zoo.hyperparameters import ALGORITHM
 from ddpg_ext.zoo.run_files import read_yaml
 
 
@@ -25,8 +26,6 @@ def register_zoo() -> None:
         from ddpg_ext.zoo.search_space import convert_ddpg_paper_params, sample_ddpg_paper_params
     except ImportError as error:
         raise MissingExtraError(f"the RL Zoo cannot be imported ({error}): pip install 'ddpg_ext[zoo]'") from error
-    from ddpg_ext.zoo.hyperparameters import ALGORITHM
-
     entries = {
         "ALGOS": DDPGPaper,
         "HYPERPARAMS_SAMPLER": sample_ddpg_paper_params,
@@ -67,7 +66,7 @@ def _accept_run_folders(utils: Any) -> None:
 
 
 def _check_settings(file: Path, key: str | None) -> None:
-    """Name a file of settings that ``enjoy`` and ``record_video`` cannot read."""
+    """Raise an error for a file of settings that ``enjoy`` and ``record_video`` cannot read."""
     if not file.exists():
         return
     with suppress(UntrustedContentError):  # the Zoo executes code in these files

@@ -103,7 +103,7 @@ def load_zoo_run(
         )
     if env_kwargs is not None:
         check_dict("env_kwargs", env_kwargs)
-    seed = None if seed is None else check_seed(seed)
+    seed = check_seed(seed)
     file = _model_file(Path(check_path("path", path)), plain(checkpoint))
     settings = _Settings(file)
     trust = Trust(trusted, allow, custom_objects)
@@ -157,7 +157,7 @@ def _checkpoint(run: Path, checkpoint: str | int | None) -> Path:
     steps = {int(match[1]): file for file in run.glob("*.zip") if (match := _STEPS.fullmatch(file.name))}
     last = run / f"{run.name.rpartition('_')[0] or run.name}.zip"
     if not last.is_file():
-        others = [zip for zip in run.glob("*.zip") if zip.name != "best_model.zip" and zip not in steps.values()]
+        others = [file for file in run.glob("*.zip") if file.name != "best_model.zip" and file not in steps.values()]
         last = others[0] if len(others) == 1 else last
     files: dict[Any, Path] = {"best": run / "best_model.zip", "last": last, **dict(sorted(steps.items()))}
     files = {name: file for name, file in files.items() if file.is_file()}

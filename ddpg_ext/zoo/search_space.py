@@ -9,8 +9,6 @@ from ddpg_ext.zoo.hyperparameters import make_noise
 
 NET_ARCHS = {"small": [64, 64], "medium": [256, 256], "paper": [400, 300]}
 BATCH_NORMS = {"none": False, "actor": "actor", "critic": "critic", "both": True}
-#: attribute of a trial with the largest `n_steps` that the replay buffer supports
-MAX_N_STEPS = "max_n_steps"
 
 
 def sample_ddpg_paper_params(
@@ -35,7 +33,7 @@ def sample_ddpg_paper_params(
         # HerReplayBuffer has no n-step returns
         sampled = sample_her_params(trial, sampled, additional_args["her_kwargs"])
     else:
-        sampled["n_steps"] = trial.suggest_int("n_steps", 1, trial.user_attrs.get(MAX_N_STEPS, 5))
+        sampled["n_steps"] = trial.suggest_int("n_steps", 1, 5)
     hyperparams = convert_ddpg_paper_params(sampled)
     for name in ("gamma", "batch_size"):
         trial.set_user_attr(name, hyperparams[name])

@@ -30,7 +30,7 @@ def open_folder(folder: str) -> "Storage":
         storage = Storage(folder)
         if storage.is_local:
             existing = next(path for path in (Path(storage.path), *Path(storage.path).parents) if path.exists())
-            # Permissions do not tell: a superuser has all of them, and the file system may be read-only
+            # Try it, because a superuser has all permissions, and the file system may be read-only
             tempfile.TemporaryDirectory(dir=existing).cleanup()
         else:
             storage.filesystem.create_dir(storage.path)

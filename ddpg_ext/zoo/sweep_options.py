@@ -164,7 +164,7 @@ def evaluate_pairs(option: str, pairs: list[str] | dict[str, Any], separator: st
 
 
 def _variants(variants: list[str] | dict[str, Any], named: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return the keys and values of each variant by its name; ``named`` are those that need no values."""
+    """Return the keys and values of each variant by its name; ``named`` has the variants that need no values."""
     if isinstance(variants, dict):
         parsed = {str(name): values or named.get(name, {}) for name, values in variants.items()}
     else:

@@ -16,7 +16,7 @@ class RunLines(ProgressReporter):
     """Print a line for each running run, and a last line for each run after its end."""
 
     def __init__(self, n_runs: int) -> None:
-        self._n_runs = n_runs  # `trials` has only those that Tune has started
+        self._n_runs = n_runs  # `trials` lacks the runs that Tune has not started
         self._start = self._last = time.monotonic()
         self._ended: set[str] = set()
 
@@ -44,7 +44,7 @@ def _progress(trial: Any) -> str:
     if "error" in numbers or trial.status == "ERROR":
         return f"failed: {numbers.get('error', 'its process died several times')}"
     if "steps" not in numbers:
-        return "was finished" if trial.status in ENDED else "starts"
+        return "finished earlier" if trial.status in ENDED else "starts"
     state = "finished" if trial.status in ENDED else f"{duration(numbers['seconds_left'])} left"
     speed = f"{numbers['steps_per_second']:>7,.0f} steps/s"
     last_return = "-" if math.isnan(numbers["return"]) else f"{numbers['return']:,.1f}"  # NaN: no episode has ended

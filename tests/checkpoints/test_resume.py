@@ -470,8 +470,13 @@ def test_keys_of_vec_normalize(tmp_path, keys):
 
 
 def test_wrong_arguments(tmp_path):
-    for kwargs in ({"every": 0}, {"every": 1.5}, {"keep": 0}, {"keep": True}):
-        with pytest.raises(InvalidArgumentError, match=next(iter(kwargs))):
+    for error, kwargs in (
+        (InvalidArgumentError, {"every": 0}),
+        (InvalidArgumentError, {"keep": 0}),
+        (InvalidArgumentTypeError, {"every": 1.5}),
+        (InvalidArgumentTypeError, {"keep": True}),
+    ):
+        with pytest.raises(error, match=next(iter(kwargs))):
             SnapshotCallback(tmp_path, **kwargs)
     with pytest.raises(InvalidArgumentError, match="reset"):
         make(vec_env(n_envs=2)).learn(10, callback=SnapshotCallback(tmp_path, reset=False))

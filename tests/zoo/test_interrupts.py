@@ -15,7 +15,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import unwrap_vec_normalize
 
 from ddpg_ext import DDPGPaper, load_zoo_run
-from ddpg_ext.zoo.interrupts import StopOnCtrlC, ignored_interrupts
+from ddpg_ext.callbacks import StopOnCtrlC, ignored_interrupts
 
 LONG = ["--env", "Pendulum-v1", "-n", "1000000", "--eval-freq", "-1", "--save-freq", "100", "--seed", "1"]
 SMALL = ["buffer_size:500", "batch_size:8", "policy_kwargs:dict(net_arch=[8,8])"]

@@ -186,7 +186,7 @@ def test_a_study_of_which_no_trial_can_be_built(zoo, storage):
     assert "Traceback" not in result.stderr
 
 
-def test_no_trial_samples_n_steps_that_dict_observations_do_not_have(zoo, tmp_path):
+def test_trials_on_dict_observations_sample_n_steps(zoo, tmp_path):
     (tmp_path / "dict_env.py").write_text(
         "import gymnasium as gym\nfrom gymnasium.envs.classic_control import PendulumEnv\n"
         "def make(**kwargs):\n    env = PendulumEnv(**kwargs)\n"
@@ -200,8 +200,8 @@ def test_no_trial_samples_n_steps_that_dict_observations_do_not_have(zoo, tmp_pa
     assert result.status == 0, result.stderr
     with open(next((tmp_path / "logs" / "ddpg_paper").glob("*.csv"))) as file:
         rows = list(csv.DictReader(file))
-    assert {row["params_n_steps"] for row in rows} == {"1"}
-    assert {row["state"] for row in rows} <= {"COMPLETE", "PRUNED"}
+    assert max(int(row["params_n_steps"]) for row in rows) > 1
+    assert {row["state"] for row in rows} == {"COMPLETE"}
 
 
 @pytest.mark.parametrize(
