@@ -3,6 +3,7 @@
 import copy
 import inspect
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -146,11 +147,27 @@ def build_model(
             _fit_to_env(file, vec_env, is_ours)
             if force_reset:
                 file.data["_last_obs"] = None
+        check_constructor(cls)
         model = cls(file.data["policy_class"], vec_env, device=device, _init_setup_model=False)  # type: ignore[arg-type]
         model.__dict__.update({**_attributes(model, file), **changes})
         model._setup_model()
         _set_parameters(model, file, original)
+        buffer = None if original is None or original.is_live else original.data.get("replay_buffer")
+        if buffer is not None:  # saved with include=["replay_buffer"]
+            buffer.device = model.device
+            set_replay_buffer(model, buffer)
     return model
+
+
+def check_constructor(cls: type["DDPGPaper"]) -> None:
+    """Raise an error for a subclass whose constructor does not begin with the arguments of SB3's algorithms."""
+    names = [name for name, p in inspect.signature(cls).parameters.items() if p.kind is not p.VAR_POSITIONAL][:2]
+    parameters = inspect.signature(cls).parameters.values()
+    if not any(p.kind is p.VAR_POSITIONAL for p in parameters) and names != ["policy", "env"]:
+        raise CheckpointError(
+            f"{cls.__name__} must have a constructor that begins with `policy` and `env`, as SB3's algorithms do, got "
+            f"{inspect.signature(cls)}; or load the file with DDPGPaper"
+        )
 
 
 @contextmanager
@@ -414,6 +431,14 @@ def _apply_parameters(
             if isinstance(parts[name], th.optim.Optimizer):
                 sb3_compat.prepare_optimizer_state(parts[name], state)
                 parts[name].load_state_dict(state)
+                pairs = zip(parts[name].param_groups, before[name]["param_groups"], strict=True)
+                if lacking := [key for group, former in pairs for key in former if key not in group]:
+                    parts[name].load_state_dict(before[name])
+                    warnings.warn(
+                        f"`{name}` starts again: the model has {type(parts[name]).__name__}, but the saved state is "
+                        f"from another optimiser, without {lacking[0]!r}. Before training, select an optimiser by "
+                        "policy_kwargs=dict(optimizer_class=...)"
+                    )
             else:
                 parts[name].load_state_dict(state, strict=exact_match)
         if original is not None:

@@ -7,10 +7,13 @@ SB3 stores values that JSON cannot represent as pickles inside ``data``; the all
 import base64
 import binascii
 import contextlib
+import io
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -106,8 +109,8 @@ def save_model(
     for name, value in (("exclude", exclude), ("include", include)):
         if isinstance(value, str) or not isinstance(value, Iterable | None):
             raise InvalidArgumentTypeError(f"`{name}` must be a list of names of attributes, or None, got {value!r}")
-    if isinstance(path, str | os.PathLike) and not os.path.splitext(path)[1]:
-        path = f"{os.fspath(path)}.zip"
+    if isinstance(path, str | os.PathLike) and not Path(path).suffix:
+        path = f"{Path(path)}.zip"
     with write_zip(path, "model") as archive:
         write_model_members(archive, model, exclude, include)
 
@@ -159,18 +162,18 @@ def _variables(model: "DDPGPaper", names: Iterable[str]) -> dict[str, th.Tensor 
 
 def excluded_attributes(model: "DDPGPaper") -> set[str]:
     """Return the names of attributes that are not saved unless the user includes them."""
-    return {*model._excluded_save_params(), "_executor", "_statistics_before"}
+    return {*model._excluded_save_params(), "_executor", "_statistics_before", "_is_stepping", "_last_weight_decay"}
 
 
 def _field(name: str, value: Any, advice: str) -> Any:
     """Return the JSON of an attribute: the value itself, or SB3's description of its pickle."""
-    if _is_json(value):
-        return value
     try:
+        if _is_json(value):
+            return value
         pickled = dumps(value)
         with contextlib.suppress(UntrustedContentError):  # `load` can replace it, allow it, or trust the file
             load_pickle(pickled)
-    except CheckpointError as error:
+    except (CheckpointError, RecursionError) as error:  # the latter for containers that contain themselves
         cure = advice.format(name=name)
         raise CheckpointError(
             f"the attribute `{name}` cannot be saved, because loading it would fail: {error}; {cure}"
@@ -205,6 +208,11 @@ def read_model_members(archive: ZipReader, device: th.device | str, trust: Trust
             try:
                 data[name] = _read_field(name, item, trust, budget)
             except UntrustedContentError as error:
+                if name == "policy_class" and re.search(r"the global (stable_baselines3|sb3_contrib)\.", str(error)):
+                    raise CheckpointError(
+                        f"{archive.name}: its policy is {error}; only agents of DDPGPaper, and of SB3's DDPG and TD3, "
+                        "can be loaded"
+                    ) from None
                 raise UntrustedContentError(
                     f"{archive.name}: its field `{name}` asks for {error}, which is not on the allow-list of "
                     "checkpoints. Nothing was executed. Replace the field with custom_objects="
@@ -268,6 +276,8 @@ def _read_field(name: str, item: Any, trust: Trust, budget: Budget) -> Any:
         raise DamagedCheckpointError("not base64") from None
     if name in DERIVED and _is_only_a_function(pickled, budget):
         return None
+    if name == "replay_buffer":
+        return replay_buffers.load_buffer(io.BytesIO(pickled), None, trust.allowed)
     value = load_pickle(pickled, trust.allowed, budget)
     return value.item() if isinstance(value, np.generic) else value
 

@@ -365,7 +365,10 @@ def to_sb3(model: "DDPGPaper") -> DDPG:
     sb3.observation_space, sb3.action_space = model.observation_space, model.action_space
     sb3.learning_rate = model.learning_rate
     sb3.replay_buffer, sb3.replay_buffer_class = getattr(model, "replay_buffer", None), model.replay_buffer_class
-    sb3._setup_model()
+    with warnings.catch_warnings():
+        if sb3.replay_buffer is not None:  # it has n-step returns already
+            warnings.filterwarnings("ignore", "`n_steps=")
+        sb3._setup_model()
 
     state = policy.state_dict()
     sb3.policy.load_state_dict(

@@ -26,11 +26,11 @@ from stable_baselines3.common.vec_env import unwrap_vec_normalize
 
 from ddpg_ext.buffers import end_episodes
 from ddpg_ext.checkpoints import training_state, vec_normalize
-from ddpg_ext.checkpoints.load import build_model
+from ddpg_ext.checkpoints.load import build_model, check_constructor
 from ddpg_ext.checkpoints.model_zip import Trust, read_model_members, write_model_members
 from ddpg_ext.checkpoints.replay_buffer import fit_arguments
 from ddpg_ext.checkpoints.witness import Witness, witness_file
-from ddpg_ext.common.checks import check_count, check_path
+from ddpg_ext.common.checks import check_count, check_flag, check_path
 from ddpg_ext.common.errors import (
     CheckpointError,
     CheckpointNotFoundError,
@@ -41,7 +41,7 @@ from ddpg_ext.common.errors import (
 from ddpg_ext.common.files import remove_abandoned
 from ddpg_ext.ddpg_paper.policies import DDPGPaperPolicy
 from ddpg_ext.serialization import replay_buffers
-from ddpg_ext.serialization.archive import ZipReader, write_zip
+from ddpg_ext.serialization.archive import ZipReader, resolve_suffix, write_zip
 from ddpg_ext.serialization.reconstruct import load_pickle, naming
 from ddpg_ext.serialization.safe_pickle import Budget
 from ddpg_ext.serialization.writing import dump_plain
@@ -54,6 +54,8 @@ if TYPE_CHECKING:
 Model = TypeVar("Model", bound="DDPGPaper")
 
 STATE = "snapshot.pkl"
+#: number of steps without a snapshot after which the callback may warn
+_LONG = 1_000
 
 
 @dataclass
@@ -108,10 +110,11 @@ class SnapshotCallback(BaseCallback):
         super().__init__(verbose)
         self.path = Path(check_path("path", path))
         self.every, self.keep = check_count("every", every), check_count("keep", keep)
-        self.reset = reset
+        self.reset = None if reset is None else check_flag("reset", reset)
         self._run = _Run(0)
         self._recorder: training_state.ResetRecorder | None = None
-        self._last_steps = 0
+        self._last_steps = self._first_step = 0
+        self._has_warned = False
         self._last_dones: np.ndarray | None = None
         #: names of the snapshots of this run
         self._own: set[str] = set()
@@ -132,9 +135,10 @@ class SnapshotCallback(BaseCallback):
             )
 
     def _on_training_start(self) -> None:
+        check_constructor(type(self.model))
         self._check_place()  # again, because SB3 tells a callback in a list its parent late
         model = self.model
-        self._last_steps = model.num_timesteps
+        self._last_steps = self._first_step = model.num_timesteps
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -172,6 +176,19 @@ class SnapshotCallback(BaseCallback):
         self._witnesses = [witness for witness in self._witnesses if witness.add(self.locals, self.model)]
         return True
 
+    def _on_training_end(self) -> None:
+        self._warn_of_waiting(self._last_steps == self._first_step)
+
+    def _warn_of_waiting(self, is_long: bool) -> None:
+        """Warn once if there is no snapshot after many steps."""
+        n_steps = self.model.num_timesteps - self._last_steps
+        if is_long and n_steps >= self.every and not self._has_warned:
+            self._has_warned = True
+            warnings.warn(
+                f"no snapshot in {n_steps:,} steps, although `every` is {self.every:,}, because no episode began "
+                "together with a rollout; pass SnapshotCallback(..., reset=True) to end episodes for snapshots"
+            )
+
     def _on_rollout_start(self) -> None:
         # At this point the model has stored and learned from the last step, and the next step has not begun
         steps = self.model.num_timesteps
@@ -183,6 +200,7 @@ class SnapshotCallback(BaseCallback):
             reset = {"kind": "repeated", "before": self._recorder.before}
             self._check_repeatable(reset)
         else:
+            self._warn_of_waiting(steps - self._last_steps > max(5 * self.every, _LONG))
             return
         self._last_steps = steps
         others = [other.name for other in snapshots(self.path) if other.name not in self._own]
@@ -288,7 +306,7 @@ def _file_name(steps: int) -> str:
 
 def snapshots(path: Path) -> list[Path]:
     """Return the snapshots in a folder, the newest first."""
-    return sorted(path.glob(f"snapshot_{'[0-9]' * 12}.zip"), reverse=True)
+    return sorted(filter(Path.is_file, path.glob(f"snapshot_{'[0-9]' * 12}.zip")), reverse=True)
 
 
 def resume_model(
@@ -299,7 +317,7 @@ def resume_model(
     trust: Trust,
 ) -> Model:
     """Return the model of a snapshot, or of the newest whole one in a folder: see :meth:`DDPGPaper.resume`."""
-    path = Path(check_path("path", path))
+    path = Path(resolve_suffix(check_path("path", path), ".zip"))
     candidates = snapshots(path) if path.is_dir() else [path]
     if not candidates or not candidates[0].exists():
         raise CheckpointNotFoundError(f"there is no snapshot in {path}; pass a folder or file of SnapshotCallback")

@@ -4,6 +4,7 @@ import inspect
 import io
 import os
 import re
+import sys
 from collections.abc import Callable, Collection
 from fractions import Fraction
 from numbers import Integral, Real
@@ -58,12 +59,13 @@ def is_count(value: Any) -> bool:
 
 def check_number(name: str, value: Any, in_range: Callable[[Any], bool], accepted: str, integer: bool = False) -> Any:
     """Return a number in range as a plain ``int`` or ``float``; an error names the ``accepted`` values."""
-    value = plain(value)
-    if isinstance(value, bool) or not isinstance(value, Integral if integer else Real):
-        raise InvalidArgumentTypeError(f"`{name}` must be {accepted}, got {value!r}")
-    if not in_range(value):
-        raise InvalidArgumentError(f"`{name}` must be {accepted}, got {value!r}")
-    return int(value) if isinstance(value, Integral) else float(value)
+    number: Any = plain(value)
+    if isinstance(number, bool) or not isinstance(number, Integral if integer else Real):
+        raise InvalidArgumentTypeError(f"`{name}` must be {accepted}, got {number!r}")
+    is_beyond_float = not integer and isinstance(number, Integral) and abs(int(number)) > sys.float_info.max
+    if is_beyond_float or not in_range(number):
+        raise InvalidArgumentError(f"`{name}` must be {accepted}, got {number!r:.80}")
+    return int(number) if isinstance(number, Integral) else float(number)
 
 
 def check_count(name: str, value: Any) -> int:
@@ -82,7 +84,7 @@ def check_flag(name: str, value: Any) -> bool:
 def check_path(name: str, value: Any, method: str = "") -> Any:
     """Return a path, or an open binary file that has this method; raise an error for other values."""
     is_file = bool(method) and hasattr(value, method) and not isinstance(value, io.TextIOBase)
-    if not (is_file or isinstance(value, str | os.PathLike)):
+    if not (is_file or (isinstance(value, str | os.PathLike) and os.fspath(value))):
         accepted = "a path or an open binary file" if method else "a path"
         raise InvalidArgumentTypeError(f"`{name}` must be {accepted}, got {value!r:.80}")
     return value
@@ -94,6 +96,8 @@ def check_device(device: Any) -> th.device:
     try:
         resolved = get_device(device)
         th.empty(0, device=resolved)
+        if resolved.type == "meta":
+            raise RuntimeError("tensors on the meta device have no values")
     except (TypeError, RuntimeError, AssertionError) as error:
         kind = InvalidArgumentTypeError if isinstance(error, TypeError) else InvalidArgumentError
         raise kind(f"`device` must be {accepted}, got {device!r}") from None
@@ -105,7 +109,7 @@ def check_class(name: str, value: Any, base: type) -> None:
     if not (isinstance(value, type) and issubclass(value, base)):
         raise InvalidArgumentTypeError(
             f"`{name}` must be a subclass of {base.__module__}.{base.__qualname__} (the class, not an instance), "
-            f"got {value!r}"
+            f"got {value!r}; write a subclass to change its arguments"
         )
 
 

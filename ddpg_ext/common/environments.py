@@ -65,13 +65,13 @@ def check_environment(env_id: str, advice: str = "") -> None:
         raise InvalidArgumentError(f"there is no environment {env_id!r}{hint} {advice}".strip())
 
 
-def make_environment(env: GymEnv | str, verbose: int = 0) -> GymEnv:
+def make_environment(env: GymEnv | str, verbose: int = 0, render_mode: str | None = None) -> GymEnv:
     """Make the environment of an id like SB3, and register it first if necessary; return an environment unchanged."""
     if not isinstance(env, str):
         return env
     try:
         register(env)
-        return maybe_make_env(env, verbose)
+        return maybe_make_env(env, verbose) if render_mode is None else gym.make(env, render_mode=render_mode)
     except (gym.error.Error, ImportError) as error:
         if ":" not in env:  # for "module:id", Gymnasium imports the module
             check_environment(env)

@@ -5,10 +5,10 @@ from typing import Any
 
 import gymnasium as gym
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_normalize
 
+from ddpg_ext.common.environments import make_environment
 from ddpg_ext.common.errors import InvalidArgumentError
 
 
@@ -21,13 +21,10 @@ def evaluation_env(
     The result has a ``VecTransposeImage`` if images need one, and a frozen ``VecNormalize`` with the model's
     statistics, which does not normalise rewards. With ``training``, ``env`` must not be the model's own environment.
 
-    :raises InvalidArgumentError: if ``env`` has another render mode, other spaces than the model, or is the training
-        environment
+    :raises InvalidArgumentError: if there is no environment with the id, or ``env`` has another render mode, other
+        spaces than the model, or is the training environment
     """
-    vec_env: Any = env
-    if isinstance(env, str):
-        vec_env = make_vec_env(env, env_kwargs={"render_mode": render_mode} if render_mode else None)
-    vec_env = type(model)._wrap_env(vec_env)
+    vec_env = type(model)._wrap_env(make_environment(env, render_mode=render_mode))
     if training and model.env is not None and _share_environments(vec_env, model.env):
         raise InvalidArgumentError("`env` must not be the training environment, but it is; make another instance of it")
     trained_with = model.get_vec_normalize_env()

@@ -24,7 +24,8 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     # Several processes and threads may write the same file; the last rename wins
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    name = os.fsdecode(os.fsencode(path.name)[:200])  # a name has at most 255 bytes
+    temporary = path.with_name(f".{name}.{secrets.token_hex(4)}.tmp")
     try:
         with open(temporary, "wb") as file:
             with contextlib.suppress(OSError):  # a file system without locks

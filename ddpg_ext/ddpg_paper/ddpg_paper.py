@@ -26,7 +26,7 @@ from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ddpg_ext.buffers import end_episodes
-from ddpg_ext.common.checks import check_count, check_device, check_number, is_method, plain
+from ddpg_ext.common.checks import check_count, check_device, check_dict, check_number, is_method, plain
 from ddpg_ext.common.denormals import MatmulPrecision, flush_denormals, matmul_precision
 from ddpg_ext.common.environments import make_environment
 from ddpg_ext.common.errors import (
@@ -38,7 +38,13 @@ from ddpg_ext.common.errors import (
     UnsupportedSpaceError,
     suggestion,
 )
-from ddpg_ext.common.noise import OrnsteinUhlenbeckNoise, noise_scale, seed_random_stream, vectorize
+from ddpg_ext.common.noise import (
+    OrnsteinUhlenbeckNoise,
+    ScheduledActionNoise,
+    noise_scale,
+    seed_random_stream,
+    vectorize,
+)
 from ddpg_ext.common.normalization import LARGEST, is_moderate, restore_statistics, running_statistics
 from ddpg_ext.common.workers import naming_workers
 from ddpg_ext.ddpg_paper.executors import Executor, ExecutorChoice, make_executor
@@ -61,8 +67,11 @@ from ddpg_ext.ddpg_paper.validation import (
     NoiseName,
     check_arguments,
     check_callback,
+    check_minibatch,
     check_policy,
     check_seed,
+    check_verbose,
+    check_weight_decay,
     explain_keywords,
     make_replay_buffer,
     resolve_policy,
@@ -190,7 +199,9 @@ class DDPGPaper(OffPolicyAlgorithm):
         executor: ExecutorChoice = "auto",
         matmul_precision: MatmulPrecision | None = None,
     ) -> None:
-        policy = resolve_policy(policy)
+        policy, verbose = resolve_policy(policy), check_verbose(verbose)
+        if replay_buffer_kwargs is not None:
+            check_dict("replay_buffer_kwargs", replay_buffer_kwargs)
         made_env: Any = make_environment(env, verbose)
         if isinstance(policy, str) and policy not in self.policy_aliases:
             raise InvalidArgumentError(f"`policy` {policy!r} is unknown; {suggestion(policy, self.policy_aliases)}")
@@ -235,6 +246,8 @@ class DDPGPaper(OffPolicyAlgorithm):
         #: saved with the model, because the noise of a loaded model continues its own stream
         self._noise_is_seeded = False
         self._default_learning_starts = learning_starts is None
+        #: True after a step of the environment, until its transition is stored
+        self._is_stepping = False
         if _init_setup_model:
             self._setup_model()
 
@@ -302,6 +315,7 @@ class DDPGPaper(OffPolicyAlgorithm):
                     f"weight decay, got {self.qf_weight_decay}"
                 )
             group["weight_decay"] = self.qf_weight_decay
+        self._last_weight_decay = self.qf_weight_decay
         for group in self.actor.optimizer.param_groups:
             if "weight_decay" in group:  # for example, the default of AdamW is not 0
                 group["weight_decay"] = 0.0
@@ -315,6 +329,11 @@ class DDPGPaper(OffPolicyAlgorithm):
         elif is_new and isinstance(noise, VectorizedActionNoise) and hasattr(noise.base_noise, "spawn"):
             # SB3's deep copies share one stream, so `_setup_learn` makes independent copies of the base noise
             self.action_noise = noise.base_noise
+        if is_new and isinstance(noise, ScheduledActionNoise) and noise.n_steps > 0:
+            warnings.warn(
+                f"the schedule of `action_noise` continues at step {noise.n_steps:,}, because the noise was used "
+                "before; pass a new ScheduledActionNoise to start the schedule again"
+            )
         if is_new and self.seed is not None and getattr(self.action_noise, "seed", 0) is None:
             self._seed_noise(self.seed)
 
@@ -404,6 +423,11 @@ class DDPGPaper(OffPolicyAlgorithm):
                 if misfit is None:
                     raise
                 raise self._discarded(misfit) from error
+            finally:
+                if self._is_stepping:
+                    # A callback or an error ended training before the last step was stored, so `_last_obs` is outdated;
+                    # continued training starts a new episode
+                    self._last_obs, self._is_stepping = None, False
         if self._n_updates == 0 and 0 < self.num_timesteps <= self.learning_starts:
             warnings.warn(
                 f"nothing was learned: training ended at step {self.num_timesteps}; gradient steps start after step "
@@ -457,13 +481,17 @@ class DDPGPaper(OffPolicyAlgorithm):
             self._statistics_before = running_statistics(self._vec_normalize_env)
         warming_up = self.uniform_warmup and self.num_timesteps < learning_starts
         if warming_up or not is_method(self.predict, _SB3_PREDICT):
-            return super()._sample_action(learning_starts if warming_up else 0, action_noise, n_envs)
-        # Like SB3, but without scaling the actions to the bounds of the environment and back
-        assert self._last_obs is not None  # for mypy
-        scaled_action = self._current_executor().act(self._last_obs)
-        if action_noise is not None:
-            scaled_action = np.minimum(np.maximum(scaled_action + np.asarray(action_noise()), -1), 1)
-        return self.policy.unscale_action(scaled_action), scaled_action
+            action, scaled_action = super()._sample_action(learning_starts if warming_up else 0, action_noise, n_envs)
+        else:
+            # Like SB3, but without scaling the actions to the bounds of the environment and back
+            assert self._last_obs is not None  # for mypy
+            scaled_action = self._current_executor().act(self._last_obs)
+            if action_noise is not None:
+                scaled_action = np.minimum(np.maximum(scaled_action + np.asarray(action_noise()), -1), 1)
+            action = self.policy.unscale_action(scaled_action)
+        self._check_size("action", scaled_action)  # here, so that no invalid action reaches a robot
+        self._is_stepping = True
+        return action, scaled_action
 
     def _store_transition(
         self,
@@ -475,7 +503,6 @@ class DDPGPaper(OffPolicyAlgorithm):
         infos: list[dict[str, Any]],
     ) -> None:
         env = self._vec_normalize_env
-        self._check_size("action", buffer_action)
         original_obs: Any = new_obs
         # Check the values before normalisation, which would clip an invalid value or spread it to all environments
         original_reward = reward if env is None else env.get_original_reward()
@@ -500,6 +527,7 @@ class DDPGPaper(OffPolicyAlgorithm):
         self._last_obs = new_obs
         if env is not None:
             self._last_original_obs = original_obs
+        self._is_stepping = False
 
     def _checked_observation(self, quantity: str, observation: Any, env_index: int | None = None) -> Any:
         """Return the observation of all environments, or of one, as arrays; raise an error unless it is valid."""
@@ -522,10 +550,11 @@ class DDPGPaper(OffPolicyAlgorithm):
             return
         where = tuple(np.argwhere(~(np.abs(values.astype(np.float64)) <= LARGEST))[0])
         env = where[0] if env_index is None else env_index
+        step = self.num_timesteps + (self.n_envs if quantity == "action" else 0)  # an action is checked before its step
         reason = f", too large for single precision (limit {LARGEST:g})" if np.isfinite(values[where]) else ""
         raise self._discarded(
             NonFiniteError(
-                f"step {self.num_timesteps}, environment {env}: the {quantity} is {values[where]!s}{reason}. "
+                f"step {step}, environment {env}: the {quantity} is {values[where]!s}{reason}. "
                 "Training stopped before the transition was stored; the model can still be saved. "
                 + _CURES["action" if quantity == "action" else "environment"]
             )
@@ -553,6 +582,7 @@ class DDPGPaper(OffPolicyAlgorithm):
         """
         batch_size = self.batch_size if batch_size is None else batch_size
         self._check_minibatch(batch_size)
+        gradient_steps = check_number("gradient_steps", gradient_steps, lambda n: True, "a whole number", integer=True)
         buffer: Any = getattr(self, "replay_buffer", None)
         if buffer is None or not buffer.size():
             raise ReplayBufferError(
@@ -561,10 +591,15 @@ class DDPGPaper(OffPolicyAlgorithm):
         if self._default_learning_starts and isinstance(buffer, HerReplayBuffer) and not np.any(buffer.ep_length > 0):
             return  # HER draws goals from complete episodes, but no episode is complete yet
         self._update_learning_rate([self.actor.optimizer, self.critic.optimizer])
+        if self.qf_weight_decay != self._last_weight_decay:  # the user changed the attribute
+            self.qf_weight_decay = check_weight_decay(self.qf_weight_decay)
+            self._set_weight_decay()
         executor = self._ensure_executor()
         gamma, tau = float(self.gamma), float(self.tau)
-        for _ in range(gradient_steps):
+        for step in range(gradient_steps):
             batch = buffer.sample(batch_size, env=self._vec_normalize_env)
+            if step == 0:
+                check_minibatch(batch, type(buffer))
             try:
                 metrics, td_errors = executor.step(batch, gamma, tau)
             except NonFiniteError as error:

@@ -3,6 +3,8 @@
 from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
+import torch as th
+from stable_baselines3.common.type_aliases import PyTorchObs
 
 from ddpg_ext.common.errors import InvalidArgumentError, InvalidArgumentTypeError, suggestion
 from ddpg_ext.ddpg_paper.fast_cpu import FastCPUExecutor
@@ -80,12 +82,24 @@ class EagerExecutor:
         return None
 
     def step(self, batch: Samples, gamma: float, tau: float) -> StepResult:
-        """Call :func:`ddpg_ext.ddpg_paper.update.gradient_step`."""
-        return gradient_step(self.policy, batch, gamma, tau)
+        """Call :func:`ddpg_ext.ddpg_paper.update.gradient_step`; refuse networks that change the observations."""
+        tensors = [*_tensors(batch.observations), *_tensors(batch.next_observations)]
+        versions = [tensor._version for tensor in tensors]
+        result = gradient_step(self.policy, batch, gamma, tau)
+        if [tensor._version for tensor in tensors] != versions:
+            raise InvalidArgumentError(
+                "a network changed its observations in place, and the replay buffer may share their memory; write "
+                "x = 0.5 * x instead of x *= 0.5, and inplace=False"
+            )
+        return result
 
     def act(self, observations: Any) -> np.ndarray:
         """Call :meth:`ddpg_ext.ddpg_paper.policies.DDPGPaperPolicy.scaled_actions`."""
         return self.policy.scaled_actions(observations)
+
+
+def _tensors(observations: PyTorchObs) -> list[th.Tensor]:
+    return [*observations.values()] if isinstance(observations, dict) else [observations]
 
 
 #: by name, the fastest first: "auto" takes the first that supports the policy

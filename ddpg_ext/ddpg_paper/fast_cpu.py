@@ -51,7 +51,8 @@ class _Adam:
             states = [self.state[param] for param in params]
             for param, state in zip(params, states, strict=True):
                 if not state:  # like Adam in its first step
-                    state |= dict(step=th.zeros(()), exp_avg=th.zeros_like(param), exp_avg_sq=th.zeros_like(param))
+                    state |= {name: th.zeros_like(param) for name in ("exp_avg", "exp_avg_sq")}
+                    state["step"] = th.zeros((), dtype=th.float32)
             # All step counts are views of one tensor, so one addition advances them (three times as fast by NumPy)
             counts = th.stack([state["step"] for state in states])
             for state, count in zip(states, counts.unbind(), strict=True):
@@ -235,7 +236,7 @@ class FastCPUExecutor:
 
     def _resize(self, batch_size: int) -> None:
         self.batch_size = batch_size
-        self.actor_grad = th.empty(batch_size, 1)
+        self.actor_grad = th.empty(batch_size, 1, dtype=th.float32)
         for actor in (self.actor, self.actor_target):
             actor.resize(batch_size)
         for critic in (self.critic, self.critic_target):

@@ -22,7 +22,13 @@ from stable_baselines3.td3 import policies as td3_policies
 from ddpg_ext.buffers import PackedReplayBuffer
 from ddpg_ext.common.checks import check_dict, check_flag, check_keywords, check_number, plain, without_address
 from ddpg_ext.common.denormals import MatmulPrecision
-from ddpg_ext.common.errors import DDPGPaperError, InvalidArgumentError, InvalidArgumentTypeError, suggestion
+from ddpg_ext.common.errors import (
+    DDPGPaperError,
+    InvalidArgumentError,
+    InvalidArgumentTypeError,
+    ReplayBufferError,
+    suggestion,
+)
 from ddpg_ext.common.noise import plain_parameters
 from ddpg_ext.ddpg_paper.executors import check_executor
 from ddpg_ext.ddpg_paper.policies import CnnPolicy, DDPGPaperPolicy, MlpPolicy, MultiInputPolicy, plain_net_arch
@@ -179,6 +185,30 @@ def check_seed(seed: Any) -> int | None:
     return None if seed is None else check_number("seed", seed, lambda n: 0 <= n < 2**32, accepted, integer=True)
 
 
+def check_verbose(verbose: Any) -> int:
+    """Return the level of messages as a plain number; raise an error unless it is a whole number, True or False."""
+    value = plain(verbose)
+    value = int(value) if isinstance(value, bool) or (isinstance(value, float) and value.is_integer()) else value
+    return check_number("verbose", value, lambda n: True, "0, 1 or 2", integer=True)
+
+
+def check_weight_decay(weight_decay: Any) -> float:
+    """Return the critic's weight decay as a plain number; raise an error unless it is finite and not negative."""
+    return check_number("qf_weight_decay", weight_decay, lambda x: 0 <= x < math.inf, "a number >= 0")
+
+
+def check_minibatch(batch: Any, buffer_class: type) -> None:
+    """Raise a ReplayBufferError for a minibatch whose shapes torch would broadcast to a matrix of TD errors."""
+    for name in ("rewards", "dones"):
+        tensor, shape = getattr(batch, name), (len(batch.actions), 1)
+        if tensor.shape != shape or not tensor.is_floating_point():
+            raise ReplayBufferError(
+                f"`replay_buffer_class` {buffer_class.__name__} gave a minibatch with `{name}` of shape "
+                f"{tuple(tensor.shape)} and {tensor.dtype}; DDPG needs the shape {shape} and floats, as in SB3's "
+                "ReplayBuffer"
+            )
+
+
 def check_arguments(model: "DDPGPaper") -> None:
     """Convert the arguments of a model to plain numbers before its set-up; raise an error if one is invalid."""
 
@@ -191,17 +221,15 @@ def check_arguments(model: "DDPGPaper") -> None:
             scheduled_rate(name, rate, 1.0)
         else:
             check(name, lambda x: 0 < x < math.inf, "a number above 0 or a schedule")
-    check("qf_weight_decay", lambda x: 0 <= x < math.inf, "a number >= 0")
+    model.qf_weight_decay = check_weight_decay(model.qf_weight_decay)
     check("tau", lambda x: 0 < x <= 1, "a number in (0, 1]")
     check("gamma", lambda x: 0 <= x <= 1, "a number in [0, 1]")
     for name in ("buffer_size", "n_steps", "_stats_window_size"):
         check(name, lambda n: n > 0, "a whole number above 0", integer=True)
-    # SB3 also accepts 1e4 and True for these
-    for name in ("learning_starts", "verbose"):
-        value = plain(getattr(model, name))
-        is_whole = isinstance(value, float) and value.is_integer()
-        setattr(model, name, int(value) if is_whole or (name, type(value)) == ("verbose", bool) else value)
-    check("verbose", lambda n: True, "0, 1 or 2", integer=True)
+    model.verbose = check_verbose(model.verbose)
+    learning_starts: Any = plain(model.learning_starts)
+    if isinstance(learning_starts, float) and learning_starts.is_integer():  # SB3 also accepts 1e4
+        model.learning_starts = int(learning_starts)
     check("learning_starts", lambda n: n >= 0, "a whole number >= 0", integer=True)
     check("gradient_steps", lambda n: n >= -1, "-1 or a whole number >= 0", integer=True)
     model.seed = check_seed(model.seed)

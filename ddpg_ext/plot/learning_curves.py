@@ -39,7 +39,8 @@ def plot_runs(
     :param x: "steps", "episodes" or "time" (hours); "episodes" and "time" need the ``monitor.csv`` of the run
     :param metric: "return", "length" or "success" of evaluations; "train_return" or "train_length" of training
         episodes. None: "return" if any run was evaluated, else "train_return"
-    :param labels: a label for the runs of each path. None: the algorithm is the label
+    :param labels: a label for the runs of each path; paths with the same label have one curve. None: the algorithm is
+        the label
     :param window: number of episodes in the average at each point of a training curve, at least 1
     :param title: title of the figure
     :return: a matplotlib ``Figure``, and the curves by environment and label
@@ -54,22 +55,22 @@ def plot_runs(
     window = check_count("window", window)
     if labels is not None and len(labels) != len(paths):
         raise InvalidArgumentError(f"`labels` must be one for each of the {len(paths)} paths, got {len(labels)}")
-    folders: dict[Path, tuple[Path, str | None]] = {}
-    for i, path in enumerate(paths):
+    folders: dict[tuple[Path, str | None], Path] = {}
+    for path, label in zip(paths, [None] * len(paths) if labels is None else labels, strict=True):
         for folder in find_runs(path):
-            folders.setdefault(folder.resolve(), (folder, None if labels is None else labels[i]))
+            folders.setdefault((folder.resolve(), label), folder)
     if metric is None:
-        evaluated = any((folder / "evaluations.npz").exists() for folder in folders)
+        evaluated = any((folder / "evaluations.npz").exists() for folder in folders.values())
         metric = "return" if evaluated else "train_return"
     labelled: list[tuple[str, Run]] = []
     problems: list[CheckpointError] = []
-    for folder, label in folders.values():
+    for (_, label), folder in folders.items():
         try:
             run = read_run(folder, metric, x, window)
         except CheckpointError as error:
             problems.append(error)
         else:
-            labelled.append((label or run.algo, run))
+            labelled.append((run.algo if label is None else label, run))
     if not labelled:
         raise type(problems[0])("; ".join(map(str, problems)))
     for problem in problems:

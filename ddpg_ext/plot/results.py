@@ -46,6 +46,8 @@ def _read_result(file: Path, is_result: bool) -> Run | None:
     is_result |= file.name == "result.json" or file.name.startswith("seed_")
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
+        if content.get("error", "") is None:  # a run without error
+            del content["error"]
         required = _KEYS if "error" in content else (*_KEYS, *_RESULT_KEYS)
         if missing := [key for key in required if key not in content]:
             raise ValueError(f"it lacks {', '.join(missing)}")
@@ -70,6 +72,8 @@ def _run(file: Path, content: dict[str, Any]) -> Run:
     n_timesteps = float(content.get("n_timesteps") or (steps[-1] if len(steps) else 0))
     if not all(np.isfinite(numbers).all() for numbers in (steps, returns, [n_timesteps, *scores.values()])):
         raise ValueError("it holds NaN or infinite numbers")
+    if n_timesteps < 0:
+        raise ValueError(f"`n_timesteps` must be at least 0, got {n_timesteps:g}")
     is_table = returns.ndim == 2 and returns.size
     is_ascending = np.all(np.diff(steps) > 0) and np.all(steps >= 0)
     if len(steps) != len(returns) or (len(steps) and not is_table) or not is_ascending:

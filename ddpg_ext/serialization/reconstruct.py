@@ -177,7 +177,12 @@ def _make_allowed(allowed: Any, call: Recorded) -> Any:
         if hasattr(made, "__setstate__") and call.state is not None:
             made.__setstate__(call.state)
         elif call.state is not None:
-            made.__dict__.update(call.state)
+            has_slots = isinstance(call.state, tuple)
+            attributes, slots = call.state if has_slots else (call.state, {})
+            if attributes:
+                made.__dict__.update(attributes)
+            for name, value in slots.items():
+                setattr(made, name, value)
         for item in call.items:
             made.append(item)
         for key, value in call.pairs:

@@ -203,7 +203,7 @@ def read_members(archive: ZipReader, buffer: Any, allowed: Allowed) -> None:
 def save_buffer(path: Any, buffer: Any) -> None:
     """Write a replay buffer to a file; ".pkl", SB3's suffix, may be left out."""
     if isinstance(path, str | os.PathLike) and not Path(path).suffix:
-        path = f"{os.fspath(path)}.pkl"
+        path = f"{Path(path)}.pkl"
     with write_zip(path, "replay buffer") as archive:
         write_members(archive, buffer)
 
@@ -237,10 +237,15 @@ _PLAIN = (bool, int, float, type(None), GoalSelectionStrategy)
 
 
 def _from_pickle(file: Any, allowed: Allowed) -> ReplayBuffer:
-    """Return the replay buffer in a pickle of SB3."""
-    path, attributes = load_attributes(file, _BUFFERS, "a replay buffer", allowed, skip="device")
-    cls, attributes = _BUFFERS[path], plain(attributes)
+    """Return the replay buffer in a pickle of SB3; of other classes only those that the caller allows."""
+    own = {name: cls for name, cls in allowed.extra.items() if isinstance(cls, type) and issubclass(cls, ReplayBuffer)}
+    classes: dict[str, Any] = {**own, **_BUFFERS}
+    path, attributes = load_attributes(file, classes, "a replay buffer", allowed, skip="device")
+    cls, attributes = classes[path], plain(attributes)
     buffer: Any = object.__new__(cls)
+    if path in own and hasattr(cls, "__setstate__"):
+        buffer.__setstate__({"_device": "cpu", **attributes})
+        return buffer
     if issubclass(cls, HerReplayBuffer):
         buffer.env = None
     _check_attributes(cls, attributes)

@@ -294,12 +294,12 @@ class _Bounds:
         elif name not in ("ADDITEMS", "FROZENSET"):
             return
         if not all(operands):
-            raise UntrustedContentError("the pickle has a key that is not text, bytes or a whole number up to 2**60")
+            raise UntrustedContentError("a key of a dict or set that is not text, bytes or a whole number up to 2**60")
 
 
 def check_key(key: Any) -> Any:
     """Return a key of a dict or set; raise an error unless it is text, bytes, a whole number or None."""
     if not (key is None or isinstance(key, str | bytes | int)) or (isinstance(key, int) and abs(key) > MAX_KEY):
         kind = type(key).__name__
-        raise UntrustedContentError(f"the pickle has a key that is a {kind}, not text, bytes or a number up to 2**60")
+        raise UntrustedContentError(f"a key of type {kind}, not text, bytes or a whole number up to 2**60")
     return key

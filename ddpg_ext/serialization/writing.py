@@ -1,5 +1,6 @@
 """Writing of pickles, which the reader checks first, so that every written file can be read."""
 
+import copyreg
 import io
 import pickle
 import sys
@@ -31,17 +32,21 @@ class _Pickler(cloudpickle.Pickler):
     dispatch_table: ClassVar[Any] = {**cloudpickle.Pickler.dispatch_table, th.Tensor: _reduce_tensor}
 
 
+class _PlainPickler(pickle.Pickler):
+    dispatch_table = {**copyreg.dispatch_table, th.Tensor: _reduce_tensor}
+
+
 def replaces_a_part(owner: type, name: str) -> bool:
     """Return whether an attribute of an instance replaces a method or property of its class, so is not state."""
     class_attribute = getattr(owner, name, None)
     return callable(class_attribute) or isinstance(class_attribute, property)
 
 
-def dumps(value: Any) -> bytes:
-    """Return the pickle of an attribute, in SB3's format, which stores functions as code."""
+def dumps(value: Any, pickler: type[pickle.Pickler] = _Pickler) -> bytes:
+    """Return the pickle of an attribute, by default in SB3's format, which stores functions as code."""
     stream = io.BytesIO()
     try:
-        _Pickler(stream).dump(value)
+        pickler(stream, protocol=4).dump(value)
     except Exception as error:
         raise CheckpointError(f"it cannot be pickled: {str(error)[:200]}") from None
     return stream.getvalue()
@@ -70,10 +75,7 @@ def dump_plain(values: dict[str, Any], owner: str, advice: str, **advice_by_name
 
 
 def _dump(value: Any) -> bytes:
-    try:
-        pickled = pickle.dumps(value, protocol=4)
-    except Exception as error:
-        raise CheckpointError(f"it cannot be pickled: {str(error)[:200]}") from None
+    pickled = dumps(value, _PlainPickler)
     recorded = record(pickled)
     try:
         Reconstructor(Allowed(), recorded.limit).build(recorded.root)

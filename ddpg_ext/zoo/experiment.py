@@ -19,6 +19,7 @@ from ddpg_ext.common.errors import DDPGPaperError, InvalidArgumentError, WorkerE
 from ddpg_ext.common.workers import PIPE_ERRORS, naming_workers, startup_error
 from ddpg_ext.ddpg_paper.observations import check_spaces
 from ddpg_ext.zoo import hyperparameters as hp
+from ddpg_ext.zoo.run_files import check_storable
 from ddpg_ext.zoo.sweep_options import one_line
 
 
@@ -57,6 +58,7 @@ class ExperimentManager(exp_manager.ExperimentManager):
             ) from error
         hp.check_zoo_values(hyperparams)
         if self._is_ours:
+            check_storable(self.custom_hyperparams or {})
             hp.check_keys(hyperparams)
             if self.n_timesteps > 0:
                 hyperparams.setdefault("n_timesteps", self.n_timesteps)
@@ -202,6 +204,11 @@ def _check_options(options: dict[str, Any]) -> None:
     for name, option in (("n_eval_episodes", "--eval-episodes"), ("n_eval_envs", "--n-eval-envs")):
         if options.get(name, 1) < 1:
             raise InvalidArgumentError(f"{option} must be a whole number above 0, got {options[name]}")
+    log_interval = options.get("log_interval", -1)
+    if log_interval < 1 and log_interval != -1:
+        raise InvalidArgumentError(
+            f"--log-interval must be a whole number above 0, or -1 for the algorithm's, got {log_interval}"
+        )
     n_timesteps = options.get("n_timesteps", -1)
     if n_timesteps < 1 and n_timesteps != -1:
         raise InvalidArgumentError(

@@ -4,7 +4,12 @@ import ast
 from pathlib import Path
 from typing import Any
 
-from ddpg_ext.common.errors import CheckpointError, DamagedCheckpointError, UntrustedContentError
+from ddpg_ext.common.errors import (
+    CheckpointError,
+    DamagedCheckpointError,
+    InvalidArgumentError,
+    UntrustedContentError,
+)
 from ddpg_ext.serialization.archive import open_regular_file
 
 MAX_YAML = 2**18
@@ -47,6 +52,20 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise DamagedCheckpointError(f"{path} does not hold names and values")
     return content
+
+
+def check_storable(hyperparams: dict[str, Any]) -> None:
+    """Raise an InvalidArgumentError for a hyperparameter that no file of a run can hold, such as a function."""
+    import yaml  # the Zoo needs it, too
+
+    for name, value in hyperparams.items():
+        try:
+            yaml.load(yaml.dump(value), _loader(yaml))
+        except (yaml.YAMLError, TypeError) as error:
+            raise InvalidArgumentError(
+                f"-params {name}: {value!r} cannot be stored in the files of a run; pass numbers, text, lists, dicts "
+                "or classes (a schedule as lin_1e-3), or use DDPGPaper in Python"
+            ) from error
 
 
 def _loader(yaml: Any) -> Any:

@@ -300,3 +300,59 @@ def test_any_key_of_observations_can_be_in_a_file(tmp_path):
     arrays = buffer_arrays(other.replay_buffer)
     for name, array in buffer_arrays(model.replay_buffer).items():
         assert np.array_equal(array, arrays[name]), name
+
+
+class SB3Buffer(ReplayBuffer):
+    pass
+
+
+def test_the_buffer_in_an_sb3_models_file(tmp_path):
+    original = DDPG("MlpPolicy", "Pendulum-v1", buffer_size=300, policy_kwargs={"net_arch": [4]}).learn(90)
+    original.save(tmp_path / "model", include=["replay_buffer"])
+    model = DDPGPaper.load(tmp_path / "model", env="Pendulum-v1")
+    for name, array in buffer_arrays(original.replay_buffer).items():
+        assert np.array_equal(array, buffer_arrays(model.replay_buffer)[name])
+    model.learn(5, reset_num_timesteps=False)
+    assert model.replay_buffer.size() == 95
+    assert DDPGPaper.load(tmp_path / "model", custom_objects={"replay_buffer": None}).replay_buffer.size() == 0
+
+
+@pytest.mark.parametrize("buffer_class", [SB3Buffer, PackedReplayBuffer])
+def test_pickles_of_classes_that_the_caller_allows(tmp_path, buffer_class):
+    kwargs = {"buffer_size": 300, "policy_kwargs": {"net_arch": [4]}, "replay_buffer_class": buffer_class, "seed": 0}
+    original = DDPG("MlpPolicy", "Pendulum-v1", **kwargs).learn(90)
+    original.save_replay_buffer(tmp_path / "buffer")
+    model = make()
+    with pytest.raises(UntrustedContentError, match=buffer_class.__name__):
+        model.load_replay_buffer(tmp_path / "buffer")
+    model.load_replay_buffer(tmp_path / "buffer", allow=[buffer_class])
+    assert type(model.replay_buffer) is buffer_class
+    np.random.seed(5)
+    theirs = original.replay_buffer.sample(50)
+    np.random.seed(5)
+    ours = model.replay_buffer.sample(50)
+    assert all(th.equal(a, b) for a, b in zip(theirs[:5], ours[:5], strict=True))
+
+
+def test_the_discount_factor_of_n_step_returns_is_the_models(tmp_path):
+    kwargs = {"n_steps": 3, "buffer_size": 300, "policy_kwargs": {"net_arch": [4]}}
+    DDPG("MlpPolicy", "Pendulum-v1", gamma=0.9, **kwargs).learn(90).save_replay_buffer(tmp_path / "buffer")
+    model = make(gamma=0.5, n_steps=3)
+    model.load_replay_buffer(tmp_path / "buffer")
+    assert model.replay_buffer.gamma == 0.5
+    assert model.replay_buffer.sample(100).discounts.max() == 0.125
+
+
+def test_tensors_in_the_infos_of_hindsight_survive(tmp_path):
+    class WithTensor(BitFlippingEnv):
+        def step(self, action):
+            *others, info = super().step(action)
+            return *others, {**info, "contact": th.full((2,), 0.5)}
+
+    env = WithTensor(continuous=True)
+    kwargs = {"replay_buffer_class": HerReplayBuffer, "replay_buffer_kwargs": {"copy_info_dict": True}}
+    model = DDPGPaper("MultiInputPolicy", env, buffer_size=300, policy_kwargs={"net_arch": [4]}, **kwargs)
+    model.learn(90).save_replay_buffer(tmp_path / "buffer")
+    other = DDPGPaper("MultiInputPolicy", env, buffer_size=300, policy_kwargs={"net_arch": [4]}, **kwargs)
+    other.load_replay_buffer(tmp_path / "buffer")
+    assert np.array_equal(other.replay_buffer.infos[3][0]["contact"], [0.5, 0.5])

@@ -510,3 +510,23 @@ def test_cuts_are_seen_where_observations_do_not_tell(tmp_path, monkeypatch):
     # Of 18 steps, two before the cut and two before the end have shorter sums
     for discount in (0.5, 0.25):
         assert (discounts == discount).float().mean() == pytest.approx(2 / 18, abs=0.03)
+
+
+def test_a_run_without_snapshots_says_why(tmp_path, recwarn):
+    """An environment whose episodes never end, for a short and a long run; later than `every`, for all others."""
+    endless = {"short": 300, "long": 1300}
+    for name, n_steps in endless.items():
+        with pytest.warns(UserWarning, match="although `every` is 20, because no episode began.*reset=True"):
+            make(Alike(length=10**6)).learn(n_steps, callback=SnapshotCallback(tmp_path / name, every=20))
+    recwarn.clear()
+    make(Alike(length=30)).learn(100, callback=SnapshotCallback(tmp_path / "ends", every=20))
+    make(Alike(length=30)).learn(100, callback=SnapshotCallback(tmp_path / "later", every=200))
+    assert [str(warning.message) for warning in recwarn if "no snapshot" in str(warning.message)] == []
+
+
+def test_the_suffix_of_a_snapshot_may_be_left_out(tmp_path):
+    make().learn(80, callback=SnapshotCallback(tmp_path, every=20))
+    newest = snapshots(tmp_path)[0]
+    (tmp_path / "snapshot_999999999999.zip").mkdir()  # not a snapshot
+    for path in (newest.with_suffix(""), tmp_path):
+        assert DDPGPaper.resume(path, vec_env()).num_timesteps == int(newest.stem.rpartition("_")[2])

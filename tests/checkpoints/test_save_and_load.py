@@ -1,5 +1,6 @@
 """Saving and loading models: all of their parts, changed arguments, and training afterwards."""
 
+import dataclasses
 import io
 import sys
 from copy import deepcopy
@@ -12,7 +13,7 @@ from stable_baselines3 import DDPG, SAC
 from stable_baselines3.common.callbacks import CheckpointCallback
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor
 from stable_baselines3.common.utils import ConstantSchedule, LinearSchedule
 from toys import (
     CountingEnv,
@@ -439,7 +440,7 @@ def test_weights_of_torch_are_named_for_what_they_are(tmp_path):
     small_model().actor.load_state_dict(th.load(path))
 
 
-OTHERS = (None, 5, b"x", io.StringIO())
+OTHERS = (None, 5, b"x", "", io.StringIO())
 
 
 @pytest.mark.parametrize("value", OTHERS, ids=lambda value: type(value).__name__)
@@ -470,3 +471,58 @@ def test_permissions_are_checked(trained, tmp_path, name, value):
 def test_one_class_may_be_allowed_without_a_list(tmp_path):
     small_model(policy_kwargs={"features_extractor_class": _Plain}).save(tmp_path / "model")
     DDPGPaper.load(tmp_path / "model", allow=_Plain)
+
+
+def test_a_path_that_ends_in_a_slash(trained, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    trained.save("models/")
+    trained.save_replay_buffer("buffers/")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["buffers.pkl", "models.zip"]
+    DDPGPaper.load("models/").load_replay_buffer("buffers/")
+
+
+def test_a_name_of_the_greatest_length(trained, tmp_path):
+    trained.save(tmp_path / ("ä" * 125 + ".zip"))
+    DDPGPaper.load(tmp_path / ("ä" * 125))
+
+
+@dataclasses.dataclass(slots=True)
+class _Slots:
+    value: int
+
+
+class _Configured(FlattenExtractor):
+    def __init__(self, observation_space, config):
+        super().__init__(observation_space)
+        self.config = config
+
+
+def test_objects_with_slots_survive(tmp_path):
+    kwargs = {"features_extractor_class": _Configured, "features_extractor_kwargs": {"config": _Slots(7)}}
+    small_model(policy_kwargs=kwargs).save(tmp_path / "model")
+    loaded = DDPGPaper.load(tmp_path / "model", allow=[_Configured, _Slots])
+    assert loaded.actor.features_extractor.config == _Slots(7)
+
+
+def test_containers_that_contain_themselves_are_refused_by_name(trained, tmp_path):
+    model = deepcopy(trained)
+    model.history = []
+    model.history.append(model.history)
+    with pytest.raises(CheckpointError, match="`history` cannot be saved"):
+        model.save(tmp_path / "model")
+    assert not list(tmp_path.iterdir())
+
+
+class _OtherSignature(DDPGPaper):
+    def __init__(self, env, width=8, **kwargs):
+        super().__init__("MlpPolicy", env, policy_kwargs={"net_arch": [width]}, **kwargs)
+
+
+def test_a_subclass_with_another_constructor_is_named(tmp_path):
+    model = _OtherSignature(PointEnv())
+    model.save(tmp_path / "model")
+    with pytest.raises(CheckpointError, match="_OtherSignature must have a constructor that begins with `policy`"):
+        _OtherSignature.load(tmp_path / "model")
+    with pytest.raises(CheckpointError, match="_OtherSignature must have a constructor"):
+        model.learn(10, callback=SnapshotCallback(tmp_path / "snapshots"))
+    DDPGPaper.load(tmp_path / "model")

@@ -263,7 +263,7 @@ def test_other_algorithms_are_refused():
     original = SAC("MlpPolicy", "Pendulum-v1", buffer_size=10, policy_kwargs={"net_arch": [4]})
     with pytest.raises(InvalidArgumentError, match="SAC"):
         DDPGPaper.from_sb3(original)
-    with pytest.raises(UntrustedContentError, match="policy_class"):
+    with pytest.raises(CheckpointError, match="SACPolicy; only agents of DDPGPaper, and of SB3's DDPG and TD3"):
         DDPGPaper.load(saved(original))
 
 

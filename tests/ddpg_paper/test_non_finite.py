@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
+from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from toy_envs import ToyEnv
-from toys import assert_same_arrays, same, small_model, weights, weights_of
+from toys import CountingEnv, assert_same_arrays, same, small_model, weights, weights_of
 
 from ddpg_ext import DDPGPaper, DDPGPaperError, NonFiniteError
 
@@ -186,3 +187,19 @@ def test_gradients_whose_squares_overflow(sizes, batch_norm, executor):
 def test_is_a_value_error_of_the_packages_own():
     assert issubclass(NonFiniteError, DDPGPaperError)
     assert issubclass(NonFiniteError, ValueError)
+
+
+@pytest.mark.parametrize("n_envs", [1, 3])
+def test_no_invalid_action_reaches_the_environment(n_envs):
+    class Failing(NormalActionNoise):
+        n_calls = 0
+
+        def __call__(self):
+            self.n_calls += 1
+            return np.full(1, np.nan if self.n_calls >= 8 else 0.1)
+
+    envs = [CountingEnv(length=LENGTH) for _ in range(n_envs)]
+    vec_env = DummyVecEnv([lambda env=env: env for env in envs])
+    model = small_model(vec_env, action_noise=Failing(np.zeros(1), np.ones(1)))
+    stop(model, 100, [f"step {8 * n_envs}, environment 0: the action is nan"])
+    assert {len(env.actions) for env in envs} == {7}

@@ -1,9 +1,12 @@
 """The training loop: when updates happen, what they learn from, and what is logged."""
 
+import contextlib
+
 import numpy as np
 import pytest
 import torch as th
 from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.callbacks import StopTrainingOnMaxEpisodes
 from toy_envs import ToyEnv, toy_vec_env
 from toys import CountingEnv, PointEnv, counting_envs, first, recorded, small_model
 
@@ -204,3 +207,34 @@ def test_the_noise_scale_is_logged(n_envs):
         model.learn(20)
         model.dump_logs()
         assert [value for name, value in records.dumps[-1][1].items() if name == "train/noise_scale"] == logged
+
+
+def _stop_at(step):
+    def callback(local_variables, _):
+        return local_variables["self"].num_timesteps < step
+
+    return callback
+
+
+def _fail_at(step):
+    def callback(local_variables, _):
+        if local_variables["self"].num_timesteps == step:
+            raise KeyError("callback")
+
+    return callback
+
+
+@pytest.mark.parametrize("n_envs", [1, 2])
+@pytest.mark.parametrize(
+    "callback", [StopTrainingOnMaxEpisodes(4), _stop_at(28), _fail_at(28)], ids=["episodes", "stop", "fail"]
+)
+def test_a_stop_between_a_step_and_its_transition(n_envs, callback):
+    """Training that continues afterwards starts a new episode, so no transition joins two episodes or skips a step."""
+    model = small_model(counting_envs(n_envs, length=10, terminates=True))
+    with contextlib.suppress(KeyError):
+        model.learn(100, callback=callback)
+    model.learn(60, reset_num_timesteps=False)
+    batch = model.replay_buffer.sample(2000)
+    assert th.equal(batch.observations[:, 1], batch.next_observations[:, 1])
+    assert th.equal(batch.observations[:, 2] + 1, batch.next_observations[:, 2])
+    assert batch.dones.any()

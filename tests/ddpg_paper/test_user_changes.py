@@ -22,7 +22,16 @@ from torch.nn.utils import prune
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from toys import same, weights
 
-from ddpg_ext import DDPGPaper, InvalidArgumentError, NonFiniteError, OrnsteinUhlenbeckNoise, SnapshotCallback
+from ddpg_ext import (
+    DDPGPaper,
+    InvalidArgumentError,
+    LinearDecay,
+    NonFiniteError,
+    OrnsteinUhlenbeckNoise,
+    ReplayBufferError,
+    ScheduledActionNoise,
+    SnapshotCallback,
+)
 from ddpg_ext.buffers import PackedReplayBuffer
 from ddpg_ext.common.layers import ActionInput, BatchNorm
 from ddpg_ext.ddpg_paper import MlpPolicy
@@ -521,3 +530,91 @@ def test_hooks_on_all_parameters_of_the_policy():
         param.register_hook(lambda grad: calls.append(1) or grad.clamp(-1, 1))
     model.learn(70)
     assert calls
+
+
+@pytest.mark.parametrize("executor", ["fast", "eager"])
+def test_a_changed_weight_decay_is_used_and_saved(tmp_path, executor):
+    model = make_model(executor=executor).learn(70)
+    model.qf_weight_decay = 0.25
+    model.save(tmp_path / "before")
+    model.train(1)
+    model.save(tmp_path / "after")
+    for name in ("before", "after"):
+        loaded = DDPGPaper.load(tmp_path / name)
+        assert [loaded.qf_weight_decay, *(g["weight_decay"] for g in loaded.critic.optimizer.param_groups)] == [
+            0.25
+        ] * 2
+    assert model.critic.optimizer.param_groups[0]["weight_decay"] == 0.25
+    model.critic.optimizer.param_groups[0]["weight_decay"] = 0.5  # a change of the group itself
+    model.train(1)
+    assert model.critic.optimizer.param_groups[0]["weight_decay"] == 0.5
+    model.qf_weight_decay = -1.0
+    with pytest.raises(InvalidArgumentError, match="`qf_weight_decay` must be a number >= 0, got -1"):
+        model.train(1)
+
+
+def test_an_optimiser_of_another_class_starts_again_in_a_loaded_model(tmp_path):
+    model = make_model()
+    model.actor.optimizer = th.optim.SGD(model.actor.parameters(), lr=1e-3)
+    with pytest.warns(UserWarning, match="an optimiser other than plain Adam"):
+        model.learn(70)
+    model.save(tmp_path / "model")
+    with pytest.warns(UserWarning, match="`actor.optimizer` starts again: the model has Adam.*without 'betas'"):
+        loaded = DDPGPaper.load(tmp_path / "model", env="Pendulum-v1")
+    assert same(weights(model.policy), weights(loaded.policy))
+    loaded.learn(70)
+    assert loaded._n_updates > model._n_updates
+
+
+class InPlace(FlattenExtractor):
+    def forward(self, observations):
+        observations *= 0.5
+        return observations
+
+
+def test_a_network_that_changes_observations_in_place_is_refused():
+    """The observations would share the memory of the replay buffer, or of the second forward pass."""
+    model = make_model(policy_kwargs={"net_arch": [8], "features_extractor_class": InPlace})
+    with pytest.raises(InvalidArgumentError, match="changed its observations in place"):
+        model.learn(70)
+
+
+@pytest.mark.parametrize("dtype_while", ["learning", "making"])
+def test_torchs_default_dtype(dtype_while):
+    model = make_model()
+    th.set_default_dtype(th.float64)
+    try:
+        if dtype_while == "learning":
+            model.learn(70)
+            model.train(1, batch_size=8)
+        else:
+            with pytest.raises(InvalidArgumentError, match=r"default dtype is torch\.float64"):
+                make_model()
+    finally:
+        th.set_default_dtype(th.float32)
+    assert {param.dtype for param in model.policy.parameters()} == {th.float32}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda batch: batch._replace(rewards=batch.rewards[:, 0]), r"`rewards` of shape \(64,\)"),
+        (lambda batch: batch._replace(dones=batch.dones.bool()), "`dones` of shape .64, 1. and torch.bool"),
+    ],
+    ids=["shape", "dtype"],
+)
+@pytest.mark.parametrize("executor", ["fast", "eager"])
+def test_minibatches_of_another_shape_are_refused(change, message, executor):
+    class OwnSamples(ReplayBuffer):
+        def sample(self, batch_size, env=None):
+            return change(super().sample(batch_size, env))
+
+    with pytest.raises(ReplayBufferError, match=f"OwnSamples gave a minibatch with {message}"):
+        make_model(replay_buffer_class=OwnSamples, executor=executor).learn(70)
+
+
+def test_a_used_schedule_of_noise_is_named():
+    noise = ScheduledActionNoise(OrnsteinUhlenbeckNoise(np.zeros(1)), LinearDecay(100))
+    make_model(action_noise=noise).learn(50)
+    with pytest.warns(UserWarning, match="continues at step 50, because the noise was used before"):
+        make_model(action_noise=noise)

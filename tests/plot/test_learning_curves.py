@@ -236,6 +236,17 @@ def test_a_run_given_twice_counts_once(zoo):
     assert curves["Hopper-v5", "ddpg_paper"].description == "mean and range of 2 runs"
 
 
+def test_a_path_with_two_labels_has_two_curves(zoo):
+    folder = zoo / "ddpg_paper"
+    _, curves = plot_runs([folder, folder / "Hopper-v5_1", folder], labels=["all", "one", ""])
+    descriptions = {label: curve.description for (env, label), curve in curves.items() if env == "Hopper-v5"}
+    assert {label: text.split(" of ")[-1] for label, text in descriptions.items() if label != "one"} == {
+        "all": "2 runs",
+        "": "2 runs",
+    }
+    assert descriptions["one"].startswith("1 run")
+
+
 def test_without_settings_folders_name_the_run(tmp_path):
     run = read_run(write_run(tmp_path / "td3" / "Walker2d-v5_3", results_of(0), env=None))
     assert (run.algo, run.env) == ("td3", "Walker2d-v5")

@@ -171,6 +171,9 @@ def test_failures_and_processors_are_counted_and_named(tmp_path, capsys):
         ("Ant-v5", "0", "1", "0"),
         ("Hopper-v5", "4", "1", "2"),
     ]
+    file = tmp_path / "other" / "result.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"error": None}))  # no failure
+    assert len([run for run in read_results([tmp_path]) if not run.error]) == 4
     warnings = capsys.readouterr().err
     assert f"Hopper-v5, td3: seed 8 failed and is not counted ({tmp_path}/failed8): ValueError: reward is" in warnings
     assert "different processors, whose rounding differs: Hopper-v5, td3 (3 on A, 1 on B)" in warnings
@@ -219,6 +222,7 @@ def test_all_formats_agree(tmp_path, capsys):
             ["{path}"],
             r"{path}/run/result\.json .* evaluation_returns must have a list for each of them",
         ),
+        ({"n_timesteps": -5}, ["{path}"], r"{path}/run/result\.json .*`n_timesteps` must be at least 0, got -5"),
         ({"n_timesteps": float("inf")}, ["{path}"], r"{path}/run/result\.json .* holds NaN or infinite"),
         ({"seed": 1.5}, ["{path}"], r"{path}/run/result\.json .*`seed` must be a whole number, got 1\.5"),
         ({"env": ["a"]}, ["{path}"], r"{path}/run/result\.json .*`env` must be text, got \['a'\]"),

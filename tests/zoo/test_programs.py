@@ -406,6 +406,15 @@ def test_quotes_of_hyperparameters(zoo, pair, advice):
     assert "Traceback" not in result.stderr
 
 
+def test_functions_among_hyperparameters_are_refused(zoo, tmp_path):
+    """The files of the run could not be read again."""
+    result = zoo("train", "-params", "learning_rate:lambda p: 1e-3 * p")
+    assert result.status == 2
+    assert "-params learning_rate: <function" in result.stderr
+    assert "cannot be stored in the files of a run" in result.stderr
+    assert not list(tmp_path.rglob("args.yml"))
+
+
 def test_load_from_hub(train, zoo, monkeypatch, capsys, tmp_path):
     """A local folder replaces the download; a repository without normalisation is complete."""
     run_folder = train()
