@@ -340,7 +340,7 @@ def test_the_discount_factor_of_n_step_returns_is_the_models(tmp_path):
     model = make(gamma=0.5, n_steps=3)
     model.load_replay_buffer(tmp_path / "buffer")
     assert model.replay_buffer.gamma == 0.5
-    assert model.replay_buffer.sample(100).discounts.max() == 0.125
+    assert model.replay_buffer.sample(100).discounts.min() == 0.125
 
 
 def test_tensors_in_the_infos_of_hindsight_survive(tmp_path):

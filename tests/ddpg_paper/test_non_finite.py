@@ -196,7 +196,7 @@ def test_no_invalid_action_reaches_the_environment(n_envs):
 
         def __call__(self):
             self.n_calls += 1
-            return np.full(1, np.nan if self.n_calls >= 8 else 0.1)
+            return np.full(1, np.nan if self.n_calls >= 8 else 0.1, np.float32)
 
     envs = [CountingEnv(length=LENGTH) for _ in range(n_envs)]
     vec_env = DummyVecEnv([lambda env=env: env for env in envs])
