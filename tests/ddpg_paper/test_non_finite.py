@@ -200,6 +200,6 @@ def test_no_invalid_action_reaches_the_environment(n_envs):
 
     envs = [CountingEnv(length=LENGTH) for _ in range(n_envs)]
     vec_env = DummyVecEnv([lambda env=env: env for env in envs])
-    model = small_model(vec_env, action_noise=Failing(np.zeros(1), np.ones(1)))
+    model = make_model(vec_env, action_noise=Failing(np.zeros(1), np.ones(1)))
     stop(model, 100, [f"step {8 * n_envs}, environment 0: the action is nan"])
     assert {len(env.actions) for env in envs} == {7}
