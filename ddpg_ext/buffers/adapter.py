@@ -330,7 +330,8 @@ def end_episodes(buffer: ReplayBuffer, envs: np.ndarray) -> None:
     End the episodes of environments that are reset between two steps, in any replay buffer.
 
     The newest transitions become the last ones of their episodes. They are truncated, not terminal, so their targets
-    bootstrap. A buffer with a method ``end_episodes(envs)`` does this itself.
+    bootstrap; except with ``optimize_memory_usage``, which has no place for their next observation. A buffer with a
+    method ``end_episodes(envs)`` does this itself.
 
     :param buffer: a replay buffer of this package, of SB3, or of your own
     :param envs: numbers of the environments
@@ -341,7 +342,9 @@ def end_episodes(buffer: ReplayBuffer, envs: np.ndarray) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it warns that it truncates
             buffer.truncate_last_trajectory()
-    elif hasattr(buffer, "timeouts") and buffer.size() > 0 and not buffer.optimize_memory_usage:
+    elif getattr(buffer, "optimize_memory_usage", False) and buffer.size() > 0:
+        buffer.dones[buffer.pos - 1, envs] = 1  # as in SB3, because its next observation will be overwritten
+    elif hasattr(buffer, "timeouts") and buffer.size() > 0:
         last = buffer.pos - 1
         buffer.timeouts[last, envs] = np.maximum(buffer.timeouts[last, envs], 1 - buffer.dones[last, envs])
 

@@ -76,13 +76,22 @@ class PackedReplayBuffer(ReplayBufferAdapter):
         self.directory = None if directory is None else check_directory(directory)
         super().__init__(*args, **kwargs)
         self.n_steps = n_steps
-        self.gamma = gamma
-        # Discounts of rewards, and of the values that follow sums of 1, 2, ... rewards
         self._steps = np.arange(n_steps)
-        self._discounts = (gamma**self._steps).astype(np.float32)
-        self._next_discounts = (gamma ** np.arange(1.0, n_steps + 1)).astype(np.float32)[:, None]
+        self.gamma = gamma
         self._allocate()
         self._ring.memory.warn_if_too_large()
+
+    @property
+    def gamma(self) -> float:
+        """Return the discount factor of n-step returns; assignable."""
+        return self._gamma
+
+    @gamma.setter
+    def gamma(self, gamma: float) -> None:
+        self._gamma = gamma
+        # Discounts of rewards, and of the values that follow sums of 1, 2, ... rewards
+        self._discounts = (gamma**self._steps).astype(np.float32)
+        self._next_discounts = (gamma ** (self._steps + 1.0)).astype(np.float32)[:, None]
 
     def _allocate(self) -> None:
         """Make an empty ring, and the attributes by which ``add`` checks its arguments."""

@@ -3,7 +3,6 @@
 import copy
 import inspect
 import re
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -29,7 +28,7 @@ from ddpg_ext.checkpoints.model_zip import (
     read_parameters,
 )
 from ddpg_ext.checkpoints.replay_buffer import set_replay_buffer
-from ddpg_ext.common.checks import check_path, plain
+from ddpg_ext.common.checks import check_default_dtype, check_path, plain
 from ddpg_ext.common.errors import (
     CheckpointError,
     DamagedCheckpointError,
@@ -81,6 +80,7 @@ def load_model(
 ) -> Model:
     """Load a model from its file: see :meth:`DDPGPaper.load`."""
     trust = trust or Trust()
+    check_default_dtype()
     changes = _attributes_to_change(cls, kwargs or {})
     if trust.custom.get("learning_rate") == 0.0:
         del trust.custom["learning_rate"]  # the RL Zoo's programs pass it, because SB3 may fail to unpickle a schedule
@@ -155,18 +155,28 @@ def build_model(
         buffer = None if original is None or original.is_live else original.data.get("replay_buffer")
         if buffer is not None:  # saved with include=["replay_buffer"]
             buffer.device = model.device
-            set_replay_buffer(model, buffer)
+            try:
+                set_replay_buffer(model, buffer)
+            except CheckpointError as error:
+                cure = "pass custom_objects={'replay_buffer': None} to load the model without it"
+                raise type(error)(f"{error}; {cure}") from None
     return model
 
 
 def check_constructor(cls: type["DDPGPaper"]) -> None:
     """Raise an error for a subclass whose constructor does not begin with the arguments of SB3's algorithms."""
-    names = [name for name, p in inspect.signature(cls).parameters.items() if p.kind is not p.VAR_POSITIONAL][:2]
-    parameters = inspect.signature(cls).parameters.values()
-    if not any(p.kind is p.VAR_POSITIONAL for p in parameters) and names != ["policy", "env"]:
+    signature = inspect.signature(cls)
+    first = [name for name, p in signature.parameters.items() if p.kind is not p.VAR_KEYWORD][:2]
+    takes_any = any(p.kind is p.VAR_POSITIONAL for p in signature.parameters.values())
+    try:
+        signature.bind("MlpPolicy", None, device="auto", _init_setup_model=False)
+        fits = takes_any or first == ["policy", "env"]
+    except TypeError:
+        fits = False
+    if not fits:
         raise CheckpointError(
-            f"{cls.__name__} must have a constructor that begins with `policy` and `env`, as SB3's algorithms do, got "
-            f"{inspect.signature(cls)}; or load the file with DDPGPaper"
+            f"{cls.__name__} must have a constructor that begins with `policy` and `env` and takes `device` and "
+            f"`_init_setup_model`, as SB3's algorithms do, got {signature}; or use DDPGPaper in place of it"
         )
 
 
@@ -429,16 +439,7 @@ def _apply_parameters(
     try:
         for name, state in parameters.items():
             if isinstance(parts[name], th.optim.Optimizer):
-                sb3_compat.prepare_optimizer_state(parts[name], state)
-                parts[name].load_state_dict(state)
-                pairs = zip(parts[name].param_groups, before[name]["param_groups"], strict=True)
-                if lacking := [key for group, former in pairs for key in former if key not in group]:
-                    parts[name].load_state_dict(before[name])
-                    warnings.warn(
-                        f"`{name}` starts again: the model has {type(parts[name]).__name__}, but the saved state is "
-                        f"from another optimiser, without {lacking[0]!r}. Before training, select an optimiser by "
-                        "policy_kwargs=dict(optimizer_class=...)"
-                    )
+                sb3_compat.load_optimizer_state(parts[name], state, name)
             else:
                 parts[name].load_state_dict(state, strict=exact_match)
         if original is not None:
@@ -451,6 +452,7 @@ def _apply_parameters(
 
 def convert_live(cls: type[Model], sb3_model: Any) -> Model:
     """Convert a live SB3 DDPG or TD3. The result shares its environment and replay buffer."""
+    check_default_dtype()
     file = sb3_compat.live_model_file(sb3_model)
     buffer = sb3_model.replay_buffer
     changes = {} if buffer is None else {"replay_buffer": buffer}

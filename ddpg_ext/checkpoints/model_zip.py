@@ -10,6 +10,7 @@ import contextlib
 import io
 import json
 import os
+import pickle
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -162,7 +163,7 @@ def _variables(model: "DDPGPaper", names: Iterable[str]) -> dict[str, th.Tensor 
 
 def excluded_attributes(model: "DDPGPaper") -> set[str]:
     """Return the names of attributes that are not saved unless the user includes them."""
-    return {*model._excluded_save_params(), "_executor", "_statistics_before", "_is_stepping", "_last_weight_decay"}
+    return {*model._excluded_save_params(), "_executor", "_statistics_before", "_last_weight_decay"}
 
 
 def _field(name: str, value: Any, advice: str) -> Any:
@@ -208,10 +209,11 @@ def read_model_members(archive: ZipReader, device: th.device | str, trust: Trust
             try:
                 data[name] = _read_field(name, item, trust, budget)
             except UntrustedContentError as error:
-                if name == "policy_class" and re.search(r"the global (stable_baselines3|sb3_contrib)\.", str(error)):
+                other = re.search(r"the global ((stable_baselines3|sb3_contrib)\.\S+)", str(error))
+                if name == "policy_class" and other:
                     raise CheckpointError(
-                        f"{archive.name}: its policy is {error}; only agents of DDPGPaper, and of SB3's DDPG and TD3, "
-                        "can be loaded"
+                        f"{archive.name}: its policy is {other[1]}; only agents of DDPGPaper, and of SB3's DDPG and "
+                        "TD3, can be loaded"
                     ) from None
                 raise UntrustedContentError(
                     f"{archive.name}: its field `{name}` asks for {error}, which is not on the allow-list of "
@@ -277,9 +279,23 @@ def _read_field(name: str, item: Any, trust: Trust, budget: Budget) -> Any:
     if name in DERIVED and _is_only_a_function(pickled, budget):
         return None
     if name == "replay_buffer":
-        return replay_buffers.load_buffer(io.BytesIO(pickled), None, trust.allowed)
+        return _replay_buffer(pickled, trust)
     value = load_pickle(pickled, trust.allowed, budget)
     return value.item() if isinstance(value, np.generic) else value
+
+
+def _replay_buffer(pickled: bytes, trust: Trust) -> Any:
+    """Return the replay buffer in a model's file of SB3."""
+    try:
+        return replay_buffers.from_pickle(io.BytesIO(pickled), trust.allowed)
+    except UntrustedContentError:
+        if not trust.trusted:
+            raise
+        return pickle.loads(pickled)
+    except CheckpointError:
+        raise
+    except (TypeError, LookupError, ValueError, AttributeError) as error:
+        raise DamagedCheckpointError(f"malformed content of a replay buffer: {error!r}") from error
 
 
 def _is_only_a_function(pickled: bytes, budget: Budget) -> bool:

@@ -65,7 +65,7 @@ def set_replay_buffer(model: "DDPGPaper", buffer: ReplayBuffer) -> None:
     if isinstance(buffer, HerReplayBuffer) and buffer.env is None:
         buffer.set_env(env_of_her(model))
     fit_arguments(model, buffer)
-    if isinstance(buffer, NStepReplayBuffer):
+    if isinstance(buffer, PackedReplayBuffer | NStepReplayBuffer):
         buffer.gamma = float(model.gamma)
     model.replay_buffer = buffer
 

@@ -308,8 +308,26 @@ def load_optimizers(model: "DDPGPaper", file: ModelFile) -> None:
         theirs = {key: value for key, value in saved["param_groups"][0].items() if key not in ours}
         for group in state["param_groups"]:
             group.update({key: value for key, value in theirs.items() if key in group})
-        prepare_optimizer_state(optimizer, state)
-        optimizer.load_state_dict(state)
+        load_optimizer_state(optimizer, state, f"{name}.optimizer")
+
+
+def load_optimizer_state(optimizer: th.optim.Optimizer, state: Any, name: str) -> None:
+    """Load the state of an optimiser; keep the present one, and warn, if the state is from another kind."""
+    before = copy.deepcopy(optimizer.state_dict())
+    prepare_optimizer_state(optimizer, state)
+    optimizer.load_state_dict(state)
+    pairs = zip(optimizer.param_groups, before["param_groups"], strict=True)
+    lacking = [key for group, former in pairs for key in optimizer.defaults if key in former and key not in group]
+    if isinstance(optimizer, th.optim.Adam):
+        needed = ("step", "exp_avg", "exp_avg_sq")
+        lacking += [key for entry in state["state"].values() for key in needed if key not in entry]
+    if lacking:
+        optimizer.load_state_dict(before)
+        warnings.warn(
+            f"`{name}` starts again: the model has {type(optimizer).__name__}, but the saved state is from another "
+            f"optimiser, without {lacking[0]!r}. Before training, select an optimiser by "
+            "policy_kwargs=dict(optimizer_class=...)"
+        )
 
 
 def _starts_from_zero(optimizer: th.optim.Optimizer, network: str) -> bool:

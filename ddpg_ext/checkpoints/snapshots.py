@@ -26,11 +26,11 @@ from stable_baselines3.common.vec_env import unwrap_vec_normalize
 
 from ddpg_ext.buffers import end_episodes
 from ddpg_ext.checkpoints import training_state, vec_normalize
-from ddpg_ext.checkpoints.load import build_model, check_constructor
+from ddpg_ext.checkpoints.load import build_model
 from ddpg_ext.checkpoints.model_zip import Trust, read_model_members, write_model_members
 from ddpg_ext.checkpoints.replay_buffer import fit_arguments
 from ddpg_ext.checkpoints.witness import Witness, witness_file
-from ddpg_ext.common.checks import check_count, check_flag, check_path
+from ddpg_ext.common.checks import check_count, check_default_dtype, check_flag, check_path
 from ddpg_ext.common.errors import (
     CheckpointError,
     CheckpointNotFoundError,
@@ -92,7 +92,8 @@ class SnapshotCallback(BaseCallback):
         among its attributes; this works if its ``reset`` seeds them
     :param verbose: 1: print each snapshot
     :raises InvalidArgumentError: for a value out of range
-    :raises InvalidArgumentTypeError: if ``path`` is not a path, or ``every`` or ``keep`` not a number
+    :raises InvalidArgumentTypeError: if ``path`` is not a path, ``every`` or ``keep`` not a whole number, or ``reset``
+        not True, False or None
     :raises CheckpointError: before training, if the run has a part that no file can hold; at the first snapshot, if the
         environment cannot repeat a reset, which resuming needs
     """
@@ -113,8 +114,8 @@ class SnapshotCallback(BaseCallback):
         self.reset = None if reset is None else check_flag("reset", reset)
         self._run = _Run(0)
         self._recorder: training_state.ResetRecorder | None = None
-        self._last_steps = self._first_step = 0
-        self._has_warned = False
+        self._last_steps = 0
+        self._is_waiting = self._has_snapshot = self._has_warned = False
         self._last_dones: np.ndarray | None = None
         #: names of the snapshots of this run
         self._own: set[str] = set()
@@ -135,10 +136,9 @@ class SnapshotCallback(BaseCallback):
             )
 
     def _on_training_start(self) -> None:
-        check_constructor(type(self.model))
         self._check_place()  # again, because SB3 tells a callback in a list its parent late
         model = self.model
-        self._last_steps = self._first_step = model.num_timesteps
+        self._last_steps, self._is_waiting, self._has_snapshot = model.num_timesteps, False, False
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -177,12 +177,12 @@ class SnapshotCallback(BaseCallback):
         return True
 
     def _on_training_end(self) -> None:
-        self._warn_of_waiting(self._last_steps == self._first_step)
+        self._warn_of_waiting(self._is_waiting and not self._has_snapshot)
 
     def _warn_of_waiting(self, is_long: bool) -> None:
-        """Warn once if there is no snapshot after many steps."""
+        """Warn once if a snapshot waits for long."""
         n_steps = self.model.num_timesteps - self._last_steps
-        if is_long and n_steps >= self.every and not self._has_warned:
+        if is_long and not self._has_warned:
             self._has_warned = True
             warnings.warn(
                 f"no snapshot in {n_steps:,} steps, although `every` is {self.every:,}, because no episode began "
@@ -200,9 +200,10 @@ class SnapshotCallback(BaseCallback):
             reset = {"kind": "repeated", "before": self._recorder.before}
             self._check_repeatable(reset)
         else:
+            self._is_waiting = True
             self._warn_of_waiting(steps - self._last_steps > max(5 * self.every, _LONG))
             return
-        self._last_steps = steps
+        self._last_steps, self._is_waiting, self._has_snapshot = steps, False, True
         others = [other.name for other in snapshots(self.path) if other.name not in self._own]
         if others:
             raise CheckpointError(
@@ -317,10 +318,12 @@ def resume_model(
     trust: Trust,
 ) -> Model:
     """Return the model of a snapshot, or of the newest whole one in a folder: see :meth:`DDPGPaper.resume`."""
-    path = Path(resolve_suffix(check_path("path", path), ".zip"))
+    path = Path(check_path("path", path))
+    path = path if path.is_dir() else Path(resolve_suffix(path, ".zip"))
     candidates = snapshots(path) if path.is_dir() else [path]
     if not candidates or not candidates[0].exists():
         raise CheckpointNotFoundError(f"there is no snapshot in {path}; pass a folder or file of SnapshotCallback")
+    check_default_dtype()
     errors = []
     for candidate in candidates:
         try:

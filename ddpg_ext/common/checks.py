@@ -104,6 +104,15 @@ def check_device(device: Any) -> th.device:
     return th.device("cpu") if resolved.type == "cpu" else resolved  # torch.load does not know "cpu:0"
 
 
+def check_default_dtype() -> None:
+    """Raise an InvalidArgumentError unless torch makes float32 tensors by default, which networks need."""
+    if th.get_default_dtype() != th.float32:
+        raise InvalidArgumentError(
+            f"torch's default dtype is {th.get_default_dtype()}, but the networks need torch.float32; call "
+            "torch.set_default_dtype(torch.float32) before you make or load the model"
+        )
+
+
 def check_class(name: str, value: Any, base: type) -> None:
     """Raise an ``InvalidArgumentTypeError`` unless a value is a subclass of ``base``."""
     if not (isinstance(value, type) and issubclass(value, base)):

@@ -24,8 +24,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     # Several processes and threads may write the same file; the last rename wins
-    name = os.fsdecode(os.fsencode(path.name)[:200])  # a name has at most 255 bytes
-    temporary = path.with_name(f".{name}.{secrets.token_hex(4)}.tmp")
+    temporary = path.with_name(f".{path.name[:50]}.{secrets.token_hex(4)}.tmp")  # a name has at most 255 bytes
     try:
         with open(temporary, "wb") as file:
             with contextlib.suppress(OSError):  # a file system without locks

@@ -26,7 +26,15 @@ from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ddpg_ext.buffers import end_episodes
-from ddpg_ext.common.checks import check_count, check_device, check_dict, check_number, is_method, plain
+from ddpg_ext.common.checks import (
+    check_count,
+    check_default_dtype,
+    check_device,
+    check_dict,
+    check_number,
+    is_method,
+    plain,
+)
 from ddpg_ext.common.denormals import MatmulPrecision, flush_denormals, matmul_precision
 from ddpg_ext.common.environments import make_environment
 from ddpg_ext.common.errors import (
@@ -199,6 +207,7 @@ class DDPGPaper(OffPolicyAlgorithm):
         executor: ExecutorChoice = "auto",
         matmul_precision: MatmulPrecision | None = None,
     ) -> None:
+        check_default_dtype()
         policy, verbose = resolve_policy(policy), check_verbose(verbose)
         if replay_buffer_kwargs is not None:
             check_dict("replay_buffer_kwargs", replay_buffer_kwargs)
@@ -235,6 +244,11 @@ class DDPGPaper(OffPolicyAlgorithm):
         )
         if str(device).startswith("cuda") and self.device.type != "cuda":
             warnings.warn(f"torch finds no GPU for `device={str(device)!r}`; the model is on the CPU")
+        if isinstance(action_noise, ScheduledActionNoise) and action_noise.n_steps > 0:
+            warnings.warn(
+                f"the schedule of `action_noise` continues at step {action_noise.n_steps:,}, because the noise was "
+                "used before; pass a new ScheduledActionNoise to start the schedule again"
+            )
         self.qf_learning_rate = qf_learning_rate
         self.qf_weight_decay = qf_weight_decay
         self.uniform_warmup = uniform_warmup
@@ -329,11 +343,6 @@ class DDPGPaper(OffPolicyAlgorithm):
         elif is_new and isinstance(noise, VectorizedActionNoise) and hasattr(noise.base_noise, "spawn"):
             # SB3's deep copies share one stream, so `_setup_learn` makes independent copies of the base noise
             self.action_noise = noise.base_noise
-        if is_new and isinstance(noise, ScheduledActionNoise) and noise.n_steps > 0:
-            warnings.warn(
-                f"the schedule of `action_noise` continues at step {noise.n_steps:,}, because the noise was used "
-                "before; pass a new ScheduledActionNoise to start the schedule again"
-            )
         if is_new and self.seed is not None and getattr(self.action_noise, "seed", 0) is None:
             self._seed_noise(self.seed)
 
@@ -423,11 +432,6 @@ class DDPGPaper(OffPolicyAlgorithm):
                 if misfit is None:
                     raise
                 raise self._discarded(misfit) from error
-            finally:
-                if self._is_stepping:
-                    # A callback or an error ended training before the last step was stored, so `_last_obs` is outdated;
-                    # continued training starts a new episode
-                    self._last_obs, self._is_stepping = None, False
         if self._n_updates == 0 and 0 < self.num_timesteps <= self.learning_starts:
             warnings.warn(
                 f"nothing was learned: training ended at step {self.num_timesteps}; gradient steps start after step "
@@ -452,6 +456,9 @@ class DDPGPaper(OffPolicyAlgorithm):
             # SB3 would make deep copies, which would give all environments the same stream
             self.action_noise = vectorize(self.action_noise, self.env.num_envs)
         self._statistics_before = running_statistics(self._vec_normalize_env)
+        if self._is_stepping:
+            # A callback or an error ended training before the last step was stored, so `_last_obs` is outdated
+            self._last_obs, self._is_stepping = None, False
         mid_episode = not reset_num_timesteps and self._last_obs is not None
         if getattr(self, "replay_buffer", None) is None:
             self.replay_buffer = make_replay_buffer(self)
@@ -489,7 +496,8 @@ class DDPGPaper(OffPolicyAlgorithm):
             if action_noise is not None:
                 scaled_action = np.minimum(np.maximum(scaled_action + np.asarray(action_noise()), -1), 1)
             action = self.policy.unscale_action(scaled_action)
-        self._check_size("action", scaled_action)  # here, so that no invalid action reaches a robot
+        # Here, so that no invalid action reaches a robot; and again when it is stored, because a subclass may change it
+        self._check_size("action", scaled_action, step=self.num_timesteps + n_envs)
         self._is_stepping = True
         return action, scaled_action
 
@@ -503,6 +511,7 @@ class DDPGPaper(OffPolicyAlgorithm):
         infos: list[dict[str, Any]],
     ) -> None:
         env = self._vec_normalize_env
+        self._check_size("action", buffer_action)
         original_obs: Any = new_obs
         # Check the values before normalisation, which would clip an invalid value or spread it to all environments
         original_reward = reward if env is None else env.get_original_reward()
@@ -539,7 +548,7 @@ class DDPGPaper(OffPolicyAlgorithm):
         self._check_size(quantity, arrays, env_index)
         return arrays
 
-    def _check_size(self, quantity: str, values: Any, env_index: int | None = None) -> None:
+    def _check_size(self, quantity: str, values: Any, env_index: int | None = None, step: int | None = None) -> None:
         """Raise NonFiniteError if a value (of all environments, or of ``env_index``) is NaN, infinite or too large."""
         if isinstance(values, dict):
             for key, value in values.items():
@@ -550,7 +559,7 @@ class DDPGPaper(OffPolicyAlgorithm):
             return
         where = tuple(np.argwhere(~(np.abs(values.astype(np.float64)) <= LARGEST))[0])
         env = where[0] if env_index is None else env_index
-        step = self.num_timesteps + (self.n_envs if quantity == "action" else 0)  # an action is checked before its step
+        step = self.num_timesteps if step is None else step
         reason = f", too large for single precision (limit {LARGEST:g})" if np.isfinite(values[where]) else ""
         raise self._discarded(
             NonFiniteError(
@@ -576,13 +585,17 @@ class DDPGPaper(OffPolicyAlgorithm):
 
         :param gradient_steps: number of gradient steps, each on its own minibatch
         :param batch_size: transitions per minibatch; None: the model's ``batch_size``
-        :raises InvalidArgumentError: if ``batch_size`` is 1, with batch normalisation
+        :raises InvalidArgumentError: if ``batch_size`` is 1, with batch normalisation; for negative ``gradient_steps``;
+            if ``qf_weight_decay`` was set to an invalid value, or a network changes its observations in place
+        :raises InvalidArgumentTypeError: if ``gradient_steps`` is not a whole number
         :raises NonFiniteError: if a loss is NaN or infinite, or a gradient is too large for single precision
-        :raises ReplayBufferError: if the replay buffer is empty
+        :raises ReplayBufferError: if the replay buffer is empty, or gives rewards or dones of a wrong shape
         """
         batch_size = self.batch_size if batch_size is None else batch_size
         self._check_minibatch(batch_size)
-        gradient_steps = check_number("gradient_steps", gradient_steps, lambda n: True, "a whole number", integer=True)
+        gradient_steps = check_number(
+            "gradient_steps", gradient_steps, lambda n: n >= 0, "a whole number >= 0", integer=True
+        )
         buffer: Any = getattr(self, "replay_buffer", None)
         if buffer is None or not buffer.size():
             raise ReplayBufferError(

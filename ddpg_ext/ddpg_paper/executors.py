@@ -85,12 +85,18 @@ class EagerExecutor:
         """Call :func:`ddpg_ext.ddpg_paper.update.gradient_step`; refuse networks that change the observations."""
         tensors = [*_tensors(batch.observations), *_tensors(batch.next_observations)]
         versions = [tensor._version for tensor in tensors]
-        result = gradient_step(self.policy, batch, gamma, tau)
+        error: RuntimeError | None = None
+        try:
+            result = gradient_step(self.policy, batch, gamma, tau)
+        except RuntimeError as raised:  # of autograd, if it needs the former observations
+            error = raised
         if [tensor._version for tensor in tensors] != versions:
             raise InvalidArgumentError(
                 "a network changed its observations in place, and the replay buffer may share their memory; write "
                 "x = 0.5 * x instead of x *= 0.5, and inplace=False"
-            )
+            ) from error
+        if error is not None:
+            raise error
         return result
 
     def act(self, observations: Any) -> np.ndarray:
@@ -99,7 +105,8 @@ class EagerExecutor:
 
 
 def _tensors(observations: PyTorchObs) -> list[th.Tensor]:
-    return [*observations.values()] if isinstance(observations, dict) else [observations]
+    tensors = [*observations.values()] if isinstance(observations, dict) else [observations]
+    return [tensor for tensor in tensors if not tensor.is_inference()]  # these have no version
 
 
 #: by name, the fastest first: "auto" takes the first that supports the policy

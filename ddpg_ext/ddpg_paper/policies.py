@@ -109,11 +109,6 @@ class DDPGPaperPolicy(BasePolicy):
             batch_norm = self.default_batch_norm
         if isinstance(final_init, str) and final_init == "paper":
             final_init = self.default_final_init
-        if th.get_default_dtype() != th.float32:
-            raise InvalidArgumentError(
-                f"torch's default dtype is {th.get_default_dtype()}, but the networks need torch.float32; call "
-                "torch.set_default_dtype(torch.float32) before you make or load the model"
-            )
         check_class("activation_fn", activation_fn, nn.Module)
         check_class("optimizer_class", optimizer_class, th.optim.Optimizer)
         check_class("features_extractor_class", features_extractor_class, BaseFeaturesExtractor)

@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, get_args
 
 import numpy as np
+import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
@@ -199,13 +200,13 @@ def check_weight_decay(weight_decay: Any) -> float:
 
 def check_minibatch(batch: Any, buffer_class: type) -> None:
     """Raise a ReplayBufferError for a minibatch whose shapes torch would broadcast to a matrix of TD errors."""
-    for name in ("rewards", "dones"):
-        tensor, shape = getattr(batch, name), (len(batch.actions), 1)
-        if tensor.shape != shape or not tensor.is_floating_point():
+    shape = (len(batch.actions), 1)
+    for name in ("rewards", "dones", "discounts", "weights"):
+        tensor = getattr(batch, name, None)
+        if tensor is not None and (tensor.shape != shape or tensor.dtype == th.bool):
             raise ReplayBufferError(
                 f"`replay_buffer_class` {buffer_class.__name__} gave a minibatch with `{name}` of shape "
-                f"{tuple(tensor.shape)} and {tensor.dtype}; DDPG needs the shape {shape} and floats, as in SB3's "
-                "ReplayBuffer"
+                f"{tuple(tensor.shape)} and {tensor.dtype}; it must give numbers of shape {shape}, as in SB3"
             )
 
 

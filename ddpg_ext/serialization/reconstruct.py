@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import inspect
 import pathlib
 import pickle
 import types
@@ -182,6 +183,8 @@ def _make_allowed(allowed: Any, call: Recorded) -> Any:
             if attributes:
                 made.__dict__.update(attributes)
             for name, value in slots.items():
+                if not isinstance(inspect.getattr_static(type(made), name, None), types.MemberDescriptorType):
+                    raise UntrustedContentError(f"the attribute {name!r:.60} of {call.func}, which is not a slot")
                 setattr(made, name, value)
         for item in call.items:
             made.append(item)
@@ -206,9 +209,7 @@ def load_pickle(data: bytes, allowed: Allowed | None = None, budget: Budget | No
         return pickle.loads(data)
 
 
-def load_attributes(
-    data: Any, paths: Container[str], kind: str, allowed: Allowed, skip: str = ""
-) -> tuple[str, dict[str, Any]]:
+def load_attributes(data: Any, paths: Container[str], kind: str, allowed: Allowed) -> tuple[str, dict[str, Any]]:
     """Read the pickle of one object; return the name of its class, which must be in ``paths``, and its attributes."""
     recorded = record(data)
     root = recorded.root
@@ -217,8 +218,7 @@ def load_attributes(
         raise UntrustedContentError(f"{name} instead of {kind}")
     if not isinstance(root.state, dict):
         raise DamagedCheckpointError("it has no attributes")
-    state = {key: value for key, value in root.state.items() if key != skip}
-    return name.path, Reconstructor(allowed, recorded.limit).build(state)
+    return name.path, Reconstructor(allowed, recorded.limit).build(root.state)
 
 
 def is_listed(name: Global) -> bool:

@@ -222,7 +222,7 @@ def load_buffer(path: Any, buffer: Any, allowed: Allowed) -> Any:
             return buffer
         with naming(os.fspath(path) if is_path else "the file", "a replay buffer"):
             try:
-                return _from_pickle(file, allowed)
+                return from_pickle(file, allowed)
             except UntrustedContentError:
                 if not allowed.trusted:
                     raise
@@ -236,16 +236,19 @@ _BUFFERS: dict[str, type[ReplayBuffer]] = {
 _PLAIN = (bool, int, float, type(None), GoalSelectionStrategy)
 
 
-def _from_pickle(file: Any, allowed: Allowed) -> ReplayBuffer:
+def from_pickle(file: Any, allowed: Allowed) -> ReplayBuffer:
     """Return the replay buffer in a pickle of SB3; of other classes only those that the caller allows."""
     own = {name: cls for name, cls in allowed.extra.items() if isinstance(cls, type) and issubclass(cls, ReplayBuffer)}
     classes: dict[str, Any] = {**own, **_BUFFERS}
-    path, attributes = load_attributes(file, classes, "a replay buffer", allowed, skip="device")
+    path, attributes = load_attributes(file, classes, "a replay buffer", allowed)
     cls, attributes = classes[path], plain(attributes)
     buffer: Any = object.__new__(cls)
-    if path in own and hasattr(cls, "__setstate__"):
-        buffer.__setstate__({"_device": "cpu", **attributes})
+    if path not in _BUFFERS:  # the caller's class restores itself, as with pickle
+        if attributes.get("directory") is not None:
+            raise UntrustedContentError("a folder for its scratch files, which the file names")
+        getattr(buffer, "__setstate__", vars(buffer).update)(attributes)
         return buffer
+    attributes.pop("device", None)
     if issubclass(cls, HerReplayBuffer):
         buffer.env = None
     _check_attributes(cls, attributes)

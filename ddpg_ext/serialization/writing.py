@@ -4,6 +4,9 @@ import copyreg
 import io
 import pickle
 import sys
+from collections import ChainMap
+from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar
 
 import cloudpickle
@@ -33,7 +36,7 @@ class _Pickler(cloudpickle.Pickler):
 
 
 class _PlainPickler(pickle.Pickler):
-    dispatch_table = {**copyreg.dispatch_table, th.Tensor: _reduce_tensor}
+    dispatch_table: Any = ChainMap({th.Tensor: _reduce_tensor}, copyreg.dispatch_table)
 
 
 def replaces_a_part(owner: type, name: str) -> bool:
@@ -42,11 +45,11 @@ def replaces_a_part(owner: type, name: str) -> bool:
     return callable(class_attribute) or isinstance(class_attribute, property)
 
 
-def dumps(value: Any, pickler: type[pickle.Pickler] = _Pickler) -> bytes:
+def dumps(value: Any, pickler: Callable[[io.BytesIO], pickle.Pickler] = _Pickler) -> bytes:
     """Return the pickle of an attribute, by default in SB3's format, which stores functions as code."""
     stream = io.BytesIO()
     try:
-        pickler(stream, protocol=4).dump(value)
+        pickler(stream).dump(value)
     except Exception as error:
         raise CheckpointError(f"it cannot be pickled: {str(error)[:200]}") from None
     return stream.getvalue()
@@ -75,7 +78,7 @@ def dump_plain(values: dict[str, Any], owner: str, advice: str, **advice_by_name
 
 
 def _dump(value: Any) -> bytes:
-    pickled = dumps(value, _PlainPickler)
+    pickled = dumps(value, partial(_PlainPickler, protocol=4))
     recorded = record(pickled)
     try:
         Reconstructor(Allowed(), recorded.limit).build(recorded.root)

@@ -204,10 +204,9 @@ def _check_options(options: dict[str, Any]) -> None:
     for name, option in (("n_eval_episodes", "--eval-episodes"), ("n_eval_envs", "--n-eval-envs")):
         if options.get(name, 1) < 1:
             raise InvalidArgumentError(f"{option} must be a whole number above 0, got {options[name]}")
-    log_interval = options.get("log_interval", -1)
-    if log_interval < 1 and log_interval != -1:
+    if options.get("log_interval", -1) == 0:
         raise InvalidArgumentError(
-            f"--log-interval must be a whole number above 0, or -1 for the algorithm's, got {log_interval}"
+            "--log-interval must be a whole number above 0, -1 for the algorithm's, or -2 for no logs, got 0"
         )
     n_timesteps = options.get("n_timesteps", -1)
     if n_timesteps < 1 and n_timesteps != -1:

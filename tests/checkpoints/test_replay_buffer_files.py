@@ -11,6 +11,7 @@ import pytest
 import torch as th
 from stable_baselines3 import DDPG
 from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
+from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.envs import BitFlippingEnv
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
@@ -303,6 +304,12 @@ def test_any_key_of_observations_can_be_in_a_file(tmp_path):
 
 
 class SB3Buffer(ReplayBuffer):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.priorities, self.name = np.arange(3.0), "own"
+
+
+class SB3HerBuffer(HerReplayBuffer):
     pass
 
 
@@ -334,13 +341,48 @@ def test_pickles_of_classes_that_the_caller_allows(tmp_path, buffer_class):
     assert all(th.equal(a, b) for a, b in zip(theirs[:5], ours[:5], strict=True))
 
 
-def test_the_discount_factor_of_n_step_returns_is_the_models(tmp_path):
-    kwargs = {"n_steps": 3, "buffer_size": 300, "policy_kwargs": {"net_arch": [4]}}
+@pytest.mark.parametrize("buffer_class", [None, PackedReplayBuffer])
+def test_the_discount_factor_of_n_step_returns_is_the_models(tmp_path, buffer_class):
+    kwargs = {"buffer_size": 300, "policy_kwargs": {"net_arch": [4]}}
+    if buffer_class is None:
+        kwargs["n_steps"] = 3
+    else:
+        kwargs |= {"replay_buffer_class": buffer_class, "replay_buffer_kwargs": {"n_steps": 3, "gamma": 0.9}}
     DDPG("MlpPolicy", "Pendulum-v1", gamma=0.9, **kwargs).learn(90).save_replay_buffer(tmp_path / "buffer")
     model = make(gamma=0.5, n_steps=3)
-    model.load_replay_buffer(tmp_path / "buffer")
+    model.load_replay_buffer(tmp_path / "buffer", allow=[] if buffer_class is None else [buffer_class])
     assert model.replay_buffer.gamma == 0.5
     assert model.replay_buffer.sample(100).discounts.min() == 0.125
+
+
+def test_a_hindsight_buffer_of_ones_own_class(tmp_path):
+    kwargs = {"buffer_size": 300, "policy_kwargs": {"net_arch": [4]}, "replay_buffer_class": SB3HerBuffer}
+    env = BitFlippingEnv(continuous=True)
+    DDPG("MultiInputPolicy", env, **kwargs).learn(90).save_replay_buffer(tmp_path / "theirs")
+    model = DDPGPaper("MultiInputPolicy", env, **kwargs)
+    model.load_replay_buffer(tmp_path / "theirs", allow=[SB3HerBuffer])
+    model.save_replay_buffer(tmp_path / "ours")
+    model.load_replay_buffer(tmp_path / "ours")
+    assert model.replay_buffer.size() == 90
+    model.learn(20, reset_num_timesteps=False)
+
+
+def test_a_pickle_does_not_choose_a_folder(tmp_path):
+    storage = {"storage": "memmap", "directory": str(tmp_path / "scratch")}
+    kwargs = {"buffer_size": 300, "policy_kwargs": {"net_arch": [4]}, "replay_buffer_class": PackedReplayBuffer}
+    original = DDPG("MlpPolicy", "Pendulum-v1", replay_buffer_kwargs=storage, **kwargs)
+    original.learn(90).save_replay_buffer(tmp_path / "buffer")
+    with pytest.raises(UntrustedContentError, match="a folder for its scratch files"):
+        make().load_replay_buffer(tmp_path / "buffer", allow=[PackedReplayBuffer])
+
+
+def test_a_buffer_in_an_sb3_models_file_for_another_number_of_environments(tmp_path):
+    original = DDPG("MlpPolicy", "Pendulum-v1", buffer_size=300, policy_kwargs={"net_arch": [4]}).learn(90)
+    original.save(tmp_path / "model", include=["replay_buffer"])
+    env = make_vec_env("Pendulum-v1", 2)
+    with pytest.raises(CheckpointError, match=r"`n_envs` is 1.*pass custom_objects={'replay_buffer': None}"):
+        DDPGPaper.load(tmp_path / "model", env=env)
+    DDPGPaper.load(tmp_path / "model", env=env, custom_objects={"replay_buffer": None})
 
 
 def test_tensors_in_the_infos_of_hindsight_survive(tmp_path):

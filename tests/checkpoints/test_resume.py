@@ -519,6 +519,10 @@ def test_a_run_without_snapshots_says_why(tmp_path, recwarn):
         with pytest.warns(UserWarning, match="although `every` is 20, because no episode began.*reset=True"):
             make(Alike(length=10**6)).learn(n_steps, callback=SnapshotCallback(tmp_path / name, every=20))
     recwarn.clear()
+    for reset in (None, True):
+        make(Alike(length=30)).learn(
+            60, callback=SnapshotCallback(tmp_path / f"at_the_end_{reset}", every=60, reset=reset)
+        )
     make(Alike(length=30)).learn(100, callback=SnapshotCallback(tmp_path / "ends", every=20))
     make(Alike(length=30)).learn(100, callback=SnapshotCallback(tmp_path / "later", every=200))
     assert [str(warning.message) for warning in recwarn if "no snapshot" in str(warning.message)] == []
@@ -528,5 +532,6 @@ def test_the_suffix_of_a_snapshot_may_be_left_out(tmp_path):
     make().learn(80, callback=SnapshotCallback(tmp_path, every=20))
     newest = snapshots(tmp_path)[0]
     (tmp_path / "snapshot_999999999999.zip").mkdir()  # not a snapshot
+    tmp_path.with_suffix(".zip").write_bytes(b"a model beside the folder")
     for path in (newest.with_suffix(""), tmp_path):
         assert DDPGPaper.resume(path, vec_env()).num_timesteps == int(newest.stem.rpartition("_")[2])

@@ -523,6 +523,35 @@ def test_a_subclass_with_another_constructor_is_named(tmp_path):
     model.save(tmp_path / "model")
     with pytest.raises(CheckpointError, match="_OtherSignature must have a constructor that begins with `policy`"):
         _OtherSignature.load(tmp_path / "model")
-    with pytest.raises(CheckpointError, match="_OtherSignature must have a constructor"):
-        model.learn(10, callback=SnapshotCallback(tmp_path / "snapshots"))
     DDPGPaper.load(tmp_path / "model")
+
+
+class _Point:
+    __slots__ = ("x",)
+
+    @property
+    def y(self):
+        return None
+
+    @y.setter
+    def y(self, value):
+        raise AssertionError("a file must not call a setter")
+
+
+@pytest.mark.parametrize("name", ["y", "__class__", "__init__"])
+def test_a_file_sets_slots_alone(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(_Point, "__getstate__", lambda self: (None, {name: _Slots}), raising=False)
+    kwargs = {"features_extractor_class": _Configured, "features_extractor_kwargs": {"config": _Point()}}
+    small_model(policy_kwargs=kwargs).save(tmp_path / "model")
+    with pytest.raises(UntrustedContentError, match=f"the attribute '{name}' of .*, which is not a slot"):
+        DDPGPaper.load(tmp_path / "model", allow=[_Configured, _Point, _Slots])
+
+
+def test_a_stop_in_a_saved_model(tmp_path):
+    """`CheckpointCallback` saves between a step and its transition."""
+    env = counting_envs(1)
+    small_model(env).learn(15, callback=CheckpointCallback(15, tmp_path))
+    model = DDPGPaper.load(tmp_path / "rl_model_15_steps", env=env, force_reset=False)
+    model.learn(20, reset_num_timesteps=False)
+    batch = model.replay_buffer.sample(500)
+    assert th.equal(batch.observations[:, 2] + 1, batch.next_observations[:, 2])

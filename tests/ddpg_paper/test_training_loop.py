@@ -224,17 +224,22 @@ def _fail_at(step):
     return callback
 
 
+@pytest.mark.parametrize("optimized", [False, True])
 @pytest.mark.parametrize("n_envs", [1, 2])
-@pytest.mark.parametrize(
-    "callback", [StopTrainingOnMaxEpisodes(4), _stop_at(28), _fail_at(28)], ids=["episodes", "stop", "fail"]
-)
-def test_a_stop_between_a_step_and_its_transition(n_envs, callback):
+@pytest.mark.parametrize("callback", [lambda: StopTrainingOnMaxEpisodes(4), lambda: _stop_at(28), lambda: _fail_at(28)])
+def test_a_stop_between_a_step_and_its_transition(n_envs, callback, optimized):
     """Training that continues afterwards starts a new episode, so no transition joins two episodes or skips a step."""
-    model = small_model(counting_envs(n_envs, length=10, terminates=True))
+    kwargs = {}
+    if optimized:  # the next observation of a last transition is another episode's, so it must be terminal
+        kwargs = {"optimize_memory_usage": True, "replay_buffer_kwargs": {"handle_timeout_termination": False}}
+    model = small_model(counting_envs(n_envs, length=10, terminates=True), **kwargs)
     with contextlib.suppress(KeyError):
-        model.learn(100, callback=callback)
+        model.learn(100, callback=callback())
     model.learn(60, reset_num_timesteps=False)
     batch = model.replay_buffer.sample(2000)
+    if optimized:
+        kept = batch.dones[:, 0] == 0
+        batch = batch._replace(observations=batch.observations[kept], next_observations=batch.next_observations[kept])
     assert th.equal(batch.observations[:, 1], batch.next_observations[:, 1])
     assert th.equal(batch.observations[:, 2] + 1, batch.next_observations[:, 2])
     assert batch.dones.any()

@@ -2,12 +2,13 @@
 
 import copy
 import re
+import warnings
 
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
-from stable_baselines3 import HerReplayBuffer
+from stable_baselines3 import DDPG, HerReplayBuffer
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
@@ -572,24 +573,26 @@ class InPlace(FlattenExtractor):
         return observations
 
 
-def test_a_network_that_changes_observations_in_place_is_refused():
+@pytest.mark.parametrize("options", [{}, {"batch_norm": False}, {"batch_norm_statistics": "separate"}])
+def test_a_network_that_changes_observations_in_place_is_refused(options):
     """The observations would share the memory of the replay buffer, or of the second forward pass."""
-    model = make_model(policy_kwargs={"net_arch": [8], "features_extractor_class": InPlace})
+    model = make_model(policy_kwargs={"net_arch": [8], "features_extractor_class": InPlace, **options})
     with pytest.raises(InvalidArgumentError, match="changed its observations in place"):
         model.learn(70)
 
 
-@pytest.mark.parametrize("dtype_while", ["learning", "making"])
-def test_torchs_default_dtype(dtype_while):
-    model = make_model()
+@pytest.mark.parametrize("executor", ["fast", "eager"])
+def test_torchs_default_dtype(tmp_path, executor):
+    env = gym.wrappers.TimeLimit(gym.make("Pendulum-v1").unwrapped, 20)
+    model = make_model(env, executor=executor).learn(70, callback=SnapshotCallback(tmp_path, every=20))
+    model.save(tmp_path / "model")
     th.set_default_dtype(th.float64)
     try:
-        if dtype_while == "learning":
-            model.learn(70)
-            model.train(1, batch_size=8)
-        else:
+        model.learn(70)
+        model.train(1, batch_size=8)
+        for make in (make_model, lambda: DDPGPaper.load(tmp_path / "model"), lambda: DDPGPaper.resume(tmp_path, env)):
             with pytest.raises(InvalidArgumentError, match=r"default dtype is torch\.float64"):
-                make_model()
+                make()
     finally:
         th.set_default_dtype(th.float32)
     assert {param.dtype for param in model.policy.parameters()} == {th.float32}
@@ -600,8 +603,9 @@ def test_torchs_default_dtype(dtype_while):
     [
         (lambda batch: batch._replace(rewards=batch.rewards[:, 0]), r"`rewards` of shape \(64,\)"),
         (lambda batch: batch._replace(dones=batch.dones.bool()), "`dones` of shape .64, 1. and torch.bool"),
+        (lambda batch: batch._replace(discounts=th.ones(64)), r"`discounts` of shape \(64,\)"),
     ],
-    ids=["shape", "dtype"],
+    ids=["shape", "dtype", "discounts"],
 )
 @pytest.mark.parametrize("executor", ["fast", "eager"])
 def test_minibatches_of_another_shape_are_refused(change, message, executor):
@@ -611,6 +615,38 @@ def test_minibatches_of_another_shape_are_refused(change, message, executor):
 
     with pytest.raises(ReplayBufferError, match=f"OwnSamples gave a minibatch with {message}"):
         make_model(replay_buffer_class=OwnSamples, executor=executor).learn(70)
+
+
+def test_minibatches_of_whole_numbers():
+    class OwnSamples(ReplayBuffer):
+        def sample(self, batch_size, env=None):
+            batch = super().sample(batch_size, env)
+            return batch._replace(rewards=batch.rewards.long(), dones=batch.dones.long())
+
+    assert make_model(replay_buffer_class=OwnSamples).learn(70)._n_updates > 0
+
+
+def test_a_scheduler_of_torch_on_an_optimiser(recwarn):
+    """It adds a key to the optimiser's groups, which other states lack."""
+    model, other = make_model().learn(70), make_model().learn(80)
+    th.optim.lr_scheduler.StepLR(model.actor.optimizer, 10)
+    model.set_parameters(other.get_parameters())
+    assert [str(warning.message) for warning in recwarn if "starts again" in str(warning.message)] == []
+    steps = {int(state["step"]) for state in model.actor.optimizer.state.values()}
+    assert steps == {other._n_updates}
+
+
+@pytest.mark.parametrize("is_sb3", [False, True])
+def test_adams_relatives_start_again(tmp_path, is_sb3):
+    kwargs = {"buffer_size": 300, "policy_kwargs": {"net_arch": [8]}, "learning_starts": 10}
+    model = (DDPG if is_sb3 else DDPGPaper)("MlpPolicy", "Pendulum-v1", **kwargs)
+    model.actor.optimizer = th.optim.Adamax(model.actor.parameters(), lr=1e-3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.learn(90).save(tmp_path / "model")
+    with pytest.warns(UserWarning, match="`actor.optimizer` starts again.*without 'exp_avg_sq'"):
+        loaded = DDPGPaper.load(tmp_path / "model", env="Pendulum-v1")
+    loaded.learn(90)
 
 
 def test_a_used_schedule_of_noise_is_named():
