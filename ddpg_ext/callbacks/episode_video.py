@@ -12,7 +12,7 @@ from stable_baselines3.common.logger import Video
 from stable_baselines3.common.vec_env import VecEnv
 
 from ddpg_ext.callbacks.periodic import PeriodicCallback
-from ddpg_ext.common.checks import check_count, check_flag, check_path
+from ddpg_ext.common.checks import check_count, check_flag, check_path, check_seed
 from ddpg_ext.common.evaluation import evaluation_env
 from ddpg_ext.common.video import check_video_format, record_frames, write_video
 
@@ -58,7 +58,7 @@ class EpisodeVideoCallback(PeriodicCallback):
         self.env: Any = env
         self.path = Path(check_path("path", path))
         self.file_format = file_format
-        self.seed = seed
+        self.seed = check_seed(seed)
         self.log = check_flag("log", log)
         self._failed = False
 

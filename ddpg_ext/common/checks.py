@@ -73,6 +73,12 @@ def check_count(name: str, value: Any) -> int:
     return check_number(name, value, lambda n: n > 0, "a whole number above 0", integer=True)
 
 
+def check_seed(seed: Any) -> int | None:
+    """Return a seed as a plain number, or None; raise an error unless NumPy's global generator accepts it."""
+    accepted = "a whole number from 0 to 2**32 - 1, or None"
+    return None if seed is None else check_number("seed", seed, lambda n: 0 <= n < 2**32, accepted, integer=True)
+
+
 def check_flag(name: str, value: Any) -> bool:
     """Return a flag as a plain ``bool``; raise an ``InvalidArgumentTypeError`` unless it is True or False."""
     value = plain(value)

@@ -11,7 +11,7 @@ import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
-from ddpg_ext.common.checks import check_count, check_path
+from ddpg_ext.common.checks import check_count, check_path, check_seed
 from ddpg_ext.common.errors import InvalidArgumentError
 from ddpg_ext.common.evaluation import copy_statistics, evaluation_env
 from ddpg_ext.common.files import atomic_file
@@ -49,6 +49,7 @@ def record_episode(
     file = Path(check_path("path", path))
     check_video_format(file.suffix)
     max_steps = check_count("max_steps", max_steps)
+    seed = check_seed(seed)
     vec_env = evaluation_env(model, env, "rgb_array")
     frames, fps, episode_return = record_frames(model, vec_env, max_steps, seed)
     write_video(frames, fps, file)

@@ -32,6 +32,7 @@ from ddpg_ext.common.checks import (
     check_device,
     check_dict,
     check_number,
+    check_seed,
     is_method,
     plain,
 )
@@ -77,7 +78,6 @@ from ddpg_ext.ddpg_paper.validation import (
     check_callback,
     check_minibatch,
     check_policy,
-    check_seed,
     check_verbose,
     check_weight_decay,
     explain_keywords,

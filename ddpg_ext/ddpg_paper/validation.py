@@ -21,7 +21,15 @@ from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 from stable_baselines3.td3 import policies as td3_policies
 
 from ddpg_ext.buffers import PackedReplayBuffer
-from ddpg_ext.common.checks import check_dict, check_flag, check_keywords, check_number, plain, without_address
+from ddpg_ext.common.checks import (
+    check_dict,
+    check_flag,
+    check_keywords,
+    check_number,
+    check_seed,
+    plain,
+    without_address,
+)
 from ddpg_ext.common.denormals import MatmulPrecision
 from ddpg_ext.common.errors import (
     DDPGPaperError,
@@ -178,12 +186,6 @@ def _check_noise(noise: Any, action_space: spaces.Space) -> None:
         raise InvalidArgumentError(
             f"`action_noise` must have the shape of one action, {action_space.shape}, got noise of shape {shape}"
         )
-
-
-def check_seed(seed: Any) -> int | None:
-    """Return a seed as a plain number, or None; raise an error unless NumPy's global generator accepts it."""
-    accepted = "a whole number from 0 to 2**32 - 1, or None"
-    return None if seed is None else check_number("seed", seed, lambda n: 0 <= n < 2**32, accepted, integer=True)
 
 
 def check_verbose(verbose: Any) -> int:

@@ -69,6 +69,10 @@ def export_onnx(
             f"`model` must be a DDPGPaper, got {type(model).__name__}; DDPGPaper.from_sb3 converts SB3's DDPG and TD3"
         )
     check_path("path", path)
+    if isinstance(path, str | os.PathLike) and os.path.isdir(path):
+        raise InvalidArgumentError(
+            f"`path` must be a file, got the folder {os.fspath(path)!r}; add the name of the file"
+        )
     # The exporter writes version 18 or later; onnxruntime supports versions up to at least 23
     opset = check_number("opset", opset, lambda n: 18 <= n <= 23, "a whole number from 18 to 23", integer=True)
     for module in ("onnx", "onnxscript", "onnxruntime"):

@@ -18,7 +18,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, unwrap_vec_n
 from ddpg_ext.checkpoints.load import load_model
 from ddpg_ext.checkpoints.model_zip import Trust
 from ddpg_ext.checkpoints.vec_normalize import load_vec_normalize
-from ddpg_ext.common.checks import check_dict, check_path, plain
+from ddpg_ext.common.checks import check_dict, check_path, check_seed, plain
 from ddpg_ext.common.environments import missing_package, register
 from ddpg_ext.common.errors import (
     CheckpointError,
@@ -28,7 +28,6 @@ from ddpg_ext.common.errors import (
     UntrustedContentError,
 )
 from ddpg_ext.ddpg_paper.ddpg_paper import DDPGPaper
-from ddpg_ext.ddpg_paper.validation import check_seed
 from ddpg_ext.zoo.run_files import literal, ordered, read_yaml
 from ddpg_ext.zoo.run_limits import check_env_kwargs, check_wrapped_size, check_wrapper
 
