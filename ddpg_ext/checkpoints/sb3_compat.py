@@ -320,7 +320,7 @@ def load_optimizer_state(optimizer: th.optim.Optimizer, state: Any, name: str) -
     lacking = [key for group, former in pairs for key in optimizer.defaults if key in former and key not in group]
     if isinstance(optimizer, th.optim.Adam):
         needed = ("step", "exp_avg", "exp_avg_sq")
-        lacking += [key for entry in state["state"].values() for key in needed if key not in entry]
+        lacking += [key for entry in state["state"].values() if entry for key in needed if key not in entry]
     if lacking:
         optimizer.load_state_dict(before)
         warnings.warn(
