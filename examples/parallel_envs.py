@@ -43,7 +43,7 @@ def main() -> None:
         model.learn(args.steps, callback=stop)
         model.save(args.runs / "parallel_envs.zip")
     seconds = time.perf_counter() - start
-    print(f"{model.num_timesteps:,} steps in {args.n_envs} environments")
+    print(f"{model.num_timesteps:,} steps in {args.n_envs} environments, {model._n_updates:,} gradient steps")
     print(f"{model.num_timesteps / seconds:.0f} steps per second; the model is in {args.runs}/")
     env.close()
     mean, std = evaluate_policy(model, make_vec_env(args.env, n_envs=10, seed=args.seed + 1000), n_eval_episodes=20)
