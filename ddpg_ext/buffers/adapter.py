@@ -330,8 +330,8 @@ def end_episodes(buffer: ReplayBuffer, envs: np.ndarray) -> None:
     End the episodes of environments that are reset between two steps, in any replay buffer.
 
     The newest transitions become the last ones of their episodes. They are truncated, not terminal, so their targets
-    bootstrap; except with ``optimize_memory_usage``, which has no place for their next observation. A buffer with a
-    method ``end_episodes(envs)`` does this itself.
+    bootstrap. With ``optimize_memory_usage`` they are terminal, because it has no place for their next observation. A
+    buffer with a method ``end_episodes(envs)`` does this itself.
 
     :param buffer: a replay buffer of this package, of SB3, or of your own
     :param envs: numbers of the environments

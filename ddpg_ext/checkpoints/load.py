@@ -166,11 +166,10 @@ def build_model(
 def check_constructor(cls: type["DDPGPaper"]) -> None:
     """Raise an error for a subclass whose constructor does not begin with the arguments of SB3's algorithms."""
     signature = inspect.signature(cls)
-    first = [name for name, p in signature.parameters.items() if p.kind is not p.VAR_KEYWORD][:2]
     takes_any = any(p.kind is p.VAR_POSITIONAL for p in signature.parameters.values())
     try:
         signature.bind("MlpPolicy", None, device="auto", _init_setup_model=False)
-        fits = takes_any or first == ["policy", "env"]
+        fits = takes_any or [*signature.parameters][:2] == ["policy", "env"]
     except TypeError:
         fits = False
     if not fits:

@@ -313,7 +313,7 @@ def load_optimizers(model: "DDPGPaper", file: ModelFile) -> None:
 
 def load_optimizer_state(optimizer: th.optim.Optimizer, state: Any, name: str) -> None:
     """Load the state of an optimiser; keep the present one, and warn, if the state is from another kind."""
-    before = copy.deepcopy(optimizer.state_dict())
+    before = optimizer.state_dict()  # not a copy, because loading replaces the tensors instead of changing them
     prepare_optimizer_state(optimizer, state)
     optimizer.load_state_dict(state)
     pairs = zip(optimizer.param_groups, before["param_groups"], strict=True)

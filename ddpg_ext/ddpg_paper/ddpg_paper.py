@@ -76,7 +76,7 @@ from ddpg_ext.ddpg_paper.validation import (
     NoiseName,
     check_arguments,
     check_callback,
-    check_minibatch,
+    check_minibatch_shapes,
     check_policy,
     check_verbose,
     check_weight_decay,
@@ -612,7 +612,7 @@ class DDPGPaper(OffPolicyAlgorithm):
         for step in range(gradient_steps):
             batch = buffer.sample(batch_size, env=self._vec_normalize_env)
             if step == 0:
-                check_minibatch(batch, type(buffer))
+                check_minibatch_shapes(batch, type(buffer))
             try:
                 metrics, td_errors = executor.step(batch, gamma, tau)
             except NonFiniteError as error:

@@ -55,11 +55,8 @@ class _Linear(_Layer):
         self.is_large = is_large(batch_size, self.weight)
         # oneDNN rearranges its second operand, so it should be the smaller one, but not narrow
         self.is_by_feature = not self.feeds_norm and 16 <= batch_size <= n_out // 2
-        self.out = (
-            th.empty(batch_size, n_out, dtype=th.float32)
-            if self.feeds_norm
-            else memory_for_product(batch_size, n_in, n_out)
-        )
+        new_empty = self.weight.new_empty
+        self.out = new_empty(batch_size, n_out) if self.feeds_norm else memory_for_product(batch_size, n_in, n_out)
         self.has_narrow_weight = is_narrow(n_out, batch_size, n_in)
         self.narrow_grad = _memory_for_narrow_gradient(n_out, batch_size, n_in)
         self.grad_input: th.Tensor | None = None
@@ -248,8 +245,8 @@ class ManualCritic:
         self.action_input.resize(batch_size)
         self.q_net.resize(batch_size)
         # Rows that are only part of the statistics have the gradient 0
-        width = self.action_input.weight.shape[1]
-        self.state_grad = th.zeros(n_rows, width, dtype=th.float32) if n_rows > batch_size else None
+        weight = self.action_input.weight
+        self.state_grad = weight.new_zeros(n_rows, weight.shape[1]) if n_rows > batch_size else None
 
     def forward(self, features: th.Tensor, actions: th.Tensor, update_running: bool) -> th.Tensor:
         """Return Q; rows of the features beyond those of the actions are only part of batch norm's statistics."""

@@ -200,7 +200,7 @@ def check_weight_decay(weight_decay: Any) -> float:
     return check_number("qf_weight_decay", weight_decay, lambda x: 0 <= x < math.inf, "a number >= 0")
 
 
-def check_minibatch(batch: Any, buffer_class: type) -> None:
+def check_minibatch_shapes(batch: Any, buffer_class: type) -> None:
     """Raise a ReplayBufferError for a minibatch whose shapes torch would broadcast to a matrix of TD errors."""
     shape = (len(batch.actions), 1)
     for name in ("rewards", "dones", "discounts", "weights"):
