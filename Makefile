@@ -15,7 +15,7 @@ help:
 	@echo "make lint | type | format     ruff check | mypy | ruff format and import order"
 	@echo "make commit-checks            format check, type check and lint, as CI runs them"
 	@echo "make doc                      build the documentation, warnings as errors"
-	@echo "make benchmark                throughput against SB3's and SBX's DDPG, buffers against SB3's (40 minutes)"
+	@echo "make benchmark                throughput against SB3's and SBX's DDPG, buffers, pixels (more than 90 minutes)"
 	@echo "make clean                    remove the virtual environment and what was built"
 
 # Set-up: made once, and again only when what it installs changes. The stamp is touched last,

@@ -105,10 +105,6 @@ def constructor_arguments() -> set[str]:
     return set(inspect.signature(DDPGPaper).parameters) - {"_init_setup_model"}
 
 
-def test_every_argument_stands_among_the_differences():
-    assert constructor_arguments() - code_spans("docs/guide/differences.md") == set()
-
-
 def test_every_argument_that_can_be_wrong_stands_on_the_page_of_errors():
     # SB3 takes any `verbose`; what torch says about a `device` is clear
     assert constructor_arguments() - {"verbose", "device"} - code_spans("docs/guide/errors.md") == set()
