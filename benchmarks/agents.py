@@ -25,7 +25,7 @@ def main() -> None:
     for variant in parser.parse_args().variants:
         runs = {file.parent: json.loads(file.read_text()) for file in sorted(variant.glob("*/result.json"))}
         for env in sorted({result["env"] for result in runs.values()}):
-            ranked = [run for run, result in runs.items() if result["env"] == env]
+            ranked = [run for run, result in runs.items() if result["env"] == env and "final_return" in result]
             ranked.sort(key=lambda run: runs[run]["final_return"]["mean"])
             run = ranked[(len(ranked) - 1) // 2]
             keep(run, runs[run]["variant"])

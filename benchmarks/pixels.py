@@ -74,36 +74,13 @@ STEPS = {PENDULUM: 10_000, CAR: 100_000, CARTPOLE: 20_000}
 CAMERA = {"height": 64, "width": 64, "camera_id": 0, "render_flag_overrides": {"shadow": False, "reflection": False}}
 
 
-class ActionRepeat(gym.Wrapper):
-    """
-    Repeat each action, without intermediate observations.
-
-    :param env: the environment
-    :param repeat: number of steps of ``env`` per step; rewards are summed
-    """
-
-    def __init__(self, env: gym.Env, repeat: int) -> None:
-        super().__init__(env)
-        self.repeat = repeat
-
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        total = 0.0
-        for _ in range(self.repeat):
-            observation, reward, terminated, truncated, info = self.env.step(action)
-            total += float(reward)
-            if terminated or truncated:
-                break
-        return observation, total, terminated, truncated, info
-
-
-def make_env(env_id: str, from_pixels: bool, dark: bool = True, skip: int = 1) -> gym.Env:
+def make_env(env_id: str, from_pixels: bool, dark: bool = True) -> gym.Env:
     """
     Make an environment with a ``Monitor``.
 
     :param env_id: an environment of ``STEPS``, or another of dm_control
     :param from_pixels: observe frames, as in the examples
     :param dark: invert the frames of Pendulum-v1, for a black background
-    :param skip: simulation steps per step of the environment
     """
     kwargs: dict[str, Any] = {"render_mode": "rgb_array"} if from_pixels and env_id != CAR else {}
     is_dm_control = env_id.startswith("dm_control/")
@@ -113,8 +90,6 @@ def make_env(env_id: str, from_pixels: bool, dark: bool = True, skip: int = 1) -
         gym.register_envs(shimmy)
         kwargs["render_kwargs"] = CAMERA
     env = gym.make(env_id, **kwargs)
-    if skip > 1:
-        env = ActionRepeat(env, skip)
     if env_id == CAR:
         pedals = spaces.Box(-1, 1, (2,), np.float32)
         env = gym.wrappers.TransformAction(env, lambda a: np.array([a[0], max(a[1], 0), max(-a[1], 0)]), pedals)

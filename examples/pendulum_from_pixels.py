@@ -12,7 +12,6 @@ import argparse
 import gymnasium as gym
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
-from stable_baselines3.common.monitor import Monitor
 
 from ddpg_ext import DDPGPaper
 from ddpg_ext.envs import PixelActionRepeat
@@ -35,13 +34,13 @@ def main() -> None:
     parser.add_argument("--save", help="file for the model")
     args = parser.parse_args()
 
-    def make_scaled() -> gym.Env:
+    def scale(env: gym.Env) -> gym.Env:
         # The critic starts near 0, so it learns returns around -50 sooner than -500
-        return gym.wrappers.TransformReward(Monitor(make_pendulum()), lambda reward: 0.1 * float(reward))
+        return gym.wrappers.TransformReward(env, lambda reward: 0.1 * float(reward))
 
     model = DDPGPaper(
         "CnnPolicy",
-        make_vec_env(make_scaled, seed=args.seed),
+        make_vec_env(make_pendulum, seed=args.seed, wrapper_class=scale),
         seed=args.seed,
         verbose=1,
         buffer_size=20_000,  # 0.7 GB; the paper's million would take 37 GB

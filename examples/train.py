@@ -109,7 +109,7 @@ def main() -> None:
     returns, _ = evaluate_policy(model, eval_env, args.eval_episodes, return_episode_rewards=True)
     mean, std = float(np.mean(returns)), float(np.std(returns))
     result = {"mean_return": mean, "std_return": std, "episodes": args.eval_episodes, "seed": args.seed}
-    (folder / "result.json").write_text(json.dumps(result, indent=2) + "\n")
+    (folder / "evaluation.json").write_text(json.dumps(result, indent=2) + "\n")
     if (folder / "evaluations.npz").exists():
         plot_runs([folder])[0].savefig(folder / "learning_curve.png", dpi=150)
     try:

@@ -6,9 +6,9 @@ Train with the configuration of the tutorial "Physics control tasks with Deep Re
     python examples/tutorial.py --env Hopper-v5 --batch-size 128 --decay 0
 
 It has Ornstein-Uhlenbeck noise that is never reset and decays over 100,000 steps, neither batch normalisation nor
-weight decay, and treats the end of an episode as a terminal state. After every 10 episodes it prints their mean return
-and draws live.png. The actor of the best training episode is kept. Ctrl-C ends training after the current step. For
-TensorBoard: tensorboard --logdir runs/tutorial
+weight decay, and treats the end of an episode as a terminal state. After every 10 episodes it prints their mean return,
+and after every 2,000 steps it draws live.png. The actor of the best training episode is kept. Ctrl-C ends training
+after the current step. For TensorBoard: tensorboard --logdir runs/tutorial
 """
 
 import argparse

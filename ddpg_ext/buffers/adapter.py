@@ -344,7 +344,7 @@ def end_episodes(buffer: ReplayBuffer, envs: np.ndarray) -> None:
             buffer.truncate_last_trajectory()
     elif getattr(buffer, "optimize_memory_usage", False) and buffer.size() > 0:
         buffer.dones[buffer.pos - 1, envs] = 1  # as in SB3, because its next observation will be overwritten
-    elif hasattr(buffer, "timeouts") and buffer.size() > 0:
+    elif hasattr(buffer, "timeouts") and getattr(buffer, "handle_timeout_termination", True) and buffer.size() > 0:
         last = buffer.pos - 1
         buffer.timeouts[last, envs] = np.maximum(buffer.timeouts[last, envs], 1 - buffer.dones[last, envs])
 

@@ -46,11 +46,12 @@ class Memory:
         """Return a new tensor of zeros; a later call with the same name replaces it with a larger one."""
         self._n_bytes[name] = n_bytes = math.prod(shape) * dtype.itemsize
         try:
+            if self.device.type != "cpu":
+                return th.zeros(shape, dtype=th.from_numpy(np.empty(0, dtype)).dtype, device=self.device)
             # NumPy's zeros take no memory until they are written to; torch's do
-            zeros = th.from_numpy(np.zeros(shape, dtype))
-        except (MemoryError, ValueError):  # ValueError: more bytes than the address space
+            return th.from_numpy(np.zeros(shape, dtype))
+        except (MemoryError, ValueError, th.OutOfMemoryError):  # ValueError: more bytes than the address space
             raise ReplayBufferError(f"the replay buffer needs {n_bytes / 1e9:.1f} GB of memory; {_ADVICE}") from None
-        return zeros.to(self.device)
 
     def warn_if_too_large(self) -> None:
         """Warn if the full arrays will not fit into main memory."""

@@ -197,10 +197,10 @@ class Ring:
         """
         Write the staged step of all environments to the head; ``episode_ends`` is None if no episode ends.
 
-        After an interrupt all counted transitions are whole: an overwritten one is no longer counted, a half-written
-        one not yet. A full disk harms no stored transition. With ``continues``, the observations equal the newest next
-        observations and the head is not 0, so they are already in place. ``pending`` has the bytes of the next
-        observations as ``add`` received them.
+        After an interrupt all counted transitions are whole, because a transition is no longer counted before it is
+        overwritten, and a new one is counted after it is written. A full disk harms no stored transition. With
+        ``continues``, the observations equal the newest next observations and the head is not 0, so they are already in
+        place. ``pending`` has the bytes of the next observations as ``add`` received them.
         """
         head = self.head
         if len(self._free) < 2 * self.n_envs:

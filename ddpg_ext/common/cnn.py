@@ -73,7 +73,8 @@ class PaperCNN(BaseFeaturesExtractor):
         height, width = (_output_size(n, convolutions) for n in shape[:2])
         n_features = n_filters * height * width
         super().__init__(observation_space, features_dim or n_features)
-        self.permutation = (0, 3, 1, 2) if shape == observation_space.shape else (0, 1, 2, 3)
+        is_last = _has_channels_last(observation_space.shape)
+        self.permutation = (0, 3, 1, 2) if is_last else (0, 1, 2, 3)
         layers: list[nn.Module] = []
         for sizes in convolutions:
             convolution = nn.Conv2d(n_channels, n_filters, *sizes)
@@ -172,10 +173,14 @@ def _output_size(size: int, convolutions: list[tuple[int, int, int]]) -> int:
     return output
 
 
+def _has_channels_last(shape: tuple[int, ...]) -> bool:
+    """Return whether the last number is that of the channels; as in SB3, ambiguous shapes have the channels first."""
+    return shape[2] < min(shape[:2])
+
+
 def _channels_last(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the shape as height, width, channels; as in SB3, ambiguous shapes have the channels first."""
-    height, width, channels = shape
-    return shape if channels < min(height, width) else (width, channels, height)
+    """Return the shape as height, width, channels."""
+    return shape if _has_channels_last(shape) else (*shape[1:], shape[0])
 
 
 def _check_images(space: spaces.Space, normalized_image: bool) -> None:

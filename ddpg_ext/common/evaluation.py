@@ -25,7 +25,7 @@ def evaluation_env(
         spaces than the model, or is the training environment
     """
     vec_env = type(model)._wrap_env(make_environment(env, render_mode=render_mode))
-    if training and model.env is not None and _share_environments(vec_env, model.env):
+    if training and model.env is not None and share_environments(vec_env, model.env):
         raise InvalidArgumentError("`env` must not be the training environment, but it is; make another instance of it")
     trained_with = model.get_vec_normalize_env()
     if trained_with is not None and unwrap_vec_normalize(vec_env) is None:
@@ -47,7 +47,7 @@ def evaluation_env(
     return vec_env
 
 
-def _share_environments(one: VecEnv, other: VecEnv) -> bool:
+def share_environments(one: VecEnv, other: VecEnv) -> bool:
     """Return whether two ``VecEnv`` wrap a common innermost environment of this process."""
     bases, others = (
         {id(part.unwrapped) for part in getattr(vec_env.unwrapped, "envs", [])} | {id(vec_env.unwrapped)}

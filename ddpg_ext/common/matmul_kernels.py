@@ -61,7 +61,8 @@ _ONEDNN_MIN_SIZE = _ONEDNN_FROM.get(detect_processor(), 0)
 
 def uses_onednn(x: th.Tensor, weight: th.Tensor) -> bool:
     """Return whether to use :func:`large_product`: for large float32 products on a CPU; ``weight`` is (out, in)."""
-    return is_large(x.shape[0], weight) and x.device.type == "cpu" and x.dtype == weight.dtype == th.float32
+    is_float32 = x.dtype == weight.dtype == th.float32
+    return x.ndim == 2 and is_large(len(x), weight) and x.device.type == "cpu" and is_float32
 
 
 def is_large(batch_size: int, weight: th.Tensor) -> bool:

@@ -160,8 +160,8 @@ class ScheduledActionNoise(ActionNoise):
     environments have a copy each). A reset does not restart the count.
 
     :param noise: the noise to scale
-    :param schedule: maps the number of steps so far (0, 1, ...) to the scale, a finite number >= 0; must be picklable
-        if the model is to be saved (:class:`LinearDecay` is)
+    :param schedule: maps the number of steps so far (0, 1, ..., the number of all steps) to the scale, a finite number
+        >= 0; must be picklable if the model is to be saved (:class:`LinearDecay` is)
     :raises InvalidArgumentTypeError: if ``noise`` is not an SB3 ``ActionNoise``, or ``schedule`` is not callable
     """
 
@@ -187,15 +187,14 @@ class ScheduledActionNoise(ActionNoise):
         step = self.n_steps
         try:
             scale = float(self.schedule(step))
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, LookupError) as error:
             raise InvalidArgumentError(f"`schedule` must give numbers, but failed at step {step}: {error}") from error
         if not (np.isfinite(scale) and scale >= 0):
             raise InvalidArgumentError(f"`schedule` gave {scale} at step {step}; a noise scale must be finite and >= 0")
         return scale
 
     def __call__(self) -> np.ndarray:
-        noise = np.asarray(self.noise())
-        scaled = noise * noise.dtype.type(self.scale)
+        scaled = np.asarray(self.noise()) * self.scale
         self.n_steps += 1
         return scaled
 
@@ -250,11 +249,13 @@ def plain_parameters(noise: ActionNoise) -> None:
                 vars(noise)[name] = float(value)
 
 
-def seed_random_stream(noise: ActionNoise, seed: int | None) -> None:
+def seed_random_stream(noise: ActionNoise | None, seed: int | np.random.SeedSequence) -> None:
     """Seed the generator of a noise of this package without changing its attribute ``seed``, which the user set."""
     if isinstance(noise, VectorizedActionNoise):
+        assert isinstance(seed, int)  # for mypy: no noise of several environments is in another
         seed_random_stream(noise.base_noise, seed)
-        noise.noises = independent_copies(noise.base_noise, noise.n_envs)
+        for part, stream in zip(noise.noises, np.random.SeedSequence(seed).spawn(noise.n_envs), strict=True):
+            seed_random_stream(part, stream)
     elif isinstance(noise, ScheduledActionNoise):
         seed_random_stream(noise.noise, seed)
     elif isinstance(noise, OrnsteinUhlenbeckNoise):
@@ -271,7 +272,7 @@ def vectorize(noise: ActionNoise, n_envs: int) -> ActionNoise:
     if isinstance(noise, VectorizedActionNoise):
         if noise.n_envs == n_envs:
             return noise
-        # The base noise has a schedule that has not advanced, so take a copy
+        # The schedule of the base noise has not advanced, so use the noise of the first environment
         noise = noise.noises[0]
     if n_envs == 1:
         return noise

@@ -13,7 +13,7 @@ from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
 from ddpg_ext.common.checks import check_count, check_path, check_seed
 from ddpg_ext.common.errors import InvalidArgumentError
-from ddpg_ext.common.evaluation import copy_statistics, evaluation_env
+from ddpg_ext.common.evaluation import copy_statistics, evaluation_env, share_environments
 from ddpg_ext.common.files import atomic_file
 from ddpg_ext.common.optional_imports import import_extra
 
@@ -51,7 +51,11 @@ def record_episode(
     max_steps = check_count("max_steps", max_steps)
     seed = check_seed(seed)
     vec_env = evaluation_env(model, env, "rgb_array")
-    frames, fps, episode_return = record_frames(model, vec_env, max_steps, seed)
+    try:
+        frames, fps, episode_return = record_frames(model, vec_env, max_steps, seed)
+    finally:
+        if model.env is not None and share_environments(vec_env, model.env):
+            model._last_obs = None  # training continues with a new episode
     write_video(frames, fps, file)
     if isinstance(env, str):
         vec_env.close()

@@ -22,6 +22,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule, TensorDict, TrainFrequencyUnit
 from stable_baselines3.common.utils import FloatSchedule, update_learning_rate
 from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env.patch_gym import _patch_env
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -216,6 +217,8 @@ class DDPGPaper(OffPolicyAlgorithm):
             raise InvalidArgumentError(f"`policy` {policy!r} is unknown; {suggestion(policy, self.policy_aliases)}")
         if made_env is not None or _init_setup_model:  # `load` passes neither
             _check_env(made_env)
+            if not isinstance(made_env, VecEnv):
+                made_env = _patch_env(made_env)  # as in SB3, for environments of Gym
             check_spaces(made_env.observation_space, made_env.action_space, policy)
         super().__init__(
             policy,
@@ -291,8 +294,6 @@ class DDPGPaper(OffPolicyAlgorithm):
         self.qf_lr_schedule = FloatSchedule(self.qf_learning_rate)
         with self._default_replay_buffer():
             super()._setup_model()
-        if self.seed is not None and getattr(self.replay_buffer, "seed", 0) is None:
-            self._seed_replay_buffer(self.seed)
         self._logger = Logger(None, [])  # silent, until `learn` or `set_logger`
         self._set_weight_decay()
         self._update_learning_rate([self.actor.optimizer, self.critic.optimizer])
@@ -314,12 +315,19 @@ class DDPGPaper(OffPolicyAlgorithm):
         chosen = self.replay_buffer_class, self.n_steps
         if self.replay_buffer is None:
             self.set_random_seed(self.seed)  # like SB3, in case the buffer draws random numbers
-            self.replay_buffer = make_replay_buffer(self)
+            self._make_replay_buffer()
+        assert self.replay_buffer is not None  # for mypy
         self.replay_buffer.device = self.device
         # With these values SB3 neither chooses a class nor warns
         self.replay_buffer_class, self.n_steps = type(self.replay_buffer), 1
         yield
         self.replay_buffer_class, self.n_steps = chosen
+
+    def _make_replay_buffer(self) -> None:
+        """Make the replay buffer, and seed one without its own seed from the model's seed."""
+        self.replay_buffer = make_replay_buffer(self)
+        if self.seed is not None and getattr(self.replay_buffer, "seed", 0) is None:
+            self._seed_replay_buffer(self.seed)
 
     def _set_weight_decay(self) -> None:
         for group in self.critic.optimizer.param_groups:
@@ -357,8 +365,7 @@ class DDPGPaper(OffPolicyAlgorithm):
         return "" if self._executor is None else self._executor.name
 
     def _seed_noise(self, seed: int) -> None:
-        if self.action_noise is not None:
-            seed_random_stream(self.action_noise, _derived_seed(seed, 1))
+        seed_random_stream(self.action_noise, _derived_seed(seed, 1))
 
     def _seed_replay_buffer(self, seed: int) -> None:
         buffer: Any = getattr(self, "replay_buffer", None)  # the user may delete it to save memory
@@ -461,7 +468,7 @@ class DDPGPaper(OffPolicyAlgorithm):
             self._last_obs, self._is_stepping = None, False
         mid_episode = not reset_num_timesteps and self._last_obs is not None
         if getattr(self, "replay_buffer", None) is None:
-            self.replay_buffer = make_replay_buffer(self)
+            self._make_replay_buffer()
         assert self.replay_buffer is not None  # for mypy
         if not mid_episode and self.replay_buffer.size() > 0:
             # The environment will be reset, so no n-step return or goal may cross this step
@@ -659,7 +666,8 @@ class DDPGPaper(OffPolicyAlgorithm):
             is_critics = optimizer is self.critic.optimizer
             name = "qf_learning_rate" if is_critics else "learning_rate"
             schedule = self.qf_lr_schedule if is_critics else self.lr_schedule
-            rate = scheduled_rate(name, schedule, self._current_progress_remaining)
+            # The last rollout may pass `total_timesteps`, and a schedule then be negative
+            rate = scheduled_rate(name, schedule, max(self._current_progress_remaining, 0.0))
             update_learning_rate(optimizer, rate)
             self.logger.record(f"train/{name}", rate)
 

@@ -116,7 +116,8 @@ class FastCPUExecutor:
         if [type(network) for network in with_targets] != [Actor, Critic, Actor, Critic]:
             return "an actor or critic of another class"
         critics = (policy.critic, policy.critic_target)
-        nets = [policy.actor.mu, policy.actor_target.mu, *(net for c in critics for net in (c.state_net, c.q_net))]
+        first_nets = [policy.actor.mu, policy.actor_target.mu, *(critic.state_net for critic in critics)]
+        nets = [*first_nets, *(critic.q_net for critic in critics)]
         optimizers = [network.optimizer for network in networks]
         groups = [group for optimizer in optimizers for group in optimizer.param_groups]
         params = [param for network in networks for param in network.parameters()]
@@ -133,6 +134,10 @@ class FastCPUExecutor:
             "layers other than linear, ReLU, tanh and batch norm": all(type(net) is nn.Sequential for net in nets)
             and all(type(layer) in LAYERS for net in nets for layer in net)
             and all(type(critic.action_input) is ActionInput for critic in critics),
+            "an activation before the first layer": not any(
+                isinstance(layer, nn.ReLU | nn.Tanh) for net in first_nets for layer in [*net][:1]
+            ),
+            "a layer that occurs twice": all(len({*map(id, net)}) == len(net) for net in nets),
             "frozen parameters, or parameters other than float32": all(
                 param.requires_grad and param.dtype == th.float32 for param in params
             ),
@@ -220,7 +225,7 @@ class FastCPUExecutor:
 
         # Update the actor policy using the sampled policy gradient: ascend Q(s, mu(s)) of the critic as just updated
         actions = self.actor.forward(obs)
-        saturation = np.count_nonzero(np.abs(actions.numpy()) > SATURATION_THRESHOLD) / actions.numel()
+        saturation = int(np.count_nonzero(np.abs(actions.numpy()) > SATURATION_THRESHOLD)) / actions.numel()
         q_of_actor = self.critic.forward(critic_obs, actions, update_running=False).numpy()
         actor_loss = check_finite(-_mean(q_of_actor), "actor loss")
         self.actor.backward(self.critic.action_gradient(self.actor_grad.fill_(-1 / self.batch_size)))

@@ -100,7 +100,7 @@ class Critic(BaseModel):
     :param action_layer: hidden layer at which the action enters, counted from 1 (1 is SB3's concatenation of
         observation and action)
     :param final_init: the last layer starts in U[-final_init, final_init]; None: by its fan-in, like the others
-    :param share_features_extractor: whether the features extractor is that of the actor, which alone trains it
+    :param share_features_extractor: share the actor's features extractor; only the actor trains it
     """
 
     features_extractor: BaseFeaturesExtractor

@@ -253,7 +253,8 @@ class DDPGPaperPolicy(BasePolicy):
             if [tensor.shape for tensor in theirs] != [tensor.shape for tensor in ours]:
                 raise InvalidArgumentError(
                     "a target network must have tensors of the same shapes as its network, got "
-                    f"{[tuple(t.shape) for t in theirs]} and {[tuple(t.shape) for t in ours]}; change both alike"
+                    f"{[tuple(t.shape) for t in theirs]} and {[tuple(t.shape) for t in ours]}; change both in the "
+                    "same way"
                 )
             pairs.update({id(t): (t, o) for t, o in zip(theirs, ours, strict=True) if t.is_floating_point()})
         return [t for t, _ in pairs.values()], [o for _, o in pairs.values()]

@@ -157,7 +157,7 @@ def callbacks_within(callback: Any) -> Iterator[Any]:
             yield from callbacks_within(part)
 
 
-def _check_noise(noise: Any, action_space: spaces.Space) -> None:
+def _check_noise(noise: Any, action_space: spaces.Space, is_new: bool) -> None:
     if noise is None or (isinstance(noise, str) and noise in get_args(NoiseName)):
         return
     if isinstance(noise, str):
@@ -167,16 +167,18 @@ def _check_noise(noise: Any, action_space: spaces.Space) -> None:
         )
     if not isinstance(noise, ActionNoise):
         raise InvalidArgumentTypeError(f"`action_noise` must be a name, an SB3 ActionNoise or None, got {noise!r}")
-    if isinstance(noise, VectorizedActionNoise) and len({without_address(repr(part)) for part in noise.noises}) > 1:
+    vectorized = noise if isinstance(noise, VectorizedActionNoise) else None
+    # The representation of a used noise may have its state
+    if vectorized and is_new and len({without_address(repr(part)) for part in vectorized.noises}) > 1:
         raise InvalidArgumentError(
             "`action_noise` must be the noise of one environment, because each environment gets a copy with its own "
-            f"random stream; got different noises: {noise.noises}"
+            f"random stream; got different noises: {vectorized.noises}"
         )
     plain_parameters(noise)
     # Draw once from a copy to find the shape, without changing the global generator
     state = np.random.get_state()  # noqa: NPY002
     try:
-        shape = np.shape(copy.deepcopy(noise.base_noise if isinstance(noise, VectorizedActionNoise) else noise)())
+        shape = np.shape(copy.deepcopy(vectorized.base_noise if vectorized else noise)())
     except Exception as error:
         raise InvalidArgumentError(f"`action_noise` must return an array, but {noise!r} failed: {error}") from error
     finally:
@@ -250,7 +252,7 @@ def check_arguments(model: "DDPGPaper") -> None:
             f"`matmul_precision` must be 'highest', 'high', 'medium' or None, got {model.matmul_precision!r}"
         )
     check_executor(model._executor_choice)
-    _check_noise(model.action_noise, model.action_space)
+    _check_noise(model.action_noise, model.action_space, is_new=not model._noise_is_seeded)
     model.uniform_warmup = check_flag("uniform_warmup", model.uniform_warmup)
     model.optimize_memory_usage = check_flag("optimize_memory_usage", model.optimize_memory_usage)
     if not isinstance(model.tensorboard_log, str | os.PathLike | None):

@@ -33,7 +33,7 @@ class Run(NamedTuple):
     env: str
     x: np.ndarray  # places of the evaluations on the x-axis, ascending, shape (n,)
     values: np.ndarray  # episodes of each evaluation, shape (n, episodes)
-    n_steps: float  # environment steps at the last place
+    n_steps: float  # environment steps at the last place; of a result file, the planned ones
     settings: dict[str, Any]  # settings of the algorithm and the environment in the files
     seed: int | None = None
     trained_agent: str = ""  # file of the agent that the run continued

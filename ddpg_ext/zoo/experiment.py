@@ -57,6 +57,11 @@ class ExperimentManager(exp_manager.ExperimentManager):
                 "a YAML file with names and values for each environment, or Python code with such `hyperparams`"
             ) from error
         hp.check_zoo_values(hyperparams)
+        if not self._eval_env_kwargs_args and not self.env_kwargs:  # the Zoo would evaluate without those of the file
+            self.eval_env_kwargs = hyperparams.get("env_kwargs") or {}
+        for key in ("replay_buffer_class", "frame_stack", "env_kwargs", "vec_env_wrapper"):
+            if saved.get(key, "") is None:  # the Zoo's `enjoy` needs a value or no key
+                del saved[key]
         if self._is_ours:
             check_storable(self.custom_hyperparams or {})
             hp.check_keys(hyperparams)
@@ -66,8 +71,6 @@ class ExperimentManager(exp_manager.ExperimentManager):
                 raise InvalidArgumentError(
                     f"{self.config} has no `n_timesteps` for {self.env_name.gym_id}; add it, or pass --n-timesteps"
                 )
-            if saved.get("replay_buffer_class", "") is None:  # `enjoy` needs a name or no key
-                del saved["replay_buffer_class"]
         return hyperparams, saved
 
     def _preprocess_hyperparams(
@@ -200,7 +203,7 @@ class ExperimentManager(exp_manager.ExperimentManager):
 
 
 def _check_options(options: dict[str, Any]) -> None:
-    """Refuse numbers with which the Zoo would train or evaluate nothing, and a trial that it would ignore."""
+    """Refuse counts out of range, and ``--trial-id`` without a study."""
     for name, option in (("n_eval_episodes", "--eval-episodes"), ("n_eval_envs", "--n-eval-envs")):
         if options.get(name, 1) < 1:
             raise InvalidArgumentError(f"{option} must be a whole number above 0, got {options[name]}")

@@ -99,9 +99,14 @@ def check_zoo_values(hyperparams: dict[str, Any]) -> None:
             raise InvalidArgumentError(f"`{key}` must be {accepted}, got {hyperparams[key]!r}")
 
 
+def convert_numbers(hyperparams: dict[str, Any]) -> dict[str, Any]:
+    """Convert numbers such as 1e-3, which YAML reads as text."""
+    return {key: _number(value, nested=key in _NESTED) for key, value in hyperparams.items()}
+
+
 def convert_values(hyperparams: dict[str, Any], names: dict[str, Any] | None = None) -> dict[str, Any]:
     """Convert numbers, schedules, tuples and Python expressions from their form in YAML."""
-    values = {key: _number(value, nested=key in _NESTED) for key, value in hyperparams.items()}
+    values = convert_numbers(hyperparams)
     for key, value in values.items():
         if isinstance(value, str) and key in SCHEDULES:
             values[key] = _schedule(key, value)
@@ -114,8 +119,10 @@ def convert_values(hyperparams: dict[str, Any], names: dict[str, Any] | None = N
 
 def make_noise(hyperparams: dict[str, Any], action_shape: tuple[int, ...]) -> dict[str, Any]:
     """Replace the keys of the noise with an ``action_noise``."""
-    keys = {key: hyperparams[key] for key in NOISE_KEYS if key in hyperparams}
-    others = {key: value for key, value in hyperparams.items() if key not in keys}
+    # null is the default, except for the type, whose null means no noise
+    keys = {key: value for key, value in hyperparams.items() if key == "noise_type" or value is not None}
+    keys = {key: keys[key] for key in NOISE_KEYS if key in keys}
+    others = {key: value for key, value in hyperparams.items() if key not in NOISE_KEYS}
     if not keys:
         return others
     if "action_noise" in others:

@@ -154,7 +154,7 @@ def _latest_run(path: Path) -> Path:
 
 def _checkpoint(run: Path, checkpoint: str | int | None) -> Path:
     steps = {int(match[1]): file for file in run.glob("*.zip") if (match := _STEPS.fullmatch(file.name))}
-    last = run / f"{run.name.rpartition('_')[0] or run.name}.zip"
+    last = run / f"{_env_name(run) or run.name}.zip"
     if not last.is_file():
         others = [file for file in run.glob("*.zip") if file.name != "best_model.zip" and file not in steps.values()]
         last = others[0] if len(others) == 1 else last
@@ -176,6 +176,11 @@ def _checkpoint(run: Path, checkpoint: str | int | None) -> Path:
     return files[checkpoint]
 
 
+def _env_name(run: Path) -> str:
+    """Return the environment in the name of a run folder, such as Pendulum-v1_1; the Zoo's -uuid appends an id."""
+    return re.sub(r"_[0-9a-f-]{36}$", "", run.name).rpartition("_")[0]
+
+
 class _Settings:
     """Read the settings of the environment in the run folder of a model's file."""
 
@@ -183,7 +188,10 @@ class _Settings:
         self.file = file
         self.run = file.parent
         # The folder with the settings is named like the environment; other folders are not part of the run
-        names = (self.run.name.rpartition("_")[0], file.stem)
+        names = [_env_name(self.run), file.stem]
+        if file.name == "best_model.zip" or _STEPS.fullmatch(file.name):
+            names += sorted(other.stem for other in self.run.glob("*.zip"))  # of a run folder with another name
+        self._names = names
         folders = [self.run / name for name in names if name and (self.run / name / "config.yml").is_file()]
         self.folder = (folders or [self.run])[0]
         self.args = read_yaml(self.folder / "args.yml")
@@ -194,10 +202,7 @@ class _Settings:
         stored = self.args.get("env", self.args.get("env_id"))
         if isinstance(stored, str):
             return stored
-        guesses = [self.file.stem]
-        if self.file.name == "best_model.zip" or _STEPS.fullmatch(self.file.name):
-            guesses = [self.run.name.rpartition("_")[0], *sorted(file.stem for file in self.run.glob("*.zip"))]
-        return next((guess for guess in guesses if re.fullmatch(r".+-v\d+", guess)), None)
+        return next((name for name in self._names if re.fullmatch(r".+-v\d+", name)), None)
 
     def make_env(
         self, chosen_id: str | None, chosen_kwargs: dict[str, Any] | None, seed: int | None, trust: Trust

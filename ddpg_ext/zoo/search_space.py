@@ -49,8 +49,10 @@ def convert_ddpg_paper_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
         "net_arch": list(NET_ARCHS[hyperparams.pop("net_arch")]),
         "batch_norm": BATCH_NORMS[hyperparams.pop("batch_norm")],
     }
+    # These replace the keys of the entry, without which the trial was trained
+    hyperparams |= {"noise_theta": None, "noise_schedule": None}
     if hyperparams["noise_type"] == "normal":
-        del hyperparams["noise_dt"]
+        hyperparams["noise_dt"] = None
     goals = {key: hyperparams.pop(key) for key in ("n_sampled_goal", "goal_selection_strategy") if key in hyperparams}
     if goals:  # from a loaded trial; the Zoo has already converted those of a new trial
         hyperparams["replay_buffer_kwargs"] = goals

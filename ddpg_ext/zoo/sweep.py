@@ -15,7 +15,7 @@ from typing import Any
 
 from ddpg_ext.common.command_line import errors_in_one_line
 from ddpg_ext.common.environments import check_environment
-from ddpg_ext.common.errors import InvalidArgumentError, suggestion
+from ddpg_ext.common.errors import DDPGPaperError, InvalidArgumentError, suggestion
 from ddpg_ext.common.optional_imports import import_extra
 from ddpg_ext.zoo.sweep_options import SETTINGS, one_line, parse
 
@@ -91,7 +91,9 @@ def plan(options: argparse.Namespace) -> list[Any]:
                 setting = resolve(setting, values, options.conf_file)
                 runs += [setting._replace(seed=seed) for seed in options.seed]
     if len({run.name for run in runs}) < len(runs):
-        raise InvalidArgumentError("two runs have the same folder; pass each variant and each seed only once")
+        raise InvalidArgumentError(
+            "two runs have the same folder; pass each algorithm, environment, variant and seed once"
+        )
     return runs
 
 
@@ -198,6 +200,8 @@ def _connect(options: argparse.Namespace) -> None:
                 socket.create_connection((host, int(port)), timeout=10).close()
             ray.init(options.address, **quiet)
     except (OSError, ValueError, RuntimeError, OverflowError) as error:
+        if options.address is None:
+            raise DDPGPaperError(f"Ray cannot be started on this machine ({one_line(error)})") from error
         raise InvalidArgumentError(
             f"--address {options.address!r} cannot be reached ({one_line(error)}); start a cluster with "
             "`ray start --head`, and pass auto or its HOST:PORT; set RAY_AUTH_MODE=token if it has a token"

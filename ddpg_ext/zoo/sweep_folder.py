@@ -6,7 +6,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +76,7 @@ class Storage:
 
     def __init__(self, folder: str) -> None:
         self.argument = folder
-        self.folder = folder if "://" in folder else os.path.abspath(folder)
+        self.folder = folder if "://" in folder else os.path.abspath(os.path.expanduser(folder))
         self.filesystem, self.path = pyarrow.fs.FileSystem.from_uri(self.folder)
         self.is_local = isinstance(self.filesystem, pyarrow.fs.LocalFileSystem)
 
@@ -129,12 +129,16 @@ class Storage:
             yield Path(scratch), lambda: self._upload(scratch, remote)
 
     def _upload(self, scratch: str, remote: str) -> None:
-        """Upload a run folder, then delete the uploaded snapshots that it no longer has."""
+        """Upload a run folder, then delete the uploaded files that it no longer has, such as older snapshots."""
         pyarrow.fs.copy_files(scratch, remote, destination_filesystem=self.filesystem)
-        selector = pyarrow.fs.FileSelector(f"{remote}/{SNAPSHOTS}", allow_not_found=True)
-        for info in self.filesystem.get_file_info(selector):
-            if not Path(scratch, SNAPSHOTS, info.base_name).exists():
-                (self.filesystem.delete_file if info.is_file else self.filesystem.delete_dir)(info.path)
+        for info in self.filesystem.get_file_info(pyarrow.fs.FileSelector(remote, recursive=True)):
+            if info.is_file and not Path(scratch, os.path.relpath(info.path, remote)).exists():
+                self.filesystem.delete_file(info.path)
+
+    def delete_snapshots(self, run: str) -> None:
+        """Delete the snapshots of a run, if it has any."""
+        with suppress(FileNotFoundError):
+            self.filesystem.delete_dir(f"{self.path}/{run}/{SNAPSHOTS}")
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 import traceback
@@ -26,6 +27,7 @@ import rl_zoo3
 import torch as th
 from huggingface_sb3 import EnvironmentName  # type: ignore[import-untyped]
 from rl_zoo3 import ALGOS
+from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EvalCallback
 from stable_baselines3.common.evaluation import evaluate_policy
@@ -44,7 +46,7 @@ from ddpg_ext.common.processor import processor
 from ddpg_ext.common.workers import naming_workers
 from ddpg_ext.ddpg_paper import DDPGPaper
 from ddpg_ext.zoo.experiment import ExperimentManager
-from ddpg_ext.zoo.hyperparameters import ALGORITHM, check_keys
+from ddpg_ext.zoo.hyperparameters import ALGORITHM, check_keys, convert_numbers
 from ddpg_ext.zoo.register import register_zoo
 from ddpg_ext.zoo.sweep_folder import RESULT, SNAPSHOTS, Storage
 from ddpg_ext.zoo.sweep_options import VARIANT_KEYS, one_line, whole_number
@@ -52,6 +54,8 @@ from ddpg_ext.zoo.sweep_options import VARIANT_KEYS, one_line, whole_number
 Report = Callable[[dict[str, Any]], None]
 #: seconds between two reports
 REPORT_EVERY = 5
+#: folder with the unpacked checkpoint, beside the snapshots, while a run of another algorithm resumes
+UNPACKED = ".unpacked"
 #: maximum number of environments for the evaluation of the finished run
 MAX_FINAL_ENVS = 10
 
@@ -84,7 +88,7 @@ class SweepExperiment(ExperimentManager):
 
     def __init__(self, run: Run, folder: Path) -> None:
         self.run = run
-        snapshots = [*(folder / SNAPSHOTS).glob("*.zip"), *(folder / SNAPSHOTS).glob("*/model.zip")]
+        snapshots = [*(folder / SNAPSHOTS).glob("*.zip"), *(folder / SNAPSHOTS / UNPACKED).glob("model.zip")]
         positional = (run.algo, run.env, str(folder.parent), "", run.n_timesteps, run.eval_freq, run.eval_episodes)
         keywords: dict[str, Any] = {"seed": run.seed, "vec_env_type": run.vec_env, "verbose": 0, "log_interval": -1}
         keywords |= {"env_kwargs": copy.deepcopy(run.env_kwargs), "truncate_last_trajectory": True}
@@ -179,9 +183,11 @@ class SweepExperiment(ExperimentManager):
         env = self.create_envs(min(MAX_FINAL_ENVS, episodes), eval_env=True)
         normalize = unwrap_vec_normalize(env)
         if normalize is not None:
-            sync_envs_normalization(
-                VecNormalize.load(str(source), normalize.venv) if isinstance(source, Path) else source, env
-            )
+            if isinstance(source, Path):
+                source = VecNormalize.load(str(source), normalize.venv)
+            stored = unwrap_vec_normalize(source)  # there may be other wrappers outside of it, in only one of the two
+            assert stored is not None  # for mypy
+            sync_envs_normalization(stored, normalize)
         env.seed(_fresh_seed(self.seed, -1))
         kwargs: Any = {"deterministic": self.deterministic_eval, "return_episode_rewards": True}
         returns, _ = evaluate_policy(model, env, episodes, **kwargs)
@@ -231,9 +237,13 @@ class CheckpointCallback(BaseCallback):
             name = next(file.parent.name for file in self.path.parent.glob("*/config.yml"))
             (new / name).mkdir()
             normalize.save(str(new / name / "vecnormalize.pkl"))
-        new.rename(self.path / f"checkpoint_{self.num_timesteps:012d}")
+        # One file, because several could be half written or half uploaded when the machine stops
+        with tarfile.open(self.path / ".new.tar", "w") as archive:
+            archive.add(new, ".")
+        shutil.rmtree(new)
+        (self.path / ".new.tar").rename(self.path / f"checkpoint_{self.num_timesteps:012d}.tar")
         for checkpoint in older:
-            shutil.rmtree(checkpoint)
+            checkpoint.unlink()
 
 
 class ReportCallback(BaseCallback):
@@ -280,12 +290,13 @@ def train(run: Run, folder: str, report: Report) -> str | None:
         try:
             with naming_workers():
                 result = _train(run, run_folder, report, upload)
-            shutil.rmtree(run_folder / SNAPSHOTS, ignore_errors=True)
         except Exception as error:
             (run_folder / "error.txt").write_text(traceback.format_exc())
             result = {"error": " ".join(f"{type(error).__name__}: {error}".split())}
         upload()
         storage.write_json(f"{run.name}/{RESULT}", {**describe(run), **result})
+        if "error" not in result:
+            storage.delete_snapshots(run.name)  # only now: if the machine stops before, the run resumes from them
     gc.collect()  # models have reference cycles, and this process trains the next run, too
     return result.get("error")
 
@@ -316,9 +327,13 @@ def _train(run: Run, folder: Path, report: Report, upload: Callable[[], None]) -
         before = float(spent.read_text())
     except (OSError, ValueError):  # no earlier attempt, or a damaged file
         before = 0.0
-    for checkpoint in (folder / SNAPSHOTS).glob("checkpoint_*/files"):
-        shutil.copytree(checkpoint, folder, dirs_exist_ok=True)
+    unpacked = folder / SNAPSHOTS / UNPACKED
+    shutil.rmtree(unpacked, ignore_errors=True)
+    for checkpoint in sorted((folder / SNAPSHOTS).glob("checkpoint_*.tar"))[-1:]:
+        shutil.unpack_archive(checkpoint, unpacked)
+        shutil.copytree(unpacked / "files", folder, dirs_exist_ok=True)
     experiment, model, _ = prepare(run, folder)
+    shutil.rmtree(unpacked, ignore_errors=True)
     if not experiment.continue_training:  # remove the curves of an earlier attempt
         shutil.rmtree(folder / "tensorboard", ignore_errors=True)
 
@@ -335,9 +350,9 @@ def _train(run: Run, folder: Path, report: Report, upload: Callable[[], None]) -
     if best.is_file():  # before the Zoo replaces the statistics of the best agent by those of the last
         agent = type(model).load(best, device=model.device, **(experiment.own_code() if run.algo == ALGORITHM else {}))
         best_return = experiment.evaluate(agent, Path(experiment.params_path, "vecnormalize.pkl"))
-    experiment.save_trained_model(model)
     assert model.env is not None
     final_return = experiment.evaluate(model, model.env)
+    experiment.save_trained_model(model)
     best_return = best_return or final_return  # a run without evaluations has no best agent
     evaluations = {"timesteps": np.array([]), "results": np.array([])}
     if (folder / "evaluations.npz").is_file():
@@ -386,7 +401,7 @@ def _fresh_seed(seed: int, step: int) -> int:
 def resolve(run: Run, values: dict[str, Any], conf_file: str | None) -> Run:
     """Return a run with all hyperparameters of its variant, after making environment and model to check them."""
     variant = {key: value for key, value in values.items() if key not in VARIANT_KEYS}
-    custom = copy.deepcopy({**run.hyperparameters, **variant})
+    custom = convert_numbers(copy.deepcopy({**run.hyperparameters, **variant}))
     with _trial_folder(run) as scratch:
         n_timesteps = _n_timesteps(variant.get("n_timesteps", run.n_timesteps))
         check_keys(custom, ALGOS[run.algo])
@@ -419,14 +434,16 @@ def estimate_seconds(run: Run, n_steps: int = 300) -> float:
     """Return the time of a run with all its evaluations, estimated from short training and evaluation."""
     with _trial_folder(run) as scratch:
         experiment, model, _ = prepare(run._replace(eval_freq=-1), scratch)
-        model.learning_starts = n_steps // 2  # type: ignore[attr-defined] # other algorithms ignore it
-        model.learn(n_steps)  # warm up: compilations and allocations
+        episode = gym.spec(experiment.env_name.gym_id).max_episode_steps or 1000
+        # Hindsight needs a whole episode; other algorithms ignore the attribute
+        needs_episode = isinstance(getattr(model, "replay_buffer", None), HerReplayBuffer)
+        n_random = model.learning_starts = episode if needs_episode else n_steps // 2  # type: ignore[attr-defined]
+        model.learn(n_random + n_steps // 2)  # warm up: compilations and allocations
         start, first = time.monotonic(), model.num_timesteps
         model.learn(n_steps, reset_num_timesteps=False)
         seconds = run.n_timesteps * (time.monotonic() - start) / (model.num_timesteps - first)
         n_evaluations = run.n_timesteps // run.eval_freq if run.eval_freq > 0 else 0
         n_final = run.final_episodes * (2 if n_evaluations else 1)  # without evaluations there is no best agent
-        episode = gym.spec(experiment.env_name.gym_id).max_episode_steps or 1000
         n_envs_final = min(MAX_FINAL_ENVS, run.final_episodes)
         for n_envs, n_episodes in ((1, n_evaluations * run.eval_episodes), (n_envs_final, n_final)):
             env = experiment.create_envs(n_envs, eval_env=True)

@@ -28,10 +28,10 @@ def test_a_run_with_the_papers_settings(example, tmp_path):
     folder = tmp_path / "runs" / "Pendulum-v1_7"  # one above the highest number
     names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     assert names >= {
-        *("best_model.zip", "Pendulum-v1.zip", "evaluations.npz", "learning_curve.png", "agent.gif", "result.json"),
+        *("best_model.zip", "Pendulum-v1.zip", "evaluations.npz", "learning_curve.png", "agent.gif", "evaluation.json"),
         *("Pendulum-v1/args.yml", "Pendulum-v1/config.yml", "0.monitor.csv"),
     }
-    result = json.loads((folder / "result.json").read_text())
+    result = json.loads((folder / "evaluation.json").read_text())
     assert "Pendulum-v1_7" in text
     assert f": {result['mean_return']:.1f} +/- {result['std_return']:.1f}\n" in text
     assert (result["episodes"], result["seed"]) == (2, 3)
@@ -88,7 +88,7 @@ def test_tuned(example, tmp_path):
     text = example("train", env_id, "--tuned", "--steps", 70, "--eval-freq", 70, "--eval-episodes", 1)
     assert re.search(r"Mean return over 1 episodes without noise: -?\d+\.\d", text)
     folder = tmp_path / "runs" / f"{env_id}_1"
-    names = {"best_model.zip", "evaluations.npz", "learning_curve.png", "result.json", "agent.gif"}
+    names = {"best_model.zip", "evaluations.npz", "learning_curve.png", "evaluation.json", "agent.gif"}
     assert {path.name for path in folder.iterdir()} >= names
     # The settings of the YAML file have arrived
     model, env = load_zoo_run(folder, checkpoint="last")
