@@ -235,7 +235,7 @@ class PackedReplayBuffer(ReplayBufferAdapter):
     def load_snapshot_state(self, values: dict[str, Any], arrays: dict[str, Any]) -> None:
         """Restore the result of :meth:`snapshot_state`; if reading fails, the buffer is empty."""
         self._check_parts(values, arrays)
-        check_equal_arguments(self, values, "buffer_size", "n_envs")
+        check_equal_arguments(self, values, "n_envs", "buffer_size")
         layout, own = values["layout"], self._ring.layout
         if layout != own:
             raise CheckpointError(

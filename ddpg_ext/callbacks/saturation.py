@@ -31,14 +31,11 @@ class SaturationMonitor(PeriodicCallback):
     :param window: number of observations, at least 1
     :param limit: fraction of stuck components from which the actor counts as stuck, in (0, 1]
     :param patience: number of such results in a row before the warning, at least 1
-    :param verbose: unused
     :raises InvalidArgumentError: for a value out of range
     """
 
-    def __init__(
-        self, every: int = 1_000, window: int = 256, limit: float = 0.95, patience: int = 5, verbose: int = 0
-    ) -> None:
-        super().__init__(every, verbose)
+    def __init__(self, every: int = 1_000, window: int = 256, limit: float = 0.95, patience: int = 5) -> None:
+        super().__init__(every)
         self.patience = check_count("patience", patience)
         self.limit = check_number("limit", limit, lambda x: 0 < x <= 1, "a number in (0, 1]")
         #: whether the warning has been shown

@@ -93,11 +93,24 @@ def load_model(
         has_buffer = archive.kind == "model" and replay_buffers.LAYOUT in archive
         if has_buffer and "replay_buffer" not in trust.custom:
             assert model.replay_buffer is not None  # for mypy
-            replay_buffers.read_members(archive, model.replay_buffer, trust.allowed)
-    # The noise in the file has its own stream, so a new seed must reach it
-    if changes.get("seed") is not None and "action_noise" not in changes:
-        model._seed_noise(changes["seed"])
+            with _without_buffer_hint():
+                replay_buffers.read_members(archive, model.replay_buffer, trust.allowed)
+    # Noise and replay buffer in the file have their own streams, so a new seed must reach them
+    if changes.get("seed") is not None:
+        model._seed_replay_buffer(changes["seed"])
+        if "action_noise" not in changes:
+            model._seed_noise(changes["seed"])
     return model
+
+
+@contextmanager
+def _without_buffer_hint() -> Iterator[None]:
+    """Append to an error of the replay buffer how to load the model without it."""
+    try:
+        yield
+    except CheckpointError as error:
+        cure = "pass custom_objects={'replay_buffer': None} to load the model without it"
+        raise type(error)(f"{error}; {cure}") from None
 
 
 def _attributes_to_change(cls: type["DDPGPaper"], kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -155,11 +168,8 @@ def build_model(
         buffer = None if original is None or original.is_live else original.data.get("replay_buffer")
         if buffer is not None:  # saved with include=["replay_buffer"]
             buffer.device = model.device
-            try:
+            with _without_buffer_hint():
                 set_replay_buffer(model, buffer)
-            except CheckpointError as error:
-                cure = "pass custom_objects={'replay_buffer': None} to load the model without it"
-                raise type(error)(f"{error}; {cure}") from None
     return model
 
 
@@ -269,7 +279,7 @@ def _check_limits(data: dict[str, Any], replaced: set[str]) -> None:
         number: Any = plain(value[0] if isinstance(value, tuple | list) and value else value)
         if name not in replaced and isinstance(number, int | float) and number > limit:
             raise UntrustedContentError(
-                f"its `{name}` is {str(value)[:60]}, more than {limit:,}: training would never end, or take all "
+                f"its `{name}` is {str(value)[:60]}, more than {limit:,}, so training would never end, or take all "
                 f"memory; pass custom_objects={{{name!r}: ...}}, or trusted=True to keep this value"
             )
 

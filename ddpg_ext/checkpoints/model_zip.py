@@ -184,7 +184,7 @@ def _field(name: str, value: Any, advice: str) -> Any:
 
 def _is_json(value: Any) -> bool:
     """Return whether JSON keeps a value unchanged; it does not keep tuples and NumPy numbers, for example."""
-    if isinstance(value, list) and type(value) is list:
+    if type(value) is list:
         return all(map(_is_json, value))
     if type(value) is dict:
         return PICKLED not in value and all(type(key) is str and _is_json(item) for key, item in value.items())
@@ -192,6 +192,10 @@ def _is_json(value: Any) -> bool:
 
 
 # ---------------------------------------------------------------------- reading
+
+
+#: attributes of SB3's models that hold running averages, which are in the weights, too
+_SB3S_COPIES = {f"{network}_batch_norm_stats{suffix}" for network in ("actor", "critic") for suffix in ("", "_target")}
 
 
 def read_model_members(archive: ZipReader, device: th.device | str, trust: Trust) -> ModelFile:
@@ -205,6 +209,8 @@ def read_model_members(archive: ZipReader, device: th.device | str, trust: Trust
     for name, item in fields.items():
         if name in trust.custom:
             data[name] = trust.custom[name]
+        elif not archive.kind and name in _SB3S_COPIES:
+            continue
         elif DERIVED.get(name) not in trust.custom:
             try:
                 data[name] = _read_field(name, item, trust, budget)

@@ -219,6 +219,13 @@ def convert(file: ModelFile) -> ModelFile:
         qf_weight_decay=_weight_decay(file, "critic"),
         _import_note=_import_note(file, state),
     )
+    kwargs = converted.get("replay_buffer_kwargs")
+    if buffer_class is NStepReplayBuffer and isinstance(kwargs, dict):  # SB3 copies the model's values there
+        gamma = data.get("gamma") if "gamma" in file.replaced else kwargs.get("gamma")
+        kept = {key: value for key, value in kwargs.items() if key != "n_steps"}
+        converted["replay_buffer_kwargs"] = {k: v for k, v in kept.items() if k != "gamma" or gamma != data.get(k)}
+        if "n_steps" not in file.replaced:
+            converted["n_steps"] = kwargs.get("n_steps", 3)  # SB3's default
     for name, least in _LEAST.items():
         if isinstance(converted.get(name), int):
             converted[name] = max(converted[name], least)
@@ -245,7 +252,7 @@ def _number_of_steps(value: Any) -> Any:
 def _policy_class(data: dict[str, Any]) -> type[DDPGPaperPolicy]:
     if isinstance(data.get("observation_space"), spaces.Dict):
         return MultiInputPolicy
-    return CnnPolicy if data["policy_class"] is td3_policies.CnnPolicy else MlpPolicy
+    return CnnPolicy if issubclass(data["policy_class"], td3_policies.CnnPolicy) else MlpPolicy
 
 
 def _policy_kwargs(data: dict[str, Any], state: State) -> dict[str, Any]:
@@ -292,12 +299,14 @@ def _import_note(file: ModelFile, state: State) -> str | None:
 def load_optimizers(model: "DDPGPaper", file: ModelFile) -> None:
     """Load the optimisers' state in the original file into a converted model."""
     action_dim = get_action_dim(model.action_space)
+    # A features extractor may have buffers, such as running averages; a shared one has them under two names
+    buffers = {name for name, _ in model.policy.named_buffers(remove_duplicate=False)}
     for name in ("actor", "critic"):
         saved = file.params.get(f"{name}.optimizer")
         if saved is None:
             warnings.warn(f"{file.name} has no {name}.optimizer, so the {name}'s optimiser starts from zero")
             continue
-        names = [key for key in file.params["policy"] if key.startswith(f"{name}.")]
+        names = [key for key in file.params["policy"] if key.startswith(f"{name}.") and key not in buffers]
         entries = _entries_from_sb3(_entries_by_name(saved, names), action_dim)
         optimizer = getattr(model, name).optimizer
         if _starts_from_zero(optimizer, name):
@@ -365,6 +374,11 @@ def to_sb3(model: "DDPGPaper") -> DDPG:
             f"has batch_norm={policy.batch_norm!r} and action_layer={policy.action_layer}. Train a model with "
             "policy_kwargs=dict(batch_norm=False, action_layer=1) to convert it."
         )
+    is_dict, is_default = isinstance(model.observation_space, spaces.Dict), model.replay_buffer_class is None
+    if is_dict and is_default and model.n_steps > 1:
+        raise CheckpointError(
+            f"SB3's DDPG has no n-step returns for Dict observations, but this model has n_steps={model.n_steps}"
+        )
     if model.qf_learning_rate != model.learning_rate or model.qf_weight_decay:
         warnings.warn(
             "SB3's DDPG has one learning rate for both networks, and no separate weight decay of the critic. The "
@@ -372,7 +386,7 @@ def to_sb3(model: "DDPGPaper") -> DDPG:
         )
     kwargs = {key: getattr(policy, key) for key in _POLICY_KWARGS}
     sb3 = DDPG(
-        td3_policies.MultiInputPolicy if isinstance(model.observation_space, spaces.Dict) else td3_policies.TD3Policy,
+        td3_policies.MultiInputPolicy if is_dict else td3_policies.TD3Policy,
         model.env,  # type: ignore[arg-type] # None, as in SB3's own load()
         policy_kwargs={**kwargs, "net_arch": policy.net_arch},
         device=model.device,
@@ -382,6 +396,9 @@ def to_sb3(model: "DDPGPaper") -> DDPG:
     sb3.__dict__.update(copy.deepcopy({key: value for key, value in shared.items() if not key.endswith("_space")}))
     sb3.observation_space, sb3.action_space = model.observation_space, model.action_space
     sb3.learning_rate = model.learning_rate
+    if is_default:  # SB3's default buffers have other arguments
+        kept = ("handle_timeout_termination",)
+        sb3.replay_buffer_kwargs = {key: value for key, value in sb3.replay_buffer_kwargs.items() if key in kept}
     sb3.replay_buffer, sb3.replay_buffer_class = getattr(model, "replay_buffer", None), model.replay_buffer_class
     with warnings.catch_warnings():
         if sb3.replay_buffer is not None:  # it has n-step returns already
@@ -400,5 +417,8 @@ def to_sb3(model: "DDPGPaper") -> DDPG:
         theirs = [f"{name}.{param}" for param, _ in getattr(sb3, name).named_parameters()]
         target = optimizer.state_dict()
         target["state"] = _entries_by_index(_entries_to_sb3(entries, theirs), theirs)
+        for group in target["param_groups"]:
+            if "weight_decay" in group:  # for example, the default of AdamW is not 0
+                group["weight_decay"] = 0.0
         optimizer.load_state_dict(target)
     return sb3

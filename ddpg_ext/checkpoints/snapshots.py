@@ -350,9 +350,13 @@ def _read_snapshot(cls: type[Model], path: Path, env: GymEnv | str, device: th.d
                 raise DamagedCheckpointError(f"its {STATE} is not a training state")
         file = read_model_members(archive, device, trust)
         vec_env = cls._wrap_env(env)
-        if state["vec_normalize"] is not None and unwrap_vec_normalize(vec_env) is None:
-            # A copy, because the wrapper updates its statistics in place
-            vec_env = vec_normalize.make_vec_normalize(vec_env, copy.deepcopy(state["vec_normalize"]))
+        is_normalized = unwrap_vec_normalize(vec_env) is not None
+        if state["vec_normalize"] is None and is_normalized:
+            raise CheckpointError(f"{path} is from a run without VecNormalize; pass the environment without it")
+        if state["vec_normalize"] is not None and not is_normalized:
+            with naming(path, "a snapshot"):
+                # A copy, because the wrapper updates its statistics in place
+                vec_env = vec_normalize.make_vec_normalize(vec_env, copy.deepcopy(state["vec_normalize"]))
         saved_envs = file.data.get("n_envs")
         if vec_env.num_envs != saved_envs:
             raise CheckpointError(f"{path} needs {saved_envs} environments, got {vec_env.num_envs}")

@@ -826,7 +826,7 @@ class DDPGPaper(OffPolicyAlgorithm):
         :param trusted: unpickle objects that are not on the allow-list of replay buffers; see :meth:`load`
         :param allow: your own classes that the file may use
         :raises CheckpointError: if the file is missing, damaged or refused, or is of other spaces or another number of
-            environments; the model keeps its replay buffer
+            environments; the model keeps its replay buffer, which is empty if the arrays of the file are damaged
         """
         from ddpg_ext.checkpoints.replay_buffer import load_replay_buffer
 

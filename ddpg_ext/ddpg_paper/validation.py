@@ -174,6 +174,11 @@ def _check_noise(noise: Any, action_space: spaces.Space, is_new: bool) -> None:
             "`action_noise` must be the noise of one environment, because each environment gets a copy with its own "
             f"random stream; got different noises: {vectorized.noises}"
         )
+    if vectorized and len(vectorized.noises) != vectorized.n_envs:
+        raise InvalidArgumentError(
+            f"`action_noise` must have a noise for each of its {vectorized.n_envs} environments, got "
+            f"{len(vectorized.noises)}"
+        )
     plain_parameters(noise)
     # Draw once from a copy to find the shape, without changing the global generator
     state = np.random.get_state()  # noqa: NPY002

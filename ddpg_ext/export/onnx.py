@@ -69,7 +69,7 @@ def export_onnx(
             f"`model` must be a DDPGPaper, got {type(model).__name__}; DDPGPaper.from_sb3 converts SB3's DDPG and TD3"
         )
     check_path("path", path)
-    if isinstance(path, str | os.PathLike) and os.path.isdir(path):
+    if os.path.isdir(path):
         raise InvalidArgumentError(
             f"`path` must be a file, got the folder {os.fspath(path)!r}; add the name of the file"
         )

@@ -178,22 +178,23 @@ class AllowedClass:
 
     def make(self, state: Any) -> Any:
         """Return an instance with these attributes after checking them, without calling its constructor."""
-        name = self.cls.__name__
+        cls = self.cls.__name__
         if not isinstance(state, dict):
-            raise DamagedCheckpointError(f"a {name} has no attributes")
+            raise DamagedCheckpointError(f"a {cls} has no attributes")
         if "_dtype" in self.attributes:  # SB3's noises in old files lack it
             state = {"_dtype": np.float32, **state}
         for key, value in state.items():
             if key not in self.attributes:
-                raise UntrustedContentError(f"a {name} with the unknown attribute {str(key)[:60]!r}")
+                raise UntrustedContentError(f"a {cls} with the unknown attribute {str(key)[:60]!r}")
             if not self.attributes[key](value):
-                raise UntrustedContentError(f"a {name} whose {key!r} is a {type(value).__name__}")
+                raise UntrustedContentError(f"a {cls} whose {key!r} is a {type(value).__name__}")
         missing = sorted(set(self.attributes) - set(state))
         if missing:
-            raise DamagedCheckpointError(f"a {name} lacks {', '.join(missing)}")
-        shapes = [value.shape for value in state.values() if isinstance(value, np.ndarray)]
+            raise DamagedCheckpointError(f"a {cls} lacks {', '.join(missing)}")
+        arrays = [value for name, value in state.items() if self.attributes[name] is not _noises]
+        shapes = [np.shape(value) for value in arrays if isinstance(value, np.ndarray | list | tuple)]
         if math.prod(np.broadcast_shapes(*shapes)) > max(MAX_BROADCAST, *map(math.prod, shapes), 0):
-            raise CheckpointError(f"a {name} whose arrays have shapes {str(shapes)[:80]}, together too large")
+            raise CheckpointError(f"a {cls} whose arrays have shapes {str(shapes)[:80]}, together too large")
         instance: Any = object.__new__(self.cls)
         instance.__dict__.update(state)
         return instance

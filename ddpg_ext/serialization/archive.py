@@ -144,7 +144,7 @@ class ZipReader(contextlib.AbstractContextManager["ZipReader"]):
         """Return the kind of the file, which is empty for a file of SB3."""
         if FORMAT not in self._infos:
             return ""
-        description = json.loads(self._archive.read(FORMAT))
+        description = json.loads(self.read_text(FORMAT))
         if not isinstance(description, dict) or not isinstance(description.get("kind"), str):
             raise DamagedCheckpointError(f"its {FORMAT} does not name its kind")
         if description.get("format") != FORMAT_VERSION:

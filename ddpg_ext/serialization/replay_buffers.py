@@ -71,35 +71,58 @@ def get_state(buffer: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 
 def set_state(buffer: Any, values: dict[str, Any], arrays: dict[str, Any]) -> None:
-    """Fill a buffer that was made with the same arguments; read ``arrays`` into its own arrays."""
+    """
+    Fill a buffer that was made with the same arguments; read ``arrays`` into its own arrays.
+
+    If reading fails, the buffer is empty.
+    """
     if hasattr(buffer, "load_snapshot_state"):
         buffer.load_snapshot_state(values, arrays)
         return
     present_values, present_arrays = get_state(buffer)
     if set(arrays) != set(present_arrays) or set(values) - {"infos"} != set(present_values) - {"infos"}:
         raise DamagedCheckpointError(f"its parts are not those of a {type(buffer).__name__}")
-    check_equal_arguments(buffer, values, *(name for name in ("buffer_size", "n_envs") if name in values))
-    targets = {}
+    check_equal_arguments(buffer, values, *(name for name in ("n_envs", "buffer_size") if name in values))
+    wholes, targets = {}, {}
     for name, stored in arrays.items():
         owner, is_part, key = name.partition("/")
         target = getattr(buffer, owner)
         array = _as_array(_arrays_in(target)[key] if is_part else target)
         assert array is not None  # because it is in present_arrays
-        targets[name] = array[: stored.shape[0]]
+        wholes[name], targets[name] = array, array[: stored.shape[0]]
         stored.check(targets[name])
-    for name, stored in arrays.items():
-        stored.read_into(targets[name])
-    for name, value in values.items():
-        if name in ("n_steps", "gamma") and isinstance(buffer, NStepReplayBuffer):
-            continue  # the model sets them
-        if name == "infos":
-            value = object_array([info for row in value for info in row], buffer.infos.shape)
-        elif type(value) is not type(present_values[name]) and not isinstance(value, int | float | str | None):
-            raise DamagedCheckpointError(f"its {name} is a {type(value).__name__}")
-        setattr(buffer, name, value)
-    if not 0 <= buffer.pos <= buffer.buffer_size:
-        raise DamagedCheckpointError(f"its position is {buffer.pos}")
-    _check_starts(buffer)
+    is_used = buffer.size() > 0
+    try:
+        for name, stored in arrays.items():
+            stored.read_into(targets[name])
+            if is_used:  # HER's buffer would sample its old episodes
+                wholes[name][len(targets[name]) :] = 0
+        for name, value in values.items():
+            if name in ("n_steps", "gamma") and isinstance(buffer, NStepReplayBuffer):
+                continue  # the model sets them
+            present = getattr(buffer, name)
+            if isinstance(present, np.ndarray):
+                value = _like(present, value)
+            elif type(value) is not type(present_values[name]) and not isinstance(value, int | float | str | None):
+                raise DamagedCheckpointError(f"its {name} is a {type(value).__name__}")
+            setattr(buffer, name, value)
+        if not 0 <= buffer.pos <= buffer.buffer_size:
+            raise DamagedCheckpointError(f"its position is {buffer.pos}")
+        _check_starts(buffer)
+    except BaseException:  # old and new transitions must not be mixed
+        for array in wholes.values():
+            array[:] = 0
+        buffer.reset()
+        raise
+
+
+def _like(present: np.ndarray, value: Any) -> np.ndarray:
+    """Return the values of an array of objects, or of one without dimensions, in an array like the present one."""
+    if present.dtype != object:
+        return np.array(value, present.dtype)
+    for _ in present.shape[1:]:
+        value = [item for row in value for item in row]
+    return object_array(value if present.ndim else [value], present.shape)
 
 
 def _check_starts(buffer: Any) -> None:
@@ -119,9 +142,9 @@ def _arrays_in(value: Any) -> dict[str, np.ndarray]:
 
 
 def _as_array(value: Any) -> np.ndarray | None:
-    if isinstance(value, th.Tensor) and value.device.type == "cpu":
+    if isinstance(value, th.Tensor) and value.device.type == "cpu" and value.ndim > 0:
         return value.numpy()
-    return value if isinstance(value, np.ndarray) and value.dtype != object else None
+    return value if isinstance(value, np.ndarray) and value.dtype != object and value.ndim > 0 else None
 
 
 def _n_rows(buffer: Any, array: np.ndarray) -> int | None:
@@ -168,6 +191,11 @@ def describe(buffer: Any) -> tuple[bytes, dict[str, np.ndarray]]:
     """Return the pickle of a replay buffer's class and values, and its arrays; raise an error for other values."""
     values, arrays = get_state(buffer)
     advice = f"give {type(buffer).__name__} the methods snapshot_state() and load_snapshot_state(values, arrays)"
+    for name, array in arrays.items():
+        try:
+            make_dtype(array.dtype.str)
+        except CheckpointError as error:
+            raise CheckpointError(f"the replay buffer's `{name}` is {error}, which no file holds; {advice}") from None
     layout = {
         "class": class_path(type(buffer)),
         "arrays": {name: (array.shape, array.dtype.str) for name, array in arrays.items()},

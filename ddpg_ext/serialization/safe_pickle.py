@@ -81,7 +81,7 @@ class Recorded(metaclass=Global):
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         if kwargs:
-            raise UntrustedContentError(f"the pickle calls {cls} with keyword arguments, which no checkpoint needs")
+            raise UntrustedContentError(f"a call of {cls} with keyword arguments")
         if cls.path == STATE_SETTER and len(args) == 2 and isinstance(args[0], Recorded):
             args[0].__setstate__(args[1])
             return None
@@ -98,7 +98,7 @@ class Recorded(metaclass=Global):
 
     def __setstate__(self, state: Any) -> None:
         if self.state is not None:
-            raise UntrustedContentError("the pickle sets the state of an object twice")
+            raise UntrustedContentError("an object whose state is set twice")
         self.state = state
 
     def append(self, item: Any) -> None:
@@ -218,7 +218,7 @@ class _Bounds:
                 raise CheckpointError("the pickles of this file have more instructions than its size allows")
             name = opcode.name
             if name in self.refused:
-                raise UntrustedContentError(f"the pickle has the instruction {name}, which no checkpoint needs")
+                raise UntrustedContentError(f"the instruction {name}")
             self._check_frame(name, arg, position or 0)
             if isinstance(arg, int) and arg.bit_length() > MAX_INTEGER_BITS:
                 raise CheckpointError("the pickle has an integer larger than any checkpoint needs")

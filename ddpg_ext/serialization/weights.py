@@ -12,9 +12,11 @@ from ddpg_ext.common.errors import CheckpointError, DamagedCheckpointError, Untr
 from ddpg_ext.serialization.archive import ZipReader
 from ddpg_ext.serialization.safe_pickle import Budget, record
 
-#: torch's own list is longer: for example, it has constructors that reserve as much memory as a file asks for
+#: torch's own list is longer: for example, it has constructors that reserve as much memory as a file asks for, such as
+#: TypedStorage
 _ALLOWED_GLOBALS = re.compile(
-    r"collections\.OrderedDict|torch\._utils\._rebuild_(tensor_v2|parameter)|torch\.(storage\.)?[A-Z]\w+Storage"
+    r"collections\.OrderedDict|torch\._utils\._rebuild_(tensor_v2|parameter)"
+    r"|torch\.(storage\.)?(?!Typed|Untyped)[A-Z]\w+Storage"
 )
 
 

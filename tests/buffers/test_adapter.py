@@ -206,3 +206,15 @@ def test_episodes_of_sb3s_buffers_end_truncated(buffer_class):
     end_episodes(buffer, np.array([0, 1]))
     assert buffer.timeouts[0].tolist() == [1, 0, 0]  # the second was terminal
     assert buffer.dones[0].tolist() == [0, 1, 0]
+
+
+def test_without_timeouts_no_mark_of_them_stays():
+    """SB3's ``add`` would never remove it, so a terminal transition in its place would bootstrap."""
+    box = spaces.Box(-1, 1, (1,), np.float32)
+    buffer = ReplayBuffer(2, box, box, handle_timeout_termination=False)
+    add = [np.zeros((1, 1), np.float32)] * 3 + [np.zeros(1)]
+    buffer.add(*add, np.array([False]), [{}])
+    end_episodes(buffer, np.arange(1))
+    for _ in range(2):
+        buffer.add(*add, np.array([True]), [{}])
+    assert (buffer.sample(20).dones == 1).all()

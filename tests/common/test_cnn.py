@@ -160,3 +160,12 @@ def test_a_float_image_in_a_dict_is_named():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         PaperCombinedExtractor(space, cnn_kwargs={"normalized_image": True})
+
+
+def test_the_channels_of_a_cube_come_first():
+    """As in SB3."""
+    space = spaces.Box(0, 255, (40, 40, 40), np.uint8)
+    extractor = PaperCNN(space, n_filters=4)
+    images = th.rand(2, 40, 40, 40, generator=th.Generator().manual_seed(0))
+    with th.no_grad():
+        assert th.allclose(extractor(images), extractor.cnn(images), atol=1e-6)

@@ -5,6 +5,7 @@ import pytest
 import torch as th
 
 from ddpg_ext.common import matmul_kernels
+from ddpg_ext.common.layers import Linear
 
 has_onednn = pytest.mark.skipif(matmul_kernels._ONEDNN is None, reason="torch has no oneDNN kernel for this processor")
 
@@ -79,3 +80,15 @@ def test_gradients(shape, monkeypatch):
     out.backward(th.tensor(grad, dtype=th.float32))
     for tensor, exact in zip(tensors, (grad @ weight, grad.T @ x, grad.sum(0)), strict=True):
         np.testing.assert_allclose(tensor.grad, exact, atol=1e-3)
+
+
+def test_a_layer_takes_more_than_two_dimensions():
+    """In a network of the user's own, for example (batch, objects, features), however large."""
+    layer = Linear(1000, 1000)
+    x = th.randn(64, 2, 1000, generator=th.Generator().manual_seed(0), requires_grad=True)
+    y = layer(x)
+    y.sum().backward()
+    expected = x.detach().double().numpy() @ layer.weight.detach().double().numpy().T + layer.bias.detach().numpy()
+    np.testing.assert_allclose(y.detach(), expected, atol=1e-4)
+    gradient = np.broadcast_to(layer.weight.detach().double().numpy().sum(0), x.shape)
+    np.testing.assert_allclose(x.grad, gradient, atol=1e-4)

@@ -5,7 +5,7 @@ import pickle
 
 import numpy as np
 import pytest
-from stable_baselines3.common.noise import NormalActionNoise, VectorizedActionNoise
+from stable_baselines3.common.noise import ActionNoise, NormalActionNoise, VectorizedActionNoise
 from stable_baselines3.common.noise import OrnsteinUhlenbeckActionNoise as SB3OrnsteinUhlenbeck
 
 from ddpg_ext import (
@@ -165,6 +165,19 @@ class TestSchedule:
         scales = np.clip(1 - np.arange(15) / 10, 0, None)
         np.testing.assert_allclose(draws(scheduled, 15), plain * scales[:, None], rtol=1e-6)
         assert scheduled.scale == 0
+
+    def test_a_noise_of_whole_numbers_is_scaled(self):
+        class Coin(ActionNoise):
+            def __call__(self):
+                return np.array([1, -3])
+
+        np.testing.assert_array_equal(ScheduledActionNoise(Coin(), LinearDecay(1, start=0.5))(), [0.5, -1.5])
+
+    def test_a_table_that_ends_is_named(self):
+        noise = ScheduledActionNoise(OrnsteinUhlenbeckNoise(np.zeros(1)), [1.0, 0.5].__getitem__)
+        draws(noise, 2)
+        with pytest.raises(InvalidArgumentError, match="`schedule` must give numbers, but failed at step 2"):
+            noise()
 
     def test_reset_does_not_turn_the_schedule_back(self):
         noise = ScheduledActionNoise(OrnsteinUhlenbeckNoise(np.zeros(1), initial_noise=[1.0], seed=0), LinearDecay(10))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from PIL import Image
+from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
@@ -186,3 +187,14 @@ def test_environments_that_do_not_fit(tmp_path):
     env = PictureEnv()
     with pytest.raises(InvalidArgumentError, match="must not be the training environment"):
         small_model(env).learn(1, callback=EpisodeVideoCallback(env, tmp_path))
+
+
+def test_a_video_of_the_models_environment_ends_its_episode(tmp_path):
+    """Otherwise a transition would lead from the training episode to the end of the one in the video."""
+    env = PictureEnv(length=9)
+    model = small_model(env, replay_buffer_class=ReplayBuffer).learn(5)
+    record_episode(model, model.get_env(), tmp_path / "episode.gif", max_steps=3)
+    episodes = env.episode
+    model.learn(5, reset_num_timesteps=False)
+    assert env.episode == episodes + 1
+    assert model.replay_buffer.timeouts[4, 0] == 1

@@ -132,6 +132,23 @@ class OwnActorPolicy(DDPGPaperPolicy):
         return own_class(**self._update_features_extractor(self.actor_kwargs)).to(self.device)
 
 
+class FirstActivationPolicy(DDPGPaperPolicy):
+    def make_actor(self):
+        actor = super().make_actor()
+        actor.mu.insert(0, nn.Tanh())
+        return actor
+
+
+class TiedPolicy(DDPGPaperPolicy):
+    """The second hidden layer of the actor is applied twice."""
+
+    def make_actor(self):
+        actor = super().make_actor()
+        linear = next(layer for layer in actor.mu if isinstance(layer, nn.Linear) and layer.in_features == 5)
+        actor.mu.insert(list(actor.mu).index(linear) + 1, linear)
+        return actor
+
+
 FLATTEN = "a features extractor other than FlattenExtractor"
 UNSUPPORTED = {
     "activation": ({"policy_kwargs": {"activation_fn": nn.ELU}}, "layers other than linear, ReLU, tanh and batch norm"),
@@ -139,6 +156,8 @@ UNSUPPORTED = {
     "optimiser": ({"policy_kwargs": {"optimizer_class": th.optim.AdamW}}, "an optimiser other than plain Adam"),
     "amsgrad": ({"policy_kwargs": {"optimizer_kwargs": {"amsgrad": True}}}, "an optimiser other than plain Adam"),
     "own actor": ({"policy": OwnActorPolicy}, "an actor or critic of another class"),
+    "activation first": ({"policy": FirstActivationPolicy}, "an activation before the first layer"),
+    "one layer twice": ({"policy": TiedPolicy, "policy_kwargs": {"net_arch": [5, 5]}}, "a layer that occurs twice"),
     "numbers": ({"env": ChaosEnv(spaces.Discrete(3))}, "observations other than vectors"),
     "images": ({"env": ChaosEnv(spaces.Box(0, 255, (1, 36, 36), np.uint8))}, "observations other than vectors"),
     "dict": ({"policy": "MultiInputPolicy", "env": ToyEnv(dict_obs=True)}, FLATTEN),
@@ -329,3 +348,10 @@ def test_matmul_precision_is_restored_after_an_error(precision):
     with pytest.raises(NonFiniteError):
         small_model(env, matmul_precision="medium").learn(10)
     assert th.get_float32_matmul_precision() == precision
+
+
+def test_acting_does_not_change_the_observations():
+    model = DDPGPaper(FirstActivationPolicy, ToyEnv(), buffer_size=100)
+    observations = np.full((1, *model.observation_space.shape), 3.0, np.float32)
+    model._executor.act(observations)
+    assert (observations == 3).all()

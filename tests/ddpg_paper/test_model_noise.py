@@ -1,15 +1,16 @@
 """Exploration noise inside ``DDPGPaper``: who seeds it, independence of environments, what saving keeps."""
 
 import copy
+import dataclasses
 
 import numpy as np
 import pytest
 from stable_baselines3.common.buffers import ReplayBuffer
-from stable_baselines3.common.noise import NormalActionNoise, VectorizedActionNoise
+from stable_baselines3.common.noise import ActionNoise, NormalActionNoise, VectorizedActionNoise
 from toy_envs import toy_vec_env
 from toys import small_model
 
-from ddpg_ext import DDPGPaper, LinearDecay, OrnsteinUhlenbeckNoise, ScheduledActionNoise
+from ddpg_ext import DDPGPaper, InvalidArgumentError, LinearDecay, OrnsteinUhlenbeckNoise, ScheduledActionNoise
 
 
 def make_model(n_envs=1, **kwargs):
@@ -96,6 +97,8 @@ def test_set_random_seed(name, n_envs):
     if "scheduled" not in name:
         np.testing.assert_array_equal(first, again)
     np.testing.assert_array_equal(np.sign(first), np.sign(again))  # the schedule went on, the stream did not
+    if "scheduled" in name:
+        assert [part.n_steps for part in model.action_noise.noises] == [20] * n_envs
     assert not np.isclose(again, other, atol=1e-5).all(axis=-1).any()
     if n_envs == 3:
         assert not np.isclose(again[:, 0], again[:, 1], atol=1e-5).any()
@@ -135,3 +138,29 @@ def test_loading_with_another_number_of_environments(name, before, after, tmp_pa
     if "scheduled" in name:
         noise = loaded.action_noise if after == 1 else loaded.action_noise.noises[-1]
         assert noise.n_steps == 400
+
+
+@dataclasses.dataclass
+class Walk(ActionNoise):
+    """A noise of one's own whose representation has its state."""
+
+    x: float = 0.0
+
+    def __call__(self):
+        self.x += np.random.normal()
+        return np.full(2, self.x)
+
+
+def test_a_noise_whose_representation_has_its_state_can_be_loaded(tmp_path):
+    model = make_model(2, seed=1, action_noise=Walk()).learn(20)
+    assert len({repr(part) for part in model.action_noise.noises}) == 2
+    model.save(tmp_path / "model")
+    loaded = DDPGPaper.load(tmp_path / "model", env=toy_vec_env(2), allow=[Walk])
+    assert [part.x for part in loaded.action_noise.noises] == [part.x for part in model.action_noise.noises]
+
+
+def test_a_noise_of_several_environments_has_one_for_each():
+    noise = VectorizedActionNoise(white(), 3)
+    noise._noises = noise._noises * 2
+    with pytest.raises(InvalidArgumentError, match="for each of its 3 environments, got 6"):
+        make_model(3, action_noise=noise)

@@ -1,6 +1,7 @@
 """The training loop: when updates happen, what they learn from, and what is logged."""
 
 import contextlib
+import io
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from toy_envs import ToyEnv, toy_vec_env
 from toys import CountingEnv, PointEnv, counting_envs, first, recorded, small_model
 
 import ddpg_ext.ddpg_paper.ddpg_paper as algorithm
-from ddpg_ext import LinearDecay, OrnsteinUhlenbeckNoise, ReplayBufferError, ScheduledActionNoise
+from ddpg_ext import DDPGPaper, LinearDecay, OrnsteinUhlenbeckNoise, ReplayBufferError, ScheduledActionNoise
 from ddpg_ext.ddpg_paper.executors import EXECUTORS
 
 
@@ -243,3 +244,34 @@ def test_a_stop_between_a_step_and_its_transition(n_envs, callback, optimized):
     assert th.equal(batch.observations[:, 1], batch.next_observations[:, 1])
     assert th.equal(batch.observations[:, 2] + 1, batch.next_observations[:, 2])
     assert batch.dones.any()
+
+
+@pytest.mark.parametrize(("n_envs", "train_freq"), [(3, 1), (1, 4), (1, (1, "episode"))])
+def test_a_schedule_ends_at_zero_though_the_last_rollout_passes_the_end(n_envs, train_freq):
+    model = small_model(
+        counting_envs(n_envs, length=7),
+        learning_rate=rate_to_zero,
+        qf_learning_rate=rate_to_zero,
+        train_freq=train_freq,
+    ).learn(10)
+    assert model.num_timesteps > 10
+    assert [group["lr"] for group in model.actor.optimizer.param_groups + model.critic.optimizer.param_groups] == [0, 0]
+    stream = io.BytesIO()
+    model.save(stream)
+    DDPGPaper.load(stream, allow=[rate_to_zero])
+
+
+def rate_to_zero(progress_remaining):
+    return 1e-3 * progress_remaining
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_new_replay_buffer_has_the_models_seed(seed):
+    """The user may delete the buffer to save memory; ``learn`` makes another."""
+    batches = []
+    for _ in range(2):
+        model = small_model(CountingEnv(length=7), seed=seed).learn(10)
+        del model.replay_buffer
+        model.learn(20)
+        batches.append(model.replay_buffer.sample(8).observations)
+    assert th.equal(*batches)
