@@ -3,6 +3,7 @@
 import io
 import pickle
 import tracemalloc
+import zipfile
 from copy import deepcopy
 
 import gymnasium as gym
@@ -398,3 +399,83 @@ def test_tensors_in_the_infos_of_hindsight_survive(tmp_path):
     other = DDPGPaper("MultiInputPolicy", env, buffer_size=300, policy_kwargs={"net_arch": [4]}, **kwargs)
     other.load_replay_buffer(tmp_path / "buffer")
     assert np.array_equal(other.replay_buffer.infos[3][0]["contact"], [0.5, 0.5])
+
+
+@pytest.mark.parametrize("buffer_class", [ReplayBuffer, PackedReplayBuffer])
+def test_a_damaged_file_leaves_no_mixture(tmp_path, buffer_class):
+    """The transitions of the file and of the model must not be mixed."""
+    make(replay_buffer_class=buffer_class).learn(60).save_replay_buffer(tmp_path / "buffer")
+    file = tmp_path / "buffer.pkl"
+    with zipfile.ZipFile(file) as archive:
+        last = max(archive.infolist(), key=lambda info: info.header_offset)  # the other arrays are read before it
+        with archive.open(last):
+            at = archive.fp.tell() + last.file_size // 2
+    whole = bytearray(file.read_bytes())
+    whole[at] ^= 0x55
+    file.write_bytes(whole)
+    model = make(replay_buffer_class=buffer_class).learn(30)
+    with pytest.raises(CheckpointError):
+        model.load_replay_buffer(file)
+    assert model.replay_buffer.size() == 0
+    model.learn(30)
+
+
+def test_a_hindsight_buffer_forgets_its_episodes(tmp_path):
+    """Loading a shorter file: no transition of before may be sampled."""
+
+    def make_her():
+        env = BitFlippingEnv(n_bits=3, continuous=True)
+        kwargs = {"replay_buffer_class": HerReplayBuffer, "learning_starts": 20, "buffer_size": 90, "batch_size": 4}
+        return small_model(env, "MultiInputPolicy", **kwargs)
+
+    make_her().learn(10).save_replay_buffer(tmp_path / "buffer")
+    model = make_her().learn(60)
+    model.load_replay_buffer(tmp_path / "buffer")
+    assert np.count_nonzero(model.replay_buffer.ep_length) == model.replay_buffer.pos <= 11
+
+
+class ObjectsBuffer(ReplayBuffer):
+    """A buffer of one's own with names, dates and a number in arrays."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.names = np.empty((self.buffer_size, self.n_envs), object)
+        self.mass = np.array(1.5, np.float32)
+
+    def add(self, *args, **kwargs):
+        self.names[self.pos] = {"pos": self.pos}
+        super().add(*args, **kwargs)
+
+
+def test_arrays_of_ones_own_come_back(tmp_path):
+    model = make(replay_buffer_class=ObjectsBuffer).learn(20)
+    model.replay_buffer.mass[()] = 2.5
+    model.save_replay_buffer(tmp_path / "buffer")
+    other = make(replay_buffer_class=ObjectsBuffer)
+    other.load_replay_buffer(tmp_path / "buffer")
+    names, mass = other.replay_buffer.names, other.replay_buffer.mass
+    assert isinstance(names, np.ndarray)
+    assert names.tolist() == model.replay_buffer.names.tolist()
+    assert (mass.shape, mass.dtype, mass) == ((), np.float32, 2.5)
+    model.replay_buffer.dates = np.zeros(5, "datetime64[s]")
+    with pytest.raises(CheckpointError, match=r"`dates` is an array of dtype '<M8.*snapshot_state"):
+        model.save_replay_buffer(tmp_path / "buffer")
+
+
+def test_another_number_of_environments_is_named(tmp_path):
+    model = make()
+    model.save(tmp_path / "model", include=["replay_buffer"])
+    with pytest.raises(CheckpointError, match=r"n_envs=1, but the model has 2.*'replay_buffer': None"):
+        DDPGPaper.load(tmp_path / "model", env=make_vec_env("Pendulum-v1", 2))
+    DDPGPaper.load(
+        tmp_path / "model", env=make_vec_env("Pendulum-v1", 2), custom_objects={"replay_buffer": None}
+    ).learn(20)
+
+
+def test_a_new_seed_reaches_the_replay_buffer_in_a_file(tmp_path):
+    make(seed=0).learn(60).save(tmp_path / "model", include=["replay_buffer"])
+    first, again, other = (
+        DDPGPaper.load(tmp_path / "model", seed=seed).replay_buffer.sample(20).observations for seed in (1, 1, 2)
+    )
+    assert th.equal(first, again)
+    assert not th.equal(first, other)

@@ -23,7 +23,7 @@ from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFrameStack, VecNormalize
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 from toy_envs import ToyEnv
-from toys import ChaosEnv, CountingEnv, assert_same_arrays, drawn_next, same, state_of, weights
+from toys import ChaosEnv, CountingEnv, PointEnv, assert_same_arrays, drawn_next, same, small_model, state_of, weights
 
 from ddpg_ext import (
     CheckpointError,
@@ -535,3 +535,12 @@ def test_the_suffix_of_a_snapshot_may_be_left_out(tmp_path):
     tmp_path.with_suffix(".zip").write_bytes(b"a model beside the folder")
     for path in (newest.with_suffix(""), tmp_path):
         assert DDPGPaper.resume(path, vec_env()).num_timesteps == int(newest.stem.rpartition("_")[2])
+
+
+@pytest.mark.parametrize("reset", [False, True])
+def test_a_run_without_normalisation_is_not_resumed_with_it(tmp_path, reset):
+    env = DummyVecEnv([PointEnv])
+    small_model(env).learn(80, SnapshotCallback(tmp_path, every=30, reset=reset))
+    with pytest.raises(CheckpointError, match="is from a run without VecNormalize; pass the environment without it"):
+        DDPGPaper.resume(tmp_path, VecNormalize(DummyVecEnv([PointEnv])))
+    DDPGPaper.resume(tmp_path, env)

@@ -19,11 +19,13 @@ from gymnasium import spaces
 from stable_baselines3 import DDPG, SAC, TD3
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import NormalActionNoise
+from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 from toys import ChaosEnv, assert_same_arrays, recorded, weights_of
 
 from ddpg_ext import CheckpointError, DDPGPaper, InvalidArgumentError, UntrustedContentError
 from ddpg_ext.common.checks import plain
+from ddpg_ext.ddpg_paper.policies import CnnPolicy
 
 AGENTS = Path(os.environ.get("DDPG_EXT_ZOO_AGENTS", Path(__file__).parents[3] / "shared" / "zoo_agents"))
 PENDULUM = AGENTS / "ddpg" / "Pendulum-v1_1" / "Pendulum-v1.zip"
@@ -298,3 +300,77 @@ def test_numbers_of_an_optimizer_become_plain(tmp_path, kwargs):
         assert all(type(part) in (float, bool) for key in kwargs for part in np.atleast_1d(group[key]).tolist())
         model.save(tmp_path / "again")
         DDPGPaper.load(tmp_path / "again")
+
+
+class NormalisingExtractor(FlattenExtractor):
+    """Running averages, and a constant that is no parameter."""
+
+    def __init__(self, observation_space):
+        super().__init__(observation_space)
+        self.norm = th.nn.BatchNorm1d(observation_space.shape[0])
+        self.linear = th.nn.Linear(observation_space.shape[0], self.features_dim)
+        self.register_buffer("offset", th.ones(1))
+
+    def forward(self, observations):
+        return self.linear(self.norm(observations.flatten(1))) + self.offset
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("live", [False, True])
+def test_a_features_extractor_with_buffers(live, shared):
+    kwargs = {"features_extractor_class": NormalisingExtractor, "share_features_extractor": shared}
+    original = trained(DDPG, policy_kwargs=kwargs)
+    if live:
+        model = DDPGPaper.from_sb3(original)
+    else:
+        model = DDPGPaper.load(saved(original), env=original.env, allow=[NormalisingExtractor])
+    observations = batch()[0]
+    assert np.abs(original.predict(observations)[0] - model.predict(observations)[0]).max() < 1e-6
+    theirs, ours = (algorithm.actor.optimizer.state_dict()["state"] for algorithm in (original, model))
+    assert_same_arrays(*({i: entry["exp_avg"].numpy() for i, entry in state.items()} for state in (theirs, ours)))
+    model.learn(10, reset_num_timesteps=False)
+
+
+def test_the_buffers_own_arguments_do_not_reach_sb3():
+    kwargs = {"batch_norm": False, "action_layer": 1}
+    model = trained(
+        DDPGPaper, policy_kwargs=kwargs, qf_weight_decay=0, qf_learning_rate=1e-4, replay_buffer_kwargs={"seed": 1}
+    )
+    back = DDPG.load(saved(model.to_sb3_ddpg()), env=model.env)
+    assert back.replay_buffer_kwargs == {}
+    back.learn(10)
+
+
+def test_n_step_returns_of_dicts_do_not_exist_in_sb3():
+    kwargs = {"net_arch": [4], "batch_norm": False, "action_layer": 1}
+    env = ChaosEnv(spaces.Dict({"a": spaces.Box(-1, 1, (2,))}))
+    model = DDPGPaper("MultiInputPolicy", env, buffer_size=10, n_steps=3, policy_kwargs=kwargs)
+    with pytest.raises(CheckpointError, match=r"no n-step returns for Dict observations, .* n_steps=3"):
+        model.to_sb3_ddpg()
+
+
+def test_the_weight_decay_of_adamw_does_not_reach_sb3():
+    kwargs = {"batch_norm": False, "action_layer": 1, "optimizer_class": th.optim.AdamW}
+    model = trained(DDPGPaper, policy_kwargs=kwargs, qf_weight_decay=0, qf_learning_rate=1e-4)
+    back = model.to_sb3_ddpg()
+    assert [net.optimizer.param_groups[0]["weight_decay"] for net in (back.actor, back.critic)] == [0, 0]
+
+
+def test_n_step_files_take_new_values(tmp_path):
+    """SB3 stores the model's values among the buffer's arguments, too."""
+    original = trained(DDPG, n_steps=3)
+    for change, expected in (({}, (3, 0.99)), ({"n_steps": 1}, (1, 0.99)), ({"gamma": 0.9}, (3, 0.9))):
+        for kwargs in (change, {"custom_objects": change}):
+            model = DDPGPaper.load(saved(original), env=original.env, **kwargs)
+            assert (model.n_steps, model.gamma) == expected
+            assert (model.replay_buffer.n_steps, model.replay_buffer.gamma) == expected
+            model.learn(30)
+
+
+def test_an_own_policy_of_images_stays_one():
+    class OwnCnnPolicy(DDPG.policy_aliases["CnnPolicy"]):
+        pass
+
+    env = ChaosEnv(spaces.Box(0, 255, (36, 36, 3), np.uint8))
+    original = DDPG(OwnCnnPolicy, env, buffer_size=10, policy_kwargs={"net_arch": [4]})
+    assert type(DDPGPaper.from_sb3(original).policy) is CnnPolicy

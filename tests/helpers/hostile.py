@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
-from stable_baselines3.common.noise import NormalActionNoise
+from stable_baselines3.common.noise import NormalActionNoise, VectorizedActionNoise
 from stable_baselines3.common.torch_layers import FlattenExtractor, NatureCNN
 from torch import nn
 
@@ -329,10 +329,15 @@ def bombs() -> dict[str, tuple[str, Any]]:
         "a long noise": (np.zeros(10**6), np.ones(10**6)),
         "a noise that broadcasts": (np.zeros(9), np.ones((10**5, 1))),
         "a noise that broadcasts far": (np.zeros(10**5), np.ones((10**5, 1))),
+        "a noise of lists that broadcasts": ([[0.0]] * 2000, np.ones((1, 2000))),
+        "a noise of uneven lists": ([[0.0], [0.0, 1.0]], np.ones(1)),
     }
+    many = VectorizedActionNoise(NormalActionNoise(np.zeros(1), np.ones(1)), 1)
+    many._noises = many._noises * 10_000
     return {
         **{name: ("policy_kwargs", {"net_arch": small, **kwargs}) for name, kwargs in networks.items()},
         **{name: ("action_noise", NormalActionNoise(*arrays)) for name, arrays in noises.items()},
+        "noises of one environment": ("action_noise", many),
         "observations of many kinds": ("observation_space", spaces.Discrete(2**40)),
         "observations of very many kinds": ("observation_space", spaces.Discrete(2**62)),
         "observations of many kinds each": ("observation_space", spaces.MultiDiscrete([2**31 - 1] * 1_000)),

@@ -7,6 +7,7 @@ import pickle
 import re
 import resource
 import signal
+import zipfile
 from functools import partial
 
 import gymnasium as gym
@@ -423,6 +424,23 @@ def test_tensor_larger_than_its_storage(sb3_zip):
         tensor = hostile.call("torch._utils:_rebuild_tensor_v2", storage, number(0), *shapes, b"\x89", b"}")
         pth = hostile.weights(hostile.whole(hostile.dict_of(x=tensor)), **{"0": bytes(4)})
         refused(DDPGPaper.load, hostile.edit_zip(sb3_zip, {"policy.pth": pth}))
+
+
+@pytest.mark.parametrize("name", ["TypedStorage", "UntypedStorage"])
+def test_storage_that_a_file_reserves(sb3_zip, name):
+    """Torch would call the constructor, so a small file would take any amount of memory."""
+    number = hostile.number
+    storage = hostile.call(f"torch.storage:{name}", number(10**9))
+    shapes = hostile.sizes(10**9), hostile.sizes(1)
+    tensor = hostile.call("torch._utils:_rebuild_tensor_v2", storage, number(0), *shapes, b"\x89", b"}")
+    pth = hostile.weights(hostile.whole(hostile.dict_of(x=tensor)))
+    assert f"torch.storage.{name}" in refused(DDPGPaper.load, hostile.edit_zip(sb3_zip, {"policy.pth": pth}))
+
+
+def test_a_description_that_takes_memory(own_zip):
+    lists = b"[" + b"[]," * (20 * 2**20) + b"[]]"
+    large = hostile.edit_zip(own_zip, {"ddpg_ext.json": lists}, zipfile.ZIP_DEFLATED)
+    assert "more than the whole file" in refused(DDPGPaper.load, large)
 
 
 def test_files_that_are_none(tmp_path, model):
