@@ -407,9 +407,10 @@ def test_a_damaged_file_leaves_no_mixture(tmp_path, buffer_class):
     make(replay_buffer_class=buffer_class).learn(60).save_replay_buffer(tmp_path / "buffer")
     file = tmp_path / "buffer.pkl"
     with zipfile.ZipFile(file) as archive:
-        last = max(archive.infolist(), key=lambda info: info.header_offset)  # the other arrays are read before it
-        with archive.open(last):
-            at = archive.fp.tell() + last.file_size // 2
+        infos = sorted(archive.infolist(), key=lambda info: info.header_offset)  # the last one is read last
+        damaged = infos[-1] if buffer_class is ReplayBuffer else max(infos, key=lambda info: info.file_size)
+        with archive.open(damaged):
+            at = archive.fp.tell() + damaged.file_size // 2
     whole = bytearray(file.read_bytes())
     whole[at] ^= 0x55
     file.write_bytes(whole)

@@ -164,6 +164,7 @@ def test_options_of_the_program(manager, tmp_path):
         ("{noise_type: normal, noise_std: 0.1}", noise_is(NormalActionNoise, _sigma=0.1, _mu=0.0)),
         ("{noise_type: normal, noise_std: 0}", noise_is(NormalActionNoise, _sigma=0.0, _mu=0.0)),
         ("{noise_type: null, noise_std: 0.1}", lambda model: model.action_noise is None),
+        ("{noise_type: normal, noise_std: 0.1, noise_dt: null}", noise_is(NormalActionNoise, _sigma=0.1, _mu=0.0)),
         ("action_noise: ornstein-uhlenbeck", noise_is(OrnsteinUhlenbeckNoise, sigma=0.2)),
         ("noise_schedule: 1e5", noise_is(ScheduledActionNoise, schedule=LinearDecay(100_000))),
         (
@@ -184,6 +185,29 @@ def test_the_zoos_own_keys_work(manager):
     assert model.env.get_attr("g") == [5.0, 5.0]
     normalize = model.get_vec_normalize_env()
     assert (normalize.gamma, normalize.norm_reward) == (0.9, False)
+
+
+@pytest.mark.parametrize(
+    ("options", "training", "evaluation"),
+    [
+        ({}, 5.0, 5.0),
+        ({"env_kwargs": {"g": 3.0}}, 3.0, 3.0),
+        ({"eval_env_kwargs": {"g": 2.0}}, 5.0, 2.0),
+        ({"env_kwargs": {"g": 3.0}, "eval_env_kwargs": {"g": 2.0}}, 3.0, 2.0),
+    ],
+)
+def test_evaluations_have_the_arguments_of_training(manager, options, training, evaluation):
+    """The Zoo alone would evaluate without those of the file."""
+    experiment = manager("{env_kwargs: {g: 5.0}}", **options)
+    assert experiment.setup_experiment()[0].env.get_attr("g") == [training]
+    assert experiment.create_envs(1, eval_env=True).get_attr("g") == [evaluation]
+
+
+def test_null_is_left_out_of_what_enjoy_reads(manager):
+    text = "{replay_buffer_class: null, frame_stack: null, env_kwargs: null, vec_env_wrapper: null, noise_std: null}"
+    model, saved = manager(text).setup_experiment()
+    assert set(saved) & {"replay_buffer_class", "frame_stack", "env_kwargs", "vec_env_wrapper"} == set()
+    assert model.action_noise.sigma == 0.2
 
 
 def test_the_number_of_steps_may_come_from_the_command_line(manager, tmp_path):

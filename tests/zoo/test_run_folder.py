@@ -282,3 +282,14 @@ def test_invalid_arguments_are_not_blamed_on_the_environment(tmp_path):
     (run / "two.zip").write_text("")
     with pytest.raises(CheckpointNotFoundError, match=r"pass the path of one of its files: \['one.zip', 'two.zip'\]"):
         load_zoo_run(run)
+
+
+@pytest.mark.parametrize("name", ["Pendulum-v1_1_0f0e8c9a-1b2c-4d3e-8f90-a1b2c3d4e5f6", "champion"])
+@pytest.mark.parametrize("checkpoint", ["best", "last"])
+def test_a_run_folder_of_another_name_keeps_its_settings(tmp_path, name, checkpoint):
+    """The Zoo's -uuid appends an id, and a user may rename the folder."""
+    run = make_run(tmp_path, config={"policy": "MlpPolicy", "env_kwargs": {"g": 5.0}}, name="best_model")
+    make_model().save(run / "Pendulum-v1.zip")
+    run.rename(tmp_path / name)
+    _, env = load_zoo_run(tmp_path / name, checkpoint=checkpoint)
+    assert env.get_attr("g") == [5.0]

@@ -5,6 +5,7 @@ import re
 import shutil
 from types import SimpleNamespace
 
+import gymnasium as gym
 import numpy as np
 import pyarrow.fs
 import pytest
@@ -193,7 +194,8 @@ def test_others_continue_from_a_checkpoint(tmp_path, algo):
     (run,) = plan("--algo", algo, *params)
     assert "error" in train(run, tmp_path, stop_at=750)
     (checkpoint,) = (tmp_path / run.name / "snapshots").iterdir()
-    steps = int(checkpoint.name.rpartition("_")[2])
+    assert checkpoint.suffix == ".tar"  # one file, which is either whole or not there
+    steps = int(checkpoint.stem.rpartition("_")[2])
     result = train(run, tmp_path)
     assert result["resumed"] == "from a checkpoint"
     assert result["evaluation_steps"][:3] == [300, 600, 900]
@@ -220,7 +222,62 @@ def test_another_storage(undisturbed, tmp_path, monkeypatch):
     assert timeless(result) == timeless(undisturbed[0])
     assert result["resumed"] == "bit for bit"
     assert list((tmp_path / "sweep" / run.name / "snapshots").glob("*")) == []
+    assert not (tmp_path / "sweep" / run.name / "error.txt").exists()
     load_zoo_run(tmp_path / "sweep" / run.name)
+
+
+@pytest.mark.parametrize("moment", ["final evaluation", "upload"])
+def test_a_run_that_is_killed_at_its_end(undisturbed, tmp_path, monkeypatch, moment):
+    """Its snapshots are there until its result is, and the best agent keeps its own statistics."""
+    (run,) = plan()
+
+    def kill(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        if moment == "upload":
+            patch.setattr(sweep_run.Storage, "write_json", kill)
+        else:
+            patch.setattr(sweep_run.SweepExperiment, "evaluate", kill)
+        with pytest.raises(KeyboardInterrupt):
+            sweep_run.train(run, str(tmp_path), lambda numbers: None)
+    assert list((tmp_path / run.name / "snapshots").glob("*.zip"))
+    result = train(run, tmp_path)
+    assert result["resumed"] == "bit for bit"
+    assert timeless(result) == timeless(undisturbed[0])
+
+
+def test_statistics_under_another_wrapper(tmp_path):
+    """With a frame stack, SB3's copy of the statistics would meet wrappers in another order."""
+    params = ["normalize:True", "frame_stack:2", "n_steps:128", "n_envs:1", "policy_kwargs:dict(net_arch=[8])"]
+    (run,) = plan("--algo", "ppo", "-params", *params)
+    result = train(run, tmp_path)
+    assert "error" not in result
+    assert {result[name]["episodes"] for name in ("final_return", "best_return")} == {2}
+
+
+def test_numbers_that_yaml_reads_as_text(tmp_path):
+    file = tmp_path / "sweep.yml"
+    file.write_text("{hyperparams: {tau: 5e-3}, variant: {a: {learning_rate: 1e-3, learning_starts: 1e3}}}")
+    (run,) = sweep.plan(parse([str(file), "--algo", "td3", "--env", "Pendulum-v1", "-n", "500"]))
+    assert [run.hyperparameters[name] for name in ("tau", "learning_rate", "learning_starts")] == [0.005, 0.001, 1000]
+
+
+def test_hindsight_in_a_dry_run(capsys, tmp_path):
+    from stable_baselines3.common.envs import BitFlippingEnv
+
+    gym.register("Bits-v0", lambda: BitFlippingEnv(n_bits=3, continuous=True, max_steps=400), max_episode_steps=400)
+    try:
+        options = ["--env", "Bits-v0", "-n", "1000", "-f", str(tmp_path), "--dry-run", "-params", *SMALL[:2]]
+        sweep.main([*options, "replay_buffer_class:'HerReplayBuffer'", "policy:'MultiInputPolicy'"])
+    finally:
+        del gym.registry["Bits-v0"]
+    assert "ddpg_paper/Bits-v0_seed0: 1,000 steps, about" in capsys.readouterr().out
+
+
+def test_a_folder_may_begin_with_the_home(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert sweep_folder.Storage("~/sweeps").path == str(tmp_path / "sweeps")
 
 
 def test_two_processes_do_not_write_to_one_run_folder(tmp_path, monkeypatch):
@@ -298,6 +355,9 @@ def test_the_best_trial_of_a_study(tmp_path):
     (run,) = sweep.plan(parse(options))
     assert (run.variant, run.hyperparameters["learning_rate"]) == ("best", 0.002)
     assert (run.hyperparameters["batch_size"], run.hyperparameters["gamma"]) == (16, 0.95)
+    # The noise of the trial takes the place of that of the entry, which has `noise_dt`
+    (run,) = sweep.plan(parse(["--env", "MountainCarContinuous-v0", *options[2:]]))
+    assert run.hyperparameters["noise_dt"] is None
     optuna.create_study(storage=url, study_name="empty")
     for name in ("empty", "gone"):
         with pytest.raises(DDPGPaperError, match=f"the study '{name}' in .* has no completed trial"):
