@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.buffers import BaseBuffer, ReplayBuffer
+from stable_baselines3.common.buffers import BaseBuffer, NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.type_aliases import DictReplayBufferSamples, ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
 
@@ -330,8 +330,9 @@ def end_episodes(buffer: ReplayBuffer, envs: np.ndarray) -> None:
     End the episodes of environments that are reset between two steps, in any replay buffer.
 
     The newest transitions become the last ones of their episodes. They are truncated, not terminal, so their targets
-    bootstrap. With ``optimize_memory_usage`` they are terminal, because it has no place for their next observation. A
-    buffer with a method ``end_episodes(envs)`` does this itself.
+    bootstrap. With ``optimize_memory_usage`` they are terminal, because it has no place for their next observation, and
+    so they are in SB3's ``NStepReplayBuffer`` with ``handle_timeout_termination=False``. A buffer with a method
+    ``end_episodes(envs)`` does this itself.
 
     :param buffer: a replay buffer of this package, of SB3, or of your own
     :param envs: numbers of the environments
@@ -342,11 +343,14 @@ def end_episodes(buffer: ReplayBuffer, envs: np.ndarray) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it warns that it truncates
             buffer.truncate_last_trajectory()
-    elif getattr(buffer, "optimize_memory_usage", False) and buffer.size() > 0:
-        buffer.dones[buffer.pos - 1, envs] = 1  # as in SB3, because its next observation will be overwritten
-    elif hasattr(buffer, "timeouts") and getattr(buffer, "handle_timeout_termination", True) and buffer.size() > 0:
+    elif hasattr(buffer, "timeouts") and buffer.size() > 0:
         last = buffer.pos - 1
-        buffer.timeouts[last, envs] = np.maximum(buffer.timeouts[last, envs], 1 - buffer.dones[last, envs])
+        if getattr(buffer, "optimize_memory_usage", False):
+            buffer.dones[last, envs] = 1  # as in SB3, because its next observation will be overwritten
+        elif getattr(buffer, "handle_timeout_termination", True):
+            buffer.timeouts[last, envs] = np.maximum(buffer.timeouts[last, envs], 1 - buffer.dones[last, envs])
+        elif isinstance(buffer, NStepReplayBuffer):
+            buffer.dones[last, envs] = 1  # as in SB3, where each end of an episode is then terminal
 
 
 _FLOAT32 = np.dtype(np.float32)

@@ -97,7 +97,8 @@ def load_model(
                 replay_buffers.read_members(archive, model.replay_buffer, trust.allowed)
     # Noise and replay buffer in the file have their own streams, so a new seed must reach them
     if changes.get("seed") is not None:
-        model._seed_replay_buffer(changes["seed"])
+        if (changes.get("replay_buffer_kwargs") or {}).get("seed") is None:
+            model._seed_replay_buffer(changes["seed"])
         if "action_noise" not in changes:
             model._seed_noise(changes["seed"])
     return model

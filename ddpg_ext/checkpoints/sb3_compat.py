@@ -220,7 +220,8 @@ def convert(file: ModelFile) -> ModelFile:
         _import_note=_import_note(file, state),
     )
     kwargs = converted.get("replay_buffer_kwargs")
-    if buffer_class is NStepReplayBuffer and isinstance(kwargs, dict):  # SB3 copies the model's values there
+    is_sb3s = buffer_class is NStepReplayBuffer and "replay_buffer_kwargs" not in file.replaced
+    if is_sb3s and isinstance(kwargs, dict):  # SB3 copies the model's values there
         gamma = data.get("gamma") if "gamma" in file.replaced else kwargs.get("gamma")
         kept = {key: value for key, value in kwargs.items() if key != "n_steps"}
         converted["replay_buffer_kwargs"] = {k: v for k, v in kept.items() if k != "gamma" or gamma != data.get(k)}
@@ -377,7 +378,8 @@ def to_sb3(model: "DDPGPaper") -> DDPG:
     is_dict, is_default = isinstance(model.observation_space, spaces.Dict), model.replay_buffer_class is None
     if is_dict and is_default and model.n_steps > 1:
         raise CheckpointError(
-            f"SB3's DDPG has no n-step returns for Dict observations, but this model has n_steps={model.n_steps}"
+            f"SB3's DDPG has no n-step returns for Dict observations, but this model has n_steps={model.n_steps}. "
+            "Train a model with n_steps=1 to convert it."
         )
     if model.qf_learning_rate != model.learning_rate or model.qf_weight_decay:
         warnings.warn(

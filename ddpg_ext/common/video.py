@@ -37,7 +37,8 @@ def record_episode(
 
     :param model: the model that acts
     :param env: an environment id, or an environment with ``render_mode="rgb_array"``; for a ``VecEnv``, its first
-        environment is recorded. It is normalised like the model's environment
+        environment is recorded. It is normalised like the model's environment. The model's own environment, whose
+        training episode then ends, is only accepted outside of callbacks
     :param path: path of the file, which ends in ".gif" (extra ``extra``) or ".mp4" (needs moviepy, which
         ``gymnasium[other]`` installs)
     :param max_steps: maximum number of steps in the video, at least 1
@@ -50,7 +51,8 @@ def record_episode(
     check_video_format(file.suffix)
     max_steps = check_count("max_steps", max_steps)
     seed = check_seed(seed)
-    vec_env = evaluation_env(model, env, "rgb_array")
+    # In a callback, the last step has not been stored yet
+    vec_env = evaluation_env(model, env, "rgb_array", training=getattr(model, "_is_stepping", False))
     try:
         frames, fps, episode_return = record_frames(model, vec_env, max_steps, seed)
     finally:

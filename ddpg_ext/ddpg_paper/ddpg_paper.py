@@ -349,8 +349,9 @@ class DDPGPaper(OffPolicyAlgorithm):
         if isinstance(noise, str):
             self.action_noise = OrnsteinUhlenbeckNoise(np.zeros(self.action_space.shape))
         elif is_new and isinstance(noise, VectorizedActionNoise) and hasattr(noise.base_noise, "spawn"):
-            # SB3's deep copies share one stream, so `_setup_learn` makes independent copies of the base noise
-            self.action_noise = noise.base_noise
+            # SB3's deep copies share one stream, so `_setup_learn` makes independent copies of one noise. The schedule
+            # of the base noise has not advanced
+            self.action_noise = noise.noises[0]
         if is_new and self.seed is not None and getattr(self.action_noise, "seed", 0) is None:
             self._seed_noise(self.seed)
 

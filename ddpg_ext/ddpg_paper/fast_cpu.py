@@ -7,7 +7,7 @@ object with preallocated outputs and gradients; a network is a chain of them (``
 """
 
 from collections.abc import Iterable
-from itertools import chain
+from itertools import chain, pairwise
 from operator import attrgetter
 from typing import Any
 
@@ -118,6 +118,8 @@ class FastCPUExecutor:
         critics = (policy.critic, policy.critic_target)
         first_nets = [policy.actor.mu, policy.actor_target.mu, *(critic.state_net for critic in critics)]
         nets = [*first_nets, *(critic.q_net for critic in critics)]
+        parts = [*([*net] for net in first_nets[:2]), *([*c.state_net, c.action_input, *c.q_net] for c in critics)]
+        used = [[param for layer in part for param in layer.parameters()] for part in parts]
         optimizers = [network.optimizer for network in networks]
         groups = [group for optimizer in optimizers for group in optimizer.param_groups]
         params = [param for network in networks for param in network.parameters()]
@@ -137,7 +139,8 @@ class FastCPUExecutor:
             "an activation before the first layer": not any(
                 isinstance(layer, nn.ReLU | nn.Tanh) for net in first_nets for layer in [*net][:1]
             ),
-            "a layer that occurs twice": all(len({*map(id, net)}) == len(net) for net in nets),
+            "a parameter that occurs twice": all(len({*map(id, params)}) == len(params) for params in used),
+            "two tanh in a row": not any(type(a) is type(b) is nn.Tanh for net in nets for a, b in pairwise(net)),
             "frozen parameters, or parameters other than float32": all(
                 param.requires_grad and param.dtype == th.float32 for param in params
             ),

@@ -57,6 +57,9 @@ class ExperimentManager(exp_manager.ExperimentManager):
                 "a YAML file with names and values for each environment, or Python code with such `hyperparams`"
             ) from error
         hp.check_zoo_values(hyperparams)
+        if self._is_ours and self.trial_id is not None and "action_noise" not in (self.custom_hyperparams or {}):
+            for values in (hyperparams, saved):
+                values.pop("action_noise", None)  # the trial has its own
         if not self._eval_env_kwargs_args and not self.env_kwargs:  # the Zoo would evaluate without those of the file
             self.eval_env_kwargs = hyperparams.get("env_kwargs") or {}
         for key in ("replay_buffer_class", "frame_stack", "env_kwargs", "vec_env_wrapper"):

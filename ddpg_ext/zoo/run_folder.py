@@ -202,7 +202,7 @@ class _Settings:
         stored = self.args.get("env", self.args.get("env_id"))
         if isinstance(stored, str):
             return stored
-        return next((name for name in self._names if re.fullmatch(r".+-v\d+", name)), None)
+        return next((name for name in [self.file.stem, *self._names] if re.fullmatch(r".+-v\d+", name)), None)
 
     def make_env(
         self, chosen_id: str | None, chosen_kwargs: dict[str, Any] | None, seed: int | None, trust: Trust

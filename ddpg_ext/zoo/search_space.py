@@ -49,7 +49,7 @@ def convert_ddpg_paper_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
         "net_arch": list(NET_ARCHS[hyperparams.pop("net_arch")]),
         "batch_norm": BATCH_NORMS[hyperparams.pop("batch_norm")],
     }
-    # These replace the keys of the entry, without which the trial was trained
+    # null removes the entry's keys, because the trial was trained without them
     hyperparams |= {"noise_theta": None, "noise_schedule": None}
     if hyperparams["noise_type"] == "normal":
         hyperparams["noise_dt"] = None

@@ -132,7 +132,8 @@ class Storage:
         """Upload a run folder, then delete the uploaded files that it no longer has, such as older snapshots."""
         pyarrow.fs.copy_files(scratch, remote, destination_filesystem=self.filesystem)
         for info in self.filesystem.get_file_info(pyarrow.fs.FileSelector(remote, recursive=True)):
-            if info.is_file and not Path(scratch, os.path.relpath(info.path, remote)).exists():
+            name = os.path.relpath(info.path, remote)
+            if info.is_file and name != RESULT and not Path(scratch, name).exists():
                 self.filesystem.delete_file(info.path)
 
     def delete_snapshots(self, run: str) -> None:

@@ -225,7 +225,8 @@ class CheckpointCallback(BaseCallback):
         if self.num_timesteps - self._last_steps < self.every:
             return
         self._last_steps = self.num_timesteps
-        new, older = self.path / ".new", list(self.path.glob("checkpoint_*"))
+        remove_abandoned(self.path, ".*.tmp")
+        new, older = self.path / ".new", list(self.path.glob("checkpoint_*.tar"))
         shutil.rmtree(new, ignore_errors=True)
         shutil.copytree(self.path.parent, new / "files", ignore=shutil.ignore_patterns(".*", SNAPSHOTS, "tensorboard"))
         self.model.save(new / "model.zip")
@@ -238,10 +239,12 @@ class CheckpointCallback(BaseCallback):
             (new / name).mkdir()
             normalize.save(str(new / name / "vecnormalize.pkl"))
         # One file, because several could be half written or half uploaded when the machine stops
-        with tarfile.open(self.path / ".new.tar", "w") as archive:
+        with (
+            atomic_file(self.path / f"checkpoint_{self.num_timesteps:012d}.tar") as file,
+            tarfile.open(fileobj=file, mode="w") as archive,
+        ):
             archive.add(new, ".")
         shutil.rmtree(new)
-        (self.path / ".new.tar").rename(self.path / f"checkpoint_{self.num_timesteps:012d}.tar")
         for checkpoint in older:
             checkpoint.unlink()
 
@@ -284,6 +287,7 @@ def train(run: Run, folder: str, report: Report) -> str | None:
     storage = Storage(folder)
     with storage.open_run(run.name) as (run_folder, upload):
         if storage.is_finished(run.name):
+            storage.delete_snapshots(run.name)
             return None  # a process has written the result, but died before reporting it
         remove_abandoned(run_folder, ".*.tmp")
         (run_folder / "error.txt").unlink(missing_ok=True)
@@ -401,7 +405,7 @@ def _fresh_seed(seed: int, step: int) -> int:
 def resolve(run: Run, values: dict[str, Any], conf_file: str | None) -> Run:
     """Return a run with all hyperparameters of its variant, after making environment and model to check them."""
     variant = {key: value for key, value in values.items() if key not in VARIANT_KEYS}
-    custom = convert_numbers(copy.deepcopy({**run.hyperparameters, **variant}))
+    custom = copy.deepcopy({**run.hyperparameters, **variant})
     with _trial_folder(run) as scratch:
         n_timesteps = _n_timesteps(variant.get("n_timesteps", run.n_timesteps))
         check_keys(custom, ALGOS[run.algo])
@@ -410,8 +414,9 @@ def resolve(run: Run, values: dict[str, Any], conf_file: str | None) -> Run:
         )
         entry = {} if values.get("base") == "paper" else experiment.read_hyperparameters()[0]
         if "study" in values:
+            entry.pop("action_noise", None)  # the trial has its own
             entry |= experiment.load_trial(values["study"], values.get("study_name"))  # type: ignore[arg-type]
-        entry |= custom
+        entry = convert_numbers({**entry, **custom})
         n_timesteps = n_timesteps if n_timesteps > 0 else _n_timesteps(entry.get("n_timesteps", -1))
         if n_timesteps < 1:
             raise InvalidArgumentError("the number of steps is missing; pass --n-timesteps")
@@ -437,7 +442,8 @@ def estimate_seconds(run: Run, n_steps: int = 300) -> float:
         episode = gym.spec(experiment.env_name.gym_id).max_episode_steps or 1000
         # Hindsight needs a whole episode; other algorithms ignore the attribute
         needs_episode = isinstance(getattr(model, "replay_buffer", None), HerReplayBuffer)
-        n_random = model.learning_starts = episode if needs_episode else n_steps // 2  # type: ignore[attr-defined]
+        n_random = episode * model.n_envs if needs_episode else n_steps // 2
+        model.learning_starts = n_random  # type: ignore[attr-defined]
         model.learn(n_random + n_steps // 2)  # warm up: compilations and allocations
         start, first = time.monotonic(), model.num_timesteps
         model.learn(n_steps, reset_num_timesteps=False)

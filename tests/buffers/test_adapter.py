@@ -218,3 +218,13 @@ def test_without_timeouts_no_mark_of_them_stays():
     for _ in range(2):
         buffer.add(*add, np.array([True]), [{}])
     assert (buffer.sample(20).dones == 1).all()
+
+
+def test_without_timeouts_no_n_step_return_crosses_the_end():
+    box = spaces.Box(-1, 1, (1,), np.float32)
+    buffer = NStepReplayBuffer(10, box, box, handle_timeout_termination=False, n_steps=2, gamma=1.0)
+    for value in (1, 10):
+        buffer.add(*[np.full((1, 1), value / 100, np.float32)] * 3, np.array([value]), np.array([False]), [{}])
+    end_episodes(buffer, np.arange(1))
+    buffer.add(*[np.ones((1, 1), np.float32)] * 3, np.array([100]), np.array([False]), [{}])
+    assert buffer._get_samples(np.array([0, 1])).rewards.flatten().tolist() == [11, 10]

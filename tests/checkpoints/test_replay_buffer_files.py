@@ -480,3 +480,5 @@ def test_a_new_seed_reaches_the_replay_buffer_in_a_file(tmp_path):
     )
     assert th.equal(first, again)
     assert not th.equal(first, other)
+    kwargs = {"seed": 1, "replay_buffer_kwargs": {"seed": 7}}
+    assert DDPGPaper.load(tmp_path / "model", custom_objects={"replay_buffer": None}, **kwargs).replay_buffer.seed == 7

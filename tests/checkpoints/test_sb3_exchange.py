@@ -18,12 +18,20 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3 import DDPG, SAC, TD3
 from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 from toys import ChaosEnv, assert_same_arrays, recorded, weights_of
 
-from ddpg_ext import CheckpointError, DDPGPaper, InvalidArgumentError, UntrustedContentError
+from ddpg_ext import (
+    CheckpointError,
+    DDPGPaper,
+    InvalidArgumentError,
+    LinearDecay,
+    ScheduledActionNoise,
+    UntrustedContentError,
+)
 from ddpg_ext.common.checks import plain
 from ddpg_ext.ddpg_paper.policies import CnnPolicy
 
@@ -365,6 +373,16 @@ def test_n_step_files_take_new_values(tmp_path):
             assert (model.n_steps, model.gamma) == expected
             assert (model.replay_buffer.n_steps, model.replay_buffer.gamma) == expected
             model.learn(30)
+    assert DDPGPaper.load(saved(original), custom_objects={"replay_buffer_kwargs": {}}).n_steps == 3
+
+
+def test_the_schedule_of_parallel_noise_continues():
+    noise = ScheduledActionNoise(NormalActionNoise(np.zeros(1), np.ones(1)), LinearDecay(100))
+    original = trained(DDPG, env=make_vec_env("Pendulum-v1", 2), action_noise=noise)
+    steps = original.action_noise.noises[0].n_steps
+    assert steps > 0
+    model = DDPGPaper.from_sb3(original).learn(2, reset_num_timesteps=False)
+    assert [part.n_steps for part in model.action_noise.noises] == [steps + 1] * 2
 
 
 def test_an_own_policy_of_images_stays_one():

@@ -149,6 +149,23 @@ class TiedPolicy(DDPGPaperPolicy):
         return actor
 
 
+class TiedWeightPolicy(DDPGPaperPolicy):
+    """Two layers of the critic share their weights."""
+
+    def make_critic(self, *args):
+        critic = super().make_critic(*args)
+        layers = [layer for layer in critic.q_net if isinstance(layer, nn.Linear) and layer.weight.shape == (5, 5)]
+        layers[1].weight = layers[0].weight
+        return critic
+
+
+class TwoTanhPolicy(DDPGPaperPolicy):
+    def make_actor(self):
+        actor = super().make_actor()
+        actor.mu.append(nn.Tanh())
+        return actor
+
+
 FLATTEN = "a features extractor other than FlattenExtractor"
 UNSUPPORTED = {
     "activation": ({"policy_kwargs": {"activation_fn": nn.ELU}}, "layers other than linear, ReLU, tanh and batch norm"),
@@ -157,7 +174,12 @@ UNSUPPORTED = {
     "amsgrad": ({"policy_kwargs": {"optimizer_kwargs": {"amsgrad": True}}}, "an optimiser other than plain Adam"),
     "own actor": ({"policy": OwnActorPolicy}, "an actor or critic of another class"),
     "activation first": ({"policy": FirstActivationPolicy}, "an activation before the first layer"),
-    "one layer twice": ({"policy": TiedPolicy, "policy_kwargs": {"net_arch": [5, 5]}}, "a layer that occurs twice"),
+    "one layer twice": ({"policy": TiedPolicy, "policy_kwargs": {"net_arch": [5, 5]}}, "a parameter that occurs twice"),
+    "one weight twice": (
+        {"policy": TiedWeightPolicy, "policy_kwargs": {"net_arch": [5, 5, 5, 5]}},
+        "a parameter that occurs twice",
+    ),
+    "two tanh": ({"policy": TwoTanhPolicy}, "two tanh in a row"),
     "numbers": ({"env": ChaosEnv(spaces.Discrete(3))}, "observations other than vectors"),
     "images": ({"env": ChaosEnv(spaces.Box(0, 255, (1, 36, 36), np.uint8))}, "observations other than vectors"),
     "dict": ({"policy": "MultiInputPolicy", "env": ToyEnv(dict_obs=True)}, FLATTEN),

@@ -293,3 +293,11 @@ def test_a_run_folder_of_another_name_keeps_its_settings(tmp_path, name, checkpo
     run.rename(tmp_path / name)
     _, env = load_zoo_run(tmp_path / name, checkpoint=checkpoint)
     assert env.get_attr("g") == [5.0]
+
+
+def test_a_files_own_name_comes_before_that_of_its_folder(tmp_path):
+    folder = tmp_path / "agents-v2_final"
+    folder.mkdir()
+    make_model().save(folder / "Pendulum-v1.zip")
+    _, env = load_zoo_run(folder / "Pendulum-v1.zip")
+    assert env.get_attr("spec")[0].id == "Pendulum-v1"

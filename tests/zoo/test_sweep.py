@@ -227,24 +227,31 @@ def test_another_storage(undisturbed, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("moment", ["final evaluation", "upload"])
-def test_a_run_that_is_killed_at_its_end(undisturbed, tmp_path, monkeypatch, moment):
+def test_a_run_that_is_killed_at_its_end(tmp_path, monkeypatch, moment):
     """Its snapshots are there until its result is, and the best agent keeps its own statistics."""
-    (run,) = plan()
+    (run,) = plan("-params", *SMALL, "normalize:True")
 
     def kill(*_):
         raise KeyboardInterrupt
 
+    def evaluate(experiment, model, source):
+        return kill() if model is experiment_model(experiment) else evaluate_before(experiment, model, source)
+
+    def experiment_model(experiment):
+        return experiment.callbacks[0].model
+
+    evaluate_before = sweep_run.SweepExperiment.evaluate
     with monkeypatch.context() as patch:
         if moment == "upload":
             patch.setattr(sweep_run.Storage, "write_json", kill)
         else:
-            patch.setattr(sweep_run.SweepExperiment, "evaluate", kill)
+            patch.setattr(sweep_run.SweepExperiment, "evaluate", evaluate)
         with pytest.raises(KeyboardInterrupt):
             sweep_run.train(run, str(tmp_path), lambda numbers: None)
     assert list((tmp_path / run.name / "snapshots").glob("*.zip"))
     result = train(run, tmp_path)
     assert result["resumed"] == "bit for bit"
-    assert timeless(result) == timeless(undisturbed[0])
+    assert timeless(result) == timeless(train(run, tmp_path / "undisturbed"))
 
 
 def test_statistics_under_another_wrapper(tmp_path):
@@ -261,14 +268,20 @@ def test_numbers_that_yaml_reads_as_text(tmp_path):
     file.write_text("{hyperparams: {tau: 5e-3}, variant: {a: {learning_rate: 1e-3, learning_starts: 1e3}}}")
     (run,) = sweep.plan(parse([str(file), "--algo", "td3", "--env", "Pendulum-v1", "-n", "500"]))
     assert [run.hyperparameters[name] for name in ("tau", "learning_rate", "learning_starts")] == [0.005, 0.001, 1000]
+    conf = tmp_path / "td3.yml"
+    conf.write_text("Pendulum-v1: {policy: MlpPolicy, n_timesteps: 1e3, learning_rate: 1e-3}")
+    (run,) = sweep.plan(parse(["--algo", "td3", "--env", "Pendulum-v1", "-conf", str(conf)]))
+    assert (run.n_timesteps, run.hyperparameters["learning_rate"]) == (1000, 0.001)
 
 
-def test_hindsight_in_a_dry_run(capsys, tmp_path):
+@pytest.mark.parametrize("n_envs", [1, 2])
+def test_hindsight_in_a_dry_run(capsys, tmp_path, n_envs):
     from stable_baselines3.common.envs import BitFlippingEnv
 
-    gym.register("Bits-v0", lambda: BitFlippingEnv(n_bits=3, continuous=True, max_steps=400), max_episode_steps=400)
+    gym.register("Bits-v0", lambda: BitFlippingEnv(n_bits=20, continuous=True, max_steps=400), max_episode_steps=400)
     try:
-        options = ["--env", "Bits-v0", "-n", "1000", "-f", str(tmp_path), "--dry-run", "-params", *SMALL[:2]]
+        options = ["--env", "Bits-v0", "-n", "1000", "-f", str(tmp_path), "--dry-run", "-params", *SMALL[:3]]
+        options.append(f"n_envs:{n_envs}")
         sweep.main([*options, "replay_buffer_class:'HerReplayBuffer'", "policy:'MultiInputPolicy'"])
     finally:
         del gym.registry["Bits-v0"]
@@ -358,6 +371,10 @@ def test_the_best_trial_of_a_study(tmp_path):
     # The noise of the trial takes the place of that of the entry, which has `noise_dt`
     (run,) = sweep.plan(parse(["--env", "MountainCarContinuous-v0", *options[2:]]))
     assert run.hyperparameters["noise_dt"] is None
+    conf = tmp_path / "conf.yml"
+    conf.write_text("Pendulum-v1: {action_noise: null}")
+    (run,) = sweep.plan(parse([*options, "-conf", str(conf)]))
+    assert "action_noise" not in run.hyperparameters
     optuna.create_study(storage=url, study_name="empty")
     for name in ("empty", "gone"):
         with pytest.raises(DDPGPaperError, match=f"the study '{name}' in .* has no completed trial"):
