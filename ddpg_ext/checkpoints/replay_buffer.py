@@ -11,7 +11,7 @@ from stable_baselines3.her.goal_selection_strategy import GoalSelectionStrategy
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from ddpg_ext.buffers import PackedReplayBuffer
-from ddpg_ext.common.checks import check_path, plain
+from ddpg_ext.common.checks import check_path, is_users_own, plain
 from ddpg_ext.common.errors import CheckpointError, DDPGPaperError, InvalidArgumentTypeError
 from ddpg_ext.ddpg_paper.validation import (
     check_replay_buffer,
@@ -101,8 +101,7 @@ def fit_arguments(model: "DDPGPaper", buffer: Any) -> None:
 def _is_chosen_own(model: "DDPGPaper", buffer: ReplayBuffer) -> bool:
     """Return whether a buffer is of the class that the user wrote and chose, which may count and store differently."""
     cls = type(buffer)
-    is_own = cls.__module__.partition(".")[0] not in ("stable_baselines3", "ddpg_ext")
-    return is_own and cls is replay_buffer_class(model)
+    return is_users_own(cls) and cls is replay_buffer_class(model)
 
 
 def _layout(value: Any) -> Any:

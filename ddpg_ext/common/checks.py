@@ -134,6 +134,11 @@ def check_dict(name: str, value: Any) -> None:
         raise InvalidArgumentTypeError(f"`{name}` must be a dict of keyword arguments, or None, got {value!r}")
 
 
+def is_users_own(part: Any) -> bool:
+    """Return whether a class or function is the user's own, and not from SB3 or this package."""
+    return part.__module__.partition(".")[0] not in ("stable_baselines3", "ddpg_ext")
+
+
 def check_equal_arguments(buffer: Any, values: dict[str, Any], *names: str) -> None:
     """Raise a ``CheckpointError`` unless a saved buffer was made with the arguments of this one."""
     for name in names:

@@ -61,8 +61,10 @@ _ONEDNN_MIN_SIZE = _ONEDNN_FROM.get(detect_processor(), 0)
 
 def uses_onednn(x: th.Tensor, weight: th.Tensor) -> bool:
     """Return whether to use :func:`large_product`: for large float32 products on a CPU; ``weight`` is (out, in)."""
+    if th.jit.is_tracing() or x.ndim != 2 or not is_large(x.shape[0], weight):
+        return False
     is_float32 = x.dtype == weight.dtype == th.float32
-    return x.ndim == 2 and is_large(len(x), weight) and x.device.type == "cpu" and is_float32
+    return is_float32 and x.device.type == "cpu" and not th._C._are_functorch_transforms_active()
 
 
 def is_large(batch_size: int, weight: th.Tensor) -> bool:
@@ -95,7 +97,11 @@ def large_product(x: th.Tensor, weight: th.Tensor, bias: th.Tensor | None) -> th
 
 
 class Affine(th.autograd.Function):
-    """Differentiate :func:`large_product`: ``Affine.apply(x, weight, bias)``."""
+    """
+    Differentiate :func:`large_product`: ``Affine.apply(x, weight, bias)``.
+
+    Not for ``torch.func`` and ``torch.jit.trace``: see :func:`uses_onednn`.
+    """
 
     @staticmethod
     def forward(ctx, x, weight, bias):  # type: ignore[no-untyped-def]
@@ -103,10 +109,11 @@ class Affine(th.autograd.Function):
         return large_product(x, weight, bias)
 
     @staticmethod
-    @th.autograd.function.once_differentiable
     def backward(ctx, grad):  # type: ignore[no-untyped-def]
         x, weight = ctx.saved_tensors
         wants_x, wants_weight, wants_bias = ctx.needs_input_grad
+        if th.is_grad_enabled():  # with create_graph=True; this kernel has no derivative
+            return grad @ weight, grad.t() @ x, grad.sum(0) if wants_bias else None
         grad_weight = None
         if wants_weight:
             if is_narrow(len(weight), len(x), weight.shape[1]):

@@ -52,7 +52,7 @@ def record_episode(
     max_steps = check_count("max_steps", max_steps)
     seed = check_seed(seed)
     # In a callback, the last step has not been stored yet
-    vec_env = evaluation_env(model, env, "rgb_array", training=getattr(model, "_is_stepping", False))
+    vec_env = evaluation_env(model, env, "rgb_array", training=getattr(model, "_is_outdated", False))
     try:
         frames, fps, episode_return = record_frames(model, vec_env, max_steps, seed)
     finally:

@@ -35,6 +35,7 @@ from ddpg_ext.common.checks import (
     check_number,
     check_seed,
     is_method,
+    is_users_own,
     plain,
 )
 from ddpg_ext.common.denormals import MatmulPrecision, flush_denormals, matmul_precision
@@ -265,6 +266,8 @@ class DDPGPaper(OffPolicyAlgorithm):
         self._default_learning_starts = learning_starts is None
         #: True after a step of the environment, until its transition is stored
         self._is_stepping = False
+        #: the observation from which that step was taken
+        self._stepping_from: Any = None
         if _init_setup_model:
             self._setup_model()
 
@@ -291,15 +294,20 @@ class DDPGPaper(OffPolicyAlgorithm):
             # SB3 trains when `num_timesteps > learning_starts`: on the step that completes the first minibatch
             self.learning_starts = self.batch_size - 1  # type: ignore[unreachable]
         check_arguments(self)
-        self.qf_lr_schedule = FloatSchedule(self.qf_learning_rate)
         with self._default_replay_buffer():
             super()._setup_model()
-        self._logger = Logger(None, [])  # silent, until `learn` or `set_logger`
+        if not self._custom_logger:
+            self._logger = Logger(None, [])  # silent, until `learn` or `set_logger`
         self._set_weight_decay()
         self._update_learning_rate([self.actor.optimizer, self.critic.optimizer])
         self._check_minibatch(self.batch_size)
         self._setup_noise()
         self._setup_executor()
+
+    def _setup_lr_schedule(self) -> None:
+        """Make the schedules of both learning rates."""
+        super()._setup_lr_schedule()
+        self.qf_lr_schedule = FloatSchedule(self.qf_learning_rate)
 
     def _check_minibatch(self, batch_size: int) -> None:
         """Raise an error for minibatches of one transition, because batch normalisation needs at least two."""
@@ -464,9 +472,9 @@ class DDPGPaper(OffPolicyAlgorithm):
             # SB3 would make deep copies, which would give all environments the same stream
             self.action_noise = vectorize(self.action_noise, self.env.num_envs)
         self._statistics_before = running_statistics(self._vec_normalize_env)
-        if self._is_stepping:
-            # A callback or an error ended training before the last step was stored, so `_last_obs` is outdated
-            self._last_obs, self._is_stepping = None, False
+        if self._is_outdated:  # a callback or an error ended training before the last step was stored
+            self._last_obs = None
+        self._is_stepping = False
         mid_episode = not reset_num_timesteps and self._last_obs is not None
         if getattr(self, "replay_buffer", None) is None:
             self._make_replay_buffer()
@@ -506,8 +514,14 @@ class DDPGPaper(OffPolicyAlgorithm):
             action = self.policy.unscale_action(scaled_action)
         # Here, so that no invalid action reaches a robot; and again when it is stored, because a subclass may change it
         self._check_size("action", scaled_action, step=self.num_timesteps + n_envs)
-        self._is_stepping = True
+        self._is_stepping, self._stepping_from = True, self._last_obs
         return action, scaled_action
+
+    @property
+    def _is_outdated(self) -> bool:
+        """Return whether the environment has left the last observation by a step that is not stored."""
+        # A subclass may store the step itself. After loading, the observation is another object
+        return self._is_stepping and (self._stepping_from is None or self._stepping_from is self._last_obs)
 
     def _store_transition(
         self,
@@ -605,7 +619,7 @@ class DDPGPaper(OffPolicyAlgorithm):
             "gradient_steps", gradient_steps, lambda n: n >= 0, "a whole number >= 0", integer=True
         )
         buffer: Any = getattr(self, "replay_buffer", None)
-        if buffer is None or not buffer.size():
+        if buffer is None or not (buffer.size() or _counts_otherwise(buffer)):
             raise ReplayBufferError(
                 "the replay buffer is empty or missing; call `learn`, or `load_replay_buffer`, before `train`"
             )
@@ -617,19 +631,22 @@ class DDPGPaper(OffPolicyAlgorithm):
             self._set_weight_decay()
         executor = self._ensure_executor()
         gamma, tau = float(self.gamma), float(self.tau)
-        for step in range(gradient_steps):
-            batch = buffer.sample(batch_size, env=self._vec_normalize_env)
-            if step == 0:
-                check_minibatch_shapes(batch, type(buffer))
-            try:
+        try:
+            for step in range(gradient_steps):
+                batch = buffer.sample(batch_size, env=self._vec_normalize_env)
+                if step == 0:
+                    check_minibatch_shapes(batch, type(buffer))
                 metrics, td_errors = executor.step(batch, gamma, tau)
-            except NonFiniteError as error:
-                raise self._with_step_number(error) from None
-            self._n_updates += 1
-            if hasattr(buffer, "update_priorities"):
-                buffer.update_priorities(batch.indices, td_errors)
-            for name, value in zip(_METRIC_NAMES, metrics, strict=True):
-                self.logger.record_mean(name, value)  # the mean since the last log; SB3 logs the last minibatch
+                self._n_updates += 1
+                if hasattr(buffer, "update_priorities"):
+                    buffer.update_priorities(batch.indices, td_errors)
+                for name, value in zip(_METRIC_NAMES, metrics, strict=True):
+                    self.logger.record_mean(name, value)  # the mean since the last log; SB3 logs the last minibatch
+        except NonFiniteError as error:
+            raise self._with_step_number(error) from None
+        finally:
+            if self.policy.training:  # a user may call a network; in training mode this would change its batch norm
+                self.policy.set_training_mode(False)
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         if self.action_noise is not None:
             self.logger.record("train/noise_scale", noise_scale(self.action_noise))
@@ -903,6 +920,12 @@ def _check_env(env: Any) -> None:
         raise InvalidArgumentTypeError(
             f"`env` must be an environment, SB3's VecEnv or an id, got Gymnasium's {env!r}; use SB3's `make_vec_env`"
         )
+
+
+def _counts_otherwise(buffer: ReplayBuffer) -> bool:
+    """Return whether a buffer of the user's own may have its transitions elsewhere, but has SB3's method ``size``."""
+    cls = type(buffer)
+    return cls.size is ReplayBuffer.size and is_users_own(cls.add) and is_users_own(cls.sample)
 
 
 def _brief(space: spaces.Space) -> str:

@@ -83,6 +83,9 @@ class EagerExecutor:
 
     def step(self, batch: Samples, gamma: float, tau: float) -> StepResult:
         """Call :func:`ddpg_ext.ddpg_paper.update.gradient_step`; refuse networks that change the observations."""
+        # A features extractor may use `view`, which needs contiguous memory
+        contiguous: Any = {name: _contiguous(getattr(batch, name)) for name in ("observations", "next_observations")}
+        batch = batch._replace(**contiguous)
         tensors = [*_tensors(batch.observations), *_tensors(batch.next_observations)]
         versions = [tensor._version for tensor in tensors]
         error: RuntimeError | None = None
@@ -102,6 +105,12 @@ class EagerExecutor:
     def act(self, observations: Any) -> np.ndarray:
         """Call :meth:`ddpg_ext.ddpg_paper.policies.DDPGPaperPolicy.scaled_actions`."""
         return self.policy.scaled_actions(observations)
+
+
+def _contiguous(observations: PyTorchObs) -> PyTorchObs:
+    if isinstance(observations, dict):
+        return {key: tensor.contiguous() for key, tensor in observations.items()}
+    return observations.contiguous()
 
 
 def _tensors(observations: PyTorchObs) -> list[th.Tensor]:

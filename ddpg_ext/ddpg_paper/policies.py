@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import re
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from itertools import chain
@@ -242,14 +243,17 @@ class DDPGPaperPolicy(BasePolicy):
 
     def target_pairs(self) -> tuple[list[th.Tensor], list[th.Tensor]]:
         """
-        Return the tensors that the target networks track: parameters, and batch norm's running averages.
+        Return the tensors that the target networks track: parameters, and running averages.
+
+        As in SB3, these are the buffers with "running_" in their names, and "ra_", as in sb3-contrib's batch
+        renormalisation. Other buffers are constants, such as a mask, which may be infinite.
 
         :return: the tensors of the targets, and in the same order those of the online networks. Each appears once, even
             if networks share a features extractor
         """
         pairs: dict[int, tuple[th.Tensor, th.Tensor]] = {}
         for target, online in ((self.actor_target, self.actor), (self.critic_target, self.critic)):
-            theirs, ours = ([*chain(net.parameters(), net.buffers())] for net in (target, online))
+            theirs, ours = ([*net.parameters(), *_running_averages(net)] for net in (target, online))
             if [tensor.shape for tensor in theirs] != [tensor.shape for tensor in ours]:
                 raise InvalidArgumentError(
                     "a target network must have tensors of the same shapes as its network, got "
@@ -461,3 +465,7 @@ def _check_features_extractor(extractor_class: type[BaseFeaturesExtractor], obse
             f"{extractor_class.__name__} is for Dict observations, got {observation_space}; pass 'MlpPolicy' as "
             "`policy`, or another `features_extractor_class` in `policy_kwargs`"
         )
+
+
+def _running_averages(network: nn.Module) -> list[th.Tensor]:
+    return [buffer for name, buffer in network.named_buffers() if re.search(r"(^|\.)(running|ra)_\w+$", name)]

@@ -27,6 +27,7 @@ from ddpg_ext.common.checks import (
     check_keywords,
     check_number,
     check_seed,
+    is_users_own,
     plain,
     without_address,
 )
@@ -38,7 +39,7 @@ from ddpg_ext.common.errors import (
     ReplayBufferError,
     suggestion,
 )
-from ddpg_ext.common.noise import plain_parameters
+from ddpg_ext.common.noise import ScheduledActionNoise, plain_parameters
 from ddpg_ext.ddpg_paper.executors import check_executor
 from ddpg_ext.ddpg_paper.policies import CnnPolicy, DDPGPaperPolicy, MlpPolicy, MultiInputPolicy, plain_net_arch
 
@@ -152,7 +153,7 @@ def callbacks_within(callback: Any) -> Iterator[Any]:
     """Yield callbacks inside SB3's ``CallbackList``, ``EvalCallback`` and ``EveryNTimesteps``, also invalid ones."""
     if isinstance(callback, BaseCallback):
         attributes = [getattr(callback, name, None) for name in ("callback", "callback_on_new_best")]
-        for part in [*getattr(callback, "callbacks", []), *attributes]:
+        for part in [*(getattr(callback, "callbacks", None) or []), *attributes]:
             yield part
             yield from callbacks_within(part)
 
@@ -185,6 +186,11 @@ def _check_noise(noise: Any, action_space: spaces.Space, is_new: bool) -> None:
     try:
         shape = np.shape(copy.deepcopy(vectorized.base_noise if vectorized else noise)())
     except Exception as error:
+        innermost = noise
+        while isinstance(innermost, VectorizedActionNoise | ScheduledActionNoise):
+            innermost = innermost.base_noise if isinstance(innermost, VectorizedActionNoise) else innermost.noise
+        if is_users_own(type(innermost)):
+            return  # it may need values that the user sets before training
         raise InvalidArgumentError(f"`action_noise` must return an array, but {noise!r} failed: {error}") from error
     finally:
         np.random.set_state(state)  # noqa: NPY002

@@ -8,11 +8,14 @@ import pytest
 import torch as th
 from stable_baselines3 import DDPG, HerReplayBuffer, ddpg, td3
 from stable_baselines3.common.buffers import ReplayBuffer
-from stable_baselines3.common.callbacks import CheckpointCallback
+from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback
 from stable_baselines3.common.envs import BitFlippingEnv, FakeImageEnv
-from stable_baselines3.common.noise import NormalActionNoise
+from stable_baselines3.common.logger import configure
+from stable_baselines3.common.noise import ActionNoise, NormalActionNoise
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from torch import nn
 from toy_envs import ToyEnv, toy_vec_env
-from toys import ChaosEnv
+from toys import ChaosEnv, CountingEnv
 
 from ddpg_ext import DDPGPaper, InvalidArgumentError, InvalidArgumentTypeError, SnapshotCallback
 from ddpg_ext.ddpg_paper import CnnPolicy, MlpPolicy, MultiInputPolicy
@@ -210,3 +213,138 @@ def test_a_gpu_that_is_not_there(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         make_model(device="auto")
+
+
+class Masked(BaseFeaturesExtractor):
+    """A constant with infinities, and a view across the batch, as in attention."""
+
+    def __init__(self, observation_space):
+        super().__init__(observation_space, observation_space.shape[0])
+        self.linear = nn.Linear(1, 1)
+        self.register_buffer("mask", th.tensor([0.0, -th.inf]))
+
+    def forward(self, observations):
+        return self.linear(observations.view(-1, 1)).view(len(observations), -1) + self.mask.exp()[0]
+
+
+def test_a_features_extractor_with_a_mask_and_views():
+    model = make_model(policy_kwargs={"net_arch": [8], "features_extractor_class": Masked}).learn(40)
+    assert th.equal(model.actor_target.features_extractor.mask, th.tensor([0.0, -th.inf]))
+    assert model._n_updates > 20
+
+
+@pytest.mark.parametrize("executor", ["fast", "eager"])
+def test_networks_may_be_called_after_training(executor):
+    """With batch norm in training mode, a single observation would fail, and several would change its averages."""
+    model = make_model(executor=executor).learn(40)
+    observations = np.random.default_rng(0).uniform(-1, 1, (5, *model.observation_space.shape)).astype(np.float32)
+    before = {name: tensor.clone() for name, tensor in model.policy.state_dict().items()}
+    expected, _ = model.predict(observations)
+    for n in (1, 5):
+        actions = model.policy(th.from_numpy(observations[:n])).detach().numpy()
+        np.testing.assert_allclose(model.policy.unscale_action(actions), expected[:n], atol=1e-5)
+    assert all(th.equal(before[name], tensor) for name, tensor in model.policy.state_dict().items())
+
+
+def test_new_learning_rates_of_a_live_model():
+    model = make_model().learn(20)
+    model.learning_rate, model.qf_learning_rate = 1e-5, 2e-5
+    model._setup_lr_schedule()
+    model.learn(5, reset_num_timesteps=False)
+    assert model.actor.optimizer.param_groups[0]["lr"] == 1e-5
+    assert model.critic.optimizer.param_groups[0]["lr"] == 2e-5
+
+
+def test_a_logger_that_is_set_before_the_set_up(tmp_path):
+    model = make_model(_init_setup_model=False)
+    model.set_logger(configure(str(tmp_path), ["csv"]))
+    model._setup_model()
+    model.learn(60, log_interval=1)
+    model.logger.dump(60)
+    assert "train/critic_loss" in (tmp_path / "progress.csv").read_text()
+
+
+def test_a_subclass_that_stores_transitions_itself():
+    class Storing(DDPGPaper):
+        def _store_transition(self, replay_buffer, buffer_action, new_obs, reward, dones, infos):
+            replay_buffer.add(self._last_obs, new_obs, buffer_action, reward, dones, infos)
+            self._last_obs = new_obs
+
+    env = CountingEnv(length=100)
+    model = make_model(env=env, cls=Storing, replay_buffer_class=ReplayBuffer)
+    for _ in range(4):
+        model.learn(10, reset_num_timesteps=False)
+    assert env.episode == 0
+
+
+def test_a_noise_that_gets_its_model_later():
+    class Decay(ActionNoise):
+        model = None
+
+        def __call__(self):
+            return np.full(2, 0.1 * self.model._current_progress_remaining)
+
+    noise = Decay()
+    model = make_model(action_noise=noise)
+    noise.model = model
+    model.learn(20)
+
+
+def test_a_buffer_around_another_store():
+    """SB3 does not call ``size``."""
+
+    class Wrapped(ReplayBuffer):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            self.store = ReplayBuffer(*args, **kwargs)
+
+        def add(self, *args):
+            self.store.add(*args)
+
+        def sample(self, *args, **kwargs):
+            return self.store.sample(*args, **kwargs)
+
+    assert make_model(replay_buffer_class=Wrapped).learn(20)._n_updates > 0
+
+
+def test_a_container_of_callbacks_that_is_filled_later():
+    class Later(BaseCallback):
+        callbacks = None
+
+        def _on_step(self):
+            return True
+
+    make_model().learn(10, Later())
+
+
+def test_derivatives_of_large_networks():
+    """Gradient penalties, ``torch.func`` and tracing, on every processor."""
+    model = make_model(policy_kwargs={"net_arch": [400, 300], "batch_norm": False})
+    n, generator = 2048, th.Generator().manual_seed(0)
+    observations = th.rand(n, *model.observation_space.shape, generator=generator, requires_grad=True)
+    actions = th.rand(n, *model.action_space.shape, generator=generator)
+    (gradient,) = th.autograd.grad(model.critic(observations, actions).sum(), observations, create_graph=True)
+    penalty = gradient.square().mean()
+    penalty.backward()
+    weight = model.critic.action_input.weight_features
+    step = 1e-2 * th.randn(weight.shape, generator=generator)
+    values = []
+    for sign in (-1, 1):
+        with th.no_grad():
+            weight.add_(step, alpha=sign)
+        (gradient,) = th.autograd.grad(model.critic(observations, actions).sum(), observations)
+        values.append(gradient.double().square().mean())
+        with th.no_grad():
+            weight.sub_(step, alpha=sign)
+    assert (values[1] - values[0]) / 2 == pytest.approx((weight.grad * step).sum().item(), rel=0.05)
+    parameters = dict(model.actor.named_parameters())
+
+    def loss(parameters):
+        return th.func.functional_call(model.actor, parameters, observations.detach()).sum()
+
+    gradients = th.func.grad(loss)(parameters)
+    expected = th.autograd.grad(loss(parameters), list(parameters.values()))
+    for ours, theirs in zip(gradients.values(), expected, strict=True):
+        th.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
+    traced = th.jit.trace(model.actor, observations.detach())
+    th.testing.assert_close(traced(observations), model.actor(observations), rtol=1e-4, atol=1e-5)
