@@ -102,8 +102,9 @@ class LivePlotCallback(PeriodicCallback):
         self.curves["length"].append((steps, float(length)))
 
     def _on_step(self) -> bool:
-        for info in self.locals["infos"]:
-            if info.get("episode") is not None:
+        infos = self.locals["infos"]
+        for info, done in zip(infos, self.locals.get("dones", [True] * len(infos)), strict=True):
+            if done and info.get("episode") is not None:  # an environment may return the same dict again
                 self._add_episode(self.num_timesteps, info["episode"]["r"], info["episode"]["l"])
         return super()._on_step()
 

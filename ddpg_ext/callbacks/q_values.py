@@ -18,6 +18,7 @@ from ddpg_ext.common.errors import InvalidArgumentError, suggestion
 from ddpg_ext.common.evaluation import copy_statistics, evaluation_env
 from ddpg_ext.common.files import atomic_file
 from ddpg_ext.common.optional_imports import import_extra
+from ddpg_ext.ddpg_paper.observations import fit_observation
 
 #: largest ``missing`` of the steps that truncated="drop" keeps
 MAX_MISSING = 0.05
@@ -192,19 +193,21 @@ class _Recorder:
         self.normalize = unwrap_vec_normalize(env)
         self.episodes: list[QValues] = []
         self._steps: list[list[tuple[float, float]]] = [[] for _ in range(env.num_envs)]  # (Q, reward)
-        self._observations: Any = None
+        self._last_index = env.num_envs
         self._q_values = np.empty(0)
 
     def __call__(self, locals_: dict[str, Any], _globals: dict[str, Any]) -> None:
-        if locals_["observations"] is not self._observations:
-            self._observations = locals_["observations"]
-            self._q_values = self._critic(self._observations, locals_["actions"])
         index, info = locals_["i"], locals_["info"]
+        if index <= self._last_index:  # the next step
+            # Not the actions in `locals_`, which the environment may have changed
+            actions, _ = self.model.predict(locals_["observations"], deterministic=True)
+            self._q_values = self._critic(locals_["observations"], actions)
+        self._last_index = index
         self._steps[index].append((float(self._q_values[index]), self._reward(index, locals_["reward"])))
         if locals_["done"]:
             rest, weight = 0.0, 0.0
             if info.get("TimeLimit.truncated", False):
-                last = info["terminal_observation"]
+                last = fit_observation(info["terminal_observation"], self.model.observation_space, ())
                 action, _ = self.model.predict(last, deterministic=True)
                 rest, weight = float(self._critic(last, action[None])[0]), 1.0
             self._end_episode(index, rest, weight)

@@ -76,7 +76,7 @@ class SaturationMonitor(PeriodicCallback):
         q_mean = first_critic(self.model.critic(obs, actions)).mean()
         # Not `backward`, which would change the gradients that training uses
         parameters = [parameter for parameter in self.model.actor.parameters() if parameter.requires_grad]
-        gradients = th.autograd.grad(q_mean, parameters, allow_unused=True)
+        gradients = th.autograd.grad(q_mean, parameters, allow_unused=True) if parameters else ()
         norms = [gradient.norm() for gradient in gradients if gradient is not None]
         policy.set_training_mode(was_training)
         beyond = th.stack([actions > SATURATION_THRESHOLD, actions < -SATURATION_THRESHOLD])

@@ -152,6 +152,8 @@ def build_model(
             # SB3's files lack this package's own arguments
             own = {key: value for key, value in file.added.items() if key not in ("policy_class", "policy_kwargs")}
             file.data.update(own)
+        if "action_noise" in file.replaced:
+            file.data["_noise_is_seeded"] = False
         _check_values(file, changes)
         _check_architecture(file)
     # Errors of the environment must not name the file

@@ -14,7 +14,7 @@ import secrets
 import warnings
 import weakref
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -67,6 +67,9 @@ class _Run:
     damaged: frozenset[str] = frozenset()  # names of damaged snapshots that `resume` skipped
     callbacks: list[dict[str, Any]] | None = None  # counts of the callbacks at the snapshot
     witness: Witness | None = None  # of the snapshot from which the run was resumed
+    generators: tuple[dict[str, Any], Any] | None = None  # of the process and the action space, at that snapshot
+    folders: set[Path] = field(default_factory=set)  # folders with snapshots of the run
+    last_steps: int | None = None  # step of the last snapshot, or of the start
 
 
 #: run of each model, passed from `resume` to the callback, and from one callback to the next
@@ -138,7 +141,7 @@ class SnapshotCallback(BaseCallback):
     def _on_training_start(self) -> None:
         self._check_place()  # again, because SB3 tells a callback in a list its parent late
         model = self.model
-        self._last_steps, self._is_waiting, self._has_snapshot = model.num_timesteps, False, False
+        self._is_waiting = self._has_snapshot = False
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -154,7 +157,10 @@ class SnapshotCallback(BaseCallback):
             )
         if model not in _RUNS:
             _RUNS[model] = _Run(secrets.randbits(32) if model.seed is None else int(model.seed))
-        self._run = _RUNS[model]
+        self._run = run = _RUNS[model]
+        # An earlier `learn` may have ended before a snapshot was due
+        self._last_steps = min(model.num_timesteps if run.last_steps is None else run.last_steps, model.num_timesteps)
+        run.last_steps = self._last_steps
         self._own = {file.name for file in snapshots(self.path)}
         later = [name for name in self._own - self._run.damaged if name > _file_name(model.num_timesteps)]
         if later:
@@ -163,13 +169,25 @@ class SnapshotCallback(BaseCallback):
                 f"{model.num_timesteps}. Continue the other run with DDPGPaper.resume({str(self.path)!r}, env) and "
                 "learn(..., reset_num_timesteps=False), or give SnapshotCallback another folder"
             )
+        if self._own - run.damaged and self.path.resolve() not in run.folders:
+            raise CheckpointError(
+                f"the folder {self.path} has {max(self._own)} of another run. Continue that run with "
+                f"DDPGPaper.resume({str(self.path)!r}, env), or give SnapshotCallback another folder"
+            )
+        run.folders.add(self.path.resolve())
         if self._run.log is not None:
             model.logger.name_to_value.update(self._run.log["values"])
             model.logger.name_to_count.update(self._run.log["counts"])
+            excluded = self._run.log.get("excluded", {})  # older snapshots have none
+            for name in self._run.log["values"]:
+                model.logger.name_to_excluded[name] = tuple(excluded.get(name, ("",)))
         training_state.set_callback_states(self.locals.get("callback", self), self._run.callbacks or [])
         self._witnesses, self._is_checked = [self._run.witness] if self._run.witness else [], False
-        self._run.log = self._run.callbacks = self._run.witness = None
         remove_abandoned(self.path, ".snapshot_*.tmp")
+        if run.generators is not None:  # again, because what was made since `resume` may have drawn random numbers
+            process, model.action_space._np_random = run.generators
+            training_state.set_process_generators(process)
+        run.log = run.callbacks = run.witness = run.generators = None
 
     def _on_step(self) -> bool:
         self._last_dones = np.array(self.locals["dones"])
@@ -204,6 +222,7 @@ class SnapshotCallback(BaseCallback):
             self._warn_of_waiting(steps - self._last_steps > max(5 * self.every, _LONG))
             return
         self._last_steps, self._is_waiting, self._has_snapshot = steps, False, True
+        self._run.last_steps = steps
         others = [other.name for other in snapshots(self.path) if other.name not in self._own]
         if others:
             raise CheckpointError(
@@ -214,8 +233,9 @@ class SnapshotCallback(BaseCallback):
         callbacks = training_state.callback_states(self.locals.get("callback", self))
         state = write_snapshot(file, self.model, reset, self._run.entropy, callbacks)
         self._witnesses.append(Witness(file, state, resumed=False))
-        # Snapshots after this step are damaged ones that `resume` skipped
-        kept = sorted({name for name in self._own if name < file.name} | {file.name})[-self.keep :]
+        self._run.damaged -= {file.name}
+        # Later snapshots are damaged, too
+        kept = sorted({name for name in self._own - self._run.damaged if name < file.name} | {file.name})[-self.keep :]
         for name in self._own.difference(kept):
             (self.path / name).unlink(missing_ok=True)
             witness_file(self.path / name).unlink(missing_ok=True)
@@ -392,7 +412,9 @@ def _restore(model: "DDPGPaper", state: dict[str, Any], path: Path) -> None:
             raise TypeError("no generator of the action space")
         model.action_space._np_random = state["action_space"]
         callbacks = training_state.read_callback_states(state.get("callbacks", []))
-        _RUNS[model] = _Run(int(state["entropy"]), state["log"], callbacks=callbacks)
+        generators = state["process"], copy.deepcopy(state["action_space"])
+        _RUNS[model] = _Run(int(state["entropy"]), state["log"], callbacks=callbacks, generators=generators)
+        _RUNS[model].folders.add(path.parent.resolve())
         # Last, because all of the above may draw random numbers
         training_state.set_process_generators(state["process"])
 
@@ -407,4 +429,5 @@ def _pending_log(logger: "Logger") -> dict[str, Any]:
     """Return the values recorded since the last line of the log."""
     numbers = (int, float, np.number)
     values = {key: value for key, value in logger.name_to_value.items() if isinstance(value, numbers)}
-    return {"values": values, "counts": {key: logger.name_to_count[key] for key in values}}
+    excluded = {key: logger.name_to_excluded.get(key, ("",)) for key in values}
+    return {"values": values, "counts": {key: logger.name_to_count[key] for key in values}, "excluded": excluded}

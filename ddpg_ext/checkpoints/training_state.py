@@ -29,7 +29,21 @@ class ResetRecorder(gym.Wrapper):
     Record the state before the last ``reset``, so that another process can repeat the reset.
 
     Repeating it restores an environment at the start of an episode, where its random generator determines its state.
+    Attributes are those of the environment inside, so that ``VecEnv.set_attr`` reaches it.
     """
+
+    _OWN = ("env", "_action_space", "_observation_space", "_metadata", "_cached_spec", "before", "at_start")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in self._OWN:
+            super().__setattr__(name, value)
+        else:
+            setattr(self.env, name, value)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in self._OWN or name.startswith("__"):  # while it is copied
+            raise AttributeError(name)
+        return getattr(self.env, name)
 
     def __init__(self, env: gym.Env) -> None:
         super().__init__(env)
@@ -94,6 +108,8 @@ def prepare_reset(vec_env: VecEnv, reset: dict[str, Any]) -> None:
 def check_repeatable(vec_env: VecEnv, reset: dict[str, Any]) -> None:
     """Check that two resets start the same episode; warn of a Box2D world that ``reset`` keeps."""
     process, starts = process_generators(), []
+    if reset["kind"] == "repeated":  # the present episode must be the one that the reset repeats
+        starts.append(checksum(cast(DummyVecEnv, vec_env.unwrapped)._obs_from_buf()))
     worlds = [getattr(env.unwrapped, "world", None) for env in envs(vec_env)]
     for _ in range(2):
         prepare_reset(vec_env, reset)
@@ -106,7 +122,7 @@ def check_repeatable(vec_env: VecEnv, reset: dict[str, Any]) -> None:
                 "put ddpg_ext.envs.FreshWorld around the environment"
             )
             break
-    if starts[0] != starts[1]:
+    if len({*starts}) > 1:
         cure = "make its reset depend on the seed alone"
         if reset["kind"] == "repeated":
             cure = f"use SnapshotCallback(reset=True) if its reset takes a seed (as dm_control's does), or {cure}"
@@ -283,7 +299,8 @@ def set_process_generators(states: dict[str, Any]) -> None:
         if "torch" in states:
             th.set_rng_state(th.from_numpy(states["torch"].copy()))
         if "cuda" in states and th.cuda.is_available():
-            th.cuda.set_rng_state_all([th.from_numpy(state.copy()) for state in states["cuda"]])
+            devices = states["cuda"][: th.cuda.device_count()]  # the run may have had more
+            th.cuda.set_rng_state_all([th.from_numpy(state.copy()) for state in devices])
     except (TypeError, KeyError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
         raise DamagedCheckpointError(f"invalid states of its random generators: {error}") from None
 

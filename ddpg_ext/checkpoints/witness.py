@@ -30,6 +30,15 @@ def checksum(value: Any, crc: int = 0) -> int:
     return zlib.crc32(np.asarray(array, np.float64 if array.dtype.hasobject else None).data, crc)
 
 
+def tensor_array(tensor: th.Tensor) -> np.ndarray:
+    """Return the values of a tensor, or its bytes if NumPy has no such type."""
+    tensor = tensor.detach().cpu().contiguous()
+    try:
+        return tensor.numpy()
+    except TypeError:  # bfloat16 and smaller types
+        return tensor.reshape(-1).view(th.uint8).numpy()
+
+
 def witness_file(snapshot: Path) -> Path:
     """Return the path of the witness beside a snapshot."""
     return snapshot.with_suffix(".json")
@@ -61,7 +70,7 @@ class Witness:
         if self._n_steps & (self._n_steps - 1):
             return True
         state = model.policy.state_dict().items()
-        weights = {name: value.cpu().numpy() for name, value in state if isinstance(value, th.Tensor)}
+        weights = {name: tensor_array(value) for name, value in state if isinstance(value, th.Tensor)}
         self._crc = checksum(weights, self._crc)
         self._hashes.append(self._crc)
         if self._expected is None:
@@ -79,7 +88,7 @@ class Witness:
             "environment keeps state after `reset` (put ddpg_ext.envs.FreshWorld around BipedalWalker and CarRacing; "
             "let your own `reset` depend on generators alone); it draws from generators outside of its attributes "
             "(SnapshotCallback(reset=True) helps if `reset` seeds them); or the machine, versions, number of threads, "
-            "executor or settings have changed. See docs/guide/checkpoints.md, 'Stop and continue'",
+            "device, executor or settings have changed. See docs/guide/checkpoints.md, 'Stop and continue'",
         )
         return False
 

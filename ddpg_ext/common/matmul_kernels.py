@@ -61,7 +61,7 @@ _ONEDNN_MIN_SIZE = _ONEDNN_FROM.get(detect_processor(), 0)
 
 def uses_onednn(x: th.Tensor, weight: th.Tensor) -> bool:
     """Return whether to use :func:`large_product`: for large float32 products on a CPU; ``weight`` is (out, in)."""
-    if th.jit.is_tracing() or x.ndim != 2 or not is_large(x.shape[0], weight):
+    if th.jit.is_tracing() or th.compiler.is_exporting() or x.ndim != 2 or not is_large(x.shape[0], weight):
         return False
     is_float32 = x.dtype == weight.dtype == th.float32
     return is_float32 and x.device.type == "cpu" and not th._C._are_functorch_transforms_active()

@@ -95,7 +95,7 @@ def record_frames(
             vec_env.seed(seed)
         obs: Any = vec_env.reset()
         while not done and len(frames) < max_steps:
-            frames.append(np.asarray(vec_env.get_images()[0]))
+            frames.append(np.array(vec_env.get_images()[0]))  # a copy, because it may be the same array again
             actions, _ = model.predict(obs, deterministic=True)
             obs, rewards, dones, _ = vec_env.step(actions)
             episode_return += float((rewards if normalize is None else normalize.get_original_reward())[0])

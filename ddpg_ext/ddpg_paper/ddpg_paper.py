@@ -64,6 +64,7 @@ from ddpg_ext.ddpg_paper.observations import (
     check_spaces,
     fit_observation,
     observation_error,
+    with_last_observation,
 )
 from ddpg_ext.ddpg_paper.policies import (
     Actor,
@@ -453,7 +454,16 @@ class DDPGPaper(OffPolicyAlgorithm):
                 f"nothing was learned: training ended at step {self.num_timesteps}; gradient steps start after step "
                 f"{self.learning_starts} (`learning_starts`); train for more steps, or pass a smaller `learning_starts`"
             )
+        elif self._n_updates == 0 and self._lacks_episode(self.replay_buffer):
+            warnings.warn(
+                "nothing was learned: HerReplayBuffer needs a complete episode, but no episode has ended; limit their "
+                "length with gymnasium.make(..., max_episode_steps=...)"
+            )
         return self
+
+    def _lacks_episode(self, buffer: Any) -> bool:
+        """Return whether HER, which draws goals from complete episodes, has none yet."""
+        return self._default_learning_starts and isinstance(buffer, HerReplayBuffer) and not buffer.ep_length.any()
 
     def _setup_learn(
         self,
@@ -490,7 +500,7 @@ class DDPGPaper(OffPolicyAlgorithm):
         finally:
             self.action_noise = noise
         if self._vec_normalize_env is None:
-            self._last_obs = self._checked_observation("observation", self._last_obs)
+            self._last_obs = _copied(self._checked_observation("observation", self._last_obs))
         elif self._last_original_obs is not None:
             self._last_original_obs = self._checked_observation("observation", self._last_original_obs)
         # Only after restoring the noise, because a callback may read it
@@ -543,19 +553,17 @@ class DDPGPaper(OffPolicyAlgorithm):
         new_obs = self._checked_observation("observation", new_obs)
         if env is None:
             original_obs, self._last_original_obs = new_obs, self._last_obs
-        # Like SB3, but without deep copies
-        is_dict = isinstance(original_obs, dict)
-        next_obs: Any = {key: part.copy() for key, part in original_obs.items()} if is_dict else original_obs.copy()
+        next_obs = _copied(original_obs)  # like SB3, but not a deep copy
         for index, done in enumerate(dones):
             last_obs: Any = infos[index].get("terminal_observation") if done else None
             if last_obs is not None:
                 last_obs = self._checked_observation("terminal observation", last_obs, index)
                 if env is not None:
                     last_obs = env.unnormalize_obs(last_obs)
-                for key, part in next_obs.items() if is_dict else [(..., next_obs)]:
-                    part[index] = last_obs[key]
+                next_obs = with_last_observation(next_obs, index, last_obs, self.observation_space)
         replay_buffer.add(self._last_original_obs, next_obs, buffer_action, original_reward, dones, infos)  # type: ignore[arg-type]
-        self._last_obs = new_obs
+        # A copy, because a VecEnv may return the same array in each step; VecNormalize makes its own
+        self._last_obs = _copied(new_obs) if env is None else new_obs
         if env is not None:
             self._last_original_obs = original_obs
         self._is_stepping = False
@@ -623,8 +631,13 @@ class DDPGPaper(OffPolicyAlgorithm):
             raise ReplayBufferError(
                 "the replay buffer is empty or missing; call `learn`, or `load_replay_buffer`, before `train`"
             )
-        if self._default_learning_starts and isinstance(buffer, HerReplayBuffer) and not np.any(buffer.ep_length > 0):
-            return  # HER draws goals from complete episodes, but no episode is complete yet
+        if self._lacks_episode(buffer):
+            if buffer.full:
+                raise ReplayBufferError(
+                    f"the replay buffer is full, but has no complete episode, which HerReplayBuffer needs; pass a "
+                    f"`buffer_size` above {self.buffer_size} that holds several episodes, or shorter episodes"
+                )
+            return
         self._update_learning_rate([self.actor.optimizer, self.critic.optimizer])
         if self.qf_weight_decay != self._last_weight_decay:  # the user changed the attribute
             self.qf_weight_decay = check_weight_decay(self.qf_weight_decay)
@@ -920,6 +933,12 @@ def _check_env(env: Any) -> None:
         raise InvalidArgumentTypeError(
             f"`env` must be an environment, SB3's VecEnv or an id, got Gymnasium's {env!r}; use SB3's `make_vec_env`"
         )
+
+
+def _copied(observation: Any) -> Any:
+    """Return a copy of an array, or of each array of a dict."""
+    is_dict = isinstance(observation, dict)
+    return {key: part.copy() for key, part in observation.items()} if is_dict else observation.copy()
 
 
 def _counts_otherwise(buffer: ReplayBuffer) -> bool:

@@ -105,6 +105,19 @@ def fit_observation(observation: Any, space: spaces.Space, batch_shape: tuple[in
     return fitted
 
 
+def with_last_observation(observations: Any, index: int, last: Any, space: spaces.Space) -> Any:
+    """Return observations with the last one of an episode in the place of an environment's next one."""
+    if isinstance(space, spaces.Dict):
+        return {key: with_last_observation(observations[key], index, last[key], space[key]) for key in observations}
+    if observations.dtype.kind in "iu" and last.dtype.kind == "f":
+        if np.issubdtype(space.dtype, np.integer):  # VecNormalize has rounded it
+            last = np.rint(last)
+        else:  # the next episode begins with whole numbers
+            observations = observations.astype(np.result_type(observations, last))
+    observations[index] = last
+    return observations
+
+
 def _suits_torch(array: np.ndarray) -> bool:
     is_forward = array.flags.c_contiguous or min(array.strides, default=0) >= 0
     return array.dtype.kind in "biuf" and array.dtype.isnative and is_forward

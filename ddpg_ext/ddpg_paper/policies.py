@@ -246,7 +246,8 @@ class DDPGPaperPolicy(BasePolicy):
         Return the tensors that the target networks track: parameters, and running averages.
 
         As in SB3, these are the buffers with "running_" in their names, and "ra_", as in sb3-contrib's batch
-        renormalisation. Other buffers are constants, such as a mask, which may be infinite.
+        renormalisation, and the vectors of torch's spectral norm. Other buffers are constants, such as a mask, which
+        may be infinite.
 
         :return: the tensors of the targets, and in the same order those of the online networks. Each appears once, even
             if networks share a features extractor
@@ -262,6 +263,16 @@ class DDPGPaperPolicy(BasePolicy):
                 )
             pairs.update({id(t): (t, o) for t, o in zip(theirs, ours, strict=True) if t.is_floating_point()})
         return [t for t, _ in pairs.values()], [o for _, o in pairs.values()]
+
+    def unscale_action(self, scaled_action: np.ndarray) -> np.ndarray:
+        """
+        Return actions in the units of the environment, like SB3, but never outside of its bounds by rounding.
+
+        :param scaled_action: actions in [-1, 1], shape ``(batch, *action_shape)``
+        :return: actions of the same shape
+        """
+        action = super().unscale_action(scaled_action)
+        return np.minimum(np.maximum(action, self.action_space.low), self.action_space.high)
 
     def make_actor(self) -> Actor:
         """Build an actor with fresh weights and its own features extractor."""
@@ -467,5 +478,9 @@ def _check_features_extractor(extractor_class: type[BaseFeaturesExtractor], obse
         )
 
 
+#: names of buffers that targets track
+_AVERAGES = re.compile(r"(^|\.)(running_\w+|ra_\w+|\w*_[uv])$")
+
+
 def _running_averages(network: nn.Module) -> list[th.Tensor]:
-    return [buffer for name, buffer in network.named_buffers() if re.search(r"(^|\.)(running|ra)_\w+$", name)]
+    return [buffer for name, buffer in network.named_buffers() if _AVERAGES.search(name)]

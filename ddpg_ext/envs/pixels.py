@@ -88,7 +88,7 @@ class PixelActionRepeat(gym.Wrapper, gym.utils.RecordConstructorArgs):
         frames: list[np.ndarray] = []
         total = 0.0
         for _ in range(self.repeat):
-            observation, reward, terminated, truncated, info = self.env.step(action)
+            observation, reward, terminated, truncated, info = self.env.step(np.array(action))  # it may be changed
             frames.append(self._frame(observation))
             total += float(reward)
             if terminated or truncated:

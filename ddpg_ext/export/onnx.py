@@ -23,7 +23,6 @@ from ddpg_ext.common.checks import check_number, check_path
 from ddpg_ext.common.errors import CheckpointError, InvalidArgumentError, InvalidArgumentTypeError
 from ddpg_ext.common.evaluation import statistics_shape
 from ddpg_ext.common.files import atomic_file
-from ddpg_ext.common.layers import Linear
 from ddpg_ext.common.optional_imports import import_extra
 from ddpg_ext.ddpg_paper.ddpg_paper import DDPGPaper
 
@@ -93,10 +92,6 @@ class _Agent(nn.Module):
     def __init__(self, model: DDPGPaper, statistics: VecNormalize | None) -> None:
         super().__init__()
         self.policy = copy.deepcopy(model.policy).cpu()
-        for module in self.policy.modules():
-            if type(module) is Linear:
-                # Its kernel depends on the batch size, which is variable in the graph
-                module.__class__ = nn.Linear  # type: ignore[assignment]
         self.eval()
         space = model.action_space
         self.action_shape = space.shape
@@ -109,8 +104,8 @@ class _Agent(nn.Module):
         normalized = [part(observation) for part, observation in zip(self.normalize, observations, strict=True)]
         obs = _joined(self.policy.observation_space, normalized)
         actions = self.policy._predict(obs, deterministic=True).reshape(-1, *self.action_shape)
-        # BasePolicy.unscale_action
-        return self.low + (0.5 * (actions + 1.0) * (self.high - self.low))
+        # DDPGPaperPolicy.unscale_action
+        return (self.low + (0.5 * (actions + 1.0) * (self.high - self.low))).maximum(self.low).minimum(self.high)
 
 
 class _Normalize(nn.Module):

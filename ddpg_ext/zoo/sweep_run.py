@@ -39,6 +39,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize, sync_envs_nor
 from ddpg_ext._version import __version__
 from ddpg_ext.checkpoints.snapshots import SnapshotCallback
 from ddpg_ext.checkpoints.training_state import callback_states, set_callback_states
+from ddpg_ext.checkpoints.witness import tensor_array
 from ddpg_ext.common.environments import register
 from ddpg_ext.common.errors import InvalidArgumentError
 from ddpg_ext.common.files import atomic_file, remove_abandoned
@@ -384,7 +385,7 @@ def weights_sha256(model: BaseAlgorithm) -> str:
     digest = hashlib.sha256()
     state = {name: value for name, value in model.policy.state_dict().items() if isinstance(value, th.Tensor)}
     for name, tensor in sorted(state.items()):
-        digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+        digest.update(name.encode() + tensor_array(tensor).tobytes())
     return digest.hexdigest()
 
 

@@ -23,7 +23,18 @@ from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFrameStack, VecNormalize
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 from toy_envs import ToyEnv
-from toys import ChaosEnv, CountingEnv, PointEnv, assert_same_arrays, drawn_next, same, small_model, state_of, weights
+from toys import (
+    ChaosEnv,
+    CountingEnv,
+    PointEnv,
+    assert_same_arrays,
+    drawn_next,
+    same,
+    small_model,
+    state_of,
+    weights,
+    weights_of,
+)
 
 from ddpg_ext import (
     CheckpointError,
@@ -34,11 +45,13 @@ from ddpg_ext import (
     InvalidArgumentTypeError,
     LinearDecay,
     OrnsteinUhlenbeckNoise,
+    SaturationMonitor,
     ScheduledActionNoise,
     SnapshotCallback,
     UntrustedContentError,
 )
 from ddpg_ext.buffers import PackedReplayBuffer, PrioritizedReplayBuffer
+from ddpg_ext.checkpoints import snapshots as snapshots_module
 from ddpg_ext.checkpoints.snapshots import snapshots
 from ddpg_ext.checkpoints.witness import witness_file
 
@@ -544,3 +557,124 @@ def test_a_run_without_normalisation_is_not_resumed_with_it(tmp_path, reset):
     with pytest.raises(CheckpointError, match="is from a run without VecNormalize; pass the environment without it"):
         DDPGPaper.resume(tmp_path, VecNormalize(DummyVecEnv([PointEnv])))
     DDPGPaper.resume(tmp_path, env)
+
+
+@pytest.mark.parametrize("with_older_file", [False, True])
+def test_values_that_wait_for_the_log_are_printed(tmp_path, capsys, with_older_file, monkeypatch):
+    """SB3's logger needs to know for each value which output leaves it out."""
+    if with_older_file:
+        pending = snapshots_module._pending_log
+        monkeypatch.setattr(
+            snapshots_module,
+            "_pending_log",
+            lambda logger: {key: value for key, value in pending(logger).items() if key != "excluded"},
+        )
+    monitor = SaturationMonitor(every=10)
+    model = make(verbose=1, batch_size=8)
+    model.learn(70, [SnapshotCallback(tmp_path, every=30), monitor], log_interval=10**6)
+    resumed = DDPGPaper.resume(tmp_path, vec_env())
+    resumed.learn(30, SnapshotCallback(tmp_path, every=10**6), reset_num_timesteps=False, log_interval=1)
+    assert "actor_grad_norm" in capsys.readouterr().out
+
+
+class LevelEnv(ToyEnv):
+    level = 0
+
+
+def test_attributes_are_set_in_the_environment(tmp_path):
+    class Curriculum(BaseCallback):
+        def _on_step(self):
+            self.training_env.set_attr("level", self.n_calls)
+            return True
+
+    env = LevelEnv()
+    make(env=DummyVecEnv([lambda: env])).learn(40, [SnapshotCallback(tmp_path, every=10), Curriculum()])
+    assert env.level == 40
+
+
+def test_short_pieces_of_training_write_snapshots(tmp_path):
+    model, callback = make(), SnapshotCallback(tmp_path, every=100)
+    for _ in range(5):
+        model.learn(40, callback, reset_num_timesteps=False)
+    assert [int(path.stem.rpartition("_")[2]) // 100 for path in snapshots(tmp_path)] == [1]
+
+
+def test_random_numbers_between_resuming_and_training(tmp_path, recwarn):
+    """For example, SB3's ``make_vec_env`` without a seed draws from NumPy's generator."""
+
+    def run(draws):
+        folder = tmp_path / str(draws)
+        noise = NormalActionNoise(np.zeros(1), np.full(1, 0.3))
+        make(action_noise=noise).learn(STEPS, SnapshotCallback(folder, every=40, keep=9))
+        resumed = DDPGPaper.resume(snapshots(folder)[-1], vec_env())
+        np.random.random(draws)
+        th.rand(draws)
+        resumed.action_space.sample()
+        for file in snapshots(folder)[:-1]:
+            file.unlink()
+        left = STEPS - resumed.num_timesteps
+        return weights_of(resumed.learn(left, SnapshotCallback(folder, every=40), reset_num_timesteps=False))
+
+    assert_same_arrays(run(0), run(3))
+    assert [str(w.message) for w in recwarn if "differs" in str(w.message)] == []
+
+
+def test_an_environment_that_changed_between_reset_and_snapshot(tmp_path):
+    class Harder(BaseCallback):
+        def _on_step(self):
+            if self.locals["dones"][0]:
+                self.training_env.env_method("set_level", self.n_calls)
+            return True
+
+    class Levels(ToyEnv):
+        level = 0
+
+        def set_level(self, level):
+            self.level = level
+
+        def reset(self, **kwargs):
+            observation, info = super().reset(**kwargs)
+            return observation + 0.01 * self.level, info
+
+    env = DummyVecEnv([Levels])
+    with pytest.raises(CheckpointError, match="two different episodes after the same reset"):
+        make(env=env).learn(80, [SnapshotCallback(tmp_path, every=10), Harder()])
+
+
+def test_the_folder_of_another_run_is_refused(tmp_path, run):
+    model = make().learn(STEPS + 50)
+    before = snapshots(run)
+    with pytest.raises(CheckpointError, match="of another run"):
+        model.learn(50, SnapshotCallback(run, every=10), reset_num_timesteps=False)
+    assert snapshots(run) == before
+
+
+def test_damaged_snapshots_are_not_among_those_that_are_kept(run):
+    *_, older, newest = sorted(snapshots(run))
+    newest.write_bytes(newest.read_bytes()[:1000])
+    with pytest.warns(UserWarning, match="newest undamaged"):
+        resumed = DDPGPaper.resume(run, vec_env())
+    left = int(newest.stem.rpartition("_")[2]) + 20 - resumed.num_timesteps
+    resumed.learn(left, SnapshotCallback(run, every=left - 10, keep=2), reset_num_timesteps=False)
+    names = {path.name for path in snapshots(run)}
+    assert older.name in names
+    assert newest.name not in names or newest.stat().st_size > 1000
+
+
+def test_weights_in_other_precisions(tmp_path):
+    class Half(FlattenExtractor):
+        def __init__(self, observation_space):
+            super().__init__(observation_space)
+            self.register_buffer("precise", th.ones(3, dtype=th.bfloat16))
+
+    model = small_model(policy_kwargs={"net_arch": [4], "features_extractor_class": Half})
+    model.learn(80, SnapshotCallback(tmp_path, every=20))
+    assert witness_file(snapshots(tmp_path)[0]).exists()
+
+
+def test_a_new_noise_of_a_resumed_run_has_its_seed(run):
+    def draws():
+        noise = OrnsteinUhlenbeckNoise(np.zeros(1))
+        return DDPGPaper.resume(run, vec_env(), custom_objects={"action_noise": noise}).action_noise()
+
+    assert draws() == draws()

@@ -9,6 +9,7 @@ import pytest
 import torch as th
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
+from torch.nn.utils.parametrizations import spectral_norm
 from toys import LinearExtractor, recorded, same, small_model, weights
 
 from ddpg_ext import DDPGPaper, InvalidArgumentError, SnapshotCallback
@@ -238,3 +239,21 @@ def test_foreign_batch_norm_learns_in_training_only():
         for name in ("weight", "bias", "running_mean", "running_var"):
             key = f"{network}.features_extractor.norm.{name}"
             assert not th.equal(before[key], after[key]), key
+
+
+def test_targets_follow_spectral_norm():
+    """Otherwise the targets would not be normalised, because their vectors keep their initial values."""
+
+    class Spectral(BaseFeaturesExtractor):
+        def __init__(self, observation_space):
+            super().__init__(observation_space, 8)
+            self.layer = spectral_norm(th.nn.Linear(observation_space.shape[0], 8))
+
+        def forward(self, observations):
+            return self.layer(observations)
+
+    kwargs = {"features_extractor_class": Spectral, "net_arch": [8]}
+    model = small_model(tau=0.05, policy_kwargs=kwargs, learning_rate=1e-2, qf_learning_rate=1e-2).learn(300)
+    for network in (model.actor, model.critic, model.actor_target, model.critic_target):
+        weight = network.features_extractor.layer.weight.detach()
+        assert th.linalg.matrix_norm(weight, 2) == pytest.approx(1, abs=0.1)

@@ -2,16 +2,18 @@
 
 from copy import deepcopy
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
 from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.envs import BitFlippingEnv
 from stable_baselines3.her import GoalSelectionStrategy
 from toy_envs import ToyGoalEnv
 from toys import same, small_model, weights
 
-from ddpg_ext import CheckpointError, DDPGPaper
+from ddpg_ext import CheckpointError, DDPGPaper, ReplayBufferError
 
 
 def her_model(env=None, n_envs: int = 2, strategy="future", **kwargs) -> DDPGPaper:
@@ -100,3 +102,13 @@ def test_hindsight_solves_a_sparse_reward():
         observation, _, dones, infos = env.step(model.predict(observation)[0])
         ends += [info["is_success"] for done, info in zip(dones, infos, strict=True) if done]
     assert np.mean(ends) > 0.85
+
+
+def test_episodes_that_never_end_are_named():
+    env = gym.wrappers.TimeLimit(BitFlippingEnv(n_bits=20, continuous=True, max_steps=10**6), 10**6)
+    kwargs = {"replay_buffer_class": HerReplayBuffer, "batch_size": 4}
+    model = small_model(env, "MultiInputPolicy", buffer_size=100, **kwargs)
+    with pytest.warns(UserWarning, match="no episode has ended"):
+        model.learn(50)
+    with pytest.raises(ReplayBufferError, match="has no complete episode"):
+        model.learn(100, reset_num_timesteps=False)

@@ -4,20 +4,25 @@ import os
 import signal
 import sys
 
+import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
+from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.vec_env import (
     DummyVecEnv,
     SubprocVecEnv,
+    VecEnv,
     VecEnvWrapper,
     VecFrameStack,
     VecMonitor,
     VecNormalize,
     VecTransposeImage,
 )
+from toy_envs import ToyEnv
 from toys import ChaosEnv, PointEnv, counting_envs, drawn, first, same, small_model, weights
 
 from ddpg_ext import DDPGPaper, InvalidArgumentError, UnsupportedSpaceError, WorkerError
@@ -239,3 +244,86 @@ def test_another_environment():
     model = small_model(PointEnv())
     with pytest.raises(InvalidArgumentError, match="`env` must have the model's spaces: Observation spaces do"):
         model.set_env("Pendulum-v1")
+
+
+class OneArray(VecEnv):
+    """A batch of environments that returns the same array in each step."""
+
+    def __init__(self):
+        self.n_steps, self.observations = 0, np.zeros((2, 1), np.float32)
+        super().__init__(2, spaces.Box(-np.inf, np.inf, (1,)), spaces.Box(-1, 1, (1,)))
+
+    def reset(self):
+        self.observations[:] = self.n_steps = 0
+        return self.observations
+
+    def step_async(self, actions):
+        self.n_steps += 1
+        self.observations[:] = self.n_steps
+
+    def step_wait(self):
+        return self.observations, np.zeros(2, np.float32), np.zeros(2, bool), [{}, {}]
+
+    def close(self):
+        pass
+
+    def get_attr(self, name, indices=None):
+        return [getattr(self, name, None)] * 2
+
+    def set_attr(self, name, value, indices=None):
+        pass
+
+    def env_method(self, name, *args, indices=None, **kwargs):
+        return []
+
+    def env_is_wrapped(self, wrapper_class, indices=None):
+        return [False, False]
+
+
+def test_an_array_that_a_vec_env_returns_again():
+    model = small_model(OneArray(), replay_buffer_class=ReplayBuffer).learn(20)
+    buffer = model.replay_buffer
+    np.testing.assert_array_equal(buffer.next_observations[:10] - buffer.observations[:10], 1)
+
+
+@pytest.mark.parametrize("integers", [False, True])
+def test_the_type_of_last_observations(integers):
+    """An episode may begin with whole numbers; VecNormalize gives whole numbers back with rounding errors."""
+
+    class Env(gym.Env):
+        observation_space = spaces.Box(-1000, 1000, (3,), np.int32 if integers else np.float64)
+        action_space = spaces.Box(-1, 1, (1,))
+
+        def reset(self, *, seed=None, options=None):
+            super().reset(seed=seed)
+            self.n_steps = 0
+            return np.zeros(3, int), {}
+
+        def step(self, action):
+            self.n_steps += 1
+            last = np.array([114, 132, 729]) if integers else np.array([0.9, -0.7, 0.5])
+            return last, 0.0, False, self.n_steps == 3, {}
+
+    env = SubprocVecEnv([Env] * 2)
+    model = small_model(VecNormalize(env) if integers else env, replay_buffer_class=ReplayBuffer).learn(20)
+    expected = np.array([114, 132, 729] if integers else [0.9, -0.7, 0.5])
+    ends = model.replay_buffer.next_observations[[2, 5, 8]]
+    np.testing.assert_allclose(ends, np.broadcast_to(expected, ends.shape), rtol=1e-6)
+    env.close()
+
+
+def test_actions_stay_within_asymmetric_bounds():
+    low, high = np.array([-0.87, -0.3], np.float32), np.array([0.1, 0.7], np.float32)
+
+    class Strict(ToyEnv):
+        action_space = spaces.Box(low, high)
+
+        def step(self, action):
+            assert (low <= action).all()
+            assert (action <= high).all()
+            return super().step(action)
+
+    env = Strict()
+    env.action_space = Strict.action_space
+    model = small_model(env, action_noise=NormalActionNoise(np.zeros(2), np.full(2, 50.0))).learn(60)
+    assert (model.policy.unscale_action(np.ones((1, 2), np.float32)) == high).all()
