@@ -14,7 +14,7 @@ import secrets
 import warnings
 import weakref
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -68,7 +68,6 @@ class _Run:
     callbacks: list[dict[str, Any]] | None = None  # counts of the callbacks at the snapshot
     witness: Witness | None = None  # of the snapshot from which the run was resumed
     generators: tuple[dict[str, Any], Any] | None = None  # of the process and the action space, at that snapshot
-    folders: set[Path] = field(default_factory=set)  # folders with snapshots of the run
     last_steps: int | None = None  # step of the last snapshot, or of the start
 
 
@@ -169,12 +168,6 @@ class SnapshotCallback(BaseCallback):
                 f"{model.num_timesteps}. Continue the other run with DDPGPaper.resume({str(self.path)!r}, env) and "
                 "learn(..., reset_num_timesteps=False), or give SnapshotCallback another folder"
             )
-        if self._own - run.damaged and self.path.resolve() not in run.folders:
-            raise CheckpointError(
-                f"the folder {self.path} has {max(self._own)} of another run. Continue that run with "
-                f"DDPGPaper.resume({str(self.path)!r}, env), or give SnapshotCallback another folder"
-            )
-        run.folders.add(self.path.resolve())
         if self._run.log is not None:
             model.logger.name_to_value.update(self._run.log["values"])
             model.logger.name_to_count.update(self._run.log["counts"])
@@ -414,7 +407,6 @@ def _restore(model: "DDPGPaper", state: dict[str, Any], path: Path) -> None:
         callbacks = training_state.read_callback_states(state.get("callbacks", []))
         generators = state["process"], copy.deepcopy(state["action_space"])
         _RUNS[model] = _Run(int(state["entropy"]), state["log"], callbacks=callbacks, generators=generators)
-        _RUNS[model].folders.add(path.parent.resolve())
         # Last, because all of the above may draw random numbers
         training_state.set_process_generators(state["process"])
 

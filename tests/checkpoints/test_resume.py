@@ -641,14 +641,6 @@ def test_an_environment_that_changed_between_reset_and_snapshot(tmp_path):
         make(env=env).learn(80, [SnapshotCallback(tmp_path, every=10), Harder()])
 
 
-def test_the_folder_of_another_run_is_refused(tmp_path, run):
-    model = make().learn(STEPS + 50)
-    before = snapshots(run)
-    with pytest.raises(CheckpointError, match="of another run"):
-        model.learn(50, SnapshotCallback(run, every=10), reset_num_timesteps=False)
-    assert snapshots(run) == before
-
-
 def test_damaged_snapshots_are_not_among_those_that_are_kept(run):
     *_, older, newest = sorted(snapshots(run))
     newest.write_bytes(newest.read_bytes()[:1000])
