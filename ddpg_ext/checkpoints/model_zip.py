@@ -163,7 +163,14 @@ def _variables(model: "DDPGPaper", names: Iterable[str]) -> dict[str, th.Tensor 
 
 def excluded_attributes(model: "DDPGPaper") -> set[str]:
     """Return the names of attributes that are not saved unless the user includes them."""
-    return {*model._excluded_save_params(), "_executor", "_statistics_before", "_last_weight_decay", "_stepping_from"}
+    return {
+        *model._excluded_save_params(),
+        "_executor",
+        "_statistics_before",
+        "_last_weight_decay",
+        "_stepping_from",
+        "_is_learning",
+    }
 
 
 def _field(name: str, value: Any, advice: str) -> Any:

@@ -14,7 +14,7 @@ import secrets
 import warnings
 import weakref
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -68,7 +68,7 @@ class _Run:
     callbacks: list[dict[str, Any]] | None = None  # counts of the callbacks at the snapshot
     witness: Witness | None = None  # of the snapshot from which the run was resumed
     generators: tuple[dict[str, Any], Any] | None = None  # of the process and the action space, at that snapshot
-    last_steps: int | None = None  # step of the last snapshot, or of the start
+    last_steps: dict[Path, int] = field(default_factory=dict)  # by folder, step of the last snapshot, or of the start
 
 
 #: run of each model, passed from `resume` to the callback, and from one callback to the next
@@ -116,7 +116,7 @@ class SnapshotCallback(BaseCallback):
         self.reset = None if reset is None else check_flag("reset", reset)
         self._run = _Run(0)
         self._recorder: training_state.ResetRecorder | None = None
-        self._last_steps = 0
+        self._last_steps = self._start = 0
         self._is_waiting = self._has_snapshot = self._has_warned = False
         self._last_dones: np.ndarray | None = None
         #: names of the snapshots of this run
@@ -141,6 +141,7 @@ class SnapshotCallback(BaseCallback):
         self._check_place()  # again, because SB3 tells a callback in a list its parent late
         model = self.model
         self._is_waiting = self._has_snapshot = False
+        self._last_dones = None  # of another `learn`
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -158,8 +159,9 @@ class SnapshotCallback(BaseCallback):
             _RUNS[model] = _Run(secrets.randbits(32) if model.seed is None else int(model.seed))
         self._run = run = _RUNS[model]
         # An earlier `learn` may have ended before a snapshot was due
-        self._last_steps = min(model.num_timesteps if run.last_steps is None else run.last_steps, model.num_timesteps)
-        run.last_steps = self._last_steps
+        self._start = model.num_timesteps
+        self._last_steps = min(run.last_steps.get(self.path.resolve(), self._start), self._start)
+        run.last_steps[self.path.resolve()] = self._last_steps
         self._own = {file.name for file in snapshots(self.path)}
         later = [name for name in self._own - self._run.damaged if name > _file_name(model.num_timesteps)]
         if later:
@@ -212,10 +214,10 @@ class SnapshotCallback(BaseCallback):
             self._check_repeatable(reset)
         else:
             self._is_waiting = True
-            self._warn_of_waiting(steps - self._last_steps > max(5 * self.every, _LONG))
+            self._warn_of_waiting(steps - max(self._last_steps, self._start) > max(5 * self.every, _LONG))
             return
         self._last_steps, self._is_waiting, self._has_snapshot = steps, False, True
-        self._run.last_steps = steps
+        self._run.last_steps[self.path.resolve()] = steps
         others = [other.name for other in snapshots(self.path) if other.name not in self._own]
         if others:
             raise CheckpointError(
@@ -245,8 +247,9 @@ class SnapshotCallback(BaseCallback):
         """End all episodes, and start new ones with seeds that are derived from the step."""
         model = self.model
         assert model.replay_buffer is not None
-        unfinished = np.flatnonzero(~self._last_dones) if self._last_dones is not None else np.array([], dtype=int)
-        end_episodes(model.replay_buffer, unfinished)
+        all_envs = np.arange(self.training_env.num_envs)
+        if model.replay_buffer.size() > 0:
+            end_episodes(model.replay_buffer, all_envs if self._last_dones is None else all_envs[~self._last_dones])
         seed = int(np.random.SeedSequence([self._run.entropy, steps]).generate_state(1)[0] >> 1)
         reset = {"kind": "seeded", "seed": seed, "process": training_state.process_generators(with_torch=False)}
         reset["wrappers"] = [training_state.wrapper_states(env) for env in training_state.envs(self.training_env)]
@@ -254,8 +257,10 @@ class SnapshotCallback(BaseCallback):
         training_state.prepare_reset(self.training_env, reset)
         model._last_obs = self.training_env.reset()  # type: ignore[assignment] # as in SB3
         if model._vec_normalize_env is not None:
-            model._last_original_obs = model._vec_normalize_env.get_original_obs()
+            original = model._vec_normalize_env.get_original_obs()
+            model._last_original_obs = model._checked_observation("observation", original)
         else:
+            model._last_obs = copy.deepcopy(model._checked_observation("observation", model._last_obs))
             model._last_original_obs = model._last_obs
         model._last_episode_starts = np.ones(self.training_env.num_envs, dtype=bool)
         if model.action_noise is not None:

@@ -50,6 +50,7 @@ def _find_onednn() -> Callable[..., th.Tensor] | None:
         products = [operator(x, weight, b, "none", [], "") for b in (bias, None)]
         products.append(operator(x.t(), th.ones(8, 16).t().contiguous().t(), None, "none", [], ""))
         expected = [x @ weight.t() + bias, x @ weight.t(), x.t() @ th.ones(16, 8)]
+        th._C._are_functorch_transforms_active()  # private, too
         return operator if all(map(th.equal, products, expected)) else None
     except Exception:  # a private operator may change in any way
         return None
@@ -61,7 +62,13 @@ _ONEDNN_MIN_SIZE = _ONEDNN_FROM.get(detect_processor(), 0)
 
 def uses_onednn(x: th.Tensor, weight: th.Tensor) -> bool:
     """Return whether to use :func:`large_product`: for large float32 products on a CPU; ``weight`` is (out, in)."""
-    if th.jit.is_tracing() or th.compiler.is_exporting() or x.ndim != 2 or not is_large(x.shape[0], weight):
+    if (
+        _ONEDNN is None
+        or th.jit.is_tracing()
+        or th.compiler.is_exporting()
+        or x.ndim != 2
+        or not is_large(x.shape[0], weight)
+    ):
         return False
     is_float32 = x.dtype == weight.dtype == th.float32
     return is_float32 and x.device.type == "cpu" and not th._C._are_functorch_transforms_active()

@@ -51,12 +51,11 @@ def record_episode(
     check_video_format(file.suffix)
     max_steps = check_count("max_steps", max_steps)
     seed = check_seed(seed)
-    # In a callback, the last step has not been stored yet
-    vec_env = evaluation_env(model, env, "rgb_array", training=getattr(model, "_is_outdated", False))
+    vec_env = evaluation_env(model, env, "rgb_array", training=getattr(model, "_is_learning", False))
     try:
         frames, fps, episode_return = record_frames(model, vec_env, max_steps, seed)
     finally:
-        if model.env is not None and share_environments(vec_env, model.env):
+        if hasattr(model, "_is_learning") and model.env is not None and share_environments(vec_env, model.env):
             model._last_obs = None  # training continues with a new episode
     write_video(frames, fps, file)
     if isinstance(env, str):

@@ -6,7 +6,7 @@ import pathlib
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar, cast
 
 import gymnasium as gym
 import numpy as np
@@ -267,6 +267,7 @@ class DDPGPaper(OffPolicyAlgorithm):
         self._default_learning_starts = learning_starts is None
         #: True after a step of the environment, until its transition is stored
         self._is_stepping = False
+        self._is_learning = False
         #: the observation from which that step was taken
         self._stepping_from: Any = None
         if _init_setup_model:
@@ -297,6 +298,8 @@ class DDPGPaper(OffPolicyAlgorithm):
         check_arguments(self)
         with self._default_replay_buffer():
             super()._setup_model()
+        if not hasattr(self, "qf_lr_schedule"):  # a subclass may make the actor's alone
+            self.qf_lr_schedule = FloatSchedule(self.qf_learning_rate)
         if not self._custom_logger:
             self._logger = Logger(None, [])  # silent, until `learn` or `set_logger`
         self._set_weight_decay()
@@ -442,6 +445,7 @@ class DDPGPaper(OffPolicyAlgorithm):
         if log_interval is not None:
             check_number("log_interval", log_interval, lambda n: n > 0, "a number above 0, or None")
         with flush_denormals(), matmul_precision(self.matmul_precision, self.device.type), naming_workers():
+            self._is_learning = True
             try:
                 super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
             except (AssertionError, KeyError, OverflowError, RuntimeError, TypeError, ValueError) as error:
@@ -449,21 +453,25 @@ class DDPGPaper(OffPolicyAlgorithm):
                 if misfit is None:
                     raise
                 raise self._discarded(misfit) from error
+            finally:
+                self._is_learning = False
         if self._n_updates == 0 and 0 < self.num_timesteps <= self.learning_starts:
             warnings.warn(
                 f"nothing was learned: training ended at step {self.num_timesteps}; gradient steps start after step "
                 f"{self.learning_starts} (`learning_starts`); train for more steps, or pass a smaller `learning_starts`"
             )
-        elif self._n_updates == 0 and self._lacks_episode(self.replay_buffer):
+        elif self._n_updates == 0 and self.gradient_steps != 0 and self._lacks_episode():
             warnings.warn(
-                "nothing was learned: HerReplayBuffer needs a complete episode, but no episode has ended; limit their "
-                "length with gymnasium.make(..., max_episode_steps=...)"
+                "nothing was learned: HerReplayBuffer needs a complete episode, but no episode has ended; train for "
+                "more steps, or limit the length of episodes with gymnasium.make(..., max_episode_steps=...)"
             )
         return self
 
-    def _lacks_episode(self, buffer: Any) -> bool:
-        """Return whether HER, which draws goals from complete episodes, has none yet."""
-        return self._default_learning_starts and isinstance(buffer, HerReplayBuffer) and not buffer.ep_length.any()
+    def _lacks_episode(self) -> bool:
+        """Return whether HER, which draws goals from complete episodes, has transitions, but no such episode."""
+        buffer = getattr(self, "replay_buffer", None)
+        is_waiting = self._default_learning_starts and isinstance(buffer, HerReplayBuffer) and buffer.size() > 0
+        return is_waiting and not cast(HerReplayBuffer, buffer).ep_length.any()
 
     def _setup_learn(
         self,
@@ -531,7 +539,8 @@ class DDPGPaper(OffPolicyAlgorithm):
     def _is_outdated(self) -> bool:
         """Return whether the environment has left the last observation by a step that is not stored."""
         # A subclass may store the step itself. After loading, the observation is another object
-        return self._is_stepping and (self._stepping_from is None or self._stepping_from is self._last_obs)
+        is_same = self._stepping_from is None or self._stepping_from is self._last_obs
+        return self._is_stepping and self._last_obs is not None and is_same
 
     def _store_transition(
         self,
@@ -631,7 +640,7 @@ class DDPGPaper(OffPolicyAlgorithm):
             raise ReplayBufferError(
                 "the replay buffer is empty or missing; call `learn`, or `load_replay_buffer`, before `train`"
             )
-        if self._lacks_episode(buffer):
+        if self._lacks_episode():
             if buffer.full:
                 raise ReplayBufferError(
                     f"the replay buffer is full, but has no complete episode, which HerReplayBuffer needs; pass a "

@@ -1,5 +1,6 @@
 """Executors of the gradient step; ``make_executor`` selects the fastest that supports the policy."""
 
+import copy
 from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
@@ -85,7 +86,12 @@ class EagerExecutor:
         """Call :func:`ddpg_ext.ddpg_paper.update.gradient_step`; refuse networks that change the observations."""
         # A features extractor may use `view`, which needs contiguous memory
         contiguous: Any = {name: _contiguous(getattr(batch, name)) for name in ("observations", "next_observations")}
-        batch = batch._replace(**contiguous)
+        if hasattr(batch, "_replace"):
+            batch = batch._replace(**contiguous)
+        else:  # of a buffer of the user's own
+            batch = copy.copy(batch)
+            for name, observations in contiguous.items():
+                setattr(batch, name, observations)
         tensors = [*_tensors(batch.observations), *_tensors(batch.next_observations)]
         versions = [tensor._version for tensor in tensors]
         error: RuntimeError | None = None

@@ -479,7 +479,7 @@ def _check_features_extractor(extractor_class: type[BaseFeaturesExtractor], obse
 
 
 #: names of buffers that targets track
-_AVERAGES = re.compile(r"(^|\.)(running_\w+|ra_\w+|\w*_[uv])$")
+_AVERAGES = re.compile(r"running_|(^|\.)(ra_\w+|\w*_[uv])$")
 
 
 def _running_averages(network: nn.Module) -> list[th.Tensor]:

@@ -670,3 +670,12 @@ def test_a_new_noise_of_a_resumed_run_has_its_seed(run):
         return DDPGPaper.resume(run, vec_env(), custom_objects={"action_noise": noise}).action_noise()
 
     assert draws() == draws()
+
+
+@pytest.mark.parametrize("same_callback", [False, True])
+def test_a_snapshot_at_the_start_of_another_learn_ends_the_episodes(tmp_path, same_callback):
+    model, callback = make(replay_buffer_class=ReplayBuffer, env=DummyVecEnv([PointEnv])), None
+    for _ in range(2):
+        callback = callback if callback and same_callback else SnapshotCallback(tmp_path, every=30, reset=True)
+        model.learn(30, callback, reset_num_timesteps=False)
+    assert model.replay_buffer.timeouts[29, 0] == 1

@@ -200,3 +200,4 @@ def test_a_video_of_the_models_environment_ends_its_episode(tmp_path):
     assert model.replay_buffer.timeouts[4, 0] == 1
     with pytest.raises(InvalidArgumentError, match="must not be the training environment"):  # in a callback
         model.learn(5, lambda *_: record_episode(model, model.get_env(), tmp_path / "episode.gif"))
+    record_episode(model, model.get_env(), tmp_path / "episode.gif")  # after a callback ended training

@@ -1,6 +1,7 @@
 """A script made for SB3's DDPG runs: its policies, arguments, environments and habits."""
 
 import warnings
+from types import SimpleNamespace
 
 import gymnasium as gym
 import numpy as np
@@ -348,3 +349,12 @@ def test_derivatives_of_large_networks():
         th.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
     traced = th.jit.trace(model.actor, observations.detach())
     th.testing.assert_close(traced(observations), model.actor(observations), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("executor", ["fast", "eager"])
+def test_samples_that_are_no_tuple(executor):
+    class Objects(ReplayBuffer):
+        def sample(self, *args, **kwargs):
+            return SimpleNamespace(**super().sample(*args, **kwargs)._asdict())
+
+    assert make_model(replay_buffer_class=Objects, executor=executor).learn(20)._n_updates > 0
