@@ -245,9 +245,9 @@ class DDPGPaperPolicy(BasePolicy):
         """
         Return the tensors that the target networks track: parameters, and running averages.
 
-        As in SB3, these are the buffers with "running_" in their names, and "ra_", as in sb3-contrib's batch
-        renormalisation, and the vectors of torch's spectral norm. Other buffers are constants, such as a mask, which
-        may be infinite.
+        As in SB3, these are the buffers with ``running_`` in their names. Those of sb3-contrib's batch renormalisation
+        (``ra_``) and of torch's spectral norm (``_u``, ``_v``) are tracked, too. Other buffers are constants, such as a
+        mask, which may be infinite.
 
         :return: the tensors of the targets, and in the same order those of the online networks. Each appears once, even
             if networks share a features extractor
