@@ -268,7 +268,7 @@ class ReplayBufferAdapter(ReplayBuffer):
 
     def _on_device(self, *parts: Any) -> Any:
         """Return SB3's samples of arrays or tensors."""
-        return self._samples(*(_each(lambda x: th.as_tensor(x, device=self.device), part) for part in parts))
+        return self._samples(*(each(lambda x: th.as_tensor(x, device=self.device), part) for part in parts))
 
     # ------------------------------------------------------------------- checks
 
@@ -367,15 +367,15 @@ def _to_numpy(values: Any) -> np.ndarray:
     return values.cpu().numpy() if isinstance(values, th.Tensor) else values
 
 
-def _each(function: Callable[[Any], Any], observations: Any) -> Any:
-    """Apply a function to an array, or to each array of a dict."""
+def each(function: Callable[[Any], Any], observations: Any) -> Any:
+    """Apply a function to an array or tensor, or to each of a dict of them."""
     if isinstance(observations, dict):
         return {key: function(value) for key, value in observations.items()}
     return function(observations)
 
 
 def _normalized(observations: Any, env: VecNormalize) -> Any:
-    return env.normalize_obs(_each(_to_numpy, observations))
+    return env.normalize_obs(each(_to_numpy, observations))
 
 
 def _stored_dtype(space: spaces.Space) -> np.dtype:

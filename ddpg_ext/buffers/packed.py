@@ -11,7 +11,7 @@ import torch as th
 from stable_baselines3.common.utils import get_device
 from stable_baselines3.common.vec_env import VecNormalize
 
-from ddpg_ext.buffers.adapter import ReplayBufferAdapter, Transitions, _each, _normalized, extends_constructor
+from ddpg_ext.buffers.adapter import ReplayBufferAdapter, Transitions, _normalized, each, extends_constructor
 from ddpg_ext.buffers.memmap import Memory, ScratchFiles, check_directory
 from ddpg_ext.buffers.ring import Ring
 from ddpg_ext.common.checks import check_count, check_device, check_equal_arguments, check_number
@@ -217,8 +217,8 @@ class PackedReplayBuffer(ReplayBufferAdapter):
         returns = (rewards * self._discounts * counted).sum(axis=1, keepdims=True)
         # Read both ends of the sums at once: the first n rows are their starts
         both = self._read(np.concatenate((indices, followed[np.arange(n), last])))
-        obs = _each(lambda x: x[:n], both.observations)
-        next_obs = _each(lambda x: x[n:], both.next_observations)
+        obs = each(lambda x: x[:n], both.observations)
+        next_obs = each(lambda x: x[n:], both.next_observations)
         if env is not None:
             obs, next_obs = _normalized(obs, env), _normalized(next_obs, env)
         return self._on_device(obs, both.actions[:n], next_obs, both.dones[n:], returns, self._next_discounts[last])

@@ -222,9 +222,10 @@ def convert(file: ModelFile) -> ModelFile:
     kwargs = converted.get("replay_buffer_kwargs")
     is_sb3s = buffer_class is NStepReplayBuffer and "replay_buffer_kwargs" not in file.replaced
     if is_sb3s and isinstance(kwargs, dict):  # SB3 copies the model's values there
-        gamma = data.get("gamma") if "gamma" in file.replaced else kwargs.get("gamma")
-        kept = {key: value for key, value in kwargs.items() if key != "n_steps"}
-        converted["replay_buffer_kwargs"] = {k: v for k, v in kept.items() if k != "gamma" or gamma != data.get(k)}
+        copies = {"n_steps"}
+        if "gamma" in file.replaced or kwargs.get("gamma") == data.get("gamma"):
+            copies.add("gamma")
+        converted["replay_buffer_kwargs"] = {key: value for key, value in kwargs.items() if key not in copies}
         if "n_steps" not in file.replaced:
             converted["n_steps"] = kwargs.get("n_steps", 3)  # SB3's default
     for name, least in _LEAST.items():

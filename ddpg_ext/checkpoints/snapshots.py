@@ -25,6 +25,7 @@ from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.vec_env import unwrap_vec_normalize
 
 from ddpg_ext.buffers import end_episodes
+from ddpg_ext.buffers.adapter import each
 from ddpg_ext.checkpoints import training_state, vec_normalize
 from ddpg_ext.checkpoints.load import build_model
 from ddpg_ext.checkpoints.model_zip import Trust, read_model_members, write_model_members
@@ -260,7 +261,7 @@ class SnapshotCallback(BaseCallback):
             original = model._vec_normalize_env.get_original_obs()
             model._last_original_obs = model._checked_observation("observation", original)
         else:
-            model._last_obs = copy.deepcopy(model._checked_observation("observation", model._last_obs))
+            model._last_obs = each(np.ndarray.copy, model._checked_observation("observation", model._last_obs))
             model._last_original_obs = model._last_obs
         model._last_episode_starts = np.ones(self.training_env.num_envs, dtype=bool)
         if model.action_noise is not None:

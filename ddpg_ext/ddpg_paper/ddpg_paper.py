@@ -27,6 +27,7 @@ from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ddpg_ext.buffers import end_episodes
+from ddpg_ext.buffers.adapter import each
 from ddpg_ext.common.checks import (
     check_count,
     check_default_dtype,
@@ -508,7 +509,7 @@ class DDPGPaper(OffPolicyAlgorithm):
         finally:
             self.action_noise = noise
         if self._vec_normalize_env is None:
-            self._last_obs = _copied(self._checked_observation("observation", self._last_obs))
+            self._last_obs = each(np.ndarray.copy, self._checked_observation("observation", self._last_obs))
         elif self._last_original_obs is not None:
             self._last_original_obs = self._checked_observation("observation", self._last_original_obs)
         # Only after restoring the noise, because a callback may read it
@@ -562,7 +563,7 @@ class DDPGPaper(OffPolicyAlgorithm):
         new_obs = self._checked_observation("observation", new_obs)
         if env is None:
             original_obs, self._last_original_obs = new_obs, self._last_obs
-        next_obs = _copied(original_obs)  # like SB3, but not a deep copy
+        next_obs = each(np.ndarray.copy, original_obs)  # like SB3, but not a deep copy
         for index, done in enumerate(dones):
             last_obs: Any = infos[index].get("terminal_observation") if done else None
             if last_obs is not None:
@@ -572,7 +573,7 @@ class DDPGPaper(OffPolicyAlgorithm):
                 next_obs = with_last_observation(next_obs, index, last_obs, self.observation_space)
         replay_buffer.add(self._last_original_obs, next_obs, buffer_action, original_reward, dones, infos)  # type: ignore[arg-type]
         # A copy, because a VecEnv may return the same array in each step; VecNormalize makes its own
-        self._last_obs = _copied(new_obs) if env is None else new_obs
+        self._last_obs = each(np.ndarray.copy, new_obs) if env is None else new_obs
         if env is not None:
             self._last_original_obs = original_obs
         self._is_stepping = False
@@ -942,12 +943,6 @@ def _check_env(env: Any) -> None:
         raise InvalidArgumentTypeError(
             f"`env` must be an environment, SB3's VecEnv or an id, got Gymnasium's {env!r}; use SB3's `make_vec_env`"
         )
-
-
-def _copied(observation: Any) -> Any:
-    """Return a copy of an array, or of each array of a dict."""
-    is_dict = isinstance(observation, dict)
-    return {key: part.copy() for key, part in observation.items()} if is_dict else observation.copy()
 
 
 def _counts_otherwise(buffer: ReplayBuffer) -> bool:

@@ -7,6 +7,7 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.type_aliases import PyTorchObs
 
+from ddpg_ext.buffers.adapter import each
 from ddpg_ext.common.errors import InvalidArgumentError, InvalidArgumentTypeError, suggestion
 from ddpg_ext.ddpg_paper.fast_cpu import FastCPUExecutor
 from ddpg_ext.ddpg_paper.policies import DDPGPaperPolicy
@@ -85,7 +86,9 @@ class EagerExecutor:
     def step(self, batch: Samples, gamma: float, tau: float) -> StepResult:
         """Call :func:`ddpg_ext.ddpg_paper.update.gradient_step`; refuse networks that change the observations."""
         # A features extractor may use `view`, which needs contiguous memory
-        contiguous: Any = {name: _contiguous(getattr(batch, name)) for name in ("observations", "next_observations")}
+        contiguous: Any = {
+            name: each(th.Tensor.contiguous, getattr(batch, name)) for name in ("observations", "next_observations")
+        }
         if hasattr(batch, "_replace"):
             batch = batch._replace(**contiguous)
         else:  # of a buffer of the user's own
@@ -111,12 +114,6 @@ class EagerExecutor:
     def act(self, observations: Any) -> np.ndarray:
         """Call :meth:`ddpg_ext.ddpg_paper.policies.DDPGPaperPolicy.scaled_actions`."""
         return self.policy.scaled_actions(observations)
-
-
-def _contiguous(observations: PyTorchObs) -> PyTorchObs:
-    if isinstance(observations, dict):
-        return {key: tensor.contiguous() for key, tensor in observations.items()}
-    return observations.contiguous()
 
 
 def _tensors(observations: PyTorchObs) -> list[th.Tensor]:

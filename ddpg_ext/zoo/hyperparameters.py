@@ -120,8 +120,8 @@ def convert_values(hyperparams: dict[str, Any], names: dict[str, Any] | None = N
 def make_noise(hyperparams: dict[str, Any], action_shape: tuple[int, ...]) -> dict[str, Any]:
     """Replace the keys of the noise with an ``action_noise``."""
     # null is the default, except for the type, whose null means no noise
-    keys = {key: value for key, value in hyperparams.items() if key == "noise_type" or value is not None}
-    keys = {key: keys[key] for key in NOISE_KEYS if key in keys}
+    defaults = {key for key, value in hyperparams.items() if value is None and key != "noise_type"}
+    keys = {key: hyperparams[key] for key in NOISE_KEYS if key in hyperparams and key not in defaults}
     others = {key: value for key, value in hyperparams.items() if key not in NOISE_KEYS}
     if not keys:
         return others
