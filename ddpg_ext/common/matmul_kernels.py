@@ -20,6 +20,7 @@ class Processor(NamedTuple):
 #: Smallest number of multiplications from which oneDNN computes float32 products faster than MKL, torch's usual kernel
 #: (torch includes both). Other processors use MKL. benchmarks/matmul_kernels.py measures the line for a processor.
 #: Microseconds for 64 x 400 x 300 with one thread, forward / weight gradient / input gradient:
+#: - AMD Zen 3 (family 25, no AVX-512): MKL 210 / 196 / 210, oneDNN 242 / 260 / 244, so it is not in the table
 #: - AMD Zen 4 (family 25): MKL 174 / 161 / 160, oneDNN 165 / 175 / 157. Within a training step, where the weights are
 #:   not in the cache, MKL is 6 % faster at batch 64; oneDNN is faster from 64 x 1024 x 1024 on (1598 against 1348)
 #: - AMD Zen 5 (family 26): oneDNN is faster
