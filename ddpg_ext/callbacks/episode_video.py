@@ -63,7 +63,7 @@ class EpisodeVideoCallback(PeriodicCallback):
         self._failed = False
 
     def _init_callback(self) -> None:
-        self.env = evaluation_env(self.model, self.env, "rgb_array", training=True)
+        self.env = evaluation_env(self.model, self.env, "rgb_array")
 
     def _on_training_end(self) -> None:
         if self._last != self.num_timesteps:

@@ -27,7 +27,7 @@ class StopOnCtrlC(BaseCallback):
         self._before: Any = None
 
     def start(self) -> None:
-        """Begin to handle Ctrl-C; do nothing in other threads than the main thread, which alone receives signals."""
+        """Begin to handle Ctrl-C; do nothing outside of the main thread, because only it receives signals."""
         if threading.current_thread() is threading.main_thread():
             self._before = signal.signal(signal.SIGINT, self._handle)
             self._training = True

@@ -5,7 +5,7 @@ from typing import Any
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 
-from ddpg_ext.common.checks import check_count
+from ddpg_ext.common.checks import check_count, check_verbose
 
 
 class PeriodicCallback(BaseCallback):
@@ -18,7 +18,7 @@ class PeriodicCallback(BaseCallback):
     model: Any  #: any off-policy algorithm of SB3
 
     def __init__(self, every: int, verbose: int = 0) -> None:
-        super().__init__(verbose)
+        super().__init__(check_verbose(verbose))
         self.every = check_count("every", every)
         self._last = 0
 
@@ -36,11 +36,10 @@ class PeriodicCallback(BaseCallback):
 
     def _describe_run(self) -> str:
         """Return the title of a figure: the algorithm, and the environment if its id is known."""
-        try:
-            spec = self.training_env.get_attr("spec", 0)[0]
-        except (AttributeError, NotImplementedError):  # a VecEnv without environments
-            spec = None
-        return type(self.model).__name__ + (f" on {spec.id}" if spec is not None else "")
+        # Not by `get_attr`: other processes may be unable to send it
+        env = getattr(self.training_env.unwrapped, "envs", [None])[0]
+        env_id = getattr(getattr(env, "spec", None), "id", None)
+        return type(self.model).__name__ + (f" on {env_id}" if env_id else "")
 
 
 def first_critic(q_values: th.Tensor | tuple[th.Tensor, ...]) -> th.Tensor:

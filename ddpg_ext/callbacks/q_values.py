@@ -10,12 +10,12 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.logger import Figure, TensorBoardOutputFormat
-from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, unwrap_vec_normalize
 
+from ddpg_ext.buffers.adapter import each
 from ddpg_ext.callbacks.periodic import PeriodicCallback, first_critic
-from ddpg_ext.common.checks import check_count, check_path
-from ddpg_ext.common.errors import InvalidArgumentError, suggestion
-from ddpg_ext.common.evaluation import copy_statistics, evaluation_env
+from ddpg_ext.common.checks import check_choice, check_count, check_path
+from ddpg_ext.common.evaluation import evaluation_env
 from ddpg_ext.common.files import atomic_file
 from ddpg_ext.common.optional_imports import import_extra
 from ddpg_ext.ddpg_paper.observations import fit_observation
@@ -54,7 +54,8 @@ class QValueBiasCallback(PeriodicCallback):
 
     A truncated episode shows only the first part of its returns. ``truncated="bootstrap"`` adds the critic's discounted
     estimate for the last observation. This keeps all steps, but compares the critic partly with itself, so the bias is
-    too small by about the fraction ``eval/q_missing``. ``truncated="drop"`` also leaves out the steps where more than
+    too small by about the fraction ``eval/q_missing``. Nothing is added if the replay buffer treats time limits as
+    terminal (``handle_timeout_termination=False``). ``truncated="drop"`` also leaves out the steps where more than
     5 % of the weight of an endless return is missing. With ``gamma`` 0.99 these are the last 298 steps of an episode;
     if all episodes are shorter, nothing is logged.
 
@@ -82,19 +83,16 @@ class QValueBiasCallback(PeriodicCallback):
     ) -> None:
         super().__init__(every, verbose)
         self.n_eval_episodes = check_count("n_eval_episodes", n_eval_episodes)
-        modes = ("bootstrap", "drop")
-        if truncated not in modes:
-            raise InvalidArgumentError(f"`truncated` {truncated!r} is unknown; {suggestion(truncated, modes)}")
         if path is not None:
             import_extra("matplotlib.figure", "ddpg_ext[extra]", "QValueBiasCallback with `path`")
         self.env: Any = env
         self.path = None if path is None else Path(check_path("path", path))
-        self.truncated = truncated
+        self.truncated = check_choice("truncated", truncated, ("bootstrap", "drop"))
         #: values of the last evaluation
         self.last: QValues | None = None
 
     def _init_callback(self) -> None:
-        self.env = evaluation_env(self.model, self.env, training=True)
+        self.env = evaluation_env(self.model, self.env)
 
     def _on_interval(self) -> None:
         values = measure_q_values(self.model, self.env, self.n_eval_episodes)
@@ -127,17 +125,20 @@ class QValueBiasCallback(PeriodicCallback):
             print(f"Q after {self.num_timesteps:,} steps: {', '.join(f'{k} {v:.3g}' for k, v in summary.items())}")
 
 
-def measure_q_values(model: Any, env: VecEnv, n_eval_episodes: int) -> QValues:
+def measure_q_values(model: Any, env: gym.Env | VecEnv | str, n_eval_episodes: int) -> QValues:
     """
     Play episodes without noise, and record Q and return of each step.
 
     :param model: a DDPGPaper, or another algorithm with ``critic``, ``policy`` and ``gamma``; if it has several
         critics, the first is measured
-    :param env: an environment that :func:`~ddpg_ext.common.evaluation.evaluation_env` returned
-    :param n_eval_episodes: number of episodes
+    :param env: environment to evaluate in: an id, an environment or a ``VecEnv``, not the training environment. It is
+        normalised like the training environment
+    :param n_eval_episodes: number of episodes, at least 1
     :return: the values of all steps
+    :raises InvalidArgumentError: for a value out of range, or an environment with other spaces
     """
-    copy_statistics(model, env)
+    n_eval_episodes = check_count("n_eval_episodes", n_eval_episodes)
+    env = _CopiedObservations(evaluation_env(model, env))
     recorder = _Recorder(model, env)
     evaluate_policy(model, env, n_eval_episodes, deterministic=True, callback=recorder, warn=False)
     return QValues(*(np.concatenate(columns) for columns in zip(*recorder.episodes, strict=True)))
@@ -185,6 +186,17 @@ def plot_q_values(values: QValues, title: str = "") -> Any:
     return figure
 
 
+class _CopiedObservations(VecEnvWrapper):
+    """Copy observations, because a ``VecEnv`` may return the same array in each step."""
+
+    def reset(self) -> Any:
+        return each(np.copy, self.venv.reset())
+
+    def step_wait(self) -> Any:
+        observations, *others = self.venv.step_wait()
+        return each(np.copy, observations), *others
+
+
 class _Recorder:
     """Record the critic's estimates and the returns, as a callback of ``evaluate_policy``."""
 
@@ -206,7 +218,9 @@ class _Recorder:
         self._steps[index].append((float(self._q_values[index]), self._reward(index, locals_["reward"])))
         if locals_["done"]:
             rest, weight = 0.0, 0.0
-            if info.get("TimeLimit.truncated", False):
+            buffer = getattr(self.model, "replay_buffer", None)  # its targets may treat time limits as terminal
+            bootstraps = getattr(buffer, "handle_timeout_termination", True)
+            if bootstraps and info.get("TimeLimit.truncated", False):
                 last = fit_observation(info["terminal_observation"], self.model.observation_space, ())
                 action, _ = self.model.predict(last, deterministic=True)
                 rest, weight = float(self._critic(last, action[None])[0]), 1.0

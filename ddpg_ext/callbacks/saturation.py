@@ -8,6 +8,7 @@ import numpy as np
 import torch as th
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ddpg_ext.buffers.adapter import each
 from ddpg_ext.callbacks.periodic import PeriodicCallback, first_critic
 from ddpg_ext.common.checks import check_count, check_number
 from ddpg_ext.ddpg_paper.update import SATURATION_THRESHOLD
@@ -44,7 +45,7 @@ class SaturationMonitor(PeriodicCallback):
         self._in_a_row = {"stuck": 0, "vanished": 0}
 
     def _on_step(self) -> bool:
-        obs = self.locals["new_obs"]
+        obs = each(np.copy, self.locals["new_obs"])  # a VecEnv may return the same array in each step
         for index in range(self.training_env.num_envs):
             env_obs = {key: value[index] for key, value in obs.items()} if isinstance(obs, dict) else obs[index]
             self._observations.append(env_obs)
@@ -92,7 +93,7 @@ class SaturationMonitor(PeriodicCallback):
         if normalizer is None or not normalizer.norm_obs:
             cures.append("normalised observations (`VecNormalize`)")
         if abs(q_mean) > 100 and (normalizer is None or not normalizer.norm_reward):
-            cures.append(f"rewards of smaller size (`VecNormalize`; the mean of Q is {q_mean:.0f})")
+            cures.append(f"smaller rewards (`VecNormalize`; the mean of Q is {q_mean:.0f})")
         cures.append("more steps with random actions before learning (`learning_starts`, `uniform_warmup=True`)")
         finding = (
             f"{stuck:.0%} of its outputs are on the same bound for all observations"

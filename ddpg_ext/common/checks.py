@@ -79,6 +79,13 @@ def check_seed(seed: Any) -> int | None:
     return None if seed is None else check_number("seed", seed, lambda n: 0 <= n < 2**32, accepted, integer=True)
 
 
+def check_verbose(verbose: Any) -> int:
+    """Return the level of messages as a plain number; raise an error unless it is 0 or more, True or False."""
+    value = plain(verbose)
+    value = int(value) if isinstance(value, bool) or (isinstance(value, float) and value.is_integer()) else value
+    return check_number("verbose", value, lambda n: n >= 0, "0, 1 or 2", integer=True)
+
+
 def check_flag(name: str, value: Any) -> bool:
     """Return a flag as a plain ``bool``; raise an ``InvalidArgumentTypeError`` unless it is True or False."""
     value = plain(value)
@@ -87,12 +94,30 @@ def check_flag(name: str, value: Any) -> bool:
     return value
 
 
+def check_choice(name: str, value: Any, accepted: Collection[str]) -> Any:
+    """Return one of these names as plain text; raise an error for other values."""
+    value = plain(value)
+    if not isinstance(value, str):
+        raise InvalidArgumentTypeError(f"`{name}` must be one of {', '.join(map(repr, accepted))}, got {value!r:.80}")
+    if value not in accepted:
+        raise InvalidArgumentError(f"`{name}` {value!r} is unknown; {suggestion(value, accepted)}")
+    return next(choice for choice in accepted if choice == value)  # an enum may equal its text
+
+
 def check_path(name: str, value: Any, method: str = "") -> Any:
     """Return a path, or an open binary file that has this method; raise an error for other values."""
-    is_file = bool(method) and hasattr(value, method) and not isinstance(value, io.TextIOBase)
-    if not (is_file or (isinstance(value, str | os.PathLike) and os.fspath(value))):
+    if method and hasattr(value, method) and not isinstance(value, io.TextIOBase):
+        return value
+    path: Any = os.fspath(value) if isinstance(value, str | os.PathLike) else None
+    if not (isinstance(path, str) and path):
         accepted = "a path or an open binary file" if method else "a path"
         raise InvalidArgumentTypeError(f"`{name}` must be {accepted}, got {value!r:.80}")
+    try:
+        is_possible = b"\0" not in os.fsencode(path)
+    except ValueError:  # lone surrogates
+        is_possible = False
+    if not is_possible:
+        raise InvalidArgumentError(f"`{name}` must be a path that the system can have, got {value!r:.80}")
     return value
 
 

@@ -174,7 +174,7 @@ def _output_size(size: int, convolutions: list[tuple[int, int, int]]) -> int:
 
 
 def _has_channels_last(shape: tuple[int, ...]) -> bool:
-    """Return whether the last number is that of the channels; as in SB3, ambiguous shapes have the channels first."""
+    """Return whether the channels are last; ambiguous shapes have them first, as in SB3."""
     return shape[2] < min(shape[:2])
 
 

@@ -5,7 +5,8 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NoReturn
+from decimal import Decimal
+from typing import Any, NoReturn
 
 from ddpg_ext.common.errors import DDPGPaperError
 
@@ -25,7 +26,7 @@ class Parser(argparse.ArgumentParser):
     """Parse arguments; for invalid input, end with one line, without the list of all options."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(BAD_INPUT, f"{self.prog.removeprefix('python -m ')}: error: {message}\n")
+        fail(self.prog.removeprefix("python -m "), message)
 
 
 def make_parser(command: str, description: str | None) -> argparse.ArgumentParser:
@@ -41,5 +42,26 @@ def errors_in_one_line(command: str) -> Iterator[None]:
             warnings.showwarning = lambda message, *_, **__: print(f"Warning: {message}", file=sys.stderr)
             yield
     except (DDPGPaperError, OSError) as error:
-        print(f"ddpg_ext {command}: error: {error}", file=sys.stderr)
-        sys.exit(BAD_INPUT)
+        fail(f"ddpg_ext {command}", error)
+
+
+def fail(command: str, message: object, status: int = BAD_INPUT) -> NoReturn:
+    """End the process with one line about an error."""
+    print(f"{command}: error: {message}", file=sys.stderr)
+    sys.exit(status)
+
+
+def whole_number(value: Any) -> int:
+    """Return a whole number from the command line or a YAML file, also such as 1e6, which PyYAML reads as text."""
+    try:
+        number = Decimal(str(value))
+        if abs(number) >= 10**18 or number != int(number):
+            raise ValueError
+        return int(number)
+    except (ArithmeticError, ValueError):
+        raise argparse.ArgumentTypeError(f"must be a whole number, got {value!r}") from None
+
+
+def one_line(error: BaseException) -> str:
+    """Return the first non-empty line of the message of an error, or the name of its type."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

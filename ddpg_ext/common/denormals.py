@@ -9,6 +9,7 @@ from typing import Literal
 
 import torch as th
 
+from ddpg_ext.common.errors import InvalidArgumentError
 from ddpg_ext.common.matmul_kernels import detect_processor
 
 #: accepted values of the argument ``matmul_precision``, in addition to None
@@ -29,7 +30,7 @@ def flush_denormals() -> Iterator[None]:
     processor without such a mode nothing happens.
     """
     # torch has no getter, so halve the smallest normal number: the result is 0 if denormals are flushed
-    were_flushed = (th.full((1,), th.finfo(th.float32).tiny) / 2).item() == 0.0
+    were_flushed = (th.full((1,), th.finfo(th.float32).tiny, device="cpu") / 2).item() == 0.0
     n_threads = th.get_num_threads()
     _set_flush_denormal(True, n_threads)
     try:
@@ -63,10 +64,16 @@ def matmul_precision(precision: MatmulPrecision | None, device_type: str = "cpu"
         without AMX, "high" and "medium" change nothing either: torch would use other kernels of the same precision
     :param device_type: "cpu", "cuda", ...
     """
-    before = th.get_float32_matmul_precision()
-    if precision != "highest" and device_type == "cpu" and not detect_processor().amx:
-        precision = None
-    th.set_float32_matmul_precision(before if precision is None else precision)
+    if precision is None or (precision != "highest" and device_type == "cpu" and not detect_processor().amx):
+        yield
+        return
+    try:
+        before = th.get_float32_matmul_precision()
+    except RuntimeError as error:  # torch has two interfaces, which exclude each other
+        raise InvalidArgumentError(
+            f"`matmul_precision` must be None if the process uses torch's `fp32_precision`, got {precision!r}: {error}"
+        ) from error
+    th.set_float32_matmul_precision(precision)
     try:
         yield
     finally:

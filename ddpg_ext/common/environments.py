@@ -2,7 +2,6 @@
 
 import importlib
 import re
-from difflib import get_close_matches
 from importlib.util import find_spec
 from typing import NamedTuple
 
@@ -10,7 +9,7 @@ import gymnasium as gym
 from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.type_aliases import GymEnv
 
-from ddpg_ext.common.errors import InvalidArgumentError
+from ddpg_ext.common.errors import InvalidArgumentError, suggestion
 
 
 class _Package(NamedTuple):
@@ -60,9 +59,9 @@ def check_environment(env_id: str, advice: str = "") -> None:
         raise InvalidArgumentError(f"the environment {env_id!r} needs {missing}")
     register(env_id)
     if env_id not in gym.registry:
-        close = get_close_matches(env_id, gym.registry, n=3, cutoff=0.5)
-        hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else "."
-        raise InvalidArgumentError(f"there is no environment {env_id!r}{hint} {advice}".strip())
+        raise InvalidArgumentError(
+            f"there is no environment {env_id!r}; {suggestion(env_id, gym.registry)} {advice}".strip()
+        )
 
 
 def make_environment(env: GymEnv | str, verbose: int = 0, render_mode: str | None = None) -> GymEnv:

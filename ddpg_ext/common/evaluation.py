@@ -13,7 +13,7 @@ from ddpg_ext.common.errors import InvalidArgumentError
 
 
 def evaluation_env(
-    model: BaseAlgorithm, env: gym.Env | VecEnv | str, render_mode: str | None = None, training: bool = False
+    model: BaseAlgorithm, env: gym.Env | VecEnv | str, render_mode: str | None = None, training: bool = True
 ) -> VecEnv:
     """
     Make a ``VecEnv`` for the evaluation of a model from an environment or its id.
@@ -22,13 +22,17 @@ def evaluation_env(
     statistics, which does not normalise rewards. With ``training``, ``env`` must not be the model's own environment.
 
     :raises InvalidArgumentError: if there is no environment with the id, or ``env`` has another render mode, other
-        spaces than the model, or is the training environment
+        spaces or another normalisation than the model, or is the training environment
     """
     vec_env = type(model)._wrap_env(make_environment(env, render_mode=render_mode))
     if training and model.env is not None and share_environments(vec_env, model.env):
         raise InvalidArgumentError("`env` must not be the training environment, but it is; make another instance of it")
-    trained_with = model.get_vec_normalize_env()
-    if trained_with is not None and unwrap_vec_normalize(vec_env) is None:
+    trained_with, normalize = model.get_vec_normalize_env(), unwrap_vec_normalize(vec_env)
+    if normalize is not None and normalize.norm_obs and (trained_with is None or not trained_with.norm_obs):
+        raise InvalidArgumentError(
+            "`env` must not normalise observations, because the model was trained without it, but it has a VecNormalize"
+        )
+    if trained_with is not None and normalize is None:
         names = ("norm_obs", "clip_obs", "epsilon", "norm_obs_keys")
         kwargs: dict[str, Any] = {name: getattr(trained_with, name) for name in names}
         vec_env = VecNormalize(vec_env, training=False, norm_reward=False, **kwargs)

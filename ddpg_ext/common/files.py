@@ -49,7 +49,7 @@ def remove_abandoned(folder: Path, pattern: str) -> None:
     """Delete temporary files of killed processes, but keep files that another process is writing."""
     for temporary in folder.glob(pattern):
         with contextlib.suppress(OSError):
-            with open(temporary, "rb") as file:
+            with open(temporary, "r+b") as file:  # NFS locks only files that are open for writing
                 _lock(file)
             temporary.unlink()
 

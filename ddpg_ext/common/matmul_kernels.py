@@ -94,8 +94,8 @@ def is_narrow(n_rows: int, n_inner: int, n_columns: int) -> bool:
 def memory_for_product(n_rows: int, n_inner: int, n_columns: int) -> th.Tensor:
     """Return memory for ``out=`` of a product; a narrow product is stored as its transpose, column by column."""
     if is_narrow(n_rows, n_inner, n_columns):
-        return th.empty(n_columns, n_rows, dtype=th.float32).t()
-    return th.empty(n_rows, n_columns, dtype=th.float32)
+        return th.empty(n_columns, n_rows, dtype=th.float32, device="cpu").t()
+    return th.empty(n_rows, n_columns, dtype=th.float32, device="cpu")
 
 
 def large_product(x: th.Tensor, weight: th.Tensor, bias: th.Tensor | None) -> th.Tensor:

@@ -160,8 +160,8 @@ class ScheduledActionNoise(ActionNoise):
     environments have a copy each). A reset does not restart the count.
 
     :param noise: the noise to scale
-    :param schedule: maps the number of steps so far (0, 1, ..., the number of all steps) to the scale, a finite number
-        >= 0; must be picklable if the model is to be saved (:class:`LinearDecay` is)
+    :param schedule: function from the number of steps so far, which starts at 0, to the scale, a finite number >= 0;
+        must be picklable if the model is to be saved (:class:`LinearDecay` is)
     :raises InvalidArgumentTypeError: if ``noise`` is not an SB3 ``ActionNoise``, or ``schedule`` is not callable
     """
 
@@ -285,7 +285,7 @@ def noise_scale(noise: ActionNoise) -> float:
     """Return the current scale of the noise of the first environment; 1 without a schedule."""
     if isinstance(noise, VectorizedActionNoise):
         noise = noise.noises[0]
-    return getattr(noise, "scale", 1.0)
+    return noise.scale if isinstance(noise, ScheduledActionNoise) else 1.0
 
 
 def _same_shape(name: str, value: ArrayLike, mean: np.ndarray) -> np.ndarray:

@@ -24,7 +24,7 @@ def is_moderate(values: np.ndarray) -> bool:
 
 
 def running_statistics(env: VecNormalize | None) -> Statistics:
-    """Return the current statistics, an empty list without a wrapper; no copies, because updates make new arrays."""
+    """Return the current statistics, without copying them, because updates make new arrays."""
     if env is None:
         return []
     obs_rms = getattr(env, "obs_rms", None)

@@ -38,24 +38,25 @@ def record_episode(
     :param model: the model that acts
     :param env: an environment id, or an environment with ``render_mode="rgb_array"``; for a ``VecEnv``, its first
         environment is recorded. It is normalised like the model's environment. The model's own environment, whose
-        training episode then ends, is only accepted outside of callbacks
+        training episode then ends, is only accepted for a DDPGPaper, outside of callbacks
     :param path: path of the file, which ends in ".gif" (extra ``extra``) or ".mp4" (needs moviepy, which
         ``gymnasium[other]`` installs)
     :param max_steps: maximum number of steps in the video, at least 1
     :param seed: seed of the episode; None: the environment's random numbers continue
     :return: the sum of the rewards in the video, before any normalisation
-    :raises InvalidArgumentError: for another file format, or an environment that does not render or has other spaces
+    :raises InvalidArgumentError: for another file format, for an environment that does not render or has other spaces,
+        or for the training environment
     :raises MissingExtraError: if the package that writes the file is not installed
     """
     file = Path(check_path("path", path))
     check_video_format(file.suffix)
     max_steps = check_count("max_steps", max_steps)
     seed = check_seed(seed)
-    vec_env = evaluation_env(model, env, "rgb_array", training=getattr(model, "_is_learning", False))
+    vec_env = evaluation_env(model, env, "rgb_array", training=getattr(model, "_is_learning", True))
     try:
         frames, fps, episode_return = record_frames(model, vec_env, max_steps, seed)
     finally:
-        if hasattr(model, "_is_learning") and model.env is not None and share_environments(vec_env, model.env):
+        if model.env is not None and share_environments(vec_env, model.env):
             model._last_obs = None  # training continues with a new episode
     write_video(frames, fps, file)
     if isinstance(env, str):
@@ -102,7 +103,7 @@ def record_frames(
     finally:
         if normalize is not None:
             normalize.training = was_training
-    metadata = vec_env.get_attr("metadata", 0)[0] or {}
+    metadata = vec_env.get_attr("metadata", [0])[0] or {}
     return frames, float(metadata.get("render_fps") or 30), episode_return
 
 

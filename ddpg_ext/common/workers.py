@@ -33,22 +33,14 @@ def _check_processes(vec_env: SubprocVecEnv, error: Exception) -> None:
     for number, process in enumerate(vec_env.processes):
         # A process that was closed has status 0
         if process.exitcode or (process.exitcode == 0 and not vec_env.closed):
+            last = len(vec_env.processes) - 1
             raise WorkerError(
-                f"process {number} of {len(vec_env.processes)} environments {_how_it_ended(process.exitcode)}"
+                f"the process of environment {number} (of 0 to {last}) {_how_it_ended(process.exitcode)}"
             ) from error
 
 
-def startup_error(error: Exception) -> WorkerError:
-    """Return the error for a process that ended before its environment was built."""
-    return WorkerError(
-        f"a process of an environment ended before its environment was built ({type(error).__name__}); if no error is "
-        "shown above, it was killed, usually because memory ran out. Use --vec-env dummy, which shows the error, or "
-        "fewer environments (-params n_envs:1)"
-    )
-
-
 def _how_it_ended(exitcode: int) -> str:
-    if exitcode == -signal.SIGKILL:
+    if exitcode == -getattr(signal, "SIGKILL", 9):  # Windows has no such name
         return (
             "was killed by SIGKILL, usually because memory ran out. Use fewer environments "
             "(-params n_envs:1), a smaller `buffer_size`, or DummyVecEnv (--vec-env dummy)"

@@ -35,6 +35,7 @@ from ddpg_ext.common.checks import (
     check_dict,
     check_number,
     check_seed,
+    check_verbose,
     is_method,
     is_users_own,
     plain,
@@ -82,9 +83,10 @@ from ddpg_ext.ddpg_paper.validation import (
     check_callback,
     check_minibatch_shapes,
     check_policy,
-    check_verbose,
+    check_replay_buffer,
     check_weight_decay,
     explain_keywords,
+    fit_discount,
     make_replay_buffer,
     resolve_policy,
     scheduled_rate,
@@ -236,10 +238,10 @@ class DDPGPaper(OffPolicyAlgorithm):
             gradient_steps,
             action_noise=action_noise,  # type: ignore[arg-type]
             replay_buffer_class=replay_buffer_class,
-            replay_buffer_kwargs=plain(replay_buffer_kwargs),
+            replay_buffer_kwargs=replay_buffer_kwargs,
             optimize_memory_usage=optimize_memory_usage,
             n_steps=n_steps,
-            policy_kwargs=plain(policy_kwargs),
+            policy_kwargs=policy_kwargs,
             stats_window_size=stats_window_size,
             tensorboard_log=tensorboard_log,
             verbose=verbose,
@@ -269,6 +271,8 @@ class DDPGPaper(OffPolicyAlgorithm):
         #: True after a step of the environment, until its transition is stored
         self._is_stepping = False
         self._is_learning = False
+        #: innermost environment, and information of its resets, at the end of `learn`
+        self._last_resets: tuple[Any, list[Any]] = (None, [])
         #: the observation from which that step was taken
         self._stepping_from: Any = None
         if _init_setup_model:
@@ -297,6 +301,7 @@ class DDPGPaper(OffPolicyAlgorithm):
             # SB3 trains when `num_timesteps > learning_starts`: on the step that completes the first minibatch
             self.learning_starts = self.batch_size - 1  # type: ignore[unreachable]
         check_arguments(self)
+        check_replay_buffer(self)
         with self._default_replay_buffer():
             super()._setup_model()
         if not hasattr(self, "qf_lr_schedule"):  # a subclass may make the actor's alone
@@ -333,8 +338,10 @@ class DDPGPaper(OffPolicyAlgorithm):
         self.replay_buffer.device = self.device
         # With these values SB3 neither chooses a class nor warns
         self.replay_buffer_class, self.n_steps = type(self.replay_buffer), 1
-        yield
-        self.replay_buffer_class, self.n_steps = chosen
+        try:
+            yield
+        finally:
+            self.replay_buffer_class, self.n_steps = chosen
 
     def _make_replay_buffer(self) -> None:
         """Make the replay buffer, and seed one without its own seed from the model's seed."""
@@ -424,8 +431,9 @@ class DDPGPaper(OffPolicyAlgorithm):
         :param reset_num_timesteps: False continues steps, episode and noise as if training had not stopped
         :param progress_bar: show a progress bar (needs the extra ``extra``)
         :return: the trained model
-        :raises InvalidArgumentError: if ``total_timesteps`` is out of range, or the model has no environment
-        :raises InvalidArgumentTypeError: for a class in place of a callback
+        :raises InvalidArgumentError: if ``total_timesteps``, or an attribute that was changed, is out of range, or the
+            model has no environment
+        :raises InvalidArgumentTypeError: for a class in place of a callback, or an attribute of a wrong type
         :raises NonFiniteError: if an observation, a reward, an action or a loss is NaN or infinite, or the absolute
             value of one of the first three is above 1e15. The model can still be saved
         :raises UnsupportedSpaceError: if an observation does not fit the observation space
@@ -439,6 +447,8 @@ class DDPGPaper(OffPolicyAlgorithm):
             check_number("total_timesteps", total_timesteps, lambda n: 0 <= n < math.inf, accepted)
         )
         check_callback(callback)
+        if not isinstance(tb_log_name, str):
+            raise InvalidArgumentTypeError(f"`tb_log_name` must be text, got {tb_log_name!r:.80}")
         if self.env is None:
             raise InvalidArgumentError(
                 "the model has no environment to learn in; call `set_env`, or load the model with `env=`"
@@ -456,6 +466,7 @@ class DDPGPaper(OffPolicyAlgorithm):
                 raise self._discarded(misfit) from error
             finally:
                 self._is_learning = False
+                self._last_resets = _resets_of(self.env)
         if self._n_updates == 0 and 0 < self.num_timesteps <= self.learning_starts:
             warnings.warn(
                 f"nothing was learned: training ended at step {self.num_timesteps}; gradient steps start after step "
@@ -482,7 +493,11 @@ class DDPGPaper(OffPolicyAlgorithm):
         tb_log_name: str = "run",
         progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
-        in_episodes = getattr(self.train_freq, "unit", None) is TrainFrequencyUnit.EPISODE
+        check_arguments(self)  # the user may have changed the attributes
+        self.batch_size = check_count("batch_size", self.batch_size)
+        if isinstance(self.action_noise, str):  # SB3's annotation does not allow the name
+            self._setup_noise()  # type: ignore[unreachable]
+        in_episodes = self.train_freq.unit is TrainFrequencyUnit.EPISODE  # type: ignore[union-attr]
         if in_episodes and self.env is not None and self.env.num_envs > 1:
             raise InvalidArgumentError(
                 f"`train_freq` in episodes needs a single environment, got {self.env.num_envs}; use steps as its unit"
@@ -491,7 +506,9 @@ class DDPGPaper(OffPolicyAlgorithm):
             # SB3 would make deep copies, which would give all environments the same stream
             self.action_noise = vectorize(self.action_noise, self.env.num_envs)
         self._statistics_before = running_statistics(self._vec_normalize_env)
-        if self._is_outdated:  # a callback or an error ended training before the last step was stored
+        (base, resets), (former_base, former) = _resets_of(self.env), self._last_resets
+        was_reset = base is former_base and list(map(id, resets)) != list(map(id, former))  # by an evaluation, say
+        if self._is_outdated or was_reset:  # or a callback or an error ended training before the last step was stored
             self._last_obs = None
         self._is_stepping = False
         mid_episode = not reset_num_timesteps and self._last_obs is not None
@@ -574,8 +591,7 @@ class DDPGPaper(OffPolicyAlgorithm):
         replay_buffer.add(self._last_original_obs, next_obs, buffer_action, original_reward, dones, infos)  # type: ignore[arg-type]
         # A copy, because a VecEnv may return the same array in each step; VecNormalize makes its own
         self._last_obs = each(np.ndarray.copy, new_obs) if env is None else new_obs
-        if env is not None:
-            self._last_original_obs = original_obs
+        self._last_original_obs = self._last_obs if env is None else original_obs
         self._is_stepping = False
 
     def _checked_observation(self, quantity: str, observation: Any, env_index: int | None = None) -> Any:
@@ -654,6 +670,7 @@ class DDPGPaper(OffPolicyAlgorithm):
             self._set_weight_decay()
         executor = self._ensure_executor()
         gamma, tau = float(self.gamma), float(self.tau)
+        fit_discount(self, buffer)
         try:
             for step in range(gradient_steps):
                 batch = buffer.sample(batch_size, env=self._vec_normalize_env)
@@ -678,6 +695,7 @@ class DDPGPaper(OffPolicyAlgorithm):
         """Return the executor of the policy, which the user may have replaced."""
         assert self._executor is not None  # for mypy
         if self._executor.policy is not self.policy:
+            self._set_weight_decay()
             self._setup_executor()
         return self._executor
 
@@ -698,7 +716,7 @@ class DDPGPaper(OffPolicyAlgorithm):
         return NonFiniteError(
             f"step {self.num_timesteps}, gradient step {self._n_updates + 1}: {error}. Training stopped before the "
             "weights of the network changed; the model can still be saved. Use lower learning rates, or rewards and "
-            "observations of smaller size (VecNormalize)."
+            "observations that are smaller (VecNormalize)."
         )
 
     def _update_learning_rate(self, optimizers: list[th.optim.Optimizer] | th.optim.Optimizer) -> None:
@@ -937,12 +955,22 @@ class DDPGPaper(OffPolicyAlgorithm):
 
 
 def _check_env(env: Any) -> None:
-    if not (hasattr(env, "action_space") and hasattr(env, "observation_space")):
+    if isinstance(env, type):
+        raise InvalidArgumentTypeError(
+            f"`env` must be an instance, got the class {env.__name__}; pass `{env.__name__}()`"
+        )
+    if not all(hasattr(env, name) for name in ("action_space", "observation_space", "reset", "step")):
         raise InvalidArgumentTypeError(f"`env` must be an environment, a VecEnv or an id, got {env!r}")
     if isinstance(env, gym.vector.VectorEnv):
         raise InvalidArgumentTypeError(
             f"`env` must be an environment, SB3's VecEnv or an id, got Gymnasium's {env!r}; use SB3's `make_vec_env`"
         )
+
+
+def _resets_of(env: VecEnv | None) -> tuple[Any, list[Any]]:
+    """Return the innermost ``VecEnv``, and the information of its last resets: other objects after another reset."""
+    base = None if env is None else env.unwrapped
+    return base, [*getattr(base, "reset_infos", [])]
 
 
 def _counts_otherwise(buffer: ReplayBuffer) -> bool:

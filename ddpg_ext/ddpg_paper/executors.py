@@ -1,14 +1,14 @@
 """Executors of the gradient step; ``make_executor`` selects the fastest that supports the policy."""
 
 import copy
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch as th
 from stable_baselines3.common.type_aliases import PyTorchObs
 
 from ddpg_ext.buffers.adapter import each
-from ddpg_ext.common.errors import InvalidArgumentError, InvalidArgumentTypeError, suggestion
+from ddpg_ext.common.errors import InvalidArgumentError
 from ddpg_ext.ddpg_paper.fast_cpu import FastCPUExecutor
 from ddpg_ext.ddpg_paper.policies import DDPGPaperPolicy
 from ddpg_ext.ddpg_paper.update import Samples, StepResult, gradient_step
@@ -91,7 +91,7 @@ class EagerExecutor:
         }
         if hasattr(batch, "_replace"):
             batch = batch._replace(**contiguous)
-        else:  # of a buffer of the user's own
+        else:  # the user's own class
             batch = copy.copy(batch)
             for name, observations in contiguous.items():
                 setattr(batch, name, observations)
@@ -125,22 +125,13 @@ def _tensors(observations: PyTorchObs) -> list[th.Tensor]:
 EXECUTORS: dict[str, type[Executor]] = {"fast": FastCPUExecutor, "eager": EagerExecutor}
 
 
-def check_executor(name: Any) -> None:
-    """Raise an error unless the argument ``executor`` has an accepted value."""
-    names = get_args(ExecutorChoice)
-    if not isinstance(name, str):
-        raise InvalidArgumentTypeError(f"`executor` must be one of {', '.join(map(repr, names))}, got {name!r}")
-    if name not in names:
-        raise InvalidArgumentError(f"`executor` {name!r} is unknown; {suggestion(name, names)}")
-
-
 def make_executor(name: str, policy: DDPGPaperPolicy) -> tuple[Executor, list[str]]:
     """
     Make the executor of a policy.
 
     :param name: "auto", or the name of an executor
     :param policy: the policy to train
-    :return: the executor, and the reasons against the faster ones
+    :return: the executor, and the reasons why each faster executor was not chosen
     :raises InvalidArgumentError: if the executor with that name does not support the policy
     """
     reasons: list[str] = []

@@ -52,7 +52,7 @@ class _Adam:
             for param, state in zip(params, states, strict=True):
                 if not state:  # like Adam in its first step
                     state |= {name: th.zeros_like(param) for name in ("exp_avg", "exp_avg_sq")}
-                    state["step"] = th.zeros((), dtype=th.float32)
+                    state["step"] = th.zeros((), dtype=th.float32, device="cpu")
             # All step counts are views of one tensor, so one addition advances them (three times as fast by NumPy)
             counts = th.stack([state["step"] for state in states])
             for state, count in zip(states, counts.unbind(), strict=True):
@@ -85,7 +85,6 @@ class FastCPUExecutor:
 
     def __init__(self, policy: DDPGPaperPolicy) -> None:
         self.policy = policy
-        self.batch_size = 0
         # `prepare` builds the rest, so that an optimiser has no state before its first step, as with autograd
         self.fingerprint: list[Any] | None = None
         self.watched_actor: _Watched | None = None
@@ -244,7 +243,7 @@ class FastCPUExecutor:
 
     def _resize(self, batch_size: int) -> None:
         self.batch_size = batch_size
-        self.actor_grad = th.empty(batch_size, 1, dtype=th.float32)
+        self.actor_grad = th.empty(batch_size, 1, dtype=th.float32, device="cpu")
         for actor in (self.actor, self.actor_target):
             actor.resize(batch_size)
         for critic in (self.critic, self.critic_target):

@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
+from stable_baselines3.common.preprocessing import get_obs_shape
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, unwrap_vec_normalize
 from stable_baselines3.common.vec_env.subproc_vec_env import _stack_obs
 
-from ddpg_ext.buffers.adapter import ARRAY_SPACES
+from ddpg_ext.buffers.adapter import ARRAY_SPACES, check_arrays
 from ddpg_ext.common.errors import UnsupportedSpaceError
 
 
@@ -34,12 +35,14 @@ def check_spaces(observation_space: spaces.Space, action_space: spaces.Space, po
             "Leave constant actions out; round actions inside the environment."
         )
     is_dict = isinstance(observation_space, spaces.Dict)
+    check_arrays(action_space=action_space)
     for space in observation_space.values() if is_dict else [observation_space]:  # type: ignore[attr-defined]
         if not isinstance(space, ARRAY_SPACES):
             raise UnsupportedSpaceError(
                 "observations must be a Box, Discrete, MultiDiscrete or MultiBinary, or a Dict of these, got "
                 f"{observation_space}. gymnasium.wrappers.FlattenObservation flattens Tuples and nested Dicts."
             )
+        check_arrays(observation_space=space)
         is_matrix = isinstance(space, spaces.MultiDiscrete) and len(space.shape) != 1
         if is_matrix or np.any(getattr(space, "start", 0)):
             raise UnsupportedSpaceError(
@@ -64,17 +67,13 @@ def check_normalization(vec_env: VecEnv) -> None:
     Replay buffers store the observations before ``VecNormalize``; these must have the shape that the model expects.
     """
     normalize = unwrap_vec_normalize(vec_env)
-    if normalize is not None and _shapes(normalize.observation_space) != _shapes(vec_env.observation_space):
+    if normalize is not None and get_obs_shape(normalize.observation_space) != get_obs_shape(vec_env.observation_space):
         raise UnsupportedSpaceError(
             "wrappers around VecNormalize must not change the shape of observations, got "
             f"{normalize.observation_space} inside and {vec_env.observation_space} outside; put VecNormalize around "
             "VecFrameStack and, for images with channels last, around VecTransposeImage: "
             "VecNormalize(VecTransposeImage(env))"
         )
-
-
-def _shapes(space: spaces.Space) -> Any:
-    return {key: part.shape for key, part in space.items()} if isinstance(space, spaces.Dict) else space.shape
 
 
 def fit_observation(observation: Any, space: spaces.Space, batch_shape: tuple[int, ...]) -> Any:

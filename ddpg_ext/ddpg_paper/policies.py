@@ -24,7 +24,16 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
 
-from ddpg_ext.common.checks import check_class, check_dict, check_flag, check_keywords, is_count, is_method, plain
+from ddpg_ext.common.checks import (
+    check_choice,
+    check_class,
+    check_dict,
+    check_flag,
+    check_keywords,
+    is_count,
+    is_method,
+    plain,
+)
 from ddpg_ext.common.cnn import PaperCNN, PaperCombinedExtractor
 from ddpg_ext.common.errors import InvalidArgumentError, UnsupportedSpaceError
 from ddpg_ext.common.layers import BatchNorm, ScalarToVector, is_scalar
@@ -117,12 +126,14 @@ class DDPGPaperPolicy(BasePolicy):
         check_flag("share_features_extractor", share_features_extractor)
         check_dict("features_extractor_kwargs", {} if features_extractor_kwargs is None else features_extractor_kwargs)
         check_dict("optimizer_kwargs", {} if optimizer_kwargs is None else optimizer_kwargs)
+        extractor_kwargs = dict(features_extractor_kwargs or {})  # a copy, because the caller's dict must not change
+        if not normalize_images and issubclass(features_extractor_class, PaperCNN):
+            extractor_kwargs.setdefault("normalized_image", True)  # as in SB3, for its extractors
         super().__init__(
             observation_space,
             action_space,
             features_extractor_class,
-            # Copies, because the caller's dicts must not change
-            dict(features_extractor_kwargs or {}),
+            extractor_kwargs,
             optimizer_class=optimizer_class,
             optimizer_kwargs=dict(optimizer_kwargs or {}),
             squash_output=True,
@@ -133,6 +144,8 @@ class DDPGPaperPolicy(BasePolicy):
         if action_layer is None:
             action_layer = min(self.default_action_layer, max(1, len(critic_arch)))
         _check_network_arguments(batch_norm, batch_norm_statistics, action_layer, final_init, critic_arch)
+        _check_features_extractor(features_extractor_class, observation_space)
+        check_keywords("features_extractor_kwargs", self.features_extractor_kwargs, features_extractor_class, 1)
         _check_optimizer_kwargs(self.optimizer_kwargs, optimizer_class)
         _check_activation(activation_fn)
 
@@ -228,11 +241,7 @@ class DDPGPaperPolicy(BasePolicy):
         Build a features extractor.
 
         :return: a features extractor with fresh weights, and copies of the modules in ``features_extractor_kwargs``
-        :raises InvalidArgumentTypeError: if it does not take ``features_extractor_kwargs``
-        :raises UnsupportedSpaceError: if it is an extractor of SB3 for other observations
         """
-        _check_features_extractor(self.features_extractor_class, self.observation_space)
-        check_keywords("features_extractor_kwargs", self.features_extractor_kwargs, self.features_extractor_class, 1)
         space, kwargs = self.observation_space, self.features_extractor_kwargs
         with suppress(Exception):  # each network trains its own copy; objects such as locks cannot be copied
             kwargs = copy.deepcopy(kwargs)
@@ -407,8 +416,7 @@ def _check_network_arguments(
     """Check the arguments that SB3's networks do not have."""
     if not isinstance(batch_norm, bool | np.bool_) and str(batch_norm) not in ("actor", "critic"):
         raise InvalidArgumentError(f"`batch_norm` must be True, False, 'actor' or 'critic', got {batch_norm!r}")
-    if str(statistics) not in ("joint", "separate"):
-        raise InvalidArgumentError(f"`batch_norm_statistics` must be 'joint' or 'separate', got {statistics!r}")
+    check_choice("batch_norm_statistics", statistics, ("joint", "separate"))
     n_layers = max(1, len(critic_arch))
     if not (is_count(action_layer) and action_layer <= n_layers):
         cure = f"; pass `action_layer={n_layers}`" if is_count(action_layer) else ""

@@ -3,7 +3,6 @@
 import copy
 import functools
 import inspect
-import math
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -22,11 +21,14 @@ from stable_baselines3.td3 import policies as td3_policies
 
 from ddpg_ext.buffers import PackedReplayBuffer
 from ddpg_ext.common.checks import (
+    check_choice,
     check_dict,
     check_flag,
     check_keywords,
     check_number,
+    check_path,
     check_seed,
+    check_verbose,
     is_users_own,
     plain,
     without_address,
@@ -40,7 +42,7 @@ from ddpg_ext.common.errors import (
     suggestion,
 )
 from ddpg_ext.common.noise import ScheduledActionNoise, plain_parameters
-from ddpg_ext.ddpg_paper.executors import check_executor
+from ddpg_ext.ddpg_paper.executors import ExecutorChoice
 from ddpg_ext.ddpg_paper.policies import CnnPolicy, DDPGPaperPolicy, MlpPolicy, MultiInputPolicy, plain_net_arch
 
 if TYPE_CHECKING:
@@ -63,19 +65,21 @@ _SB3_POLICY_KWARGS = {
     "use_sde": (False, "DDPG explores by `action_noise`; for state-dependent exploration use SB3's SAC"),
 }
 _P = ParamSpec("_P")
+#: largest learning rate and weight decay; the optimisers compute in single precision
+MAX_RATE = 1e38
 _GOAL_KEYS = {"observation", "achieved_goal", "desired_goal"}
 
 
 def scheduled_rate(name: str, schedule: Schedule, progress_remaining: float) -> float:
-    """Return the learning rate of a schedule; raise InvalidArgumentError if it is not a finite number >= 0."""
+    """Return the learning rate of a schedule; raise InvalidArgumentError if it is not a number from 0 to 1e38."""
     try:
         rate = float(schedule(progress_remaining))
-    except (TypeError, ValueError) as error:
-        raise InvalidArgumentError(f"the schedule `{name}` must return numbers >= 0: {error}") from error
-    if not 0 <= rate < np.inf:
+    except Exception as error:  # of the user's function
+        raise InvalidArgumentError(f"the schedule `{name}` must return numbers >= 0: {error!r}") from error
+    if not 0 <= rate <= MAX_RATE:
         raise InvalidArgumentError(
             f"the schedule `{name}` returned {rate} with {progress_remaining} of training remaining; "
-            "it must return finite numbers >= 0"
+            "it must return numbers from 0 to 1e38"
         )
     return rate
 
@@ -119,7 +123,7 @@ def check_policy(policy_class: Any, policy_kwargs: dict[str, Any]) -> dict[str, 
     if not (isinstance(policy_class, type) and issubclass(policy_class, DDPGPaperPolicy)):
         raise InvalidArgumentTypeError(
             "`policy` must be a name or a subclass of ddpg_ext.ddpg_paper.policies.DDPGPaperPolicy, "
-            f"got {policy_class!r}; docs/guide/migration.md explains how to convert a policy of SB3"
+            f"got {policy_class!r}; the documentation of migration explains how to convert a policy of SB3"
         )
     check_dict("policy_kwargs", policy_kwargs)
     policy_kwargs = dict(policy_kwargs)
@@ -162,10 +166,8 @@ def _check_noise(noise: Any, action_space: spaces.Space, is_new: bool) -> None:
     if noise is None or (isinstance(noise, str) and noise in get_args(NoiseName)):
         return
     if isinstance(noise, str):
-        raise InvalidArgumentError(
-            f"`action_noise` {noise!r} is unknown; {suggestion(noise, get_args(NoiseName))}; None for no noise, or any "
-            "SB3 ActionNoise"
-        )
+        accepted = f"{suggestion(noise, get_args(NoiseName))}; None for no noise, or any SB3 ActionNoise"
+        raise InvalidArgumentError(f"`action_noise` {noise!r} is unknown; {accepted}")
     if not isinstance(noise, ActionNoise):
         raise InvalidArgumentTypeError(f"`action_noise` must be a name, an SB3 ActionNoise or None, got {noise!r}")
     vectorized = noise if isinstance(noise, VectorizedActionNoise) else None
@@ -201,16 +203,9 @@ def _check_noise(noise: Any, action_space: spaces.Space, is_new: bool) -> None:
         )
 
 
-def check_verbose(verbose: Any) -> int:
-    """Return the level of messages as a plain number; raise an error unless it is a whole number, True or False."""
-    value = plain(verbose)
-    value = int(value) if isinstance(value, bool) or (isinstance(value, float) and value.is_integer()) else value
-    return check_number("verbose", value, lambda n: True, "0, 1 or 2", integer=True)
-
-
 def check_weight_decay(weight_decay: Any) -> float:
-    """Return the critic's weight decay as a plain number; raise an error unless it is finite and not negative."""
-    return check_number("qf_weight_decay", weight_decay, lambda x: 0 <= x < math.inf, "a number >= 0")
+    """Return the critic's weight decay as a plain number; raise an error unless it is from 0 to 1e38."""
+    return check_number("qf_weight_decay", weight_decay, lambda x: 0 <= x <= MAX_RATE, "a number >= 0 (up to 1e38)")
 
 
 def check_minibatch_shapes(batch: Any, buffer_class: type) -> None:
@@ -226,7 +221,11 @@ def check_minibatch_shapes(batch: Any, buffer_class: type) -> None:
 
 
 def check_arguments(model: "DDPGPaper") -> None:
-    """Convert the arguments of a model to plain numbers before its set-up; raise an error if one is invalid."""
+    """
+    Convert the arguments of a model to plain numbers; raise an error if one is invalid.
+
+    Called before the set-up, and before training, because the user may have changed the attributes.
+    """
 
     def check(name: str, in_range: Callable[[Any], bool], accepted: str, integer: bool = False) -> None:
         setattr(model, name, check_number(name.lstrip("_"), getattr(model, name), in_range, accepted, integer))
@@ -236,7 +235,7 @@ def check_arguments(model: "DDPGPaper") -> None:
         if callable(rate) and not isinstance(rate, type):
             scheduled_rate(name, rate, 1.0)
         else:
-            check(name, lambda x: 0 < x < math.inf, "a number above 0 or a schedule")
+            check(name, lambda x: 0 < x <= MAX_RATE, "a number above 0 (up to 1e38) or a schedule")
     model.qf_weight_decay = check_weight_decay(model.qf_weight_decay)
     check("tau", lambda x: 0 < x <= 1, "a number in (0, 1]")
     check("gamma", lambda x: 0 <= x <= 1, "a number in [0, 1]")
@@ -257,19 +256,14 @@ def check_arguments(model: "DDPGPaper") -> None:
     freq = check_number("train_freq", freq, lambda n: n > 0, accepted, integer=True)
     train_freq = TrainFreq(freq, TrainFrequencyUnit(unit))
     model.train_freq = train_freq
-    model.matmul_precision, model._executor_choice = plain(model.matmul_precision), plain(model._executor_choice)
-    if model.matmul_precision not in (None, *get_args(MatmulPrecision)):
-        raise InvalidArgumentError(
-            f"`matmul_precision` must be 'highest', 'high', 'medium' or None, got {model.matmul_precision!r}"
-        )
-    check_executor(model._executor_choice)
+    if model.matmul_precision is not None:
+        model.matmul_precision = check_choice("matmul_precision", model.matmul_precision, get_args(MatmulPrecision))
+    model._executor_choice = check_choice("executor", model._executor_choice, get_args(ExecutorChoice))
     _check_noise(model.action_noise, model.action_space, is_new=not model._noise_is_seeded)
     model.uniform_warmup = check_flag("uniform_warmup", model.uniform_warmup)
     model.optimize_memory_usage = check_flag("optimize_memory_usage", model.optimize_memory_usage)
-    if not isinstance(model.tensorboard_log, str | os.PathLike | None):
-        raise InvalidArgumentTypeError(f"`tensorboard_log` must be a folder, or None, got {model.tensorboard_log!r}")
-    model.tensorboard_log = None if model.tensorboard_log is None else os.fspath(model.tensorboard_log)
-    check_replay_buffer(model)
+    if model.tensorboard_log is not None:
+        model.tensorboard_log = os.fspath(check_path("tensorboard_log", model.tensorboard_log))
 
 
 def check_replay_buffer(model: "DDPGPaper") -> None:
@@ -355,11 +349,23 @@ def make_replay_buffer(model: "DDPGPaper") -> ReplayBuffer:
         )
     except DDPGPaperError:
         raise
+    except (MemoryError, OverflowError, ValueError) as error:  # NumPy's ValueError: more bytes than the address space
+        if isinstance(error, ValueError) and is_users_own(buffer_class):
+            raise
+        raise ReplayBufferError(
+            f"a replay buffer with `buffer_size={model.buffer_size}` does not fit into memory ({error}); lower it"
+        ) from error
     except (AssertionError, KeyError, TypeError) as error:
         raise InvalidArgumentError(
             f"`replay_buffer_class` {buffer_class.__name__} cannot store observations of {model.observation_space}, or "
             f"does not take `replay_buffer_kwargs` {model.replay_buffer_kwargs}: {type(error).__name__}: {error}"
         ) from error
+
+
+def fit_discount(model: "DDPGPaper", buffer: ReplayBuffer) -> None:
+    """Give a replay buffer of n-step returns the model's discount factor, which the user may have changed."""
+    if isinstance(buffer, _N_STEP_BUFFERS):
+        buffer.gamma = float(model.gamma)
 
 
 def env_of_her(model: "DDPGPaper") -> VecEnv:

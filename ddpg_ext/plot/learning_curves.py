@@ -14,17 +14,17 @@ from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
-from ddpg_ext.common.checks import check_count
+from ddpg_ext.common.checks import check_choice, check_count
 from ddpg_ext.common.command_line import errors_in_one_line, make_parser
-from ddpg_ext.common.errors import CheckpointError, InvalidArgumentError, suggestion
+from ddpg_ext.common.errors import CheckpointError, InvalidArgumentError
 from ddpg_ext.common.files import atomic_file
 from ddpg_ext.common.optional_imports import import_extra
-from ddpg_ext.plot.runs import METRICS, X_AXES, Run, find_runs, read_run
+from ddpg_ext.plot.runs import METRICS, X_AXES, Run, as_paths, find_runs, read_run
 from ddpg_ext.plot.statistics import RUNS_FOR_INTERVAL, Curve, Groups, aggregate_groups, group_runs, place
 
 
 def plot_runs(
-    paths: Sequence[str | Path],
+    paths: str | Path | Sequence[str | Path],
     *,
     x: Literal["steps", "episodes", "time"] = "steps",
     metric: Literal["return", "length", "success", "train_return", "train_length"] | None = None,
@@ -35,7 +35,7 @@ def plot_runs(
     """
     Draw the learning curves of runs, with a panel for each environment and a curve for each algorithm or label.
 
-    :param paths: run folders, or parent folders of them
+    :param paths: run folders, or parent folders of them; one or several
     :param x: "steps", "episodes" or "time" (hours); "episodes" and "time" need the ``monitor.csv`` of the run
     :param metric: "return", "length" or "success" of evaluations; "train_return" or "train_length" of training
         episodes. None: "return" if any run was evaluated, else "train_return"
@@ -50,9 +50,10 @@ def plot_runs(
     :raises MissingExtraError: without the extra ``plots``
     """
     for name, value, accepted in (("x", x, X_AXES), ("metric", metric, METRICS)):
-        if value is not None and value not in accepted:
-            raise InvalidArgumentError(f"`{name}` {value!r} is unknown; {suggestion(str(value), accepted)}")
+        if value is not None or name == "x":
+            check_choice(name, value, accepted)
     window = check_count("window", window)
+    paths = as_paths(paths)
     if labels is not None and len(labels) != len(paths):
         raise InvalidArgumentError(f"`labels` must be one for each of the {len(paths)} paths, got {len(labels)}")
     folders: dict[tuple[Path, str | None], Path] = {}

@@ -53,7 +53,14 @@ def compare(groups: Groups) -> Table:
 
     table = []
     for x, y in combinations(sorted({variant for _, variant in groups}), 2):
-        shared = sorted(task for task, variant in groups if variant == x and (task, y) in groups)
+        # Returns after different numbers of steps are not comparable
+        shared = sorted(
+            task
+            for task, variant in groups
+            if variant == x
+            and (task, y) in groups
+            and len({run.n_steps for run in groups[task, x] + groups[task, y]}) == 1
+        )
         for tasks in [[task] for task in shared] + [shared] * (len(shared) > 1):
             runs = [groups[task, variant] for variant in (x, y) for task in tasks]
             scores = [np.array([run.scores["final"] for run in group]) for group in runs]

@@ -8,26 +8,27 @@ from typing import Any
 import numpy as np
 
 from ddpg_ext.common.errors import CheckpointNotFoundError, DamagedCheckpointError
-from ddpg_ext.plot.runs import Run, comparable_settings, read_settings
+from ddpg_ext.plot.runs import Run, as_paths, comparable_settings, read_settings
 
 _KEYS = ("env", "algo", "seed")
 _RESULT_KEYS = ("evaluation_steps", "evaluation_returns", "final_return", "best_return")
 
 
-def read_results(paths: Sequence[str | Path]) -> list[Run]:
+def read_results(paths: str | Path | Sequence[str | Path]) -> list[Run]:
     """
     Read all result files in folders.
 
     A result file is a JSON file with the keys ``env``, ``algo`` and ``seed``, and with the results of the run
     (``evaluation_steps``, ``evaluation_returns``, ``final_return``, ``best_return``) or its ``error``.
 
-    :param paths: folders, or result files
+    :param paths: folders, or result files; one or several
     :return: the runs; the ``error`` of a run is empty if it has results
+    :raises InvalidArgumentError: for an empty list
     :raises CheckpointNotFoundError: if a folder does not exist or has no result file
     :raises DamagedCheckpointError: if a result file cannot be read, or holds NaN
     """
     runs: dict[Path, Run] = {}
-    for path in map(Path, paths):
+    for path in as_paths(paths):
         if not path.exists():
             raise CheckpointNotFoundError(f"there is no folder {path}")
         files = sorted(path.rglob("*.json")) if path.is_dir() else [path]

@@ -1,14 +1,21 @@
 """Reading the files of runs: SB3's ``evaluations.npz`` and ``monitor.csv``, and the settings in a Zoo run folder."""
 
+import glob
 import os
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ddpg_ext.callbacks.live_plot import moving_mean
-from ddpg_ext.common.errors import CheckpointError, CheckpointNotFoundError, DamagedCheckpointError
+from ddpg_ext.common.errors import (
+    CheckpointError,
+    CheckpointNotFoundError,
+    DamagedCheckpointError,
+    InvalidArgumentError,
+)
 from ddpg_ext.common.optional_imports import import_extra
 from ddpg_ext.zoo.run_files import read_yaml
 
@@ -41,6 +48,16 @@ class Run(NamedTuple):
     scores: dict[str, float] = {}  # mean return of the "final" and of the "best" agent
     processor: str = ""
     error: str = ""  # error that ended the run
+
+
+def as_paths(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[Path]:
+    """Return a list of paths; raise an error for an empty one. A single path becomes a list of one."""
+    if isinstance(paths, str | os.PathLike):
+        return [Path(paths)]
+    listed = [Path(path) for path in paths]
+    if not listed:
+        raise InvalidArgumentError("`paths` must be at least one folder or file, got none")
+    return listed
 
 
 def find_runs(path: str | Path) -> list[Path]:
@@ -145,7 +162,7 @@ def _read_monitors(folder: Path, option: str) -> dict[str, np.ndarray]:
     monitor = import_extra("stable_baselines3.common.monitor", "ddpg_ext[plots]", "reading monitor.csv")
     import_extra("pandas", "ddpg_ext[plots]", "reading monitor.csv")
     try:
-        table = monitor.load_results(str(folder))
+        table = monitor.load_results(glob.escape(str(folder)))
         columns = {name: table[name].to_numpy(dtype=float) for name in ("r", "l", "t")}
     except monitor.LoadMonitorResultsError:
         raise CheckpointNotFoundError(f"{folder} has no monitor.csv, which {option} needs") from None

@@ -72,9 +72,11 @@ def aggregate(runs: Sequence[Run]) -> Curve:
 
     :param runs: at least one run
     :return: the curve
-    :raises InvalidArgumentError: if the runs have no part of the x-axis in common
+    :raises InvalidArgumentError: if there are no runs, or they have no part of the x-axis in common
     :raises MissingExtraError: without the extra ``plots``
     """
+    if not runs:
+        raise InvalidArgumentError("`runs` must hold at least one run, got none")
     if len(runs) == 1:
         return _curve_of_one(runs[0])
     x = runs[0].x

@@ -1,17 +1,21 @@
 """All callbacks: training with and without them is the same, and wrong arguments are refused."""
 
+import gymnasium as gym
 import pytest
 from gymnasium import make
+from stable_baselines3.common.vec_env import SubprocVecEnv
 from toy_envs import ToyEnv
 from toys import assert_same_arrays, small_model, weights_of
 
 from ddpg_ext import (
+    DDPGPaperError,
     EpisodeVideoCallback,
     InvalidArgumentError,
     InvalidArgumentTypeError,
     LivePlotCallback,
     QValueBiasCallback,
     SaturationMonitor,
+    SnapshotCallback,
     export_onnx,
     record_episode,
 )
@@ -58,3 +62,28 @@ def test_what_is_no_path_is_refused_by_name():
     ):
         with pytest.raises(InvalidArgumentTypeError, match="`path` must be a path"):
             use()
+
+
+def unpicklable():
+    env = ToyEnv()
+    env.spec = gym.envs.registration.EnvSpec("Robot-v0", entry_point=lambda: None, kwargs={"reward": lambda: 0})
+    return env
+
+
+def test_titles_need_no_answer_of_other_processes(tmp_path):
+    """Their ``spec`` may be impossible to send."""
+    env = SubprocVecEnv([unpicklable, unpicklable], start_method="fork")
+    callbacks = [LivePlotCallback(tmp_path / "curves.png", every=20), QValueBiasCallback(ToyEnv(), 20)]
+    try:
+        small_model(env).learn(40, callback=callbacks)
+    finally:
+        env.close()
+
+
+@pytest.mark.parametrize(
+    ("cls", "needed"), [(SnapshotCallback, {"path": "folder"}), (LivePlotCallback, {"path": "curves.png"})]
+)
+@pytest.mark.parametrize("verbose", ["1", None, -1])
+def test_invalid_levels_of_messages(cls, needed, verbose):
+    with pytest.raises(DDPGPaperError, match="`verbose` must be 0, 1 or 2"):
+        cls(**needed, verbose=verbose)

@@ -2,6 +2,7 @@
 
 import io
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
@@ -16,7 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from toy_envs import ToyEnv
 from toys import CountingEnv, recorded, small_model
 
-from ddpg_ext import InvalidArgumentError, LivePlotCallback, QValueBiasCallback
+from ddpg_ext import InvalidArgumentError, InvalidArgumentTypeError, LivePlotCallback, QValueBiasCallback
 from ddpg_ext.callbacks import q_values
 from ddpg_ext.callbacks.q_values import QValues, measure_q_values, plot_q_values, summarize
 from ddpg_ext.common.evaluation import evaluation_env
@@ -242,3 +243,51 @@ def test_the_environment_of_the_training_is_known_in_every_wrapping():
     with pytest.raises(InvalidArgumentError, match="`env` must have the model's observation_space"):
         model.learn(1, callback=QValueBiasCallback(ToyEnv()))
     assert model.num_timesteps == 0
+
+
+class ReusingVecEnv(DummyVecEnv):
+    """Return the same array in each step."""
+
+    def reset(self):
+        self.shared = super().reset()
+        return self.shared
+
+    def step_wait(self):
+        obs, *others = super().step_wait()
+        self.shared[...] = obs
+        return self.shared, *others
+
+
+def test_observations_in_the_same_array_in_each_step():
+    model = make_model(ClockEnv(), lambda obs, _: to_go(obs, 10))
+    values = measure_q_values(model, ReusingVecEnv([ClockEnv]), 2)
+    np.testing.assert_allclose(values.estimated, values.observed, rtol=1e-5)
+
+
+def test_nothing_is_added_if_time_limits_are_terminal():
+    kwargs = {"replay_buffer_kwargs": {"handle_timeout_termination": False}}
+    model = make_model(ClockEnv(), lambda obs, _: to_go(obs, 10), **kwargs)
+    values = measure_q_values(model, gym.wrappers.TimeLimit(ClockEnv(20, terminates=False), 10), 1)
+    np.testing.assert_allclose(values.observed, to_go(np.arange(10), 10), rtol=1e-6)
+    assert values.missing.tolist() == [0.0] * 10
+
+
+def test_measure_q_values_makes_and_normalises_the_environment():
+    model = small_model(VecNormalize(DummyVecEnv([ToyEnv]))).learn(50)
+    returned = []
+    for env in (DummyVecEnv([ToyEnv]), evaluation_env(model, DummyVecEnv([ToyEnv]))):
+        env.seed(0)
+        returned.append(measure_q_values(model, env, 1).estimated)
+    np.testing.assert_array_equal(*returned)
+
+
+def test_an_environment_that_the_model_cannot_be_measured_in():
+    model = small_model(ToyEnv())
+    with pytest.raises(InvalidArgumentError, match="must not be the training environment"):
+        measure_q_values(model, model.get_env(), 1)
+    with pytest.raises(InvalidArgumentError, match="must not normalise observations"):
+        measure_q_values(model, VecNormalize(DummyVecEnv([ToyEnv])), 1)
+    with pytest.raises(InvalidArgumentError, match="`n_eval_episodes`"):
+        measure_q_values(model, ToyEnv(), 0)
+    with pytest.raises(InvalidArgumentTypeError, match="`truncated` must be one of 'bootstrap', 'drop', got 3"):
+        QValueBiasCallback(ToyEnv(), truncated=3)

@@ -42,7 +42,7 @@ def test_a_run_that_saturates_is_warned_of_once_with_advice():
     assert monitor.warned
     assert "the actor no longer learns" in message
     assert "% of its outputs are on the same bound for all observations" in message
-    for advice in ("`learning_rate` than 0.01", "batch_norm='actor'", "`VecNormalize`", "rewards of smaller size"):
+    for advice in ("`learning_rate` than 0.01", "batch_norm='actor'", "`VecNormalize`", "smaller rewards"):
         assert advice in message
     # Not again in a second training with the same callback
     assert learn(model, 200, monitor) == []
@@ -142,3 +142,18 @@ def test_the_norm_is_that_of_the_actors_gradient():
     expected = th.cat([parameter.grad.flatten() for parameter in model.actor.parameters()]).norm().item()
     logged = [values["train/actor_grad_norm"] for _, values in records.dumps if "train/actor_grad_norm" in values]
     assert logged[-1] == pytest.approx(expected, rel=1e-4)
+
+
+def test_observations_in_the_same_array_in_each_step():
+    """The window must hold different observations, not one array many times."""
+
+    class ReusingVecEnv(DummyVecEnv):
+        def step_wait(self):
+            obs, *others = super().step_wait()
+            self.shared = getattr(self, "shared", obs)
+            self.shared[...] = obs
+            return self.shared, *others
+
+    monitor = SaturationMonitor(every=1000)
+    small_model(ReusingVecEnv([ToyEnv])).learn(30, callback=monitor)
+    assert len({obs.tobytes() for obs in monitor._observations}) > 20

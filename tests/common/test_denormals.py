@@ -10,7 +10,7 @@ from toy_envs import ToyEnv
 from toys import small_model
 
 from ddpg_ext import NonFiniteError
-from ddpg_ext.common.denormals import _set_flush_denormal, flush_denormals
+from ddpg_ext.common.denormals import _set_flush_denormal, flush_denormals, matmul_precision
 
 DENORMAL = 1e-40
 
@@ -136,3 +136,19 @@ def test_decaying_weights_do_not_become_denormal():
     model.learn(30)
     values = weight.detach().abs()
     assert not ((values > 0) & (values < th.finfo(th.float32).tiny)).any()
+
+
+def test_without_a_precision_torchs_settings_are_not_touched():
+    """A process may use torch's new interface, which excludes the old one."""
+    before = th.backends.cuda.matmul.fp32_precision
+    th.backends.cuda.matmul.fp32_precision = "tf32"
+    try:
+        with matmul_precision(None):
+            pass
+        small_model().learn(20)
+    finally:
+        th.backends.cuda.matmul.fp32_precision = before
+    with matmul_precision(None):
+        th.set_float32_matmul_precision("high")
+    assert th.get_float32_matmul_precision() == "high"
+    th.set_float32_matmul_precision("highest")

@@ -81,7 +81,7 @@ def test_unknown_environments():
         InvalidArgumentError, match=r"no environment 'Pendulumm-v1'; did you mean 'Pendulum-v1'.*\? Do this."
     ):
         check_environment("Pendulumm-v1", "Do this.")
-    with pytest.raises(InvalidArgumentError, match=r"no environment 'Xyzzyqq-v0'\. Do this."):
+    with pytest.raises(InvalidArgumentError, match=r"no environment 'Xyzzyqq-v0'; known: .*, \.\.\. Do this."):
         check_environment("Xyzzyqq-v0", "Do this.")
 
 
@@ -113,9 +113,12 @@ def test_an_error_blames_the_id_and_not_the_file(tmp_path):
 def test_an_error_blames_what_is_no_environment(tmp_path):
     kwargs = {"policy_kwargs": {"net_arch": [4]}, "buffer_size": 30, "device": "cpu"}
     DDPGPaper("MlpPolicy", "Pendulum-v1", **kwargs).save(tmp_path / "model")
-    for env in (3, ["Pendulum-v1"], PendulumEnv):
+    model = DDPGPaper.load(tmp_path / "model")
+    for env in (3, ["Pendulum-v1"], model):
         with pytest.raises(InvalidArgumentTypeError, match="`env` must be an environment"):
             DDPGPaper.load(tmp_path / "model", env)
+    with pytest.raises(InvalidArgumentTypeError, match=r"got the class PendulumEnv; pass `PendulumEnv\(\)`"):
+        DDPGPaper("MlpPolicy", PendulumEnv)
 
 
 def test_an_environment_that_fails_is_not_the_files_fault(tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from PIL import Image
+from stable_baselines3 import TD3
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.logger import configure
@@ -201,3 +202,10 @@ def test_a_video_of_the_models_environment_ends_its_episode(tmp_path):
     with pytest.raises(InvalidArgumentError, match="must not be the training environment"):  # in a callback
         model.learn(5, lambda *_: record_episode(model, model.get_env(), tmp_path / "episode.gif"))
     record_episode(model, model.get_env(), tmp_path / "episode.gif")  # after a callback ended training
+
+
+def test_another_algorithms_training_environment_is_refused(tmp_path):
+    """Whether it is training cannot be known, and its next transition would begin in another episode."""
+    model = TD3("MlpPolicy", PictureEnv(), buffer_size=100)
+    with pytest.raises(InvalidArgumentError, match="must not be the training environment"):
+        record_episode(model, model.get_env(), tmp_path / "episode.gif")

@@ -1,6 +1,7 @@
 """Every constructor argument takes effect, survives saving and loading, and leaves the caller's objects alone."""
 
 import copy
+import enum
 import inspect
 from pathlib import Path
 from typing import Literal, get_args, get_origin
@@ -8,13 +9,14 @@ from typing import Literal, get_args, get_origin
 import numpy as np
 import pytest
 import torch as th
+from gymnasium import spaces
 from gymnasium.envs.classic_control import PendulumEnv
 from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from toy_envs import ToyEnv, ToyGoalEnv
 
-from ddpg_ext import DDPGPaper, OrnsteinUhlenbeckNoise
+from ddpg_ext import DDPGPaper, DDPGPaperError, OrnsteinUhlenbeckNoise, ReplayBufferError, UnsupportedSpaceError
 from ddpg_ext.ddpg_paper import MultiInputPolicy
 from ddpg_ext.ddpg_paper.executors import EXECUTORS
 from ddpg_ext.plot import plot_runs
@@ -258,3 +260,64 @@ def test_repr_is_one_short_line():
     assert "n_envs=1, num_timesteps=20, device=" in repr(model)
     assert "\n" not in repr(model)
     assert len(repr(model)) < 250
+
+
+class Name(str, enum.Enum):
+    fast = "fast"
+    high = "high"
+
+
+def test_a_name_from_an_enum_is_stored_as_text(tmp_path):
+    model = DDPGPaper("MlpPolicy", "Pendulum-v1", executor=Name.fast, matmul_precision=Name.high, buffer_size=100)
+    model.save(tmp_path / "model")
+    loaded = DDPGPaper.load(tmp_path / "model")
+    assert (type(loaded._executor_choice), loaded.executor, loaded.matmul_precision) == (str, "fast", "high")
+
+
+def raise_lookup_error(_):
+    raise LookupError("no such rate")
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"learning_rate": 1e39}, r"`learning_rate` must be a number above 0 \(up to 1e38\)"),
+        ({"qf_learning_rate": lambda _: 1e39}, "must return numbers from 0 to 1e38"),
+        ({"qf_weight_decay": 1e39}, r"`qf_weight_decay` must be a number >= 0 \(up to 1e38\)"),
+        ({"learning_rate": raise_lookup_error}, "the schedule `learning_rate` must return numbers >= 0: LookupError"),
+        ({"matmul_precision": np.array(["high", "low"])}, "`matmul_precision` must be one of"),
+        ({"tensorboard_log": "a\0b"}, "`tensorboard_log` must be a path that the system can have"),
+        ({"verbose": -1}, "`verbose` must be 0, 1 or 2"),
+    ],
+)
+def test_more_values_out_of_range(kwargs, message):
+    with pytest.raises(DDPGPaperError, match=message):
+        DDPGPaper("MlpPolicy", "Pendulum-v1", buffer_size=100, **kwargs)
+
+
+def with_spaces(**spaces_by_name):
+    env = ToyEnv()
+    vars(env).update(spaces_by_name)
+    return env
+
+
+@pytest.mark.parametrize("size", [10**16, 10**19])
+@pytest.mark.parametrize("space", [spaces.Discrete(5), spaces.Box(-1, 1, (3,))])
+def test_a_replay_buffer_larger_than_any_memory(size, space):
+    with pytest.raises(ReplayBufferError, match="memory"):
+        DDPGPaper("MlpPolicy", with_spaces(observation_space=space), buffer_size=size)
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {"action_space": spaces.Box(-1, 1, (2,), np.longdouble)},
+        {"action_space": spaces.Box(-1, 1, (0,))},
+        {"observation_space": spaces.Box(-1, 1, (3,), np.longdouble)},
+        {"observation_space": spaces.Box(-1, 1, (0,))},
+    ],
+)
+@pytest.mark.parametrize("buffer_class", [None, ReplayBuffer])
+def test_spaces_that_torch_cannot_hold(kwargs, buffer_class):
+    with pytest.raises(UnsupportedSpaceError):
+        DDPGPaper("MlpPolicy", with_spaces(**kwargs), replay_buffer_class=buffer_class)

@@ -76,8 +76,8 @@ def nested(name, value, error, *parts):
 
 #: (arguments, type of the error, what the message must contain beside the first argument's name)
 ARGUMENTS = [
-    *numbers("learning_rate", "above 0 or a schedule", [0, -1e-3, NAN, INF]),
-    *numbers("qf_learning_rate", "above 0 or a schedule", [0, NAN]),
+    *numbers("learning_rate", "above 0 (up to 1e38) or a schedule", [0, -1e-3, NAN, INF]),
+    *numbers("qf_learning_rate", "above 0 (up to 1e38) or a schedule", [0, NAN]),
     *numbers("qf_weight_decay", ">= 0", [-1e-2, NAN, INF]),
     *numbers("tau", "in (0, 1]", [0, 1.1, NAN]),
     *numbers("gamma", "in [0, 1]", [-0.1, 1.1, NAN]),
@@ -108,7 +108,7 @@ ARGUMENTS = [
     ({"policy": "MlpPolicyy"}, VALUE, ["'MlpPolicyy'", "did you mean 'MlpPolicy'"]),
     ({"policy": 3}, TYPE, ["3", "subclass of"]),
     ({"policy": ReplayBuffer}, TYPE, ["ReplayBuffer", "subclass of"]),
-    ({"policy": SB3Policy}, TYPE, ["SB3Policy", "subclass of", "migration.md"]),
+    ({"policy": SB3Policy}, TYPE, ["SB3Policy", "subclass of", "documentation of migration"]),
     ({"policy_kwargs": [("net_arch", [3])]}, TYPE, ["[('net_arch', [3])]", "a dict"]),
     nested("net_arc", [3], TYPE, "'net_arc'", "did you mean 'net_arch'"),
     nested("use_sde", True, VALUE, "'use_sde'", "must be False", "SB3's SAC"),
@@ -127,7 +127,8 @@ ARGUMENTS = [
     nested("net_arch", {"pi": [3, 3], "qf": [3, 1.5]}, VALUE, "(qf)", "[3, 1.5]", "positive widths"),
     *each("net_arch", ([16, True], [400, 0]), VALUE, "positive widths"),
     *each("batch_norm", (1, "both"), VALUE, "True, False, 'actor' or 'critic'"),
-    *each("batch_norm_statistics", ("both", True, None), VALUE, "'joint' or 'separate'"),
+    nested("batch_norm_statistics", "both", VALUE, "'both'", "'joint', 'separate'"),
+    *each("batch_norm_statistics", (True, None), TYPE, "'joint', 'separate'"),
     *each("final_init", (0, -3e-3, 1e39, NAN, INF, "x", True), VALUE, "a number above 0 (up to 1e38), 'paper' or None"),
     nested("optimizer_kwargs", {"lr": 0.1}, VALUE, "'lr'", "0.1", "`learning_rate`"),
     nested("optimizer_kwargs", {"weight_decay": 0.1}, VALUE, "`optimizer_kwargs`", "0.1", "`qf_weight_decay`"),
@@ -157,7 +158,7 @@ ARGUMENTS = [
     ({"optimize_memory_usage": True}, VALUE,
      ["True", "`replay_buffer_kwargs=dict(handle_timeout_termination=False)`", "default buffer"]),
     ({"optimize_memory_usage": True, "n_steps": 3}, VALUE, ["False with `n_steps=3`", "got True"]),
-    *[({"tensorboard_log": value}, TYPE, [repr(value), "a folder, or None"]) for value in (3, ["runs"])],
+    *[({"tensorboard_log": value}, TYPE, [repr(value), "a path"]) for value in (3, ["runs"])],
     ({"replay_buffer_class": ReplayBuffer, "n_steps": 3}, VALUE, ["3", "replay_buffer_kwargs=dict(n_steps=3"]),
     *[({"replay_buffer_kwargs": {name: value}, "n_steps": 2}, VALUE, [f"`{name}=", "contradict each other"])
       for name, value in (("n_steps", 4), ("gamma", 0.5))],
@@ -165,10 +166,10 @@ ARGUMENTS = [
     ({"optimize_memory_usage": 1}, TYPE, ["1", "True or False"]),
     ({"executor": "turbo"}, VALUE, ["'turbo'", "'auto'", "'eager'", "'fast'"]),
     *[({"executor": value}, TYPE, [f"got {value!r}", "'auto', 'fast', 'eager'"]) for value in (3, None)],
-    ({"matmul_precision": "low"}, VALUE, ["'low'", "'highest', 'high', 'medium' or None"]),
+    ({"matmul_precision": "low"}, VALUE, ["'low'", "'high', 'highest', 'medium'"]),
     # Schedules
-    ({"learning_rate": lambda progress: NAN}, VALUE, ["nan", "finite numbers >= 0"]),
-    ({"qf_learning_rate": lambda progress: -1.0}, VALUE, ["-1.0", "finite numbers >= 0"]),
+    ({"learning_rate": lambda progress: NAN}, VALUE, ["nan", "numbers from 0 to 1e38"]),
+    ({"qf_learning_rate": lambda progress: -1.0}, VALUE, ["-1.0", "numbers from 0 to 1e38"]),
     ({"qf_learning_rate": lambda progress: "fast"}, VALUE, ["'fast'", "numbers >= 0"]),
     # Environments
     ({"env": None}, TYPE, ["None", "an environment"]),

@@ -14,6 +14,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.envs import BitFlippingEnv
+from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.noise import VectorizedActionNoise
 from stable_baselines3.common.policies import BaseModel, BasePolicy
 from stable_baselines3.common.torch_layers import FlattenExtractor
@@ -25,6 +26,7 @@ from toys import same, weights
 
 from ddpg_ext import (
     DDPGPaper,
+    DDPGPaperError,
     InvalidArgumentError,
     LinearDecay,
     NonFiniteError,
@@ -550,7 +552,7 @@ def test_a_changed_weight_decay_is_used_and_saved(tmp_path, executor):
     model.train(1)
     assert model.critic.optimizer.param_groups[0]["weight_decay"] == 0.5
     model.qf_weight_decay = -1.0
-    with pytest.raises(InvalidArgumentError, match="`qf_weight_decay` must be a number >= 0, got -1"):
+    with pytest.raises(InvalidArgumentError, match=r"`qf_weight_decay` must be a number >= 0 \(up to 1e38\), got -1"):
         model.train(1)
 
 
@@ -654,3 +656,96 @@ def test_a_used_schedule_of_noise_is_named():
     make_model(action_noise=noise).learn(50)
     with pytest.warns(UserWarning, match="continues at step 50, because the noise was used before"):
         make_model(action_noise=noise)
+
+
+@pytest.mark.parametrize("n_envs", [1, 2])
+def test_an_evaluation_in_the_training_environment_ends_the_episode(n_envs):
+    """The next transition must not begin before the evaluation and end after it."""
+    model = make_model(make_vec_env("Pendulum-v1", n_envs), policy_kwargs={"net_arch": [8]}).learn(300)
+    evaluate_policy(model, model.get_env(), n_eval_episodes=2)
+    model.learn(20, reset_num_timesteps=False)
+    ring = model.replay_buffer.sample(2000)
+    velocity = np.abs(ring.next_observations[:, 2] - ring.observations[:, 2]).max()
+    assert velocity <= 3 * 10 / 2 * 0.05 + 3 * 2 * 0.05 + 1e-4, "more than gravity and torque change in a step"
+
+
+def test_an_episode_continues_in_the_next_call_of_learn():
+    model = make_model(policy_kwargs={"net_arch": [8]}).learn(300)
+    model.learn(100, reset_num_timesteps=False)
+    assert model.env.envs[0].get_episode_lengths() == [200, 200]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("gamma", 5), ("tau", 7), ("batch_size", 0), ("train_freq", "x"), ("learning_starts", "x")),
+        *(("gradient_steps", 0.5), ("learning_rate", -1.0), ("qf_weight_decay", 1e39), ("executor", None)),
+    ],
+)
+def test_changed_attributes_are_checked_before_training(name, value):
+    model = make_model(policy_kwargs={"net_arch": [8]}).learn(300)
+    attribute = "_executor_choice" if name == "executor" else name
+    former = getattr(model, attribute)
+    setattr(model, attribute, value)
+    with pytest.raises(DDPGPaperError, match=f"`{name}`"):
+        model.learn(10, reset_num_timesteps=False)
+    setattr(model, attribute, former)
+    model.learn(10, reset_num_timesteps=False)
+    assert model.num_timesteps == 310
+
+
+def test_attributes_may_change_to_other_accepted_forms():
+    model = make_model(policy_kwargs={"net_arch": [8]})
+    model.train_freq, model.learning_starts, model.action_noise = 3, 1e2, "ornstein-uhlenbeck"
+    model.learn(120)
+    assert (model.train_freq.frequency, model.learning_starts) == (3, 100)
+    assert isinstance(model.action_noise, OrnsteinUhlenbeckNoise)
+
+
+def test_n_step_returns_follow_a_changed_discount():
+    model = make_model(n_steps=3, policy_kwargs={"net_arch": [8]}).learn(100)
+    model.gamma = 0.5
+    model.train(1)
+    np.testing.assert_allclose(model.replay_buffer.sample(8).discounts, 0.125)
+
+
+@pytest.mark.parametrize("optimizer", [th.optim.Adam, th.optim.AdamW])
+def test_a_new_policy_has_the_models_weight_decay(optimizer):
+    kwargs = {"policy_kwargs": {"net_arch": [8], "optimizer_class": optimizer}}
+    model, other = make_model(**kwargs), make_model(**kwargs)
+    model.policy = MlpPolicy(model.observation_space, model.action_space, lambda _: 1e-3, **kwargs["policy_kwargs"])
+    for part in (model, other):
+        part.learn(100)
+    decays = [
+        [group["weight_decay"] for net in (part.actor, part.critic) for group in net.optimizer.param_groups]
+        for part in (model, other)
+    ]
+    assert decays[0] == decays[1] == [0.0, 0.01]
+
+
+def test_parameters_computed_with_a_gradient_can_be_set():
+    """For example the average of two agents."""
+    models = [make_model(seed=seed, policy_kwargs={"net_arch": [8]}) for seed in (1, 2)]
+    pairs = zip(*(model.policy.named_parameters() for model in models), strict=True)
+    average = {name: (x + y) / 2 for (name, x), (_, y) in pairs}
+    models[0].set_parameters({"policy": average}, exact_match=False)
+    for name, value in models[0].policy.named_parameters():
+        assert value.is_leaf
+        th.testing.assert_close(value, average[name])
+
+
+def test_a_compiled_network_is_saved_by_its_own_names(tmp_path):
+    model = make_model(policy_kwargs={"net_arch": [8]}).learn(100)
+    expected = weights(model.policy)
+    model.actor = th.compile(model.actor, backend="eager")
+    model.save(tmp_path / "model")
+    assert same(weights(DDPGPaper.load(tmp_path / "model").policy), expected)
+
+
+def test_a_failed_set_up_can_be_repeated():
+    model = make_model(n_steps=3, policy_kwargs={"net_arch": "x"}, _init_setup_model=False)
+    with pytest.raises(DDPGPaperError):
+        model._setup_model()
+    model.policy_kwargs = {"net_arch": [8]}
+    model._setup_model()
+    assert (model.n_steps, model.replay_buffer_class, model.replay_buffer.n_steps) == (3, None, 3)

@@ -208,7 +208,7 @@ class Exiting(Deadly):
 def test_a_process_that_ends_is_named(tmp_path):
     env = SubprocVecEnv([PointEnv, Exiting])
     model = small_model(env)
-    with pytest.raises(WorkerError, match="process 1 of 2 environments ended with status 3"):
+    with pytest.raises(WorkerError, match=r"environment 1 \(of 0 to 1\) ended with status 3"):
         model.learn(1000)
     env.closed = True  # its pipes are broken
     model.save(tmp_path / "model")
@@ -218,7 +218,7 @@ def test_a_process_that_ends_is_named(tmp_path):
 def test_a_process_of_an_evaluation_that_ends_is_named():
     env = SubprocVecEnv([Killed])
     callback = EvalCallback(VecMonitor(env), eval_freq=30)
-    with pytest.raises(WorkerError, match="process 0 of 1 environments was killed by SIGKILL"):
+    with pytest.raises(WorkerError, match=r"environment 0 \(of 0 to 0\) was killed by SIGKILL"):
         small_model(PointEnv()).learn(100, callback=callback)
     env.closed = True
 

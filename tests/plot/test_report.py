@@ -12,6 +12,7 @@ import yaml
 from PIL import Image
 from rliable import metrics
 
+from ddpg_ext import InvalidArgumentError
 from ddpg_ext.plot import read_results
 from ddpg_ext.plot.report import compare, main, summarize
 from ddpg_ext.plot.statistics import group_runs
@@ -244,3 +245,17 @@ def test_bad_input_ends_with_one_line(tmp_path, capsys, content, arguments, mess
         main([argument.format(path=tmp_path) for argument in arguments])
     assert exit_info.value.code == 2
     assert re.fullmatch(f"ddpg_ext report: error: .*{message.format(path=tmp_path)}.*\n", capsys.readouterr().err)
+
+
+def test_runs_of_different_length_are_not_compared(tmp_path):
+    write_sweep(tmp_path, SCORES)
+    write_sweep(tmp_path, SCORES, variant="long", n_timesteps=300)
+    write_sweep(tmp_path, SCORES, variant="same")
+    assert {(row["x"], row["y"]) for row in compare(groups_of(tmp_path))} == {("same (td3)", "td3")}
+
+
+def test_one_path_or_none(tmp_path):
+    write_sweep(tmp_path, SCORES)
+    assert len(read_results(tmp_path)) == len(read_results(str(tmp_path))) == len(SCORES)
+    with pytest.raises(InvalidArgumentError, match="`paths` must be at least one"):
+        read_results([])
