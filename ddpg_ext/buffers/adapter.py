@@ -177,7 +177,7 @@ class ReplayBufferAdapter(ReplayBuffer):
             action = self._reshaped("action", action, self.action_space.shape or ()).reshape(n_envs, -1)
         actions = self._checked("action", action, (self.action_dim,), _FLOAT32)
         rewards = self._checked("reward", reward, (1,), _FLOAT32)
-        episode_ends = self._flags("done", done)
+        episode_ends = self._flags(done)
         if not isinstance(infos, list | tuple | np.ndarray) or len(infos) != n_envs:
             raise InvalidArgumentError(f"`infos` must hold one dict for each of {n_envs} environments, got {infos!r}")
         dones = self._terminal(episode_ends, infos).reshape(n_envs, 1)
@@ -306,13 +306,13 @@ class ReplayBufferAdapter(ReplayBuffer):
             )
         return array
 
-    def _flags(self, name: str, value: Any) -> np.ndarray:
+    def _flags(self, done: Any) -> np.ndarray:
         """Return booleans, or the numbers 0 and 1, as a boolean array of shape ``(n_envs,)``."""
-        array = _as_array(name, value)
+        array = _as_array("done", done)
         if array.dtype.kind not in "biuf" or not ((array == 0) | (array == 1)).all():
-            raise InvalidArgumentTypeError(f"`{name}` must be True or False for each environment, got {value!r}")
+            raise InvalidArgumentTypeError(f"`done` must be True or False for each environment, got {done!r}")
         array = array.astype(bool)
-        return array if array.shape == (self.n_envs,) else self._reshaped(name, array, ())
+        return array if array.shape == (self.n_envs,) else self._reshaped("done", array, ())
 
     def _reshaped(self, name: str, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         """Add the dimensions that may be missing, as in SB3: for scalars, for rewards and for a single environment."""
@@ -325,7 +325,7 @@ class ReplayBufferAdapter(ReplayBuffer):
         return array.reshape(full)
 
 
-def end_episodes(buffer: ReplayBuffer, envs: np.ndarray) -> None:
+def end_episodes(buffer: ReplayBuffer, envs: Any) -> None:
     """
     End the episodes of environments that are reset between two steps, in any replay buffer.
 
@@ -335,8 +335,15 @@ def end_episodes(buffer: ReplayBuffer, envs: np.ndarray) -> None:
     ``end_episodes(envs)`` does this itself.
 
     :param buffer: a replay buffer of this package, of SB3, or of your own
-    :param envs: numbers of the environments
+    :param envs: numbers of the environments, or True for each environment whose episode ends
+    :raises InvalidArgumentError: for a number out of range
     """
+    try:
+        envs = np.arange(buffer.n_envs)[np.asarray(envs)]
+    except IndexError as error:
+        raise InvalidArgumentError(
+            f"`envs` must be numbers of the {buffer.n_envs} environments, or a flag for each, got {envs!r}"
+        ) from error
     if hasattr(buffer, "end_episodes"):
         buffer.end_episodes(envs)
     elif hasattr(buffer, "truncate_last_trajectory"):  # HER's buffer: ends every unfinished episode
@@ -396,7 +403,12 @@ def _check_spaces(observation_space: spaces.Space, action_space: spaces.Space) -
         raise UnsupportedSpaceError(
             f"`action_space` must be a Box of floats, got {action_space}; for other actions use SB3's ReplayBuffer"
         )
-    for name, space in {**parts, "action_space": action_space}.items():
+    check_arrays(**parts, action_space=action_space)
+
+
+def check_arrays(**parts: spaces.Space) -> None:
+    """Raise an ``UnsupportedSpaceError`` unless torch has the dtypes of these spaces, and all hold numbers."""
+    for name, space in parts.items():
         try:
             th.from_numpy(np.empty(0, space.dtype))
         except (TypeError, ValueError):

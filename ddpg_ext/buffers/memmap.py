@@ -5,12 +5,12 @@ import mmap
 import os
 import tempfile
 import warnings
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 import torch as th
 
-from ddpg_ext.common.errors import InvalidArgumentError, InvalidArgumentTypeError, ReplayBufferError
+from ddpg_ext.common.errors import ReplayBufferError
 
 _ADVICE = (
     "lower `buffer_size`, or keep the replay buffer in scratch files: PackedReplayBuffer with "
@@ -18,25 +18,8 @@ _ADVICE = (
 )
 
 
-def check_directory(directory: Any) -> str:
-    """Return the absolute path of a directory, which need not exist; raise an error for an impossible path."""
-    try:
-        path = os.fsdecode(directory)
-        is_possible = path != "" and b"\0" not in os.fsencode(path)
-    except TypeError:
-        raise InvalidArgumentTypeError(f"`directory` must be a path, got {directory!r}") from None
-    except ValueError:  # lone surrogates
-        is_possible = False
-    if not is_possible:
-        raise InvalidArgumentError(f"`directory` must be a path that the system can have, got {directory!r}")
-    return os.path.abspath(path)
-
-
 class Memory:
     """Keep arrays in main memory or in device memory."""
-
-    #: whether the arrays are in files, which need :meth:`reserve`, :meth:`account_io` and :meth:`check_process`
-    is_scratch = False
 
     def __init__(self, device: th.device | str = "cpu") -> None:
         self.device = th.device(device)
@@ -55,7 +38,7 @@ class Memory:
 
     def warn_if_too_large(self) -> None:
         """Warn if the full arrays will not fit into main memory."""
-        if self.is_scratch or self.device.type != "cpu":
+        if self.device.type != "cpu":
             return
         try:
             import psutil  # type: ignore[import-untyped]
@@ -81,7 +64,6 @@ class Memory:
 class ScratchFiles(Memory):
     """Keep arrays in sparse temporary files without names, mapped into memory; they disappear with this process."""
 
-    is_scratch = True
     #: resident memory of mapped files after which it is released, in bytes
     MAX_RESIDENT = 512 * 2**20
 
@@ -113,6 +95,9 @@ class ScratchFiles(Memory):
             ) from error
         return th.from_numpy(np.frombuffer(self._maps[name], dtype).reshape(shape))
 
+    def warn_if_too_large(self) -> None:  # documented in the parent; the files are on the disk
+        pass
+
     def reserve(self, name: str, start: int, stop: int) -> None:  # documented in the parent
         # On a full disk, writing to a mapped page kills the process (SIGBUS), so reserve room first
         file = self._files[name]
@@ -123,7 +108,8 @@ class ScratchFiles(Memory):
                 file.seek(start)
                 content = file.read(stop - start)
                 file.seek(start)
-                file.write(content)
+                while content:  # an unbuffered file may write a part
+                    content = content[file.write(content) :]
         except OSError as error:
             raise ReplayBufferError(
                 f"`directory` {self._directory} has no room for {(stop - start) / 2**20:.1f} MiB more: {error}. The "

@@ -12,9 +12,16 @@ from stable_baselines3.common.utils import get_device
 from stable_baselines3.common.vec_env import VecNormalize
 
 from ddpg_ext.buffers.adapter import ReplayBufferAdapter, Transitions, _normalized, each, extends_constructor
-from ddpg_ext.buffers.memmap import Memory, ScratchFiles, check_directory
+from ddpg_ext.buffers.memmap import Memory, ScratchFiles
 from ddpg_ext.buffers.ring import Ring
-from ddpg_ext.common.checks import check_count, check_device, check_equal_arguments, check_number
+from ddpg_ext.common.checks import (
+    check_choice,
+    check_count,
+    check_device,
+    check_equal_arguments,
+    check_number,
+    check_path,
+)
 from ddpg_ext.common.errors import CheckpointError, DamagedCheckpointError, InvalidArgumentError
 
 Storage = Literal["memory", "device", "memmap"]
@@ -65,15 +72,13 @@ class PackedReplayBuffer(ReplayBufferAdapter):
     ) -> None:
         n_steps = check_count("n_steps", n_steps)
         gamma = check_number("gamma", gamma, lambda x: 0 <= x <= 1, "a number in [0, 1]")
-        if storage not in get_args(Storage):
-            accepted = ", ".join(map(repr, get_args(Storage)))
-            raise InvalidArgumentError(f"`storage` must be one of {accepted}, got {storage!r}")
+        storage = check_choice("storage", storage, get_args(Storage))
         if (directory is not None) != (storage == "memmap"):
             raise InvalidArgumentError(
                 f"`directory` must be given with storage='memmap' and only then, got {directory!r} with {storage!r}"
             )
         self.storage = storage
-        self.directory = None if directory is None else check_directory(directory)
+        self.directory = None if directory is None else os.path.abspath(check_path("directory", directory))
         super().__init__(*args, **kwargs)
         self.n_steps = n_steps
         self._steps = np.arange(n_steps)
@@ -224,6 +229,10 @@ class PackedReplayBuffer(ReplayBufferAdapter):
         return self._on_device(obs, both.actions[:n], next_obs, both.dones[n:], returns, self._next_discounts[last])
 
     # --------------------------------------------------------------- save, load
+
+    def account_io(self, n_bytes: int) -> None:
+        """Count bytes that a file read or wrote, so that memory-mapped files release their pages."""
+        self._ring.memory.account_io(n_bytes)
 
     def snapshot_state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """Return the state with which a file can continue the buffer exactly: plain values, and views of arrays."""

@@ -90,8 +90,9 @@ class PrioritizedReplayBuffer(PackedReplayBuffer):
     def _allocate(self) -> None:
         super()._allocate()
         self._tree = SumTree(np.zeros(SumTree.padded(self._ring.end_ids.size)))
-        #: batches drawn before any priorities came back (None: some came back), and the ring's ``n_added`` at the last
+        #: number of batches drawn before any priorities came back; None: some came back
         self._n_unreturned: int | None = 0
+        #: the ring's ``n_added`` at the last batch
         self._n_added_at_draw = 0
         self._set_max_priority(self.max_priority)
 
@@ -136,7 +137,12 @@ class PrioritizedReplayBuffer(PackedReplayBuffer):
         beta = self.beta
         if callable(beta):
             n_added = self._ring.n_added * self.n_envs
-            beta = beta(n_added)
+            try:
+                beta = beta(n_added)
+            except Exception as error:  # of the user's function
+                raise InvalidArgumentError(
+                    f"`beta` must be a number, or a function of the number of transitions: {error!r}"
+                ) from error
             beta = check_number(f"beta({n_added})", beta, lambda x: 0 <= x <= 1, "a number in [0, 1]")
         rows = self._draw(batch_size)
         leaves = self._tree.leaves[rows]

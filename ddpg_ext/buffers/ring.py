@@ -30,7 +30,7 @@ class Segment(NamedTuple):
 
     @property
     def stop(self) -> int:
-        """Return the offset behind its last byte in the row."""
+        """Return the offset after its last byte in the row."""
         return self.start + math.prod(self.shape) * self.dtype.itemsize
 
     def view(self, raw_rows: np.ndarray) -> np.ndarray:
@@ -42,13 +42,13 @@ class Ring:
     """
     Keep rows of observation, action, done and reward for each environment, in temporal order.
 
-    The next observation of a transition is the observation of the row behind it. A next observation that differs from
+    The next observation of a transition is the observation of the next row. A next observation that differs from
     that row, or ends an episode, has a place in a table: ``end_ids`` is 1 + its place for such a row, and 0 for all
     others. A place becomes free when its row is overwritten; when few are free, the table doubles.
 
     A ring has one row more than transitions: ``head``, which is written next. Until then, its observation is the next
-    observation of the newest transition. Behind the last row there is room for one more observation, so a row and the
-    observation behind it are always one contiguous window of memory.
+    observation of the newest transition. After the last row there is room for one more observation, so a row and the
+    observation after it are always one contiguous window of memory.
 
     The number of a row is its place among the rows of all environments, ``env * (capacity + 2) + place in its ring``.
     For Dict observations, ``obs_shape`` and ``obs_dtype`` are dicts.
@@ -151,7 +151,7 @@ class Ring:
         self._free = [*reversed(range(len(former), n_places)), *self._free]
 
     def _keep_end(self, row: int, env: int) -> None:
-        """Copy the next observation of a row from the row behind it to the table."""
+        """Copy the next observation of a row from the next row to the table."""
         place = self._free.pop()
         self._ends_out[place] = self._windows_out[row, env, -self._obs_width :]
         self.end_ids[env, row] = place + 1
@@ -173,8 +173,7 @@ class Ring:
 
     def _set_counts(self, n_stored: int, head: int, n_added: int) -> None:
         """Set the counts, and derive the free places from ``end_ids``."""
-        #: stored transitions per environment; row behind the newest transition, which is written next; steps that were
-        #: ever added
+        #: stored transitions per environment; the row that is written next; number of all steps that were added
         self.n_stored, self.head, self.n_added = n_stored, head, n_added
         #: the newest next observations as ``add`` received them, for comparison with the observations that are added
         #: next; None: compare with the rows
@@ -205,10 +204,9 @@ class Ring:
         head = self.head
         if len(self._free) < 2 * self.n_envs:
             self._set_places(2 * len(self._ends))
-        if self.memory.is_scratch:
-            self.memory.check_process()
-            self._reserve(head + 2)
-            self.memory.account_io(self.n_envs * (self._row_bytes + self._obs_bytes))
+        self.memory.check_process()
+        self._reserve(head + 2)
+        self.memory.account_io(self.n_envs * (self._row_bytes + self._obs_bytes))
         if np.count_nonzero(self._end_ids_by_row[head]):  # free the places of the oldest transitions
             for env in np.flatnonzero(self._end_ids_by_row[head]).tolist():
                 place = int(self.end_ids[env, head]) - 1
@@ -283,10 +281,9 @@ class Ring:
 
     def read(self, rows: np.ndarray, device: th.device) -> Transitions:
         """Return copies of the transitions of rows as tensors."""
-        if self.memory.is_scratch:
-            self.memory.check_process()
-            # The system also maps neighbouring pages: about a megabyte on some systems
-            self.memory.account_io(len(rows) * (self._row_bytes + self._obs_bytes + 2**20))
+        self.memory.check_process()
+        # The system also maps neighbouring pages: about a megabyte on some systems
+        self.memory.account_io(len(rows) * (self._row_bytes + self._obs_bytes + 2**20))
         windows = th.index_select(self._all_windows, 0, self._as_index(rows))
         end_ids = self._all_end_ids.take(rows)
         if np.count_nonzero(end_ids):
@@ -358,7 +355,6 @@ class Ring:
                 part.copy_(th.from_numpy(host))
             else:
                 read(name, part.numpy() if isinstance(part, th.Tensor) else part)
-            self.memory.account_io(part.nbytes)
         ids = self.end_ids[self.end_ids != 0]
         if len(ids) and not (ids.min() > 0 and ids.max() <= n_ends and len(np.unique(ids)) == len(ids)):
             raise DamagedCheckpointError("its table of next observations does not fit its rows")

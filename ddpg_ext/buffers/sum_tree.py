@@ -65,7 +65,7 @@ class SumTree:
         self._changed.clear()
 
     def find(self, points: np.ndarray) -> np.ndarray:
-        """Return the index of the value into which each point in [0, total) falls, very rarely that of a neighbour."""
+        """Return the index of the leaf at each point in [0, total); rounding may give its neighbour."""
         self._refresh()
         ends = self._top.cumsum()
         indices = ends.searchsorted(points, side="right")

@@ -2,9 +2,11 @@
 
 import copy
 import inspect
+import math
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch as th
@@ -43,7 +45,6 @@ from ddpg_ext.ddpg_paper.validation import check_policy, keyword_cure
 from ddpg_ext.serialization import replay_buffers
 from ddpg_ext.serialization.allowlist import MAX_ENVS
 from ddpg_ext.serialization.archive import ZipReader, resolve_suffix
-from ddpg_ext.serialization.safe_pickle import Budget
 from ddpg_ext.serialization.writing import replaces_a_part
 
 if TYPE_CHECKING:
@@ -71,21 +72,27 @@ _ATTRIBUTES = {"stats_window_size": "_stats_window_size", "executor": "_executor
 def load_model(
     cls: type[Model],
     path: Any,
-    env: GymEnv | str | None = None,
-    device: th.device | str = "auto",
-    trust: Trust | None = None,
+    env: GymEnv | str | None,
+    device: th.device | str,
+    trust: Trust,
     print_system_info: bool = False,
     force_reset: bool = True,
     kwargs: Mapping[str, Any] | None = None,
 ) -> Model:
     """Load a model from its file: see :meth:`DDPGPaper.load`."""
-    trust = trust or Trust()
-    check_default_dtype()
     changes = _attributes_to_change(cls, kwargs or {})
-    if trust.custom.get("learning_rate") == 0.0:
-        del trust.custom["learning_rate"]  # the RL Zoo's programs pass it, because SB3 may fail to unpickle a schedule
+    # SB3's recipe, which the RL Zoo's programs use, because SB3 may fail to unpickle a schedule
+    is_placeholder = trust.custom.get("learning_rate") == 0.0
+    if is_placeholder:
+        del trust.custom["learning_rate"]
     with ZipReader(resolve_suffix(check_path("path", path, "seek"), ".zip")) as archive:
-        file = read_model_members(archive, device, trust)
+        try:
+            file = read_model_members(archive, device, trust)
+        except UntrustedContentError as error:
+            if not (is_placeholder and "`learning_rate`" in str(error)):
+                raise
+            trust.custom["learning_rate"] = inspect.signature(cls).parameters["learning_rate"].default
+            file = read_model_members(archive, device, trust)
         if print_system_info:
             print("== SAVED MODEL SYSTEM INFO ==")
             print(file.system_info or f"SB3 {file.version}; the file has no other system info")
@@ -127,8 +134,13 @@ def _attributes_to_change(cls: type["DDPGPaper"], kwargs: Mapping[str, Any]) -> 
         if name not in known:
             raise InvalidArgumentTypeError(f"load() got the keyword {name!r}; {keyword_cure(name, known)}")
     changes = {_ATTRIBUTES.get(name, name): plain(value) for name, value in kwargs.items()}
+    for name in ("policy_kwargs", "replay_buffer_kwargs"):
+        if name in changes and changes[name] is None:  # as in the constructor
+            changes[name] = {}
     if "stats_window_size" in kwargs:
         changes["ep_info_buffer"] = None  # it is then made with the new size
+    if "learning_starts" in kwargs:
+        changes["_default_learning_starts"] = kwargs["learning_starts"] is None
     if "action_noise" in kwargs:
         changes["_noise_is_seeded"] = False
     return changes
@@ -143,6 +155,7 @@ def build_model(
     changes: Mapping[str, Any] | None = None,
 ) -> Model:
     """Build a model from the content of its file, with some attributes changed."""
+    check_default_dtype()
     changes = dict(changes or {})
     original = file if sb3_compat.is_sb3(file.data) else None
     is_ours = original is None
@@ -248,7 +261,6 @@ def _check_values(file: ModelFile, changes: dict[str, Any]) -> None:
     if not file.trusted:
         _check_limits(data, replaced)
     saved_kwargs = data.get("policy_kwargs", {})
-    saved_kwargs.pop("device", None)
     if "policy_kwargs" in changes:
         kwargs = changes["policy_kwargs"] = check_policy(policy_class, changes["policy_kwargs"])
         if kwargs != saved_kwargs:
@@ -258,7 +270,9 @@ def _check_values(file: ModelFile, changes: dict[str, Any]) -> None:
 def _check_kinds(data: dict[str, Any], replaced: set[str]) -> None:
     for key in _WHOLE_NUMBERS:
         value: Any = plain(data.get(key, 0))
-        if not (isinstance(value, int | float) and -1 <= value < 2**62 and value == int(value)):
+        # Neither decides about memory or time, and `learn(sys.maxsize)` is common
+        limit = math.inf if key in ("verbose", "_total_timesteps") else 2**62
+        if not (isinstance(value, int | float) and -1 <= value < limit and value == int(value)):
             raise DamagedCheckpointError(f"its field `{key}` is {str(value)[:60]!r}, not a whole number")
         if key in data:
             data[key] = int(value)  # SB3 stores the user's value, such as 1e5, True, or a NumPy number
@@ -406,13 +420,17 @@ def _set_variables(model: "DDPGPaper", variables: Any) -> None:
 def set_parameters(model: "DDPGPaper", source: Any, exact_match: bool, device: th.device | str) -> None:
     """Load weights and the optimisers' states, or change nothing: see :meth:`DDPGPaper.set_parameters`."""
     if isinstance(source, dict):
-        # torch's optimisers do not copy tensors, so two models would share one Adam state
-        _apply_parameters(model, copy.deepcopy(source), exact_match)
+        # torch's optimisers do not copy tensors, so two models would share one Adam state. Tensors that were computed
+        # with a gradient have no deep copy
+        states = [state.values() for state in source.values() if isinstance(state, dict)]
+        computed = [part for part in chain(*states) if isinstance(part, th.Tensor) and part.grad_fn is not None]
+        copies = copy.deepcopy(source, {id(part): part.detach().clone() for part in computed})
+        _apply_parameters(model, copies, exact_match)
         return
     with ZipReader(resolve_suffix(check_path("load_path_or_dict", source, "seek"), ".zip")) as archive:
         name = archive.name
         if archive.kind:
-            original, parameters = None, read_parameters(archive, device, Budget(archive.file_size))
+            original, parameters = None, read_parameters(archive, device)
         else:
             try:
                 original = read_model_members(archive, device, Trust())
@@ -464,7 +482,6 @@ def _apply_parameters(
 
 def convert_live(cls: type[Model], sb3_model: Any) -> Model:
     """Convert a live SB3 DDPG or TD3. The result shares its environment and replay buffer."""
-    check_default_dtype()
     file = sb3_compat.live_model_file(sb3_model)
     buffer = sb3_model.replay_buffer
     changes = {} if buffer is None else {"replay_buffer": buffer}

@@ -10,7 +10,6 @@ import contextlib
 import io
 import json
 import os
-import pickle
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -94,7 +93,7 @@ class Trust:
         self.allowed = Allowed(self.allow, self.trusted)
         if not isinstance(self.custom_objects, Mapping | None):
             raise InvalidArgumentTypeError(
-                f"`custom_objects` must be a dict of names and values, or None, got {self.custom_objects!r:.80}"
+                f"`custom_objects` must be a dict (name: value), or None, got {self.custom_objects!r:.80}"
             )
         self.custom = dict(self.custom_objects or {})
 
@@ -142,7 +141,9 @@ def write_model_members(
     # SB3 writes this member even if it is empty
     archive.add(VARIABLES, save_tensors(_variables(model, variables)))
     for name, state in model.get_parameters().items():
-        archive.add(f"{name}.pth", save_tensors(state))
+        # torch.compile adds a prefix to the names in its module
+        plain_names = {str(key).replace("_orig_mod.", ""): value for key, value in state.items()}
+        archive.add(f"{name}.pth", save_tensors(plain_names))
     archive.add("_stable_baselines3_version", sb3.__version__.encode())
     archive.add("system_info.txt", get_system_info(print_info=False)[1].encode())
     if replay_buffer is not None:
@@ -170,6 +171,7 @@ def excluded_attributes(model: "DDPGPaper") -> set[str]:
         "_last_weight_decay",
         "_stepping_from",
         "_is_learning",
+        "_last_resets",
     }
 
 
@@ -240,7 +242,7 @@ def read_model_members(archive: ZipReader, device: th.device | str, trust: Trust
         archive.read_text(name).decode(errors="replace") if name in archive else ""
         for name in ("_stable_baselines3_version", "system_info.txt")
     )
-    params = read_parameters(archive, device, budget, trust.trusted)
+    params = read_parameters(archive, device, trust.trusted)
     variables = {}
     if archive.kind and VARIABLES in archive:  # a model of SB3 has other attributes
         variables = _read_tensors(archive, VARIABLES, check_device(device), budget, trust.trusted)
@@ -262,11 +264,9 @@ def _check_is_model(archive: ZipReader) -> None:
         )
 
 
-def read_parameters(
-    archive: ZipReader, device: th.device | str, budget: Budget | None = None, trusted: bool = False
-) -> dict[str, Any]:
+def read_parameters(archive: ZipReader, device: th.device | str, trusted: bool = False) -> dict[str, Any]:
     """Return the state dicts in a model's file by name."""
-    device, params = check_device(device), {}
+    device, budget, params = check_device(device), Budget(archive.file_size), {}
     for name in archive.names:
         if name in (VARIABLES, "tensors.pth"):
             archive.read(name)  # the content is not needed, but reading it checks for damage
@@ -275,7 +275,7 @@ def read_parameters(
     return params
 
 
-def _read_tensors(archive: ZipReader, name: str, device: th.device, budget: Budget | None, trusted: bool) -> Any:
+def _read_tensors(archive: ZipReader, name: str, device: th.device, budget: Budget, trusted: bool) -> Any:
     try:
         return load_tensors(archive.read(name), device, budget, trusted)
     except CheckpointError as error:
@@ -301,10 +301,6 @@ def _replay_buffer(pickled: bytes, trust: Trust) -> Any:
     """Return the replay buffer in a model's file of SB3."""
     try:
         return replay_buffers.from_pickle(io.BytesIO(pickled), trust.allowed)
-    except UntrustedContentError:
-        if not trust.trusted:
-            raise
-        return pickle.loads(pickled)
     except CheckpointError:
         raise
     except (TypeError, LookupError, ValueError, AttributeError) as error:

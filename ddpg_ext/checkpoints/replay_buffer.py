@@ -16,6 +16,7 @@ from ddpg_ext.common.errors import CheckpointError, DDPGPaperError, InvalidArgum
 from ddpg_ext.ddpg_paper.validation import (
     check_replay_buffer,
     env_of_her,
+    fit_discount,
     make_replay_buffer,
     replay_buffer_class,
 )
@@ -65,8 +66,7 @@ def set_replay_buffer(model: "DDPGPaper", buffer: ReplayBuffer) -> None:
     if isinstance(buffer, HerReplayBuffer) and buffer.env is None:
         buffer.set_env(env_of_her(model))
     fit_arguments(model, buffer)
-    if isinstance(buffer, PackedReplayBuffer | NStepReplayBuffer):
-        buffer.gamma = float(model.gamma)
+    fit_discount(model, buffer)
     model.replay_buffer = buffer
 
 

@@ -11,6 +11,7 @@ uninterrupted run.
 import copy
 import os
 import secrets
+import tempfile
 import warnings
 import weakref
 from collections.abc import Iterable
@@ -31,7 +32,7 @@ from ddpg_ext.checkpoints.load import build_model
 from ddpg_ext.checkpoints.model_zip import Trust, read_model_members, write_model_members
 from ddpg_ext.checkpoints.replay_buffer import fit_arguments
 from ddpg_ext.checkpoints.witness import Witness, witness_file
-from ddpg_ext.common.checks import check_count, check_default_dtype, check_flag, check_path
+from ddpg_ext.common.checks import check_count, check_flag, check_path, check_verbose
 from ddpg_ext.common.errors import (
     CheckpointError,
     CheckpointNotFoundError,
@@ -111,7 +112,7 @@ class SnapshotCallback(BaseCallback):
         reset: bool | None = None,
         verbose: int = 0,
     ) -> None:
-        super().__init__(verbose)
+        super().__init__(check_verbose(verbose))
         self.path = Path(check_path("path", path))
         self.every, self.keep = check_count("every", every), check_count("keep", keep)
         self.reset = None if reset is None else check_flag("reset", reset)
@@ -145,6 +146,8 @@ class SnapshotCallback(BaseCallback):
         self._last_dones = None  # of another `learn`
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.path):  # the folder may be read-only
+                pass
         except OSError as error:
             raise CheckpointError(f"`path` must be a folder for snapshots, got {str(self.path)!r}: {error}") from None
         fit_arguments(model, getattr(model, "replay_buffer", None))
@@ -342,7 +345,6 @@ def resume_model(
     candidates = snapshots(path) if path.is_dir() else [path]
     if not candidates or not candidates[0].exists():
         raise CheckpointNotFoundError(f"there is no snapshot in {path}; pass a folder or file of SnapshotCallback")
-    check_default_dtype()
     errors = []
     for candidate in candidates:
         try:

@@ -229,7 +229,7 @@ def set_wrapper_states(env: gym.Env, states: dict[str, dict[str, Any]]) -> None:
     layers = {f"{depth}.{type(layer).__name__}": layer for depth, layer in enumerate(_layers(env))}
     for name, state in states.items():
         if name not in layers or not type(layers[name]).__module__.startswith("gymnasium.wrappers."):
-            raise CheckpointError(f"the environment has other wrappers than the run: {name[:60]} is missing")
+            raise CheckpointError(f"the environment's wrappers differ from the run's: {name[:60]} is missing")
         own = {key: value for key, value in vars(layers[name]).items() if key not in vars(gym.Wrapper(env))}
         for attribute, value in state.items():
             current = own.get(attribute, ...)
@@ -272,7 +272,7 @@ def _restored(current: Any, saved: Any, name: str) -> Any:
         same_kind = numbers and np.shape(current) == np.shape(saved)
     if same_kind:
         return saved
-    raise CheckpointError(f"the environment has other wrappers than the run: {name} differs")
+    raise CheckpointError(f"the environment's wrappers differ from the run's: {name} differs")
 
 
 def process_generators(with_torch: bool = True) -> dict[str, Any]:

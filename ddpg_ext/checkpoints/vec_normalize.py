@@ -16,13 +16,12 @@ from ddpg_ext.serialization.reconstruct import load_attributes, naming
 _SETTINGS = ("norm_obs", "norm_reward", "clip_obs", "clip_reward", "gamma", "epsilon", "norm_obs_keys")
 
 
-def load_vec_normalize(path: Path, venv: VecEnv, allowed: Allowed | None = None) -> VecNormalize:
+def load_vec_normalize(path: Path, venv: VecEnv, allowed: Allowed) -> VecNormalize:
     """
     Load a file of ``VecNormalize.save`` without unpickling it; unpickle a refused file if ``allowed`` trusts it.
 
     The wrapper is frozen: its statistics do not change, and rewards are not normalised.
     """
-    allowed = allowed or Allowed()
     with naming(path, "statistics"):
         try:
             with open_regular_file(path) as file:

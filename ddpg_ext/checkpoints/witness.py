@@ -88,7 +88,7 @@ class Witness:
             "environment keeps state after `reset` (put ddpg_ext.envs.FreshWorld around BipedalWalker and CarRacing; "
             "let your own `reset` depend on generators alone); it draws from generators outside of its attributes "
             "(SnapshotCallback(reset=True) helps if `reset` seeds them); or the machine, versions, number of threads, "
-            "device, executor or settings have changed. See docs/guide/checkpoints.md, 'Stop and continue'",
+            "device, executor or settings have changed. See 'Stop and continue' in the documentation",
         )
         return False
 

@@ -7,7 +7,7 @@ import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, cast
 
@@ -33,6 +33,10 @@ _BROKEN = (
 )
 
 
+#: called with the size of each piece that is read or written, so that a memory-mapped array can release its pages
+AccountIO = Callable[[int], object]
+
+
 def _memory_of(data: Any) -> Iterator[memoryview]:
     """Yield the bytes of an array in the order of its elements, in contiguous pieces."""
     if isinstance(data, np.ndarray) and data.ndim > 1 and not data.flags.c_contiguous:
@@ -47,13 +51,13 @@ def _memory_of(data: Any) -> Iterator[memoryview]:
 class ZipWriter(zipfile.ZipFile):
     """Write uncompressed members into a zip file."""
 
-    def add(self, name: str, data: Any) -> None:
+    def add(self, name: str, data: Any, account_io: AccountIO = lambda n_bytes: None) -> None:
         """Write bytes or an array as a member, without a second copy in memory."""
         # The default date of a ZipInfo is constant, so that equal content gives equal files
         with self.open(zipfile.ZipInfo(name), "w", force_zip64=True) as member:
             for view in _memory_of(data):
                 for start in range(0, len(view), _CHUNK):
-                    member.write(view[start : start + _CHUNK])
+                    account_io(member.write(view[start : start + _CHUNK]))
 
 
 @contextlib.contextmanager
@@ -170,7 +174,7 @@ class ZipReader(contextlib.AbstractContextManager["ZipReader"]):
             raise CheckpointError(f"{self.name}: {name} has {self.size(name):,} bytes, more than the whole file")
         return self.read(name)
 
-    def read_into(self, name: str, target: Any) -> None:
+    def read_into(self, name: str, target: Any, account_io: AccountIO = lambda n_bytes: None) -> None:
         """Read a member into an array of the same size."""
         with _as_damage(f"{self.name}: {name}"), cast(zipfile.ZipExtFile, self._archive.open(name)) as member:
             for view in _memory_of(target):
@@ -180,6 +184,7 @@ class ZipReader(contextlib.AbstractContextManager["ZipReader"]):
                     if not n:
                         raise EOFError("it ends too early")
                     done += n
+                    account_io(n)
             if member.read(1):  # reading to the end also checks the checksum
                 raise EOFError("it is longer than its declared size")
 

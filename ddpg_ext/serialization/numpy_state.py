@@ -147,7 +147,7 @@ def random_state_of(call: Recorded) -> np.random.RandomState:
 
 
 def _natural_numbers(value: Any) -> Any:
-    """Convert natural numbers, also NumPy's and those in lists or arrays, to Python numbers."""
+    """Convert natural numbers, including NumPy's and numbers in lists or arrays, to Python numbers."""
     if isinstance(value, list | tuple | np.ndarray):
         return [_natural_numbers(item) for item in value]
     if value is not None and (not isinstance(value, Integral) or value < 0):

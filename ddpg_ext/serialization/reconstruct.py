@@ -214,7 +214,9 @@ def load_attributes(data: Any, paths: Container[str], kind: str, allowed: Allowe
     recorded = record(data)
     root = recorded.root
     name = root.func if isinstance(root, Recorded) else type(root).__name__
-    if not isinstance(name, Global) or name.path not in paths:
+    if not isinstance(name, Global):
+        raise DamagedCheckpointError(f"it holds a {name}, not {kind}")
+    if name.path not in paths:
         raise UntrustedContentError(f"{name} instead of {kind}")
     if not isinstance(root.state, dict):
         raise DamagedCheckpointError("it has no attributes")

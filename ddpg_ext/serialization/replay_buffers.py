@@ -26,7 +26,7 @@ from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 from ddpg_ext.common.checks import check_equal_arguments, plain
 from ddpg_ext.common.errors import CheckpointError, DamagedCheckpointError, UntrustedContentError
 from ddpg_ext.serialization.allowlist import Allowed, class_path
-from ddpg_ext.serialization.archive import ZipReader, ZipWriter, open_regular_file, resolve_suffix, write_zip
+from ddpg_ext.serialization.archive import AccountIO, ZipReader, ZipWriter, open_regular_file, resolve_suffix, write_zip
 from ddpg_ext.serialization.numpy_state import check_shape, make_dtype, object_array
 from ddpg_ext.serialization.reconstruct import load_attributes, load_pickle, naming
 from ddpg_ext.serialization.safe_pickle import Budget
@@ -149,7 +149,7 @@ def _as_array(value: Any) -> np.ndarray | None:
 
 def _n_rows(buffer: Any, array: np.ndarray) -> int | None:
     """Return the number of rows to keep, because a buffer is filled from the front; None: all."""
-    has_a_row_per_transition = array.ndim > 0 and array.shape[0] == buffer.buffer_size
+    has_a_row_per_transition = array.shape[0] == buffer.buffer_size
     # With `optimize_memory_usage`, the next observation of the last transition is one row further
     return min(buffer.pos + 1, buffer.buffer_size) if has_a_row_per_transition and not buffer.full else None
 
@@ -160,8 +160,8 @@ def _n_rows(buffer: Any, array: np.ndarray) -> int | None:
 class StoredArray:
     """Represent an array in a zip file that has not been read yet."""
 
-    def __init__(self, archive: ZipReader, name: str, shape: Any, dtype: Any) -> None:
-        self._archive, self._name = archive, name
+    def __init__(self, archive: ZipReader, name: str, account_io: AccountIO, shape: Any, dtype: Any) -> None:
+        self._archive, self._name, self._account_io = archive, name, account_io
         self.shape, self.dtype = check_shape(shape), make_dtype(dtype)
         if archive.size(name) != int(np.prod(self.shape, dtype=object)) * self.dtype.itemsize:
             raise DamagedCheckpointError(f"the size of {name} does not fit its shape {self.shape}")
@@ -169,7 +169,7 @@ class StoredArray:
     def read_into(self, target: np.ndarray) -> None:
         """Read the array into ``target``, which must have the same shape and dtype."""
         self.check(target)
-        self._archive.read_into(self._name, target)
+        self._archive.read_into(self._name, target, self._account_io)
 
     def check(self, target: np.ndarray) -> None:
         """Raise an error unless ``target`` has the same shape and dtype."""
@@ -183,8 +183,9 @@ def write_members(archive: ZipWriter, buffer: Any) -> None:
     """Write a replay buffer into a zip file."""
     layout, arrays = describe(buffer)
     archive.add(LAYOUT, layout)
+    account_io = getattr(buffer, "account_io", lambda n_bytes: None)
     for name, array in arrays.items():
-        archive.add(_member(name), array)
+        archive.add(_member(name), array, account_io)
 
 
 def describe(buffer: Any) -> tuple[bytes, dict[str, np.ndarray]]:
@@ -220,7 +221,10 @@ def read_members(archive: ZipReader, buffer: Any, allowed: Allowed) -> None:
         # Older files have unquoted names
         members = {str(name): _member(str(name)) for name in layout["arrays"]}
         members = {name: member if member in archive else f"{FOLDER}{name}" for name, member in members.items()}
-        arrays = {name: StoredArray(archive, members[name], *part) for name, part in layout["arrays"].items()}
+        account_io = getattr(buffer, "account_io", lambda n_bytes: None)
+        arrays = {
+            name: StoredArray(archive, members[name], account_io, *part) for name, part in layout["arrays"].items()
+        }
         if saved_class != kind or not isinstance(values, dict):
             raise CheckpointError(
                 f"it is a {str(saved_class)[:120]}, but the model has a {kind}; pass the same replay_buffer_class"
@@ -249,13 +253,7 @@ def load_buffer(path: Any, buffer: Any, allowed: Allowed) -> Any:
                 read_members(archive, buffer, allowed)
             return buffer
         with naming(os.fspath(path) if is_path else "the file", "a replay buffer"):
-            try:
-                return from_pickle(file, allowed)
-            except UntrustedContentError:
-                if not allowed.trusted:
-                    raise
-        file.seek(start)
-        return pickle.load(file)
+            return from_pickle(file, allowed)
 
 
 _BUFFERS: dict[str, type[ReplayBuffer]] = {
@@ -265,7 +263,18 @@ _PLAIN = (bool, int, float, type(None), GoalSelectionStrategy)
 
 
 def from_pickle(file: Any, allowed: Allowed) -> ReplayBuffer:
-    """Return the replay buffer in a pickle of SB3; of other classes only those that the caller allows."""
+    """Return the replay buffer in a pickle of SB3, if its class is SB3's or allowed; else unpickle it if trusted."""
+    start = file.tell()
+    try:
+        return _reconstructed(file, allowed)
+    except UntrustedContentError:
+        if not allowed.trusted:
+            raise
+    file.seek(start)
+    return pickle.load(file)
+
+
+def _reconstructed(file: Any, allowed: Allowed) -> ReplayBuffer:
     own = {name: cls for name, cls in allowed.extra.items() if isinstance(cls, type) and issubclass(cls, ReplayBuffer)}
     classes: dict[str, Any] = {**own, **_BUFFERS}
     path, attributes = load_attributes(file, classes, "a replay buffer", allowed)

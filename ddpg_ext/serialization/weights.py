@@ -29,10 +29,8 @@ def save_tensors(state: Any) -> bytes:
     return buffer.getvalue()
 
 
-def load_tensors(
-    data: bytes, device: th.device | str = "cpu", budget: Budget | None = None, trusted: bool = False
-) -> Any:
-    """Return the state dict in a torch file; refuse other content than tensors and plain values, unless trusted."""
+def load_tensors(data: bytes, device: th.device | str, budget: Budget, trusted: bool) -> Any:
+    """Return the state dict in a torch file; unless trusted, refuse anything but tensors and plain values."""
     if not data.startswith(b"PK"):
         raise DamagedCheckpointError(
             "not a weight file of torch >= 1.6; to convert an older file, load and save it with SB3"

@@ -228,3 +228,19 @@ def test_without_timeouts_no_n_step_return_crosses_the_end():
     end_episodes(buffer, np.arange(1))
     buffer.add(*[np.ones((1, 1), np.float32)] * 3, np.array([100]), np.array([False]), [{}])
     assert buffer._get_samples(np.array([0, 1])).rewards.flatten().tolist() == [11, 10]
+
+
+@pytest.mark.parametrize("envs", [[0], np.array([True, False, False]), [True, False, False], np.array([0])])
+@pytest.mark.parametrize("cls", [PackedReplayBuffer, ReplayBuffer])
+def test_episodes_end_by_number_or_flag(cls, envs):
+    box = spaces.Box(-1, 1, (1,))
+    buffer = cls(30, box, box, "cpu", n_envs=3)
+    for step in range(3):
+        buffer.add(*(np.full((3, 1), value, np.float32) for value in (step, step + 1, 0)), *np.zeros((2, 3)), [{}] * 3)
+    end_episodes(buffer, envs)
+    buffer.add(*(np.full((3, 1), value, np.float32) for value in (7, 8, 0)), *np.zeros((2, 3)), [{}] * 3)
+    batch = buffer.sample(300)
+    jumps = batch.next_observations - batch.observations
+    assert set(jumps.ravel().tolist()) == {1.0}
+    with pytest.raises(InvalidArgumentError, match="`envs` must be numbers of the 3 environments"):
+        end_episodes(buffer, [3])

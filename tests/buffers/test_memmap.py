@@ -15,7 +15,10 @@ import torch as th
 from gymnasium import spaces
 
 from ddpg_ext.buffers import PackedReplayBuffer, memmap, ring
+from ddpg_ext.buffers.memmap import ScratchFiles
 from ddpg_ext.common.errors import ReplayBufferError
+from ddpg_ext.serialization.allowlist import Allowed
+from ddpg_ext.serialization.replay_buffers import load_buffer, save_buffer
 
 SPACE = spaces.Box(-np.inf, np.inf, (3,), np.float32)
 IMAGE = spaces.Box(0, 255, (64, 64, 9), np.uint8)
@@ -214,3 +217,22 @@ def resident():
         pytest.skip("needs /proc")
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_saving_and_loading_release_memory_piece_by_piece(tmp_path, monkeypatch):
+    """The bound of the resident memory holds for files, too."""
+    pieces = []
+    monkeypatch.setattr(ScratchFiles, "account_io", lambda self, n_bytes: pieces.append(n_bytes))
+    space = spaces.Box(-1, 1, (500,), np.float32)
+    buffers = [PackedReplayBuffer(3000, space, space, "cpu", storage="memmap", directory=tmp_path) for _ in range(2)]
+    for _ in range(3000):
+        buffers[0].add(*np.ones((3, 1, 500), np.float32), np.zeros(1), np.zeros(1, bool), [{}])
+    for run in (
+        lambda: save_buffer(tmp_path / "b", buffers[0]),
+        lambda: load_buffer(tmp_path / "b", buffers[1], Allowed()),
+    ):
+        pieces.clear()
+        run()
+        assert sum(pieces) > 3000 * 1000 * 4
+        assert max(pieces) <= 2**20
+    assert buffers[1].size() == 3000

@@ -96,7 +96,7 @@ def test_settings_are_those_of_the_environment_that_is_passed(tmp_path):
     assert env.get_attr("gamma") == [0.5]
     assert env.get_attr("_max_episode_steps") == [30]
     assert env.get_attr("return_rms")[0].count > 50
-    with pytest.raises(CheckpointError, match=r"other wrappers.*NormalizeReward"):
+    with pytest.raises(CheckpointError, match=r"wrappers differ from the run's.*NormalizeReward"):
         DDPGPaper.resume(tmp_path / "whole", pendulum())
 
 
@@ -107,7 +107,7 @@ def test_states_of_another_kind_are_refused():
     states += [{"return_rms": {"mean": 0.0, "var": 1.0}}]
     states += [{"return_rms": {"mean": np.zeros(3), "var": np.ones(3), "count": 1}}]
     for state in [*({"0.NormalizeReward": state} for state in states), {"2.PendulumEnv": {"g": 1.0}}]:
-        with pytest.raises(CheckpointError, match="other wrappers"):
+        with pytest.raises(CheckpointError, match="wrappers differ from the run's"):
             training_state.set_wrapper_states(env, state)
 
 

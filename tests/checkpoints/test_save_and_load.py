@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import pickle
 import sys
 from copy import deepcopy
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import torch as th
 from stable_baselines3 import DDPG, SAC
-from stable_baselines3.common.callbacks import CheckpointCallback
+from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor
@@ -29,6 +30,7 @@ from toys import (
 
 from ddpg_ext import (
     CheckpointError,
+    DamagedCheckpointError,
     DDPGPaper,
     InvalidArgumentError,
     InvalidArgumentTypeError,
@@ -555,3 +557,44 @@ def test_a_stop_in_a_saved_model(tmp_path):
     model.learn(20, reset_num_timesteps=False)
     batch = model.replay_buffer.sample(500)
     assert th.equal(batch.observations[:, 2] + 1, batch.next_observations[:, 2])
+
+
+class StopSoon(BaseCallback):
+    def _on_step(self):
+        return self.n_calls < 15
+
+
+@pytest.mark.parametrize("steps", [sys.maxsize, 1e300])
+def test_a_run_without_end_can_be_saved(tmp_path, steps):
+    model = small_model().learn(steps, StopSoon())
+    model.save(tmp_path / "model")
+    assert DDPGPaper.load(tmp_path / "model").num_timesteps == 15
+
+
+@pytest.mark.parametrize("name", ["policy_kwargs", "replay_buffer_kwargs"])
+def test_arguments_that_may_be_none_when_loading(tmp_path, name):
+    model = DDPGPaper("MlpPolicy", "Pendulum-v1", buffer_size=100)
+    model.save(tmp_path / "model")
+    assert getattr(DDPGPaper.load(tmp_path / "model", **{name: None}), name) == {}
+
+
+def test_the_placeholder_for_a_schedule_that_cannot_be_read(tmp_path):
+    """SB3's recipe: 0.0 in place of a function in the file."""
+    DDPG("MlpPolicy", "Pendulum-v1", learning_rate=lambda x: 1e-3 * x, buffer_size=100).save(tmp_path / "model")
+    custom = {"learning_rate": 0.0, "lr_schedule": lambda _: 0.0}
+    assert DDPGPaper.load(tmp_path / "model", custom_objects=custom).learning_rate == 1e-4
+
+
+def test_the_callers_custom_objects_stay_as_they_are(tmp_path):
+    model = small_model()
+    model.save(tmp_path / "model")
+    custom = {"policy_kwargs": {**model.policy_kwargs, "device": "cpu"}}
+    with pytest.raises(CheckpointError):
+        DDPGPaper.load(tmp_path / "model", custom_objects=custom)
+    assert custom["policy_kwargs"]["device"] == "cpu"
+
+
+def test_a_file_that_holds_something_else(tmp_path):
+    (tmp_path / "buffer.pkl").write_bytes(pickle.dumps({"a": 1}))
+    with pytest.raises(DamagedCheckpointError, match="it holds a dict, not a replay buffer"):
+        small_model().load_replay_buffer(tmp_path / "buffer.pkl")

@@ -30,7 +30,14 @@ from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 from torch import nn
 from toys import ChaosEnv
 
-from ddpg_ext import CheckpointError, DamagedCheckpointError, DDPGPaper, UntrustedContentError, load_zoo_run
+from ddpg_ext import (
+    CheckpointError,
+    DamagedCheckpointError,
+    DDPGPaper,
+    InvalidArgumentError,
+    UntrustedContentError,
+    load_zoo_run,
+)
 from ddpg_ext.checkpoints.vec_normalize import load_vec_normalize
 from ddpg_ext.common.cnn import PaperCNN
 from ddpg_ext.serialization.allowlist import Allowed
@@ -149,7 +156,7 @@ def test_pickle_in_each_kind_of_file(sb3_zip, model, venv, tmp_path, vector):
     before = model.replay_buffer
     assert str(path) in refused(model.load_replay_buffer, path)
     assert model.replay_buffer is before
-    assert str(path) in refused(load_vec_normalize, path, venv)
+    assert str(path) in refused(load_vec_normalize, path, venv, Allowed())
 
 
 @pytest.mark.parametrize("vector", VECTORS)
@@ -175,7 +182,7 @@ def test_broken_pickles(model, venv, sb3_zip, tmp_path, kind):
     buffer = ReplayBuffer(8, model.observation_space, model.action_space)
     for good, load in (
         (buffer, model.load_replay_buffer),
-        (VecNormalize(venv), partial(load_vec_normalize, venv=venv)),
+        (VecNormalize(venv), partial(load_vec_normalize, venv=venv, allowed=Allowed())),
     ):
         path.write_bytes(hostile.broken_pickles(pickle.dumps(good))[kind])
         refused(load, path)
@@ -292,7 +299,7 @@ def test_statistics_of_another_shape(venv, tmp_path):
             wrapper = VecNormalize(venv)
             setattr(getattr(wrapper, statistics), name, np.ones((1_000, 1)))
             wrapper.save(tmp_path / "vecnormalize.pkl")
-            refused(load_vec_normalize, tmp_path / "vecnormalize.pkl", venv)
+            refused(load_vec_normalize, tmp_path / "vecnormalize.pkl", venv, Allowed())
 
 
 ACTIVATIONS = [nn.ReLU, nn.Tanh, nn.ELU, nn.PReLU, nn.SiLU, nn.Softplus, nn.LeakyReLU, nn.Identity, nn.Dropout]
@@ -449,9 +456,11 @@ def test_files_that_are_none(tmp_path, model):
     (tmp_path / "folder.zip").mkdir()
     (tmp_path / "zero.zip").symlink_to("/dev/zero")
     (tmp_path / "loop.zip").symlink_to(tmp_path / "loop.zip")
-    for name in ("pipe.zip", "folder.zip", "zero.zip", "loop.zip", "absent.zip", "a\0b"):
+    for name in ("pipe.zip", "folder.zip", "zero.zip", "loop.zip", "absent.zip"):
         refused(DDPGPaper.load, tmp_path / name)
         refused(model.load_replay_buffer, tmp_path / name)
+    with pytest.raises(InvalidArgumentError, match="a path that the system can have"):
+        DDPGPaper.load("a\0b")
 
 
 @pytest.mark.parametrize(
