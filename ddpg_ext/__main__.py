@@ -1,8 +1,11 @@
 """The command ``python -m ddpg_ext``, installed as ``ddpg_ext``."""
 
 import importlib
+import os
 import sys
-from difflib import get_close_matches
+
+from ddpg_ext.common.command_line import fail
+from ddpg_ext.common.errors import suggestion
 
 #: Name of each command, its summary, and the module of this package whose ``main`` gets the other arguments. None: a
 #: program of the Zoo. A new command needs one line here
@@ -34,10 +37,13 @@ def main(arguments: list[str] | None = None) -> None:
         print("usage: python -m ddpg_ext COMMAND [OPTIONS]\n\ncommands (COMMAND --help lists the options of one):")
         print("\n".join(f"  {command:16} {summary}" for command, (summary, _) in COMMANDS.items()))
     else:
-        close = get_close_matches(name, COMMANDS, n=1)
-        advice = f"did you mean {close[0]!r}?" if close else "python -m ddpg_ext --help lists the commands"
-        print(f"ddpg_ext: error: unknown command {name!r}; {advice}", file=sys.stderr)
-        sys.exit(2)
+        fail("ddpg_ext", f"unknown command {name!r}; {suggestion(name, COMMANDS)}")
+
+
+def script() -> None:
+    """Run the installed command ``ddpg_ext``, which finds modules in the current folder like ``python -m``."""
+    sys.path.insert(0, os.getcwd())
+    main()
 
 
 if __name__ == "__main__":

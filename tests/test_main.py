@@ -1,5 +1,7 @@
 """`python -m ddpg_ext` lists its commands, starts them, and names the nearest one."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,7 @@ def test_it_lists_the_commands(arguments, capsys):
     assert {"train", "enjoy", "plot", "load_from_hub"} <= set(__main__.COMMANDS)
 
 
-@pytest.mark.parametrize(("name", "advice"), [("trian", "did you mean 'train'?"), ("xyz", "--help lists the commands")])
+@pytest.mark.parametrize(("name", "advice"), [("trian", "did you mean 'train'?"), ("xyz", "known: ")])
 def test_an_unknown_command(name, advice, capsys):
     with pytest.raises(SystemExit) as end:
         __main__.main([name])
@@ -28,4 +30,13 @@ def test_an_unknown_command(name, advice, capsys):
 
 def test_the_script_is_installed():
     project = (Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8")
-    assert 'ddpg_ext = "ddpg_ext.__main__:main"' in project
+    assert 'ddpg_ext = "ddpg_ext.__main__:script"' in project
+
+
+def test_the_script_finds_modules_in_the_current_folder(tmp_path):
+    (tmp_path / "mine.py").write_text("import gymnasium as gym\ngym.register('Mine-v0', entry_point='mine:Env')\n")
+    code = "import sys; sys.path.remove(''); from ddpg_ext.__main__ import script; script()"
+    command = [sys.executable, "-c", code, "sweep", "--env", "Mine-v0", "--gym-packages", "mine", "--dry-run"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert "--gym-packages mine cannot be imported" not in done.stderr
+    assert "Mine-v0" in done.stderr, "it has no class Env"

@@ -1,26 +1,29 @@
 """The RL Zoo's experiment manager, extended for ``ddpg_paper``. Needs rl_zoo3."""
 
+import copy
 import inspect
 import os
 import shutil
 import threading
+from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
+from pathlib import Path
 from typing import Any
 
 import optuna
 from rl_zoo3 import exp_manager
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv
+from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv, unwrap_vec_normalize
 
 from ddpg_ext.callbacks import StopOnCtrlC, ignored_interrupts
+from ddpg_ext.common.command_line import one_line
 from ddpg_ext.common.errors import DDPGPaperError, InvalidArgumentError, WorkerError
-from ddpg_ext.common.workers import PIPE_ERRORS, naming_workers, startup_error
+from ddpg_ext.common.workers import PIPE_ERRORS, naming_workers
 from ddpg_ext.ddpg_paper.observations import check_spaces
 from ddpg_ext.zoo import hyperparameters as hp
-from ddpg_ext.zoo.run_files import check_storable
-from ddpg_ext.zoo.sweep_options import one_line
+from ddpg_ext.zoo.run_files import BEST_STATISTICS, CLASSES, check_storable, class_names, write_yaml
 
 
 class ExperimentManager(exp_manager.ExperimentManager):
@@ -48,24 +51,28 @@ class ExperimentManager(exp_manager.ExperimentManager):
     def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Read the hyperparameters, and refuse unknown keys before the run folder is created."""
         try:
-            hyperparams, saved = super().read_hyperparameters()
+            hyperparams, saved = copy.deepcopy(super().read_hyperparameters())  # a module of the user may hold them
         except DDPGPaperError:
             raise
         except Exception as error:  # a file may hold any value, and the Zoo executes Python files
             raise InvalidArgumentError(
                 f"the hyperparameters {self.config!r} cannot be read ({type(error).__name__}: {one_line(error)}); pass "
-                "a YAML file with names and values for each environment, or Python code with such `hyperparams`"
+                "a YAML file with a mapping (name: value) for each environment, or Python code with such `hyperparams`"
             ) from error
+        for values in (hyperparams, saved):  # the Zoo takes only names
+            values |= {key: class_names(values[key]) for key in CLASSES if key in values}
         hp.check_zoo_values(hyperparams)
         if self._is_ours and self.trial_id is not None and "action_noise" not in (self.custom_hyperparams or {}):
             for values in (hyperparams, saved):
                 values.pop("action_noise", None)  # the trial has its own
         if not self._eval_env_kwargs_args and not self.env_kwargs:  # the Zoo would evaluate without those of the file
-            self.eval_env_kwargs = hyperparams.get("env_kwargs") or {}
+            self.eval_env_kwargs = hp.convert_exponents(hyperparams.get("env_kwargs") or {})
         for key in ("replay_buffer_class", "frame_stack", "env_kwargs", "vec_env_wrapper"):
             if saved.get(key, "") is None:  # the Zoo's `enjoy` needs a value or no key
                 del saved[key]
         if self._is_ours:
+            for values in (hyperparams, saved):
+                _stack_before_normalising(values)
             check_storable(self.custom_hyperparams or {})
             hp.check_keys(hyperparams)
             if self.n_timesteps > 0:
@@ -111,6 +118,22 @@ class ExperimentManager(exp_manager.ExperimentManager):
             if experiment is None and self._made_folder:
                 shutil.rmtree(self.save_path, ignore_errors=True)
 
+    def _maybe_normalize(self, env: VecEnv, eval_env: bool) -> VecEnv:
+        """Normalise like the Zoo; a run that continues with statistics beside its agent also saves them."""
+        env = super()._maybe_normalize(env, eval_env)
+        if self._is_ours and unwrap_vec_normalize(env) is not None:
+            self.normalize = True
+        return env
+
+    def _save_config(self, saved_hyperparams: dict[str, Any]) -> None:
+        """Save the hyperparameters and options of a run like the Zoo, but without aliases, which loading refuses."""
+        if self._is_ours and self.normalize:
+            saved_hyperparams["normalize"] = saved_hyperparams.get("normalize") or True
+        super()._save_config(saved_hyperparams)
+        options = OrderedDict(sorted(vars(self.args).items()))
+        for name, content in (("config.yml", saved_hyperparams), ("args.yml", options)):
+            write_yaml(Path(self.params_path, name), content)
+
     def create_log_folder(self) -> None:
         self._made_folder = self._is_ours and not os.path.isdir(self.save_path)
         folder, option = self.log_folder, "--log-folder"
@@ -139,7 +162,7 @@ class ExperimentManager(exp_manager.ExperimentManager):
             except PIPE_ERRORS as error:
                 if not in_processes:
                     raise
-                raise startup_error(error) from error
+                raise _startup_error(error) from error
         getattr(self._per_thread, "envs", []).append(env)
         return env
 
@@ -158,6 +181,10 @@ class ExperimentManager(exp_manager.ExperimentManager):
             raise
 
     def save_trained_model(self, model: BaseAlgorithm) -> None:
+        statistics = Path(self.params_path, "vecnormalize.pkl")
+        if self._is_ours and statistics.exists() and Path(self.save_path, "best_model.zip").exists():
+            # The Zoo overwrites those of the best agent
+            shutil.copyfile(statistics, statistics.with_name(BEST_STATISTICS))
         try:
             super().save_trained_model(model)
         finally:
@@ -205,10 +232,20 @@ class ExperimentManager(exp_manager.ExperimentManager):
             raise DDPGPaperError(f"no trial was completed, so there is nothing to report{reason}") from error
 
 
+def _stack_before_normalising(hyperparams: dict[str, Any]) -> None:
+    """Stack frames inside of the normalisation, because the replay buffer stores observations before it."""
+    if hyperparams.get("normalize") and hyperparams.get("frame_stack"):
+        wrappers = hyperparams.get("vec_env_wrapper") or []
+        wrappers = wrappers if isinstance(wrappers, list) else [wrappers]
+        stack = {"stable_baselines3.common.vec_env.VecFrameStack": {"n_stack": hyperparams.pop("frame_stack")}}
+        hyperparams["vec_env_wrapper"] = [*wrappers, stack]
+
+
 def _check_options(options: dict[str, Any]) -> None:
     """Refuse counts out of range, and ``--trial-id`` without a study."""
-    for name, option in (("n_eval_episodes", "--eval-episodes"), ("n_eval_envs", "--n-eval-envs")):
-        if options.get(name, 1) < 1:
+    counts = {"n_eval_episodes": "--eval-episodes", "n_eval_envs": "--n-eval-envs", "n_evaluations": "--n-evaluations"}
+    for name, option in counts.items():
+        if (count := options.get(name)) is not None and count < 1:
             raise InvalidArgumentError(f"{option} must be a whole number above 0, got {options[name]}")
     if options.get("log_interval", -1) == 0:
         raise InvalidArgumentError(
@@ -221,6 +258,15 @@ def _check_options(options: dict[str, Any]) -> None:
         )
     if options.get("trial_id") is not None and not (options.get("storage") and options.get("study_name")):
         raise InvalidArgumentError("--trial-id needs --storage and --study-name")
+
+
+def _startup_error(error: Exception) -> WorkerError:
+    """Return the error for a process that ended before its environment was built."""
+    return WorkerError(
+        f"a process of an environment ended before its environment was built ({type(error).__name__}); if no error is "
+        "shown above, it was killed, usually because memory ran out. Use --vec-env dummy, which shows the error, or "
+        "fewer environments (-params n_envs:1)"
+    )
 
 
 class _TrialId(int):

@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from stable_baselines3.common.utils import LinearSchedule
 
 from ddpg_ext import buffers
 from ddpg_ext.common.checks import is_count, plain
+from ddpg_ext.common.command_line import one_line
 from ddpg_ext.common.errors import DDPGPaperError, InvalidArgumentError, InvalidArgumentTypeError, suggestion
 from ddpg_ext.common.noise import LinearDecay, OrnsteinUhlenbeckNoise, ScheduledActionNoise
 from ddpg_ext.common.optional_imports import import_extra
@@ -27,10 +29,16 @@ FILE = Path(__file__).parent / "hyperparams" / f"{ALGORITHM}.yml"
 
 SCHEDULES = ("learning_rate", "qf_learning_rate")
 NOISE_KEYS = ("noise_type", "noise_std", "noise_theta", "noise_dt", "noise_schedule")
+#: keys of a sweep's variant that are not hyperparameters
+VARIANT_KEYS = ("algo", "base", "study", "study_name")
 #: arguments that are options of the training program, with the option
 OPTIONS = {name: f"--{name.replace('_', '-')}" for name in ("env", "seed", "verbose", "device", "tensorboard_log")}
 #: keys whose text is a Python expression, as in the Zoo
 _EXPRESSIONS = ("policy_kwargs", "replay_buffer_class", "replay_buffer_kwargs", "normalize", "monitor_kwargs")
+#: keys with arguments of environments, wrappers and callbacks
+ZOO_ARGUMENTS = ("env_kwargs", "normalize", "monitor_kwargs", "env_wrapper", "vec_env_wrapper", "callback")
+#: a number that PyYAML reads as text
+_WITH_EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
 #: keys whose dicts and lists may hold numbers to convert
 _NESTED = ("policy_kwargs", "replay_buffer_kwargs", "noise_std", "noise_schedule", "train_freq")
 
@@ -45,16 +53,48 @@ def read_hyperparameters(env_id: str, file: str | Path = FILE) -> dict[str, Any]
     :raises InvalidArgumentError: if the file has neither, or cannot be read
     :raises MissingExtraError: if PyYAML is not installed (extra ``extra``)
     """
-    yaml = import_extra("yaml", "ddpg_ext[extra]", "reading hyperparameters")
-    try:
-        entries = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise InvalidArgumentError(f"the hyperparameters {str(file)!r} cannot be read ({error})") from error
-    if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):
-        raise InvalidArgumentError(f"{file} must have names and values for each environment, got {str(entries)[:80]}")
+    entries = read_mapping("hyperparameters", file)
+    if not all(isinstance(entry, dict) for entry in entries.values()):
+        raise InvalidArgumentError(
+            f"{file} must have a mapping (name: value) for each environment, got {str(entries)[:80]}"
+        )
     if env_id not in entries and "default" not in entries:
         raise InvalidArgumentError(f"{file} has no entry for {env_id!r}; {suggestion(env_id, map(str, entries))}")
     return entries[env_id if env_id in entries else "default"]
+
+
+def read_mapping(kind: str, file: str | Path) -> dict[str, Any]:
+    """Return the content of a YAML file of settings or hyperparameters."""
+    yaml = import_extra("yaml", "ddpg_ext[extra]", f"reading {kind}")
+    try:
+        content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise InvalidArgumentError(f"the {kind} {str(file)!r} cannot be read: {one_line(error)}") from error
+    if not isinstance(content, dict):
+        raise InvalidArgumentError(
+            f"the {kind} {str(file)!r} must be a mapping (name: value), got {type(content).__name__}"
+        )
+    return content
+
+
+def evaluate_pairs(option: str, pairs: list[str] | dict[str, Any], separator: str) -> dict[str, Any]:
+    """Evaluate the values of pairs like the Zoo; a mapping from a YAML file has values already."""
+    if isinstance(pairs, dict):
+        return pairs
+    values: dict[str, Any] = {}
+    names = vars(import_extra("rl_zoo3.utils", "ddpg_ext[zoo]", option)) if pairs else {}
+    for pair in pairs:
+        key, _, value = pair.partition(separator)
+        if not (key and value):
+            raise InvalidArgumentError(f"{option} {pair!r}: pass key{separator}value")
+        try:
+            values[key] = value if separator == "=" and key in VARIANT_KEYS else _evaluate(value, names)
+        except Exception as error:
+            raise InvalidArgumentError(
+                f"{option} {pair!r}: the value is not a Python expression ({one_line(error)}); text needs its own "
+                f"quotes: \"{key}{separator}'{value}'\""
+            ) from error
+    return values
 
 
 def constructor_arguments(hyperparams: dict[str, Any], action_shape: tuple[int, ...]) -> dict[str, Any]:
@@ -101,7 +141,19 @@ def check_zoo_values(hyperparams: dict[str, Any]) -> None:
 
 def convert_numbers(hyperparams: dict[str, Any]) -> dict[str, Any]:
     """Convert numbers such as 1e-3, which YAML reads as text."""
-    return {key: _number(value, nested=key in _NESTED) for key, value in hyperparams.items()}
+    return {
+        key: convert_exponents(value) if key in ZOO_ARGUMENTS else _number(value, nested=key in _NESTED)
+        for key, value in hyperparams.items()
+    }
+
+
+def convert_exponents(value: Any) -> Any:
+    """Convert text such as 1e-3 in arguments of environments, wrappers and callbacks, which may also be other text."""
+    if isinstance(value, dict):
+        return {key: convert_exponents(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [convert_exponents(item) for item in value]
+    return float(value) if isinstance(value, str) and _WITH_EXPONENT.fullmatch(value) else value
 
 
 def convert_values(hyperparams: dict[str, Any], names: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -111,7 +163,10 @@ def convert_values(hyperparams: dict[str, Any], names: dict[str, Any] | None = N
         if isinstance(value, str) and key in SCHEDULES:
             values[key] = _schedule(key, value)
         elif isinstance(value, str) and key in _EXPRESSIONS:
-            values[key] = _evaluate(key, value, names or {})
+            try:
+                values[key] = _evaluate(value, names or {})
+            except Exception as error:
+                raise InvalidArgumentError(f"`{key}` must be a Python expression, got {value!r} ({error})") from error
     if isinstance(values.get("train_freq"), list):
         values["train_freq"] = tuple(values["train_freq"])
     return values
@@ -233,12 +288,10 @@ def _decay(schedule: Any) -> LinearDecay:
         raise InvalidArgumentError(f"`noise_schedule` takes n_steps, start and end: {error}") from None
 
 
-def _evaluate(key: str, text: str, names: dict[str, Any]) -> Any:
+def _evaluate(text: str, names: dict[str, Any]) -> Any:
+    """Evaluate a Python expression, which can also use the names of this package, of SB3 and of torch."""
     package = importlib.import_module("ddpg_ext")  # for the user's expression; this module does not depend on it
     ours: dict[str, Any] = {"ddpg_ext": package, "sb3": stable_baselines3, "stable_baselines3": stable_baselines3}
     ours |= {name: getattr(module, name) for module in (package, buffers) for name in module.__all__}
     ours |= {"th": th, "torch": th, "nn": th.nn, "HerReplayBuffer": stable_baselines3.HerReplayBuffer}
-    try:
-        return eval(text, {**names, **ours})
-    except Exception as error:
-        raise InvalidArgumentError(f"`{key}` must be a Python expression, got {text!r} ({error})") from error
+    return eval(text, {**names, **ours})

@@ -13,13 +13,12 @@ from typing import Any
 
 import gymnasium as gym
 
-from ddpg_ext.common.command_line import BAD_INPUT
+from ddpg_ext.common.command_line import BAD_INPUT, fail
 from ddpg_ext.common.environments import check_environment, register
 from ddpg_ext.common.errors import DDPGPaperError, InvalidArgumentError, NonFiniteError, WorkerError
 from ddpg_ext.common.optional_imports import import_extra
-from ddpg_ext.zoo.hyperparameters import ALGORITHM
+from ddpg_ext.zoo.hyperparameters import ALGORITHM, evaluate_pairs
 from ddpg_ext.zoo.register import register_zoo
-from ddpg_ext.zoo.sweep_options import evaluate_pairs
 
 _AGENT = ["--algo", ALGORITHM, "--env", "Pendulum-v1"]
 #: default options of each program, unless the user chooses another algorithm
@@ -55,9 +54,8 @@ def run(program: str, arguments: list[str]) -> None:
         message = _message(program, arguments, error)
         if message is None:
             raise
-        print(f"ddpg_ext {program}: error: {message}", file=sys.stderr)
         has_failed = isinstance(error, NonFiniteError | WorkerError) or type(error) is DDPGPaperError
-        sys.exit(1 if has_failed else BAD_INPUT)
+        fail(f"ddpg_ext {program}", message, 1 if has_failed else BAD_INPUT)
 
 
 def with_defaults(program: str, arguments: list[str]) -> list[str]:
@@ -78,6 +76,8 @@ def _start(program: str) -> None:
         _explain_pair_errors()
         if program == "record_training":
             _record_with_this_package(folder)
+        elif program == "record_video":
+            _use_environment_of_hyperparameters()
         elif program == "load_from_hub":
             _accept_missing_statistics()
         runpy.run_module(f"rl_zoo3.{program}", run_name="__main__")
@@ -142,6 +142,19 @@ def _record_with_this_package(folder: str) -> None:
         os.symlink(imageio_ffmpeg.get_ffmpeg_exe(), os.path.join(folder, "ffmpeg"))
         os.environ["PATH"] = os.pathsep.join([folder, os.environ.get("PATH", "")])
     subprocess.call = call_ours  # type: ignore[assignment]
+
+
+def _use_environment_of_hyperparameters() -> None:
+    """Let ``record_video`` use the ``env_kwargs`` of the hyperparameters, as ``enjoy`` does."""
+    utils: Any = importlib.import_module("rl_zoo3.utils")
+    make = utils.create_test_env
+
+    def make_with_all(*args: Any, hyperparams: dict[str, Any], env_kwargs: dict[str, Any], **kwargs: Any) -> Any:
+        others = {**hyperparams}
+        env_kwargs = {**(others.pop("env_kwargs", None) or {}), **env_kwargs}
+        return make(*args, hyperparams=others, env_kwargs=env_kwargs, **kwargs)
+
+    utils.create_test_env = make_with_all
 
 
 def _accept_missing_statistics() -> None:

@@ -55,7 +55,8 @@ def _accept_run_folders(utils: Any) -> None:
         exp_id: int, folder: str, algo: str, env_name: str, *args: Any, **kwargs: Any
     ) -> tuple[str, str, str]:
         run = Path(folder).resolve()
-        if any(run.glob("*.zip")) or any(run.glob("*/config.yml")):
+        is_run = any(run.glob("*.zip")) or any(run.glob("*/config.yml"))
+        if is_run and not (run / algo).is_dir():  # else it has runs, and perhaps other zip files
             exp_id, folder, algo = -1, str(run.parent), run.name
         name_prefix, model_path, log_path = original(exp_id, folder, algo, env_name, *args, **kwargs)
         for file, key in (("args.yml", "env_kwargs"), ("config.yml", None)):

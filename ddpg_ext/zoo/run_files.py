@@ -14,6 +14,10 @@ from ddpg_ext.serialization.archive import open_regular_file
 
 MAX_YAML = 2**18
 MAX_DEPTH = 20
+#: statistics of the best agent, beside those of the last
+BEST_STATISTICS = "best_vecnormalize.pkl"
+#: keys with the names of classes, which a Python file of hyperparameters may hold as classes
+CLASSES = ("policy", "env_wrapper", "vec_env_wrapper", "callback")
 #: packages whose classes hyperparameters may name
 _PACKAGES_OF_CLASSES = ("torch", "stable_baselines3", "sb3_contrib", "ddpg_ext")
 
@@ -50,7 +54,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise DamagedCheckpointError(f"{path} is not valid YAML: {str(error)[:300]}") from None
     content = content if content is not None else {}
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-        raise DamagedCheckpointError(f"{path} does not hold names and values")
+        raise DamagedCheckpointError(f"{path} does not hold a mapping (name: value)")
     return content
 
 
@@ -66,6 +70,26 @@ def check_storable(hyperparams: dict[str, Any]) -> None:
                 f"-params {name}: {value!r} cannot be stored in the files of a run; pass numbers, text, lists, dicts "
                 "or classes (a schedule as lin_1e-3), or use DDPGPaper in Python"
             ) from error
+
+
+def write_yaml(path: Path, content: Any) -> None:
+    """Write a file of settings that :func:`read_yaml` reads: without aliases, which refer to equal parts."""
+    import yaml  # the Zoo needs it, too
+
+    class Dumper(yaml.Dumper):
+        def ignore_aliases(self, data: Any) -> bool:
+            return True
+
+    path.write_text(yaml.dump(content, Dumper=Dumper), encoding="utf-8")
+
+
+def class_names(value: Any) -> Any:
+    """Return the dotted names of classes in lists and dicts of wrappers or callbacks."""
+    if isinstance(value, type):
+        return f"{value.__module__}.{value.__qualname__}"
+    if isinstance(value, list):
+        return [class_names(item) for item in value]
+    return {class_names(name): arguments for name, arguments in value.items()} if isinstance(value, dict) else value
 
 
 def _loader(yaml: Any) -> Any:

@@ -28,10 +28,10 @@ from ddpg_ext.common.errors import (
     UntrustedContentError,
 )
 from ddpg_ext.ddpg_paper.ddpg_paper import DDPGPaper
-from ddpg_ext.zoo.run_files import literal, ordered, read_yaml
+from ddpg_ext.zoo.run_files import BEST_STATISTICS, literal, ordered, read_yaml
 from ddpg_ext.zoo.run_limits import check_env_kwargs, check_wrapped_size, check_wrapper
 
-_STEPS = re.compile(r"rl_model_(\d+)_steps\.zip")
+_STEPS = re.compile(r"(.+)_(\d+)_steps\.zip")  # the names of SB3's CheckpointCallback
 #: wrappers that a file may name, with literal arguments. They neither write files nor call their arguments
 _WRAPPERS = {
     "gymnasium.wrappers": {
@@ -45,6 +45,7 @@ _WRAPPERS = {
         *("DelayedRewardWrapper", "ActionNoiseWrapper", "ActionSmoothingWrapper", "TruncatedOnSuccessWrapper"),
     },
     "ddpg_ext.envs": {"FreshWorld", "PixelActionRepeat"},
+    "stable_baselines3.common.vec_env": {"VecFrameStack", "VecTransposeImage", "VecExtractDictObs", "VecCheckNan"},
 }
 #: new path for each old path of a wrapper
 _MOVED = {
@@ -111,7 +112,7 @@ def load_zoo_run(
         try:
             vec_env = settings.make_env(env, env_kwargs, seed, trust)
         except EnvironmentNotFoundError as error:
-            error.model = load_model(DDPGPaper, file, device=device, trust=trust)
+            error.model = load_model(DDPGPaper, file, None, device, trust)
             raise
     else:
         vec_env = DDPGPaper._wrap_env(env, 0)
@@ -153,7 +154,7 @@ def _latest_run(path: Path) -> Path:
 
 
 def _checkpoint(run: Path, checkpoint: str | int | None) -> Path:
-    steps = {int(match[1]): file for file in run.glob("*.zip") if (match := _STEPS.fullmatch(file.name))}
+    steps = {int(match[2]): file for file in run.glob("*.zip") if (match := _STEPS.fullmatch(file.name))}
     last = run / f"{_env_name(run) or run.name}.zip"
     if not last.is_file():
         others = [file for file in run.glob("*.zip") if file.name != "best_model.zip" and file not in steps.values()]
@@ -215,6 +216,7 @@ class _Settings:
         env_id = _registered_id(env_id, trusted=trust.trusted or chosen_id is not None)
         kwargs = self._env_kwargs(env_id, trust) if chosen_kwargs is None else chosen_kwargs
         wrappers = [_wrapper(name, arguments, trust) for name, arguments in ordered(self.config.get("env_wrapper"))]
+        outer = [_wrapper(name, arguments, trust) for name, arguments in ordered(self.config.get("vec_env_wrapper"))]
         n_stack = self.config.get("frame_stack")
         n_stack = n_stack if isinstance(n_stack, int) and n_stack > 1 else 1
         if not trust.trusted:
@@ -222,15 +224,17 @@ class _Settings:
 
         def wrap(wrapped: gym.Env) -> gym.Env:
             if not trust.trusted:
-                sizes = [arguments for cls, arguments in wrappers if cls not in trust.allowed.extra.values()]
+                sizes = [arguments for cls, arguments in wrappers + outer if cls not in trust.allowed.extra.values()]
                 check_wrapped_size(wrapped.observation_space, [*sizes, {"n_stack": n_stack}])
             for cls, arguments in wrappers:
                 wrapped = cls(wrapped, **arguments)
             return wrapped
 
         try:
-            # To watch an agent or to continue training, one environment without vec_env_wrapper is enough
-            vec_env = make_vec_env(env_id, 1, seed, wrapper_class=wrap, env_kwargs=kwargs)
+            # To watch an agent or to continue training, one environment is enough
+            vec_env: VecEnv = make_vec_env(env_id, 1, seed, wrapper_class=wrap, env_kwargs=kwargs)
+            for cls, arguments in outer:
+                vec_env = cls(vec_env, **arguments)
         except (GymError, ImportError, TypeError) as error:
             raise EnvironmentNotFoundError(_environment_help(env_id, error)) from None
         except CheckpointError:
@@ -261,7 +265,7 @@ class _Settings:
         source = self.folder / ("args.yml" if self.args.get("env_kwargs") else "config.yml")
         kwargs = literal(self.args.get("env_kwargs") or self.config.get("env_kwargs"), "env_kwargs") or {}
         if not isinstance(kwargs, dict) or not all(isinstance(key, str) for key in kwargs):
-            raise CheckpointError(f"{source}: `env_kwargs` must be names and values")
+            raise CheckpointError(f"{source}: `env_kwargs` must be a mapping (name: value)")
         kwargs = {key: value for key, value in kwargs.items() if key != "render_mode"}  # a file must not open windows
         if not trust.trusted:
             check_env_kwargs(env_id, kwargs, str(source))
@@ -270,12 +274,21 @@ class _Settings:
     def normalize(self, vec_env: VecEnv, trust: Trust) -> VecEnv:
         """Wrap the environment with the run's normalisation, if it has one."""
         steps = _STEPS.fullmatch(self.file.name)
-        candidates = [self.folder / "vecnormalize.pkl", self.run / "vecnormalize.pkl"]
+        # The Zoo's name, and that of SB3's documentation
+        candidates = [self.folder / "vecnormalize.pkl", self.run / "vecnormalize.pkl", self.run / "vec_normalize.pkl"]
+        if self.file.name == "best_model.zip":
+            candidates.insert(0, self.folder / BEST_STATISTICS)
         if steps:
-            candidates.insert(0, self.run / f"rl_model_vecnormalize_{steps[1]}_steps.pkl")
+            candidates.insert(0, self.run / f"{steps[1]}_vecnormalize_{steps[2]}_steps.pkl")
         for candidate in candidates:
             if candidate.exists():
                 return load_vec_normalize(candidate, vec_env, trust.allowed)
+        others = [file.name for file in sorted(self.run.glob("*.pkl")) if "normalize" in file.name]
+        if others:
+            raise CheckpointNotFoundError(
+                f"{self.file} may need the statistics in one of the files {', '.join(others)[:200]}; copy it to "
+                f"{self.run / 'vecnormalize.pkl'}, or pass env= with a VecNormalize"
+            )
         settings = literal(self.config.get("normalize") or False, "normalize")
         if settings and not (isinstance(settings, dict) and not settings.get("norm_obs", True)):
             raise CheckpointNotFoundError(

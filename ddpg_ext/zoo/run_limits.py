@@ -152,7 +152,7 @@ def _text(choice: Any) -> str:
         return f"{len(choice)} numbers from {_NUMBER[0]:g} to {_NUMBER[1]:g}, or infinite"
     if choice is bool:
         return "true or false"
-    return f"{'an integer' if _is_integer(choice) else 'a number'} from {choice[0]:g} to {choice[1]:g}"
+    return f"{'a whole number' if _is_integer(choice) else 'a number'} from {choice[0]:g} to {choice[1]:g}"
 
 
 def _entry_point(spec: EnvSpec) -> str:

@@ -13,11 +13,11 @@ import time
 from contextlib import suppress
 from typing import Any
 
-from ddpg_ext.common.command_line import errors_in_one_line
+from ddpg_ext.common.command_line import errors_in_one_line, one_line
 from ddpg_ext.common.environments import check_environment
 from ddpg_ext.common.errors import DDPGPaperError, InvalidArgumentError, suggestion
 from ddpg_ext.common.optional_imports import import_extra
-from ddpg_ext.zoo.sweep_options import SETTINGS, one_line, parse
+from ddpg_ext.zoo.sweep_options import SETTINGS, parse
 
 #: maximum number of restarts of a run after its process or its node died
 MAX_FAILURES = 10
@@ -99,6 +99,8 @@ def plan(options: argparse.Namespace) -> list[Any]:
 
 def sweep(options: argparse.Namespace) -> list[str]:
     """Train all unfinished runs; return the names of failed runs."""
+    if sys.platform != "linux":
+        raise DDPGPaperError(f"sweep needs Linux, but this is {sys.platform}; on Windows, use WSL")
     runs = plan(options)
     from ddpg_ext.zoo.sweep_folder import RESULT, merge_settings, open_folder
     from ddpg_ext.zoo.sweep_run import describe
@@ -185,6 +187,7 @@ def _connect(options: argparse.Namespace) -> None:
     """Start Ray on this machine, or join a cluster."""
     # A reporter needs Tune's old output; the runs write their TensorBoard files themselves
     os.environ.update(RAY_AIR_NEW_OUTPUT="0", TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1", RAY_USAGE_STATS_ENABLED="0")
+    os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"  # relative paths of the user start where the command was given
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Ctrl-C may end the command, because the state is in run folders
     import ray
 

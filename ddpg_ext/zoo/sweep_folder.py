@@ -13,9 +13,10 @@ from typing import Any
 import pyarrow.fs  # type: ignore[import-untyped]
 
 from ddpg_ext.common.checks import without_address
+from ddpg_ext.common.command_line import one_line
 from ddpg_ext.common.errors import DamagedCheckpointError, DDPGPaperError, InvalidArgumentError
 from ddpg_ext.common.files import atomic_file
-from ddpg_ext.zoo.sweep_options import SETTINGS, one_line
+from ddpg_ext.zoo.sweep_options import SETTINGS
 
 RESULT = "result.json"
 #: folder of the snapshots in the run folder of an unfinished run
@@ -81,7 +82,7 @@ class Storage:
         self.is_local = isinstance(self.filesystem, pyarrow.fs.LocalFileSystem)
 
     def read_json(self, name: str) -> Any:
-        """Return the names and values in a JSON file, or None if there is no such file."""
+        """Return the mapping in a JSON file, or None if there is no such file."""
         try:
             with self.filesystem.open_input_stream(f"{self.path}/{name}") as file:
                 content = json.loads(file.read())
@@ -92,7 +93,7 @@ class Storage:
         if not isinstance(content, dict):
             advice = "restore the file, or choose another folder" if name == SETTINGS else "delete it to train again"
             raise DamagedCheckpointError(
-                f"{self.path}/{name} does not hold names and values ({str(content)[:80]}); {advice}"
+                f"{self.path}/{name} does not hold a mapping (name: value) ({str(content)[:80]}); {advice}"
             )
         return content
 

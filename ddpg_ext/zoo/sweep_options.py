@@ -1,15 +1,12 @@
 """The options of ``python -m ddpg_ext sweep``, from the command line and from a YAML file of settings."""
 
 import argparse
-import importlib
 import re
-from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
-from ddpg_ext.common.command_line import make_parser
+from ddpg_ext.common.command_line import make_parser, whole_number
 from ddpg_ext.common.errors import InvalidArgumentError, suggestion
-from ddpg_ext.common.optional_imports import import_extra
+from ddpg_ext.zoo.hyperparameters import VARIANT_KEYS, evaluate_pairs, read_mapping
 
 DESCRIPTION = """
 Train algorithms on tasks with several seeds. The same command continues a sweep, and keeps finished runs.
@@ -19,8 +16,6 @@ Train algorithms on tasks with several seeds. The same command continues a sweep
     python -m ddpg_ext sweep settings.yml --dry-run
     python -m ddpg_ext report sweeps/mujoco
 """
-#: keys of a variant that are not hyperparameters
-VARIANT_KEYS = ("algo", "base", "study", "study_name")
 #: options that may be mappings of names to values in the YAML file
 MAPPINGS = ("hyperparams", "env_kwargs", "variant")
 BUILT_IN = {"paper": {"base": "paper"}, "tuned": {"base": "tuned"}}
@@ -80,17 +75,6 @@ def parse(argv: list[str]) -> argparse.Namespace:
     return options
 
 
-def whole_number(value: Any) -> int:
-    """Return a whole number from the command line or a YAML file, also such as 1e6, which PyYAML reads as text."""
-    try:
-        number = Decimal(str(value))
-        if abs(number) >= 10**18 or number != int(number):
-            raise ValueError
-        return int(number)
-    except (ArithmeticError, ValueError):
-        raise argparse.ArgumentTypeError(f"must be a whole number, got {value!r}") from None
-
-
 def _above_zero(text: str) -> int:
     number = whole_number(text)
     if number < 1:
@@ -100,13 +84,7 @@ def _above_zero(text: str) -> int:
 
 def _read_settings(file: str, parser: argparse.ArgumentParser) -> argparse.Namespace:
     """Parse the YAML file as if its values were options, but keep mappings of ``MAPPINGS`` unchanged."""
-    yaml = import_extra("yaml", "ddpg_ext[extra]", "reading settings")
-    try:
-        settings = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise InvalidArgumentError(f"the settings {file!r} cannot be read: {one_line(error)}") from error
-    if not isinstance(settings, dict):
-        raise InvalidArgumentError(f"the settings {file!r} must be names and values, got {type(settings).__name__}")
+    settings = read_mapping("settings", file)
     options = {action.dest: action for action in parser._actions if action.dest not in ("help", "settings")}
     argv: list[str] = []
     mappings = {}
@@ -118,7 +96,7 @@ def _read_settings(file: str, parser: argparse.ArgumentParser) -> argparse.Names
         if isinstance(value, dict) and key in MAPPINGS:
             mappings[key] = value
         elif any(isinstance(item, dict | list) for item in values) or (isinstance(value, list) and not is_list):
-            accepted = "names with values" if key in MAPPINGS else "a list" if is_list else "one value"
+            accepted = "a mapping (name: value)" if key in MAPPINGS else "a list" if is_list else "one value"
             raise InvalidArgumentError(f"{file}: `{key}` must be {accepted}, got {value!r}")
         elif is_switch and not isinstance(value, bool | None):
             raise InvalidArgumentError(f"{file}: `{key}` must be true or false, got {value!r}")
@@ -143,30 +121,13 @@ def _seeds(texts: list[str]) -> list[int]:
     return [seed for seeds in ranges for seed in seeds]
 
 
-def evaluate_pairs(option: str, pairs: list[str] | dict[str, Any], separator: str) -> dict[str, Any]:
-    """Evaluate the values of pairs like the Zoo; a mapping from a YAML file has values already."""
-    if isinstance(pairs, dict):
-        return pairs
-    values: dict[str, Any] = {}
-    names = vars(importlib.import_module("rl_zoo3.utils")) if pairs else {}
-    for pair in pairs:
-        key, _, value = pair.partition(separator)
-        if not (key and value):
-            raise InvalidArgumentError(f"{option} {pair!r}: pass key{separator}value")
-        try:
-            values[key] = value if separator == "=" and key in VARIANT_KEYS else eval(value, dict(names))
-        except Exception as error:
-            raise InvalidArgumentError(
-                f"{option} {pair!r}: the value is not a Python expression ({one_line(error)}); text needs its own "
-                f"quotes: \"{key}{separator}'{value}'\""
-            ) from error
-    return values
-
-
 def _variants(variants: list[str] | dict[str, Any], named: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Return the keys and values of each variant by its name; ``named`` has the variants that need no values."""
     if isinstance(variants, dict):
-        parsed = {str(name): values or named.get(name, {}) for name, values in variants.items()}
+        for name in variants:
+            if not isinstance(name, str):  # YAML reads names such as no, off and 1 as other values
+                raise InvalidArgumentError(f"--variant {name!r}: a name must be text; put it in quotes")
+        parsed = {name: values or named.get(name, {}) for name, values in variants.items()}
     else:
         parsed = {}
         for text in variants:
@@ -174,10 +135,12 @@ def _variants(variants: list[str] | dict[str, Any], named: dict[str, Any]) -> di
             if not colon and name not in named:
                 accepted = ", ".join(named)
                 raise InvalidArgumentError(f"--variant {text!r} is unknown; pass {accepted} or name:key=value,...")
+            if name in parsed:
+                raise InvalidArgumentError(f"--variant {name!r} is given twice; choose another name")
             parsed[name] = evaluate_pairs("--variant", _split(rest), "=") if colon else named[name]
     for name, values in parsed.items():
         if not isinstance(values, dict):
-            raise InvalidArgumentError(f"--variant {name} must be names with values, got {values!r}")
+            raise InvalidArgumentError(f"--variant {name} must be a mapping (name: value), got {values!r}")
         for key in VARIANT_KEYS:
             if key in values and not isinstance(values[key], str):
                 raise InvalidArgumentError(f"--variant {name}: `{key}` must be text, got {values[key]!r}")
@@ -205,8 +168,3 @@ def _split(text: str) -> list[str]:
         else:
             parts[-1] += character
     return parts
-
-
-def one_line(error: BaseException) -> str:
-    """Return the first non-empty line of the message of an error, or the name of its type."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

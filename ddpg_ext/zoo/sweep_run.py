@@ -14,8 +14,9 @@ import tarfile
 import tempfile
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -38,19 +39,26 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize, sync_envs_nor
 
 from ddpg_ext._version import __version__
 from ddpg_ext.checkpoints.snapshots import SnapshotCallback
-from ddpg_ext.checkpoints.training_state import callback_states, set_callback_states
+from ddpg_ext.checkpoints.training_state import (
+    callback_states,
+    check_repeatable,
+    install_recorder,
+    process_generators,
+    set_callback_states,
+    set_process_generators,
+)
 from ddpg_ext.checkpoints.witness import tensor_array
+from ddpg_ext.common.command_line import one_line, whole_number
 from ddpg_ext.common.environments import register
-from ddpg_ext.common.errors import InvalidArgumentError
+from ddpg_ext.common.errors import CheckpointError, InvalidArgumentError
 from ddpg_ext.common.files import atomic_file, remove_abandoned
-from ddpg_ext.common.processor import processor
+from ddpg_ext.common.processor import describe_processor
 from ddpg_ext.common.workers import naming_workers
 from ddpg_ext.ddpg_paper import DDPGPaper
 from ddpg_ext.zoo.experiment import ExperimentManager
-from ddpg_ext.zoo.hyperparameters import ALGORITHM, check_keys, convert_numbers
+from ddpg_ext.zoo.hyperparameters import ALGORITHM, VARIANT_KEYS, check_keys, convert_exponents, convert_numbers
 from ddpg_ext.zoo.register import register_zoo
 from ddpg_ext.zoo.sweep_folder import RESULT, SNAPSHOTS, Storage
-from ddpg_ext.zoo.sweep_options import VARIANT_KEYS, one_line, whole_number
 
 Report = Callable[[dict[str, Any]], None]
 #: seconds between two reports
@@ -113,16 +121,41 @@ class SweepExperiment(ExperimentManager):
 
     def create_callbacks(self) -> None:
         """Create the Zoo's callbacks, with evaluations that are independent of earlier ones, and with snapshots."""
+        users_own = [*self.callbacks]
         super().create_callbacks()
         for callback in self.callbacks:
-            if isinstance(callback, EvalCallback):
+            if isinstance(callback, EvalCallback) and callback not in users_own:
                 callback.__class__ = SeededEvalCallback
                 callback.log_path = os.path.join(self.save_path, ".evaluations")
         folder, every = os.path.join(self.save_path, SNAPSHOTS), self.run.snapshot_freq
-        if self.algo == ALGORITHM:
-            self.callbacks.append(SnapshotCallback(folder, every))
+        if self.algo != ALGORITHM:
+            self.callbacks.append(LastCheckpointCallback(Path(folder), every))
+        elif (reset := self._repeatable_reset()) is not None:
+            self.callbacks.append(SnapshotCallback(folder, every, reset=reset == "seeded" or None))
         else:
-            self.callbacks.append(CheckpointCallback(Path(folder), every))
+            warnings.warn(
+                f"{self.run.env} starts a different episode after the same reset, so this run has no snapshots"
+            )
+
+    def _repeatable_reset(self) -> str | None:
+        """Return how snapshots can repeat a reset: with the state before it, with a seed, or not at all (None)."""
+        process = process_generators()
+        env = self.create_envs(1, eval_env=True)
+        try:
+            recorder = install_recorder(env)
+            if recorder is None:  # in another process
+                return "repeated"
+            env.reset()
+            env.reset()  # without a seed, unlike the first
+            seeded = {"kind": "seeded", "seed": 0, "process": process_generators(with_torch=False)}
+            for reset in ({"kind": "repeated", "before": recorder.before}, seeded):
+                with suppress(CheckpointError):
+                    check_repeatable(env, reset)
+                    return str(reset["kind"])
+            return None
+        finally:
+            env.close()
+            set_process_generators(process)
 
     def _load_pretrained_agent(self, hyperparams: dict[str, Any], env: VecEnv) -> BaseAlgorithm:
         snapshot = Path(self.trained_agent)
@@ -209,7 +242,7 @@ class SeededEvalCallback(EvalCallback):
         return continues
 
 
-class CheckpointCallback(BaseCallback):
+class LastCheckpointCallback(BaseCallback):
     """Keep the last checkpoint of any algorithm: agent, replay buffer, and a copy of the files in the run folder."""
 
     def __init__(self, path: Path, every: int) -> None:
@@ -277,7 +310,7 @@ class ReportCallback(BaseCallback):
         seconds_left = max(self.experiment.n_timesteps - self.num_timesteps, 0) / max(speed, 1e-9)
         last = float(np.mean([info["r"] for info in self.model.ep_info_buffer or []] or [np.nan]))
         for callback in self.experiment.callbacks:
-            if isinstance(callback, EvalCallback) and callback.evaluations_results:
+            if isinstance(callback, SeededEvalCallback) and callback.evaluations_results:
                 last = float(callback.last_mean_reward)
         numbers = {"steps_per_second": speed, "return": last, "seconds_left": seconds_left}
         return {"steps": self.num_timesteps, **{name: round(value, 1) for name, value in numbers.items()}}
@@ -296,8 +329,10 @@ def train(run: Run, folder: str, report: Report) -> str | None:
             with naming_workers():
                 result = _train(run, run_folder, report, upload)
         except Exception as error:
-            (run_folder / "error.txt").write_text(traceback.format_exc())
-            result = {"error": " ".join(f"{type(error).__name__}: {error}".split())}
+            # A file name in an error may not be valid text
+            (run_folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8", errors="backslashreplace")
+            text = " ".join(f"{type(error).__name__}: {error}".split())
+            result = {"error": text.encode(errors="backslashreplace").decode()}
         upload()
         storage.write_json(f"{run.name}/{RESULT}", {**describe(run), **result})
         if "error" not in result:
@@ -353,7 +388,8 @@ def _train(run: Run, folder: Path, report: Report, upload: Callable[[], None]) -
     seconds = before + time.monotonic() - start
     best_return = None
     if best.is_file():  # before the Zoo replaces the statistics of the best agent by those of the last
-        agent = type(model).load(best, device=model.device, **(experiment.own_code() if run.algo == ALGORITHM else {}))
+        own_code = experiment.own_code() if run.algo == ALGORITHM else {}
+        agent = type(model).load(best, model.env, model.device, **own_code)  # hindsight needs an environment
         best_return = experiment.evaluate(agent, Path(experiment.params_path, "vecnormalize.pkl"))
     assert model.env is not None
     final_return = experiment.evaluate(model, model.env)
@@ -375,7 +411,7 @@ def _train(run: Run, folder: Path, report: Report, upload: Callable[[], None]) -
         "seconds": round(seconds, 1),
         "resumed": resumed if experiment.continue_training else False,
         "versions": {"ddpg_ext": __version__, "rl_zoo3": rl_zoo3.__version__, **get_system_info(print_info=False)[0]},
-        "processor": processor(),
+        "processor": describe_processor(),
         "commit": _commit(),
     }
 
@@ -406,6 +442,7 @@ def _fresh_seed(seed: int, step: int) -> int:
 def resolve(run: Run, values: dict[str, Any], conf_file: str | None) -> Run:
     """Return a run with all hyperparameters of its variant, after making environment and model to check them."""
     variant = {key: value for key, value in values.items() if key not in VARIANT_KEYS}
+    run = run._replace(env_kwargs=convert_exponents({**run.env_kwargs, **variant.pop("env_kwargs", {})}))
     custom = copy.deepcopy({**run.hyperparameters, **variant})
     with _trial_folder(run) as scratch:
         n_timesteps = _n_timesteps(variant.get("n_timesteps", run.n_timesteps))

@@ -3,6 +3,7 @@
 import csv
 import pickle
 import re
+import runpy
 import signal
 import sys
 import zipfile
@@ -14,6 +15,7 @@ import huggingface_sb3
 import numpy as np
 import optuna
 import pytest
+import rl_zoo3.utils
 import yaml
 from huggingface_hub.errors import EntryNotFoundError
 from stable_baselines3.common.env_util import make_vec_env
@@ -24,6 +26,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from ddpg_ext import DDPGPaper, load_zoo_run
 from ddpg_ext.common import workers
 from ddpg_ext.zoo.programs import DEFAULTS, run, with_defaults
+from ddpg_ext.zoo.run_files import read_yaml
 
 OBSERVATIONS = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
 PLAY = ["-n", "200", "--no-render", "--device", "cpu"]
@@ -207,9 +210,13 @@ def test_trials_on_dict_observations_sample_n_steps(zoo, tmp_path):
 @pytest.mark.parametrize(
     ("end", "options", "parts"),
     [
-        ("os.kill(os.getpid(), 9)", [], ["process 0 of 2 environments was killed by SIGKILL", "memory", "n_envs:1"]),
-        ("1 / 0", [], ["process 0 of 2 environments ended with status 1", "--vec-env dummy"]),
-        ("os.kill(os.getpid(), 9)", ["-optimize", "--n-trials", "2"], ["process 0 of 2", "killed by SIGKILL"]),
+        ("os.kill(os.getpid(), 9)", [], ["(of 0 to 1) was killed by SIGKILL", "memory", "n_envs:1"]),
+        ("1 / 0", [], ["(of 0 to 1) ended with status 1", "--vec-env dummy"]),
+        (
+            "os.kill(os.getpid(), 9)",
+            ["-optimize", "--n-trials", "2"],
+            ["(of 0 to 1)", "killed by SIGKILL"],
+        ),
     ],
 )
 def test_a_process_that_ends(zoo, tmp_path, end, options, parts):
@@ -228,8 +235,8 @@ def test_a_process_that_ends(zoo, tmp_path, end, options, parts):
     result = zoo("train", *command, "-params", "buffer_size:500", "n_envs:2")
     assert result.status == 1
     last = result.stderr.splitlines()[-1]
-    assert last.startswith("ddpg_ext train: error: process ")
-    assert [part for part in parts if part not in last.replace("process 1", "process 0")] == []
+    assert last.startswith("ddpg_ext train: error: the process of environment ")
+    assert [part for part in parts if part not in last] == []
     if not options:
         model = DDPGPaper.load(tmp_path / "logs" / "ddpg_paper" / "Deadly-v0_1" / "Deadly-v0", device="cpu")
         assert model.num_timesteps == 38
@@ -335,7 +342,7 @@ def test_tracking(train, tmp_path):
         ("train", ["-f", "a_file"], ["log folder 'a_file' cannot be written", "--log-folder"]),
         ("train", ["-conf", "gone.yml"], ["'gone.yml' cannot be read"]),
         ("train", ["-conf", "gone"], ["error: the hyperparameters 'gone' cannot be read (ModuleNotFoundError: No "]),
-        ("train", ["--env", ""], ["there is no environment ''."]),
+        ("train", ["--env", ""], ["there is no environment ''; known"]),
         ("train", ["-n", "0"], ["--n-timesteps must be a whole number above 0, or -1", "got 0"]),
         ("train", ["--eval-episodes", "0"], ["--eval-episodes must be a whole number above 0, got 0"]),
         ("train", ["--n-eval-envs", "-1"], ["--n-eval-envs must be a whole number above 0, got -1"]),
@@ -369,7 +376,7 @@ def test_bad_input(zoo, tmp_path, program, options, parts):
         ("args.yml", "", ["args.yml has no settings; ddpg_ext.load_zoo_run opens the run"]),
         ("args.yml", "env: Pendulum-v1", ["args.yml has no `env_kwargs`"]),
         ("args.yml", "\x00", ["args.yml is not valid YAML"]),
-        ("config.yml", "[1]", ["config.yml does not hold names and values"]),
+        ("config.yml", "[1]", ["config.yml does not hold a mapping"]),
         ("config.yml", "normalize: true", ["vecnormalize.pkl not found"]),
         ("config.yml", "frame_stack: a", ["TypeError: '>' not supported", "load_zoo_run"]),
     ],
@@ -470,3 +477,66 @@ def test_every_program_starts(zoo, program):
     assert result.status == 0
     # The Zoo's plots put a title in the place of the program's name
     assert result.stdout.startswith("usage: " if "plot" in program else f"usage: ddpg_ext {program}")
+
+
+def test_a_continued_run_keeps_its_normalisation(train):
+    first = train(params=["normalize:True"])
+    second = train("-i", str(first / "Pendulum-v1.zip"))
+    assert (second / "Pendulum-v1" / "vecnormalize.pkl").exists()
+    assert read_yaml(second / "Pendulum-v1" / "config.yml")["normalize"] is True
+    _, env = load_zoo_run(second, checkpoint="last")
+    assert isinstance(env, VecNormalize)
+
+
+def test_equal_parts_of_the_hyperparameters_are_written_twice(train):
+    run = train(params=["policy_kwargs:dict(net_arch=dict(pi=(8,8),qf=(8,8)))"])
+    assert load_zoo_run(run)[0].policy_kwargs["net_arch"] == {"pi": [8, 8], "qf": [8, 8]}
+
+
+def test_the_best_agent_has_its_own_statistics(train):
+    run = train("--eval-freq", "50", "--eval-episodes", "1", "--seed", "3", params=["normalize:True"])
+    counts = {}
+    for checkpoint in ("best", "last"):
+        model, env = load_zoo_run(run, checkpoint=checkpoint)
+        counts[model.num_timesteps] = env.obs_rms.count
+    assert max(counts) == 120
+    assert all(abs(count - steps) <= 2 for steps, count in counts.items()), counts
+
+
+def test_classes_in_a_python_file_of_hyperparameters(train, tmp_path):
+    (tmp_path / "conf.py").write_text(
+        "import gymnasium as gym\n"
+        "from ddpg_ext.ddpg_paper import MlpPolicy\n"
+        "from stable_baselines3.common.callbacks import BaseCallback\n"
+        "class Own(BaseCallback):\n    def _on_step(self):\n        return True\n"
+        "hyperparams = {'Pendulum-v1': dict(policy=MlpPolicy, env_wrapper=gym.wrappers.FlattenObservation,"
+        " callback='conf.Own', policy_kwargs=dict(net_arch=[8]))}\n"
+    )
+    run = train("--conf-file", str(tmp_path / "conf.py"))
+    assert "FlattenObservation" in str(load_zoo_run(run)[1].envs[0])
+
+
+def test_other_zip_files_beside_the_runs(train, zoo):
+    run = train()
+    (run.parents[1] / "backup.zip").touch()
+    assert zoo("enjoy", *PLAY, "--exp-id", run.name[-1]).status == 0
+
+
+def test_videos_are_of_the_runs_environment(monkeypatch):
+    made = []
+    monkeypatch.setattr(rl_zoo3.utils, "create_test_env", lambda *args, **kwargs: made.append(kwargs))
+    monkeypatch.setattr(runpy, "run_module", lambda *args, **kwargs: None)
+    monkeypatch.setattr(sys, "argv", sys.argv)
+    run("record_video", [])
+    hyperparams = {"frame_stack": 2, "env_kwargs": {"g": 1.5, "render_mode": "human"}}
+    rl_zoo3.utils.create_test_env("Pendulum-v1", hyperparams=hyperparams, env_kwargs={"render_mode": "rgb_array"})
+    assert made == [{"hyperparams": {"frame_stack": 2}, "env_kwargs": {"g": 1.5, "render_mode": "rgb_array"}}]
+
+
+def test_stacked_frames_are_normalised(train, zoo):
+    run = train("--eval-freq", "60", "--eval-episodes", "1", params=["frame_stack:2", "normalize:True"])
+    _, env = load_zoo_run(run)
+    assert env.observation_space.shape == (6,)
+    assert isinstance(env, VecNormalize)
+    result = zoo("enjoy", *PLAY)
+    assert result.status == 0, result.stderr

@@ -301,3 +301,36 @@ def test_a_files_own_name_comes_before_that_of_its_folder(tmp_path):
     make_model().save(folder / "Pendulum-v1.zip")
     _, env = load_zoo_run(folder / "Pendulum-v1.zip")
     assert env.get_attr("spec")[0].id == "Pendulum-v1"
+
+
+@pytest.mark.parametrize(
+    ("agent", "statistics"),
+    [("ddpg_20_steps.zip", "ddpg_vecnormalize_20_steps.pkl"), ("agent.zip", "vec_normalize.pkl")],
+)
+def test_statistics_with_names_of_sb3(tmp_path, agent, statistics):
+    env = VecNormalize(make_vec_env("Pendulum-v1"))
+    make_model(env).save(tmp_path / agent)
+    env.save(tmp_path / statistics)
+    assert isinstance(load_zoo_run(tmp_path / agent, env="Pendulum-v1")[1], VecNormalize)
+
+
+def test_statistics_with_other_names_are_not_left_out_silently(tmp_path):
+    env = VecNormalize(make_vec_env("Pendulum-v1"))
+    make_model(env).save(tmp_path / "best_model.zip")
+    env.save(tmp_path / "ddpg_vecnormalize_20_steps.pkl")
+    with pytest.raises(CheckpointNotFoundError, match=r"ddpg_vecnormalize_20_steps\.pkl"):
+        load_zoo_run(tmp_path, env="Pendulum-v1")
+
+
+def test_a_vec_env_wrapper_of_the_run(tmp_path):
+    stacked = {"stable_baselines3.common.vec_env.VecFrameStack": {"n_stack": 2}}
+    run = make_run(
+        tmp_path, config={"vec_env_wrapper": stacked}, model=make_model(VecFrameStack(make_vec_env("Pendulum-v1"), 2))
+    )
+    assert load_zoo_run(run)[1].observation_space.shape == (6,)
+
+
+@pytest.mark.parametrize("name", ["mine.Scale", "stable_baselines3.common.vec_env.VecVideoRecorder"])
+def test_an_unknown_vec_env_wrapper_is_refused(tmp_path, name):
+    with pytest.raises(UntrustedContentError, match="not on the allow-list"):
+        load_zoo_run(make_run(tmp_path, config={"vec_env_wrapper": name}))

@@ -404,7 +404,7 @@ def test_code_in_settings_is_compared_without_its_address(tmp_path):
 def test_damaged_files_of_a_folder_are_named(tmp_path, capsys, name, content):
     (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / name).write_text(content, encoding="latin-1")
-    ends_with_one_line([*SHORT, "-f", str(tmp_path)], f"{tmp_path}/{name} does not hold names and values", capsys)
+    ends_with_one_line([*SHORT, "-f", str(tmp_path)], f"{tmp_path}/{name} does not hold a mapping", capsys)
     assert (tmp_path / name).read_text(encoding="latin-1") == content
 
 
@@ -500,15 +500,16 @@ def test_bad_input_ends_with_one_short_line(options, part, tmp_path, monkeypatch
         ("eval_freq: {a: 1}", "`eval_freq` must be one value, got {'a': 1}"),
         ("jobs: 0", "--jobs: must be a whole number above 0"),
         ("env_kwargs: 5", "--env-kwargs '5': pass key:value"),
-        ("env_kwargs: [{g: 1}]", "`env_kwargs` must be names with values, got [{'g': 1}]"),
+        ("env_kwargs: [{g: 1}]", "`env_kwargs` must be a mapping (name: value), got [{'g': 1}]"),
         ("vec_env: foo", "--vec-env: invalid choice: 'foo' (choose from "),
         ("env: {Pendulum-v1: 1}", "`env` must be a list, got"),
         ("seed: 1.5", "--seed takes numbers and ranges"),
         ("dry_run: 3", "`dry_run` must be true or false, got 3"),
-        ("variant: {a: 5}", "--variant a must be names with values, got 5"),
+        ("variant: {no: {tau: 0.1}}", "--variant False: a name must be text"),
+        ("variant: {a: 5}", "--variant a must be a mapping (name: value), got 5"),
         ("variant: {a: {algo: [td3]}}", "--variant a: `algo` must be text, got ['td3']"),
         ("variant: {a: {n_timesteps: many}}", "`n_timesteps` must be a whole number, got 'many'"),
-        ("[1]", "must be names and values, got list"),
+        ("[1]", "must be a mapping (name: value), got list"),
         ("5: 6", "the key `5` is unknown"),
     ],
 )
@@ -528,3 +529,99 @@ def ends_with_one_line(argv, part, capsys):
     assert message.count("\n") == 1
     assert len(message) < 300
     assert out == ""
+
+
+GOALS = """
+import gymnasium as gym
+from stable_baselines3.common.envs import BitFlippingEnv
+
+gym.register("Bits-v0", lambda **kwargs: BitFlippingEnv(n_bits=3, continuous=True, max_steps=3))
+"""
+
+
+@pytest.mark.parametrize("algo", ["ddpg_paper", "sac"])
+def test_hindsight_is_trained_and_evaluated(tmp_path, monkeypatch, algo):
+    """The best agent is loaded at the end, and needs an environment for its replay buffer."""
+    (tmp_path / "goals.py").write_text(GOALS)
+    monkeypatch.syspath_prepend(tmp_path)
+    options = ["--algo", algo, "--env", "Bits-v0", "--gym-packages", "goals", "-n", "150", "--eval-freq", "50"]
+    hindsight = ["policy:'MultiInputPolicy'", "replay_buffer_class:'HerReplayBuffer'", "buffer_size:1000"]
+    hindsight += ["replay_buffer_kwargs:'dict(n_sampled_goal=2)'", "learning_starts:20", "batch_size:8"]
+    (run,) = sweep.plan(parse([*options, "--eval-episodes", "1", "--final-episodes", "2", "-params", *hindsight]))
+    result = train(run, tmp_path / "sweep")
+    assert "error" not in result
+    assert result["best_return"]["episodes"] == 2
+
+
+def test_an_environment_whose_reset_takes_a_seed_has_snapshots(tmp_path):
+    """The generator of dm_control's tasks is out of reach, so a run resets them by a seed."""
+    pytest.importorskip("dm_control")
+    params = ["policy:'MultiInputPolicy'", "policy_kwargs:dict(net_arch=[8])", "batch_size:8", "buffer_size:2000"]
+    options = ["--env", "dm_control/cartpole-balance-v0", "-n", "1500", "--eval-freq", "-1", "--final-episodes", "1"]
+    (run,) = sweep.plan(parse([*options, "--snapshot-freq", "400", "-params", *params]))
+    whole = train(run, tmp_path / "whole")
+    assert "burns" in train(run, tmp_path / "killed", stop_at=900)["error"]
+    resumed = train(run, tmp_path / "killed")
+    assert resumed["resumed"] == "bit for bit"
+    assert resumed["weights_sha256"] == whole["weights_sha256"]
+
+
+def test_a_run_without_repeatable_resets_has_no_snapshots(tmp_path, monkeypatch):
+    class Wild(gym.Wrapper):
+        n_resets = 0
+
+        def reset(self, **kwargs):
+            obs, info = self.env.reset(**kwargs)
+            Wild.n_resets += 1
+            return obs + np.float32(1e-3 * Wild.n_resets), info
+
+    monkeypatch.setattr(sweep_run, "_wild", Wild, raising=False)
+    (run,) = plan("-params", *SMALL, "env_wrapper:'ddpg_ext.zoo.sweep_run._wild'")
+    with pytest.warns(UserWarning, match="this run has no snapshots"):
+        assert "error" not in train(run, tmp_path)
+
+
+def test_arguments_of_the_environment_of_a_variant(tmp_path):
+    (tmp_path / "s.yml").write_text("env_kwargs: {g: 5e0}\nvariant: {light: {}, heavy: {env_kwargs: {g: 1.2e1}}}")
+    runs = sweep.plan(parse([str(tmp_path / "s.yml"), *SHORT]))
+    assert {run.variant: run.env_kwargs for run in runs} == {"light": {"g": 5.0}, "heavy": {"g": 12.0}}
+
+
+def test_only_the_sweeps_own_evaluations_are_counted(tmp_path, monkeypatch):
+    code = """
+import gymnasium as gym
+from stable_baselines3.common.callbacks import EvalCallback
+
+class Heavy(EvalCallback):
+    def __init__(self):
+        super().__init__(gym.make("Pendulum-v1", g=20.0), eval_freq=70, n_eval_episodes=1)
+"""
+    (tmp_path / "heavy.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    (run,) = plan("-params", *SMALL, "callback:'heavy.Heavy'")
+    assert train(run, tmp_path)["evaluation_steps"] == [300, 600, 900]
+
+
+def test_hyperparameters_in_a_module_stay_as_they_are(tmp_path, monkeypatch):
+    (tmp_path / "entries.py").write_text("hyperparams = {'default': dict(buffer_size=500, tau=0.5)}")
+    monkeypatch.syspath_prepend(tmp_path)
+    plan(
+        "--conf-file", "entries", "--variant", "a:tau=0.1", "b:gamma=0.9", "-params", "policy_kwargs:dict(net_arch=[8])"
+    )
+    import entries
+
+    assert entries.hyperparams == {"default": {"buffer_size": 500, "tau": 0.5}}
+
+
+def test_a_replay_buffer_of_this_package_in_a_variant():
+    (run,) = plan("--variant", "p:replay_buffer_class=PrioritizedReplayBuffer")
+    assert run.hyperparameters["replay_buffer_class"].__name__ == "PrioritizedReplayBuffer"
+
+
+def test_errors_that_are_no_valid_text_are_recorded(tmp_path, monkeypatch):
+    def fail(*_):
+        raise ValueError("cannot read caf\udce9.xml")
+
+    monkeypatch.setattr(sweep_run, "_train", fail)
+    (run,) = plan()
+    assert train(run, tmp_path)["error"] == "ValueError: cannot read caf\\udce9.xml"
