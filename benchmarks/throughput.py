@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch as th
 
-from ddpg_ext.common.processor import processor
+from ddpg_ext.common.processor import describe_processor, processor
 
 # Hyperparameters of all competitors; the networks are 400-300 ReLU
 SHARED: dict[str, Any] = {"buffer_size": 200_000, "learning_starts": 300, "tau": 1e-3, "gamma": 0.99, "seed": 0}
@@ -310,7 +310,7 @@ def machine() -> dict[str, Any]:
     import gymnasium
     import stable_baselines3
 
-    cpu = processor()
+    cpu = describe_processor()
     packages = {
         "torch": th.__version__,
         "stable-baselines3": stable_baselines3.__version__,
