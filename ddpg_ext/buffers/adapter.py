@@ -339,7 +339,8 @@ def end_episodes(buffer: ReplayBuffer, envs: Any) -> None:
     :raises InvalidArgumentError: for a number out of range
     """
     try:
-        envs = np.arange(buffer.n_envs)[np.asarray(envs)]
+        numbers = np.atleast_1d(envs)
+        envs = np.arange(buffer.n_envs)[numbers if numbers.size else numbers.astype(int)]
     except IndexError as error:
         raise InvalidArgumentError(
             f"`envs` must be numbers of the {buffer.n_envs} environments, or a flag for each, got {envs!r}"

@@ -260,7 +260,8 @@ def _check_values(file: ModelFile, changes: dict[str, Any]) -> None:
         raise DamagedCheckpointError(f"its `n_envs` is {data['n_envs']}, more than {MAX_ENVS:,}")
     if not file.trusted:
         _check_limits(data, replaced)
-    saved_kwargs = data.get("policy_kwargs", {})
+    saved_kwargs = {key: value for key, value in data.get("policy_kwargs", {}).items() if key != "device"}
+    data["policy_kwargs"] = saved_kwargs
     if "policy_kwargs" in changes:
         kwargs = changes["policy_kwargs"] = check_policy(policy_class, changes["policy_kwargs"])
         if kwargs != saved_kwargs:

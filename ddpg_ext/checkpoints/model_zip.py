@@ -141,9 +141,7 @@ def write_model_members(
     # SB3 writes this member even if it is empty
     archive.add(VARIABLES, save_tensors(_variables(model, variables)))
     for name, state in model.get_parameters().items():
-        # torch.compile adds a prefix to the names in its module
-        plain_names = {str(key).replace("_orig_mod.", ""): value for key, value in state.items()}
-        archive.add(f"{name}.pth", save_tensors(plain_names))
+        archive.add(f"{name}.pth", save_tensors(state))
     archive.add("_stable_baselines3_version", sb3.__version__.encode())
     archive.add("system_info.txt", get_system_info(print_info=False)[1].encode())
     if replay_buffer is not None:

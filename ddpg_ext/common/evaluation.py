@@ -28,7 +28,8 @@ def evaluation_env(
     if training and model.env is not None and share_environments(vec_env, model.env):
         raise InvalidArgumentError("`env` must not be the training environment, but it is; make another instance of it")
     trained_with, normalize = model.get_vec_normalize_env(), unwrap_vec_normalize(vec_env)
-    if normalize is not None and normalize.norm_obs and (trained_with is None or not trained_with.norm_obs):
+    is_known = model.env is not None  # else it was loaded without an environment
+    if is_known and normalize is not None and normalize.norm_obs and not getattr(trained_with, "norm_obs", False):
         raise InvalidArgumentError(
             "`env` must not normalise observations, because the model was trained without it, but it has a VecNormalize"
         )

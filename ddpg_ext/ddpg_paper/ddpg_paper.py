@@ -496,7 +496,8 @@ class DDPGPaper(OffPolicyAlgorithm):
         check_arguments(self)  # the user may have changed the attributes
         self.batch_size = check_count("batch_size", self.batch_size)
         if isinstance(self.action_noise, str):  # SB3's annotation does not allow the name
-            self._setup_noise()  # type: ignore[unreachable]
+            self._noise_is_seeded = False  # type: ignore[unreachable]
+            self._setup_noise()
         in_episodes = self.train_freq.unit is TrainFrequencyUnit.EPISODE  # type: ignore[union-attr]
         if in_episodes and self.env is not None and self.env.num_envs > 1:
             raise InvalidArgumentError(

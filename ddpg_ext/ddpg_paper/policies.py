@@ -127,7 +127,8 @@ class DDPGPaperPolicy(BasePolicy):
         check_dict("features_extractor_kwargs", {} if features_extractor_kwargs is None else features_extractor_kwargs)
         check_dict("optimizer_kwargs", {} if optimizer_kwargs is None else optimizer_kwargs)
         extractor_kwargs = dict(features_extractor_kwargs or {})  # a copy, because the caller's dict must not change
-        if not normalize_images and issubclass(features_extractor_class, PaperCNN):
+        takes_flag = "normalized_image" in inspect.signature(features_extractor_class).parameters
+        if not normalize_images and issubclass(features_extractor_class, PaperCNN) and takes_flag:
             extractor_kwargs.setdefault("normalized_image", True)  # as in SB3, for its extractors
         super().__init__(
             observation_space,
@@ -144,8 +145,6 @@ class DDPGPaperPolicy(BasePolicy):
         if action_layer is None:
             action_layer = min(self.default_action_layer, max(1, len(critic_arch)))
         _check_network_arguments(batch_norm, batch_norm_statistics, action_layer, final_init, critic_arch)
-        _check_features_extractor(features_extractor_class, observation_space)
-        check_keywords("features_extractor_kwargs", self.features_extractor_kwargs, features_extractor_class, 1)
         _check_optimizer_kwargs(self.optimizer_kwargs, optimizer_class)
         _check_activation(activation_fn)
 
@@ -241,7 +240,11 @@ class DDPGPaperPolicy(BasePolicy):
         Build a features extractor.
 
         :return: a features extractor with fresh weights, and copies of the modules in ``features_extractor_kwargs``
+        :raises InvalidArgumentTypeError: if it does not take ``features_extractor_kwargs``
+        :raises UnsupportedSpaceError: if it is an extractor of SB3 for other observations
         """
+        _check_features_extractor(self.features_extractor_class, self.observation_space)
+        check_keywords("features_extractor_kwargs", self.features_extractor_kwargs, self.features_extractor_class, 1)
         space, kwargs = self.observation_space, self.features_extractor_kwargs
         with suppress(Exception):  # each network trains its own copy; objects such as locks cannot be copied
             kwargs = copy.deepcopy(kwargs)

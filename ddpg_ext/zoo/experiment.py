@@ -13,9 +13,10 @@ from typing import Any
 
 import optuna
 from rl_zoo3 import exp_manager
+from rl_zoo3.callbacks import SaveVecNormalizeCallback
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv, unwrap_vec_normalize
+from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv
 
 from ddpg_ext.callbacks import StopOnCtrlC, ignored_interrupts
 from ddpg_ext.common.command_line import one_line
@@ -66,13 +67,12 @@ class ExperimentManager(exp_manager.ExperimentManager):
             for values in (hyperparams, saved):
                 values.pop("action_noise", None)  # the trial has its own
         if not self._eval_env_kwargs_args and not self.env_kwargs:  # the Zoo would evaluate without those of the file
-            self.eval_env_kwargs = hp.convert_exponents(hyperparams.get("env_kwargs") or {})
+            kwargs = hyperparams.get("env_kwargs") or {}
+            self.eval_env_kwargs = hp.convert_exponents(kwargs) if self._is_ours else kwargs
         for key in ("replay_buffer_class", "frame_stack", "env_kwargs", "vec_env_wrapper"):
             if saved.get(key, "") is None:  # the Zoo's `enjoy` needs a value or no key
                 del saved[key]
         if self._is_ours:
-            for values in (hyperparams, saved):
-                _stack_before_normalising(values)
             check_storable(self.custom_hyperparams or {})
             hp.check_keys(hyperparams)
             if self.n_timesteps > 0:
@@ -89,6 +89,7 @@ class ExperimentManager(exp_manager.ExperimentManager):
         if not self._is_ours:
             return super()._preprocess_hyperparams(hyperparams)
         hyperparams = hp.convert_values(hyperparams, vars(exp_manager))
+        _stack_before_normalising(hyperparams)
         # The Zoo converts only `learning_rate`, and fails if it is a schedule already
         rates = {key: hyperparams.pop(key) for key in hp.SCHEDULES if key in hyperparams}
         processed, env_wrapper, callbacks, vec_env_wrapper = super()._preprocess_hyperparams(hyperparams)
@@ -120,13 +121,15 @@ class ExperimentManager(exp_manager.ExperimentManager):
 
     def _maybe_normalize(self, env: VecEnv, eval_env: bool) -> VecEnv:
         """Normalise like the Zoo; a run that continues with statistics beside its agent also saves them."""
-        env = super()._maybe_normalize(env, eval_env)
-        if self._is_ours and unwrap_vec_normalize(env) is not None:
+        normalized = super()._maybe_normalize(env, eval_env)
+        if self._is_ours and normalized is not env:
             self.normalize = True
-        return env
+        return normalized
 
     def _save_config(self, saved_hyperparams: dict[str, Any]) -> None:
         """Save the hyperparameters and options of a run like the Zoo, but without aliases, which loading refuses."""
+        if self._is_ours:
+            _stack_before_normalising(saved_hyperparams)
         if self._is_ours and self.normalize:
             saved_hyperparams["normalize"] = saved_hyperparams.get("normalize") or True
         super()._save_config(saved_hyperparams)
@@ -152,6 +155,10 @@ class ExperimentManager(exp_manager.ExperimentManager):
         super().create_callbacks()
         if self._is_ours and not self.optimize_hyperparameters:
             self.callbacks.append(self._stop)
+            for callback in self.callbacks:
+                best = getattr(callback, "callback_on_new_best", None)
+                if type(best) is SaveVecNormalizeCallback:
+                    best.__class__ = _SaveBestStatistics
 
     def create_envs(self, n_envs: int, eval_env: bool = False, no_log: bool = False) -> VecEnv:
         """Create environments; their processes ignore Ctrl-C, which a terminal sends to all processes."""
@@ -181,10 +188,6 @@ class ExperimentManager(exp_manager.ExperimentManager):
             raise
 
     def save_trained_model(self, model: BaseAlgorithm) -> None:
-        statistics = Path(self.params_path, "vecnormalize.pkl")
-        if self._is_ours and statistics.exists() and Path(self.save_path, "best_model.zip").exists():
-            # The Zoo overwrites those of the best agent
-            shutil.copyfile(statistics, statistics.with_name(BEST_STATISTICS))
         try:
             super().save_trained_model(model)
         finally:
@@ -267,6 +270,17 @@ def _startup_error(error: Exception) -> WorkerError:
         "shown above, it was killed, usually because memory ran out. Use --vec-env dummy, which shows the error, or "
         "fewer environments (-params n_envs:1)"
     )
+
+
+class _SaveBestStatistics(SaveVecNormalizeCallback):
+    """Save the statistics also for the best agent alone, because the Zoo replaces them at the end."""
+
+    def _on_step(self) -> bool:
+        continues = super()._on_step()
+        statistics = Path(self.save_path, "vecnormalize.pkl")
+        if statistics.exists():
+            shutil.copyfile(statistics, statistics.with_name(BEST_STATISTICS))
+        return continues
 
 
 class _TrialId(int):

@@ -4,6 +4,7 @@ import importlib
 import os
 import re
 import sys
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
@@ -154,10 +155,13 @@ def _latest_run(path: Path) -> Path:
 
 
 def _checkpoint(run: Path, checkpoint: str | int | None) -> Path:
-    steps = {int(match[2]): file for file in run.glob("*.zip") if (match := _STEPS.fullmatch(file.name))}
+    # For equal steps, the Zoo's name
+    zips = sorted(run.glob("*.zip"), key=lambda file: file.name.startswith("rl_model"))
+    steps = {int(match[2]): file for file in zips if (match := _STEPS.fullmatch(file.name))}
     last = run / f"{_env_name(run) or run.name}.zip"
     if not last.is_file():
-        others = [file for file in run.glob("*.zip") if file.name != "best_model.zip" and file not in steps.values()]
+        zips = [file for file in zips if file.name != "best_model.zip"]
+        others = [file for file in zips if file not in steps.values()] or zips
         last = others[0] if len(others) == 1 else last
     files: dict[Any, Path] = {"best": run / "best_model.zip", "last": last, **dict(sorted(steps.items()))}
     files = {name: file for name, file in files.items() if file.is_file()}
@@ -216,7 +220,11 @@ class _Settings:
         env_id = _registered_id(env_id, trusted=trust.trusted or chosen_id is not None)
         kwargs = self._env_kwargs(env_id, trust) if chosen_kwargs is None else chosen_kwargs
         wrappers = [_wrapper(name, arguments, trust) for name, arguments in ordered(self.config.get("env_wrapper"))]
-        outer = [_wrapper(name, arguments, trust) for name, arguments in ordered(self.config.get("vec_env_wrapper"))]
+        outer = [
+            _wrapper(name, arguments, trust)
+            for name, arguments in ordered(self.config.get("vec_env_wrapper"))
+            if not name.endswith(".VecMonitor")  # it only writes files
+        ]
         n_stack = self.config.get("frame_stack")
         n_stack = n_stack if isinstance(n_stack, int) and n_stack > 1 else 1
         if not trust.trusted:
@@ -283,11 +291,11 @@ class _Settings:
         for candidate in candidates:
             if candidate.exists():
                 return load_vec_normalize(candidate, vec_env, trust.allowed)
-        others = [file.name for file in sorted(self.run.glob("*.pkl")) if "normalize" in file.name]
-        if others:
-            raise CheckpointNotFoundError(
-                f"{self.file} may need the statistics in one of the files {', '.join(others)[:200]}; copy it to "
-                f"{self.run / 'vecnormalize.pkl'}, or pass env= with a VecNormalize"
+        others = [file.name for file in sorted(self.run.glob("*_vecnormalize_*_steps.pkl"))]
+        if others and not self.config and self.file.name == "best_model.zip":
+            warnings.warn(
+                f"{self.file} is opened without normalisation. If it needs the statistics in one of "
+                f"{', '.join(others)[:200]}, copy that file to {self.run / 'vecnormalize.pkl'}, or pass env= with a VecNormalize"
             )
         settings = literal(self.config.get("normalize") or False, "normalize")
         if settings and not (isinstance(settings, dict) and not settings.get("norm_obs", True)):

@@ -58,6 +58,7 @@ from ddpg_ext.ddpg_paper import DDPGPaper
 from ddpg_ext.zoo.experiment import ExperimentManager
 from ddpg_ext.zoo.hyperparameters import ALGORITHM, VARIANT_KEYS, check_keys, convert_exponents, convert_numbers
 from ddpg_ext.zoo.register import register_zoo
+from ddpg_ext.zoo.run_files import BEST_STATISTICS
 from ddpg_ext.zoo.sweep_folder import RESULT, SNAPSHOTS, Storage
 
 Report = Callable[[dict[str, Any]], None]
@@ -390,7 +391,8 @@ def _train(run: Run, folder: Path, report: Report, upload: Callable[[], None]) -
     if best.is_file():  # before the Zoo replaces the statistics of the best agent by those of the last
         own_code = experiment.own_code() if run.algo == ALGORITHM else {}
         agent = type(model).load(best, model.env, model.device, **own_code)  # hindsight needs an environment
-        best_return = experiment.evaluate(agent, Path(experiment.params_path, "vecnormalize.pkl"))
+        statistics = BEST_STATISTICS if run.algo == ALGORITHM else "vecnormalize.pkl"
+        best_return = experiment.evaluate(agent, Path(experiment.params_path, statistics))
     assert model.env is not None
     final_return = experiment.evaluate(model, model.env)
     experiment.save_trained_model(model)
@@ -442,7 +444,10 @@ def _fresh_seed(seed: int, step: int) -> int:
 def resolve(run: Run, values: dict[str, Any], conf_file: str | None) -> Run:
     """Return a run with all hyperparameters of its variant, after making environment and model to check them."""
     variant = {key: value for key, value in values.items() if key not in VARIANT_KEYS}
-    run = run._replace(env_kwargs=convert_exponents({**run.env_kwargs, **variant.pop("env_kwargs", {})}))
+    env_kwargs = variant.pop("env_kwargs", None) or {}
+    if not isinstance(env_kwargs, dict):
+        raise InvalidArgumentError(f"`env_kwargs` must be a mapping (name: value), got {env_kwargs!r}")
+    run = run._replace(env_kwargs=convert_exponents({**run.env_kwargs, **env_kwargs}))
     custom = copy.deepcopy({**run.hyperparameters, **variant})
     with _trial_folder(run) as scratch:
         n_timesteps = _n_timesteps(variant.get("n_timesteps", run.n_timesteps))

@@ -230,7 +230,7 @@ def test_without_timeouts_no_n_step_return_crosses_the_end():
     assert buffer._get_samples(np.array([0, 1])).rewards.flatten().tolist() == [11, 10]
 
 
-@pytest.mark.parametrize("envs", [[0], np.array([True, False, False]), [True, False, False], np.array([0])])
+@pytest.mark.parametrize("envs", [[0], 0, np.array([True, False, False]), [True, False, False], np.array([0])])
 @pytest.mark.parametrize("cls", [PackedReplayBuffer, ReplayBuffer])
 def test_episodes_end_by_number_or_flag(cls, envs):
     box = spaces.Box(-1, 1, (1,))
@@ -244,3 +244,4 @@ def test_episodes_end_by_number_or_flag(cls, envs):
     assert set(jumps.ravel().tolist()) == {1.0}
     with pytest.raises(InvalidArgumentError, match="`envs` must be numbers of the 3 environments"):
         end_episodes(buffer, [3])
+    end_episodes(buffer, [])

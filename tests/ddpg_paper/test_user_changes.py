@@ -734,14 +734,6 @@ def test_parameters_computed_with_a_gradient_can_be_set():
         th.testing.assert_close(value, average[name])
 
 
-def test_a_compiled_network_is_saved_by_its_own_names(tmp_path):
-    model = make_model(policy_kwargs={"net_arch": [8]}).learn(100)
-    expected = weights(model.policy)
-    model.actor = th.compile(model.actor, backend="eager")
-    model.save(tmp_path / "model")
-    assert same(weights(DDPGPaper.load(tmp_path / "model").policy), expected)
-
-
 def test_a_failed_set_up_can_be_repeated():
     model = make_model(n_steps=3, policy_kwargs={"net_arch": "x"}, _init_setup_model=False)
     with pytest.raises(DDPGPaperError):

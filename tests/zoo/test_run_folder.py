@@ -318,7 +318,7 @@ def test_statistics_with_other_names_are_not_left_out_silently(tmp_path):
     env = VecNormalize(make_vec_env("Pendulum-v1"))
     make_model(env).save(tmp_path / "best_model.zip")
     env.save(tmp_path / "ddpg_vecnormalize_20_steps.pkl")
-    with pytest.raises(CheckpointNotFoundError, match=r"ddpg_vecnormalize_20_steps\.pkl"):
+    with pytest.warns(UserWarning, match=r"ddpg_vecnormalize_20_steps\.pkl"):
         load_zoo_run(tmp_path, env="Pendulum-v1")
 
 
@@ -334,3 +334,13 @@ def test_a_vec_env_wrapper_of_the_run(tmp_path):
 def test_an_unknown_vec_env_wrapper_is_refused(tmp_path, name):
     with pytest.raises(UntrustedContentError, match="not on the allow-list"):
         load_zoo_run(make_run(tmp_path, config={"vec_env_wrapper": name}))
+
+
+def test_a_vec_monitor_of_the_run_is_left_out(tmp_path):
+    run = make_run(tmp_path, config={"vec_env_wrapper": ["stable_baselines3.common.vec_env.VecMonitor"]})
+    assert isinstance(load_zoo_run(run)[1], DummyVecEnv)
+
+
+def test_the_only_checkpoint_is_the_last(tmp_path):
+    make_model().save(tmp_path / "ddpg_pendulum_1000_steps.zip")
+    assert load_zoo_run(tmp_path, env="Pendulum-v1", checkpoint="last")[0].gamma == 0.99
