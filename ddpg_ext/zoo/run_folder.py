@@ -293,9 +293,10 @@ class _Settings:
                 return load_vec_normalize(candidate, vec_env, trust.allowed)
         others = [file.name for file in sorted(self.run.glob("*_vecnormalize_*_steps.pkl"))]
         if others and not self.config and self.file.name == "best_model.zip":
+            names = ", ".join(others)[:200]
             warnings.warn(
-                f"{self.file} is opened without normalisation. If it needs the statistics in one of "
-                f"{', '.join(others)[:200]}, copy that file to {self.run / 'vecnormalize.pkl'}, or pass env= with a VecNormalize"
+                f"{self.file} is opened without normalisation. If it needs the statistics in one of {names}, copy that "
+                f"file to {self.run / 'vecnormalize.pkl'}, or pass env= with a VecNormalize"
             )
         settings = literal(self.config.get("normalize") or False, "normalize")
         if settings and not (isinstance(settings, dict) and not settings.get("norm_obs", True)):
