@@ -82,7 +82,7 @@ def load_zoo_run(
     :param path: a run (``logs/ddpg/Pendulum-v1_1``), a zip file, or a folder of runs, of which the run with the highest
         number is opened, or the run that changed last if there are several environments
     :param checkpoint: "best" (``best_model.zip``), "last" (``<env>.zip``), or the number of steps of a
-        ``rl_model_<steps>_steps.zip``; None: the best if it exists, else the last
+        ``<prefix>_<steps>_steps.zip`` of SB3's ``CheckpointCallback``; None: the best if it exists, else the last
     :param env: environment to use instead of the run's: an id, an environment or a ``VecEnv``. Only an id gets the
         run's wrappers
     :param env_kwargs: arguments of the environment, which replace all of the run's. The files of a run may choose only

@@ -7,12 +7,15 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.envs import FakeImageEnv
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 from toys import LinearExtractor, recorded, same, small_model, weights
 
 from ddpg_ext import DDPGPaper, InvalidArgumentError, SnapshotCallback
+from ddpg_ext.common.cnn import PaperCNN
+from ddpg_ext.ddpg_paper import MlpPolicy
 
 OBSERVATIONS = np.random.default_rng(0).uniform(-1, 1, (10, 2)).astype(np.float32)
 
@@ -257,3 +260,29 @@ def test_targets_follow_spectral_norm():
     for network in (model.actor, model.critic, model.actor_target, model.critic_target):
         weight = network.features_extractor.layer.weight.detach()
         assert th.linalg.matrix_norm(weight, 2) == pytest.approx(1, abs=0.1)
+
+
+class OwnExtractorPolicy(MlpPolicy):
+    """Build a features extractor with arguments of its own."""
+
+    def make_features_extractor(self):
+        assert self.features_extractor_kwargs == {"width": 3}
+        return FlattenExtractor(self.observation_space)
+
+
+def test_a_policy_that_builds_its_own_extractor():
+    kwargs = {"features_extractor_kwargs": {"width": 3}, "net_arch": [8]}
+    DDPGPaper(OwnExtractorPolicy, "Pendulum-v1", buffer_size=100, policy_kwargs=kwargs).learn(10)
+
+
+class NarrowCNN(PaperCNN):
+    """Take fewer arguments than its parent."""
+
+    def __init__(self, observation_space, features_dim=16):
+        super().__init__(observation_space, features_dim=features_dim)
+
+
+def test_a_subclass_of_the_papers_convolutions_with_fewer_arguments():
+    kwargs = {"features_extractor_class": NarrowCNN, "normalize_images": False, "net_arch": [8]}
+    env = FakeImageEnv(screen_height=40, screen_width=40, n_channels=1, discrete=False)
+    DDPGPaper("CnnPolicy", env, buffer_size=100, policy_kwargs=kwargs)

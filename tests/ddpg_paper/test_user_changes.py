@@ -741,3 +741,12 @@ def test_a_failed_set_up_can_be_repeated():
     model.policy_kwargs = {"net_arch": [8]}
     model._setup_model()
     assert (model.n_steps, model.replay_buffer_class, model.replay_buffer.n_steps) == (3, None, 3)
+
+
+def test_a_noise_that_is_named_later_is_seeded():
+    ends = []
+    for _ in range(2):
+        model = make_model(action_noise=None, policy_kwargs={"net_arch": [8]})
+        model.action_noise = "ornstein-uhlenbeck"
+        ends.append(weights(model.learn(100).policy))
+    assert same(*ends)

@@ -12,6 +12,7 @@ import pytest
 import yaml
 from rl_zoo3 import ALGOS
 from stable_baselines3.common.monitor import load_results
+from stable_baselines3.common.vec_env import VecNormalize
 
 from ddpg_ext import load_zoo_run
 from ddpg_ext.common.errors import DDPGPaperError
@@ -625,3 +626,30 @@ def test_errors_that_are_no_valid_text_are_recorded(tmp_path, monkeypatch):
     monkeypatch.setattr(sweep_run, "_train", fail)
     (run,) = plan()
     assert train(run, tmp_path)["error"] == "ValueError: cannot read caf\\udce9.xml"
+
+
+def test_a_variant_may_change_the_number_of_stacked_frames(tmp_path):
+    entry = {
+        "Pendulum-v1": {"normalize": True, "frame_stack": 4, "buffer_size": 500, "policy_kwargs": {"net_arch": [8]}}
+    }
+    (tmp_path / "conf.yml").write_text(yaml.safe_dump(entry))
+    runs = plan("--conf-file", str(tmp_path / "conf.yml"), "--variant", "four:tau=0.1", "two:frame_stack=2")
+    stacks = [run.hyperparameters["vec_env_wrapper"] for run in runs]
+    assert [list(wrapper.values()) for (wrapper,) in stacks] == [[{"n_stack": 4}], [{"n_stack": 2}]]
+
+
+def test_a_users_own_normalisation_is_the_only_one(tmp_path):
+    wrapper = "vec_env_wrapper:'stable_baselines3.common.vec_env.VecNormalize'"
+    (run,) = plan("-params", *SMALL, wrapper)
+    _, model, _ = sweep_run.prepare(run, tmp_path)
+    assert isinstance(model.env, VecNormalize)
+    assert not isinstance(model.env.venv, VecNormalize)
+    model.env.close()
+
+
+def test_a_variant_without_arguments_of_the_environment(tmp_path):
+    (tmp_path / "s.yml").write_text("variant: {a: {env_kwargs: null}}")
+    (run,) = sweep.plan(parse([str(tmp_path / "s.yml"), *SHORT]))
+    assert run.env_kwargs == {}
+    with pytest.raises(DDPGPaperError, match=r"`env_kwargs` must be a mapping \(name: value\), got 3"):
+        plan("--variant", "a:env_kwargs=3")
