@@ -131,14 +131,14 @@ def measure_q_values(model: Any, env: gym.Env | VecEnv | str, n_eval_episodes: i
 
     :param model: a DDPGPaper, or another algorithm with ``critic``, ``policy`` and ``gamma``; if it has several
         critics, the first is measured
-    :param env: environment to evaluate in: an id, an environment or a ``VecEnv``, not the training environment. It is
-        normalised like the training environment
+    :param env: environment to evaluate in: an id, an environment or a ``VecEnv``. It is normalised like the training
+        environment, which is itself only accepted for a DDPGPaper, outside of callbacks
     :param n_eval_episodes: number of episodes, at least 1
     :return: the values of all steps
     :raises InvalidArgumentError: for a value out of range, or an environment with other spaces
     """
     n_eval_episodes = check_count("n_eval_episodes", n_eval_episodes)
-    env = _CopiedObservations(evaluation_env(model, env))
+    env = _CopiedObservations(evaluation_env(model, env, training=getattr(model, "_is_learning", True)))
     recorder = _Recorder(model, env)
     evaluate_policy(model, env, n_eval_episodes, deterministic=True, callback=recorder, warn=False)
     return QValues(*(np.concatenate(columns) for columns in zip(*recorder.episodes, strict=True)))

@@ -283,8 +283,10 @@ def test_measure_q_values_makes_and_normalises_the_environment():
 
 def test_an_environment_that_the_model_cannot_be_measured_in():
     model = small_model(ToyEnv())
+    measure_q_values(model, model.get_env(), 1)  # a DDPGPaper knows that it is not training
+    other = TD3("MlpPolicy", ToyEnv(), buffer_size=100)
     with pytest.raises(InvalidArgumentError, match="must not be the training environment"):
-        measure_q_values(model, model.get_env(), 1)
+        measure_q_values(other, other.get_env(), 1)
     with pytest.raises(InvalidArgumentError, match="must not normalise observations"):
         measure_q_values(model, VecNormalize(DummyVecEnv([ToyEnv])), 1)
     with pytest.raises(InvalidArgumentError, match="`n_eval_episodes`"):

@@ -259,7 +259,7 @@ def test_the_caller_may_name_a_module(run, tmp_path, monkeypatch):
 
 def test_settings_that_loading_does_not_need_are_not_read(run):
     """Programs of the Zoo import and build what these name."""
-    names = ("vec_env_wrapper", "callback", "replay_buffer_class", "policy_kwargs", "monitor_kwargs", "n_envs")
+    names = ("callback", "replay_buffer_class", "policy_kwargs", "monitor_kwargs", "n_envs")
     path = run(config={name: [{"antigravity.fly": {"size": 10**9}}] for name in names})
     load(path)
 
@@ -296,8 +296,8 @@ def test_every_number_of_a_wrapper_is_known():
     harmless = {
         *("min_reward", "max_reward", "min_action", "max_action", "min_obs", "max_obs", "noise_std", "smoothing_coef"),
         *("max_steps", "max_episode_steps", "reward_offset", "n_successes", "repeat_action_probability"),
-        *("dtype", "filter_keys", "padding_type", "dict_time_key"),  # text
-        *("keep_dim", "flatten", "normalize_time", "test_mode"),  # flags
+        *("dtype", "filter_keys", "padding_type", "dict_time_key", "key", "channels_order"),  # text
+        *("keep_dim", "flatten", "normalize_time", "test_mode", "raise_exception", "warn_once", "check_inf"),  # flags
     }
     for module, names in run_folder._WRAPPERS.items():
         for name in names:
