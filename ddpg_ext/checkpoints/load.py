@@ -45,6 +45,7 @@ from ddpg_ext.ddpg_paper.validation import check_policy, keyword_cure
 from ddpg_ext.serialization import replay_buffers
 from ddpg_ext.serialization.allowlist import MAX_ENVS
 from ddpg_ext.serialization.archive import ZipReader, resolve_suffix
+from ddpg_ext.serialization.safe_pickle import Budget
 from ddpg_ext.serialization.writing import replaces_a_part
 
 if TYPE_CHECKING:
@@ -431,7 +432,7 @@ def set_parameters(model: "DDPGPaper", source: Any, exact_match: bool, device: t
     with ZipReader(resolve_suffix(check_path("load_path_or_dict", source, "seek"), ".zip")) as archive:
         name = archive.name
         if archive.kind:
-            original, parameters = None, read_parameters(archive, device)
+            original, parameters = None, read_parameters(archive, device, Budget(archive.file_size))
         else:
             try:
                 original = read_model_members(archive, device, Trust())

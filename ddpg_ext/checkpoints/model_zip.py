@@ -240,7 +240,7 @@ def read_model_members(archive: ZipReader, device: th.device | str, trust: Trust
         archive.read_text(name).decode(errors="replace") if name in archive else ""
         for name in ("_stable_baselines3_version", "system_info.txt")
     )
-    params = read_parameters(archive, device, trust.trusted)
+    params = read_parameters(archive, device, budget, trust.trusted)
     variables = {}
     if archive.kind and VARIABLES in archive:  # a model of SB3 has other attributes
         variables = _read_tensors(archive, VARIABLES, check_device(device), budget, trust.trusted)
@@ -262,9 +262,11 @@ def _check_is_model(archive: ZipReader) -> None:
         )
 
 
-def read_parameters(archive: ZipReader, device: th.device | str, trusted: bool = False) -> dict[str, Any]:
+def read_parameters(
+    archive: ZipReader, device: th.device | str, budget: Budget, trusted: bool = False
+) -> dict[str, Any]:
     """Return the state dicts in a model's file by name."""
-    device, budget, params = check_device(device), Budget(archive.file_size), {}
+    device, params = check_device(device), {}
     for name in archive.names:
         if name in (VARIABLES, "tensors.pth"):
             archive.read(name)  # the content is not needed, but reading it checks for damage

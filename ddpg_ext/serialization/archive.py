@@ -37,6 +37,10 @@ _BROKEN = (
 AccountIO = Callable[[int], object]
 
 
+def ignore_io(n_bytes: int) -> None:
+    """Count nothing."""
+
+
 def _memory_of(data: Any) -> Iterator[memoryview]:
     """Yield the bytes of an array in the order of its elements, in contiguous pieces."""
     if isinstance(data, np.ndarray) and data.ndim > 1 and not data.flags.c_contiguous:
@@ -51,7 +55,7 @@ def _memory_of(data: Any) -> Iterator[memoryview]:
 class ZipWriter(zipfile.ZipFile):
     """Write uncompressed members into a zip file."""
 
-    def add(self, name: str, data: Any, account_io: AccountIO = lambda n_bytes: None) -> None:
+    def add(self, name: str, data: Any, account_io: AccountIO = ignore_io) -> None:
         """Write bytes or an array as a member, without a second copy in memory."""
         # The default date of a ZipInfo is constant, so that equal content gives equal files
         with self.open(zipfile.ZipInfo(name), "w", force_zip64=True) as member:
@@ -174,7 +178,7 @@ class ZipReader(contextlib.AbstractContextManager["ZipReader"]):
             raise CheckpointError(f"{self.name}: {name} has {self.size(name):,} bytes, more than the whole file")
         return self.read(name)
 
-    def read_into(self, name: str, target: Any, account_io: AccountIO = lambda n_bytes: None) -> None:
+    def read_into(self, name: str, target: Any, account_io: AccountIO = ignore_io) -> None:
         """Read a member into an array of the same size."""
         with _as_damage(f"{self.name}: {name}"), cast(zipfile.ZipExtFile, self._archive.open(name)) as member:
             for view in _memory_of(target):

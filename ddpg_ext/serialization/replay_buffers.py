@@ -26,7 +26,15 @@ from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 from ddpg_ext.common.checks import check_equal_arguments, plain
 from ddpg_ext.common.errors import CheckpointError, DamagedCheckpointError, UntrustedContentError
 from ddpg_ext.serialization.allowlist import Allowed, class_path
-from ddpg_ext.serialization.archive import AccountIO, ZipReader, ZipWriter, open_regular_file, resolve_suffix, write_zip
+from ddpg_ext.serialization.archive import (
+    AccountIO,
+    ZipReader,
+    ZipWriter,
+    ignore_io,
+    open_regular_file,
+    resolve_suffix,
+    write_zip,
+)
 from ddpg_ext.serialization.numpy_state import check_shape, make_dtype, object_array
 from ddpg_ext.serialization.reconstruct import load_attributes, load_pickle, naming
 from ddpg_ext.serialization.safe_pickle import Budget
@@ -183,7 +191,7 @@ def write_members(archive: ZipWriter, buffer: Any) -> None:
     """Write a replay buffer into a zip file."""
     layout, arrays = describe(buffer)
     archive.add(LAYOUT, layout)
-    account_io = getattr(buffer, "account_io", lambda n_bytes: None)
+    account_io = getattr(buffer, "account_io", ignore_io)
     for name, array in arrays.items():
         archive.add(_member(name), array, account_io)
 
@@ -221,7 +229,7 @@ def read_members(archive: ZipReader, buffer: Any, allowed: Allowed) -> None:
         # Older files have unquoted names
         members = {str(name): _member(str(name)) for name in layout["arrays"]}
         members = {name: member if member in archive else f"{FOLDER}{name}" for name, member in members.items()}
-        account_io = getattr(buffer, "account_io", lambda n_bytes: None)
+        account_io = getattr(buffer, "account_io", ignore_io)
         arrays = {
             name: StoredArray(archive, members[name], account_io, *part) for name, part in layout["arrays"].items()
         }
