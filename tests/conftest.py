@@ -7,6 +7,9 @@ import sys
 
 # Before torch is imported: tests run beside other work, and two processes with spinning threads starve each other
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Without a display. dm_control chooses the renderer for the whole process when it is imported, by whichever test
+os.environ.setdefault("MUJOCO_GL", "egl")
+os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 
 from pathlib import Path
 
@@ -34,8 +37,6 @@ def away_from_the_repository(tmp_path_factory):
 @pytest.fixture
 def run_script(monkeypatch, capsys, tmp_path):
     """Run a script with arguments in the test's folder and in this process; return what it printed."""
-    monkeypatch.setenv("MUJOCO_GL", "egl")
-    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
     monkeypatch.chdir(tmp_path)
 
     def run(path, *arguments):

@@ -121,18 +121,22 @@ class SweepExperiment(ExperimentManager):
         return super().create_envs(n_envs, eval_env, no_log)
 
     def create_callbacks(self) -> None:
-        """Create the Zoo's callbacks, with evaluations that are independent of earlier ones, and with snapshots."""
+        """Create the Zoo's callbacks, with evaluations that are independent of earlier ones, and with checkpoints."""
         users_own = [*self.callbacks]
         super().create_callbacks()
         for callback in self.callbacks:
             if isinstance(callback, EvalCallback) and callback not in users_own:
                 callback.__class__ = SeededEvalCallback
                 callback.log_path = os.path.join(self.save_path, ".evaluations")
-        folder, every = os.path.join(self.save_path, SNAPSHOTS), self.run.snapshot_freq
         if self.algo != ALGORITHM:
-            self.callbacks.append(LastCheckpointCallback(Path(folder), every))
-        elif (reset := self._repeatable_reset()) is not None:
-            self.callbacks.append(SnapshotCallback(folder, every, reset=reset == "seeded" or None))
+            self.callbacks.append(LastCheckpointCallback(Path(self.save_path, SNAPSHOTS), self.run.snapshot_freq))
+
+    def add_snapshots(self) -> None:
+        """Add the callback for snapshots, or warn that the environment does not allow them."""
+        reset = self._repeatable_reset()
+        if reset is not None:
+            folder = os.path.join(self.save_path, SNAPSHOTS)
+            self.callbacks.append(SnapshotCallback(folder, self.run.snapshot_freq, reset=reset == "seeded" or None))
         else:
             warnings.warn(
                 f"{self.run.env} starts a different episode after the same reset, so this run has no snapshots"
@@ -377,6 +381,8 @@ def _train(run: Run, folder: Path, report: Report, upload: Callable[[], None]) -
     shutil.rmtree(unpacked, ignore_errors=True)
     if not experiment.continue_training:  # remove the curves of an earlier attempt
         shutil.rmtree(folder / "tensorboard", ignore_errors=True)
+    if run.algo == ALGORITHM:
+        experiment.add_snapshots()
 
     def report_and_count(numbers: dict[str, Any]) -> None:
         with atomic_file(spent) as file:

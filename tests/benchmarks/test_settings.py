@@ -23,7 +23,6 @@ SETTINGS = sorted((BENCHMARKS / "settings").glob("*.yml"))
 def model_of(tmp_path, monkeypatch):
     """The model of a variant, before training, in a run that is as long as given."""
     monkeypatch.chdir(BENCHMARKS.parent)
-    monkeypatch.setenv("MUJOCO_GL", "egl")
 
     def model_of(settings, variant, **hyperparameters):
         runs = sweep.plan(parse([str(BENCHMARKS / "settings" / f"{settings}.yml"), "--seed", "0"]))
@@ -37,7 +36,6 @@ def model_of(tmp_path, monkeypatch):
 @pytest.mark.parametrize("file", SETTINGS, ids=lambda file: file.stem)
 def test_the_settings_can_be_swept(file, monkeypatch):
     monkeypatch.chdir(BENCHMARKS.parent)
-    monkeypatch.setenv("MUJOCO_GL", "egl")
     runs = sweep.plan(parse([str(file)]))
     seeds = {run.seed for run in runs}
     assert seeds.isdisjoint(range(100)) if file.stem.startswith("pilot_") else seeds >= {0, 1, 2}

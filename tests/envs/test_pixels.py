@@ -139,10 +139,9 @@ def test_what_is_returned_stays_as_it_is():
 
 
 @pytest.mark.filterwarnings("ignore:.*symmetric and normalized")
-def test_a_real_environment(monkeypatch):
+def test_a_real_environment():
     """Without a display, SB3's checker finds nothing to complain about, and the same seed gives the same pictures."""
     pytest.importorskip("mujoco")
-    monkeypatch.setenv("MUJOCO_GL", "egl")
     env = PixelActionRepeat(gym.make("HalfCheetah-v5", render_mode="rgb_array", width=64, height=64))
     check_env(env)
     action = env.action_space.high / 2

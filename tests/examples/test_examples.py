@@ -208,7 +208,6 @@ def test_runs_from_top_to_bottom(tmp_path, monkeypatch):
     nbclient = pytest.importorskip("nbclient")
     pytest.importorskip("ipykernel")
     monkeypatch.setenv("DDPG_STEPS", "250")
-    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
     monkeypatch.delenv("MPLBACKEND", raising=False)  # the notebook's own shows figures
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()

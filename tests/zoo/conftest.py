@@ -24,7 +24,7 @@ class Result(NamedTuple):
 @pytest.fixture(scope="session")
 def zoo_server():
     """Start tests/helpers/zoo_programs.py, which each pytest-xdist worker has for itself."""
-    environ = {**os.environ, "SDL_VIDEODRIVER": "dummy", "MPLBACKEND": "Agg", "OMP_NUM_THREADS": "1"}
+    environ = {**os.environ, "MPLBACKEND": "Agg", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(Path(__file__).parents[1] / "helpers" / "zoo_programs.py")]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environ, start_new_session=True
