@@ -28,6 +28,7 @@ from ddpg_ext.checkpoints.model_zip import (
     excluded_attributes,
     read_model_members,
     read_parameters,
+    rename_compiled,
 )
 from ddpg_ext.checkpoints.replay_buffer import set_replay_buffer
 from ddpg_ext.common.checks import check_default_dtype, check_path, plain
@@ -473,6 +474,7 @@ def _apply_parameters(
             if isinstance(parts[name], th.optim.Optimizer):
                 sb3_compat.load_optimizer_state(parts[name], state, name)
             else:
+                rename_compiled(state, parts[name].state_dict())
                 parts[name].load_state_dict(state, strict=exact_match)
         if original is not None:
             sb3_compat.load_optimizers(model, original)

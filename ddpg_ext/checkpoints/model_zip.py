@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from ddpg_ext.ddpg_paper import DDPGPaper
 
 PICKLED = ":serialized:"
+#: in the names of tensors, the module that torch.compile puts around another
+_WRAPPER = "_orig_mod."
 #: member with tensors that are neither in a module nor in an optimiser
 VARIABLES = "pytorch_variables.pth"
 #: functions that SB3 derives from other fields but also stores; loading derives them again
@@ -272,7 +274,16 @@ def read_parameters(
             archive.read(name)  # the content is not needed, but reading it checks for damage
         elif name.endswith(".pth"):
             params[name.removesuffix(".pth")] = _read_tensors(archive, name, device, budget, trusted)
+            rename_compiled(params[name.removesuffix(".pth")])
     return params
+
+
+def rename_compiled(state: Any, expected: Iterable[str] = ()) -> None:
+    """Rename tensors of modules that torch.compile wraps to the expected names, or to those without the wrapper."""
+    names = {name.replace(_WRAPPER, ""): name for name in expected}
+    for name in [*state] if isinstance(state, dict) else []:
+        plain = name.replace(_WRAPPER, "") if isinstance(name, str) else name
+        state[names.get(plain, plain)] = state.pop(name)
 
 
 def _read_tensors(archive: ZipReader, name: str, device: th.device, budget: Budget, trusted: bool) -> Any:

@@ -173,6 +173,26 @@ def test_a_compiled_policy_can_be_saved(trained, tmp_path):
     assert same(weights(DDPGPaper.load(tmp_path / "model", device="cpu").policy), before)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning", "ignore:executor 'fast':UserWarning")
+@pytest.mark.parametrize("cls", [DDPG, DDPGPaper])
+def test_compiled_networks_can_be_saved(tmp_path, cls):
+    """In the file, tensors have the names of the compiled networks, which load and set_parameters translate."""
+    kwargs = {"learning_starts": 10, "buffer_size": 100, "batch_size": 4, "policy_kwargs": {"net_arch": [8]}}
+    model = cls("MlpPolicy", "Pendulum-v1", **kwargs, device="cpu", seed=0)
+    model.policy.actor = model.actor = th.compile(model.actor, backend="eager")
+    model.learn(20).save(tmp_path / "compiled")
+    plain = DDPGPaper.load(tmp_path / "compiled", device="cpu")
+    before = weights(model.actor)
+    assert all(name.startswith("_orig_mod.") for name in before)
+    assert same(weights(plain.actor), {name.removeprefix("_orig_mod."): value for name, value in before.items()})
+    assert len(plain.actor.optimizer.state) == len(list(plain.actor.parameters()))
+    if cls is DDPGPaper:
+        for source in (tmp_path / "compiled", plain.get_parameters()):
+            th.nn.init.zeros_(next(model.actor.parameters()))
+            model.set_parameters(source, device="cpu")
+            assert same(weights(model.actor), before)
+
+
 def halved(remaining):
     return remaining * np.float64(0.5)
 
