@@ -12,7 +12,7 @@ from stable_baselines3.common.logger import Video
 from stable_baselines3.common.vec_env import VecEnv
 
 from ddpg_ext.callbacks.periodic import PeriodicCallback
-from ddpg_ext.common.checks import check_count, check_flag, check_path, check_seed
+from ddpg_ext.common.checks import check_choice, check_count, check_flag, check_path, check_seed
 from ddpg_ext.common.evaluation import evaluation_env
 from ddpg_ext.common.video import check_video_format, record_frames, write_video
 
@@ -54,10 +54,10 @@ class EpisodeVideoCallback(PeriodicCallback):
     ) -> None:
         super().__init__(every, verbose)
         self.max_steps = check_count("max_steps", max_steps)
-        check_video_format(f".{file_format}")
         self.env: Any = env
         self.path = Path(check_path("path", path))
-        self.file_format = file_format
+        self.file_format = check_choice("file_format", file_format, ("gif", "mp4"))
+        check_video_format(f".{self.file_format}")
         self.seed = check_seed(seed)
         self.log = check_flag("log", log)
         self._failed = False

@@ -28,6 +28,7 @@ class StopOnCtrlC(BaseCallback):
 
     def start(self) -> None:
         """Begin to handle Ctrl-C; do nothing outside of the main thread, because only it receives signals."""
+        self.count = 0
         if threading.current_thread() is threading.main_thread():
             self._before = signal.signal(signal.SIGINT, self._handle)
             self._training = True

@@ -138,9 +138,13 @@ def measure_q_values(model: Any, env: gym.Env | VecEnv | str, n_eval_episodes: i
     :raises InvalidArgumentError: for a value out of range, or an environment with other spaces
     """
     n_eval_episodes = check_count("n_eval_episodes", n_eval_episodes)
-    env = _CopiedObservations(evaluation_env(model, env, training=getattr(model, "_is_learning", True)))
-    recorder = _Recorder(model, env)
-    evaluate_policy(model, env, n_eval_episodes, deterministic=True, callback=recorder, warn=False)
+    vec_env = _CopiedObservations(evaluation_env(model, env))
+    recorder = _Recorder(model, vec_env)
+    try:
+        evaluate_policy(model, vec_env, n_eval_episodes, deterministic=True, callback=recorder, warn=False)
+    finally:
+        if isinstance(env, str):
+            vec_env.close()
     return QValues(*(np.concatenate(columns) for columns in zip(*recorder.episodes, strict=True)))
 
 

@@ -182,6 +182,7 @@ def build_model(
         model = cls(file.data["policy_class"], vec_env, device=device, _init_setup_model=False)  # type: ignore[arg-type]
         model.__dict__.update({**_attributes(model, file), **changes})
         model._setup_model()
+        model._note_resets()
         _set_parameters(model, file, original)
         buffer = None if original is None or original.is_live else original.data.get("replay_buffer")
         if buffer is not None:  # saved with include=["replay_buffer"]

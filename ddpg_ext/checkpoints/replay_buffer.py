@@ -53,7 +53,7 @@ def load_replay_buffer(
         present = make_replay_buffer(model)
     buffer = load_buffer(path, present, Allowed(allow, trusted))
     if not isinstance(buffer, ReplayBuffer):
-        raise InvalidArgumentTypeError(f"{path} holds a {type(buffer).__name__}, not a replay buffer")
+        raise CheckpointError(f"{path} holds a {type(buffer).__name__}, not a replay buffer")
     with naming(path if isinstance(path, str | os.PathLike) else "the file", "a replay buffer"):
         set_replay_buffer(model, buffer)
     buffer.device = model.device

@@ -27,8 +27,13 @@ from stable_baselines3.td3 import policies as td3_policies
 
 from ddpg_ext.checkpoints.model_zip import ModelFile
 from ddpg_ext.common.checks import plain
-from ddpg_ext.common.errors import CheckpointError, DamagedCheckpointError, InvalidArgumentError
+from ddpg_ext.common.errors import (
+    CheckpointError,
+    DamagedCheckpointError,
+    InvalidArgumentTypeError,
+)
 from ddpg_ext.ddpg_paper.policies import CnnPolicy, DDPGPaperPolicy, MlpPolicy, MultiInputPolicy
+from ddpg_ext.ddpg_paper.validation import drop_weight_decay
 from ddpg_ext.serialization.reconstruct import naming
 
 if TYPE_CHECKING:
@@ -360,7 +365,7 @@ def _parameter_names(policy: DDPGPaperPolicy, network: str) -> list[str]:
 def live_model_file(model: Any) -> ModelFile:
     """Return the content that the file of a live SB3 DDPG or TD3 would have."""
     if not isinstance(model, TD3):
-        raise InvalidArgumentError(f"`model` must be an SB3 DDPG or TD3, got {type(model).__name__}")
+        raise InvalidArgumentTypeError(f"`model` must be an SB3 DDPG or TD3, got {type(model).__name__}")
     data = plain(dict(vars(model)))
     for key in ("action_noise", "ep_info_buffer", "ep_success_buffer", "replay_buffer_kwargs"):
         data[key] = copy.deepcopy(data.get(key))
@@ -420,8 +425,6 @@ def to_sb3(model: "DDPGPaper") -> DDPG:
         theirs = [f"{name}.{param}" for param, _ in getattr(sb3, name).named_parameters()]
         target = optimizer.state_dict()
         target["state"] = _entries_by_index(_entries_to_sb3(entries, theirs), theirs)
-        for group in target["param_groups"]:
-            if "weight_decay" in group:  # for example, the default of AdamW is not 0
-                group["weight_decay"] = 0.0
+        drop_weight_decay(target["param_groups"])
         optimizer.load_state_dict(target)
     return sb3

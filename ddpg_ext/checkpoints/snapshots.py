@@ -183,7 +183,7 @@ class SnapshotCallback(BaseCallback):
         training_state.set_callback_states(self.locals.get("callback", self), self._run.callbacks or [])
         self._witnesses, self._is_checked = [self._run.witness] if self._run.witness else [], False
         remove_abandoned(self.path, ".snapshot_*.tmp")
-        if run.generators is not None:  # again, because what was made since `resume` may have drawn random numbers
+        if run.generators is not None:  # again, because objects made since `resume` may have drawn random numbers
             process, model.action_space._np_random = run.generators
             training_state.set_process_generators(process)
         run.log = run.callbacks = run.witness = run.generators = None
@@ -396,6 +396,7 @@ def _restore(model: "DDPGPaper", state: dict[str, Any], path: Path) -> None:
     with naming(path, "a snapshot"):
         training_state.prepare_reset(vec_env, state["reset"])
     obs: Any = vec_env.reset()
+    model._note_resets()
     normalize = unwrap_vec_normalize(vec_env)
     if normalize is not None:
         obs = normalize.get_original_obs()

@@ -83,7 +83,7 @@ def check_verbose(verbose: Any) -> int:
     """Return the level of messages as a plain number; raise an error unless it is 0 or more, True or False."""
     value = plain(verbose)
     value = int(value) if isinstance(value, bool) or (isinstance(value, float) and value.is_integer()) else value
-    return check_number("verbose", value, lambda n: n >= 0, "0, 1 or 2", integer=True)
+    return check_number("verbose", value, lambda n: n >= 0, "a whole number >= 0, True or False", integer=True)
 
 
 def check_flag(name: str, value: Any) -> bool:

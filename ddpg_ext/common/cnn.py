@@ -124,6 +124,8 @@ class PaperCombinedExtractor(CombinedExtractor):
         features_dim = 0
         kwargs = {} if cnn_kwargs is None else cnn_kwargs
         check_keywords("cnn_kwargs", kwargs, PaperCNN, 1)
+        if cnn_output_dim is not None:
+            check_count("cnn_output_dim", cnn_output_dim)
         kwargs = {"features_dim": cnn_output_dim, "normalized_image": normalized_image, **kwargs}
         for key, space in observation_space.spaces.items():
             name = str(key).replace(".", "_")

@@ -42,7 +42,7 @@ class WorkerError(DDPGPaperError, RuntimeError):
 
 
 class ReplayBufferError(DDPGPaperError, RuntimeError):
-    """A replay buffer is empty, or its files cannot be used; the stored transitions are unharmed."""
+    """A replay buffer cannot be used: it is empty, too large, or gives wrong minibatches. It is unharmed."""
 
 
 class CheckpointError(DDPGPaperError, ValueError):

@@ -12,20 +12,19 @@ from ddpg_ext.common.environments import make_environment
 from ddpg_ext.common.errors import InvalidArgumentError
 
 
-def evaluation_env(
-    model: BaseAlgorithm, env: gym.Env | VecEnv | str, render_mode: str | None = None, training: bool = True
-) -> VecEnv:
+def evaluation_env(model: BaseAlgorithm, env: gym.Env | VecEnv | str, render_mode: str | None = None) -> VecEnv:
     """
     Make a ``VecEnv`` for the evaluation of a model from an environment or its id.
 
     The result has a ``VecTransposeImage`` if images need one, and a frozen ``VecNormalize`` with the model's
-    statistics, which does not normalise rewards. With ``training``, ``env`` must not be the model's own environment.
+    statistics, which does not normalise rewards. Only a DDPGPaper outside of ``learn`` may have ``env`` as its own.
 
     :raises InvalidArgumentError: if there is no environment with the id, or ``env`` has another render mode, other
         spaces or another normalisation than the model, or is the training environment
     """
     vec_env = type(model)._wrap_env(make_environment(env, render_mode=render_mode))
-    if training and model.env is not None and share_environments(vec_env, model.env):
+    may_share = not getattr(model, "_is_learning", True)
+    if not may_share and model.env is not None and share_environments(vec_env, model.env):
         raise InvalidArgumentError("`env` must not be the training environment, but it is; make another instance of it")
     trained_with, normalize = model.get_vec_normalize_env(), unwrap_vec_normalize(vec_env)
     is_known = model.env is not None  # else it was loaded without an environment

@@ -52,15 +52,15 @@ def record_episode(
     check_video_format(file.suffix)
     max_steps = check_count("max_steps", max_steps)
     seed = check_seed(seed)
-    vec_env = evaluation_env(model, env, "rgb_array", training=getattr(model, "_is_learning", True))
+    vec_env = evaluation_env(model, env, "rgb_array")
     try:
         frames, fps, episode_return = record_frames(model, vec_env, max_steps, seed)
     finally:
         if model.env is not None and share_environments(vec_env, model.env):
             model._last_obs = None  # training continues with a new episode
+        if isinstance(env, str):
+            vec_env.close()
     write_video(frames, fps, file)
-    if isinstance(env, str):
-        vec_env.close()
     return episode_return
 
 

@@ -29,7 +29,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ddpg_ext.buffers import end_episodes
 from ddpg_ext.buffers.adapter import each
 from ddpg_ext.common.checks import (
-    check_count,
     check_default_dtype,
     check_device,
     check_dict,
@@ -85,6 +84,7 @@ from ddpg_ext.ddpg_paper.validation import (
     check_policy,
     check_replay_buffer,
     check_weight_decay,
+    drop_weight_decay,
     explain_keywords,
     fit_discount,
     make_replay_buffer,
@@ -143,8 +143,8 @@ class DDPGPaper(OffPolicyAlgorithm):
     :param replay_buffer_kwargs: keyword arguments of the replay buffer
     :param optimize_memory_usage: use SB3's memory-saving replay buffer, with its restrictions. The default buffer saves
         the same memory without this argument
-    :param n_steps: above 1: learn from n-step returns. The ``replay_buffer_class`` must then take ``n_steps`` and
-        ``gamma``, like ``PackedReplayBuffer`` and SB3's ``NStepReplayBuffer``
+    :param n_steps: above 1: learn from n-step returns. The ``replay_buffer_class`` must then be ``PackedReplayBuffer``,
+        SB3's ``NStepReplayBuffer`` or a subclass; others may take both from ``replay_buffer_kwargs``
     :param tensorboard_log: folder for TensorBoard
     :param policy_kwargs: keyword arguments of the policy, such as ``net_arch`` or ``batch_norm``: see
         :class:`~ddpg_ext.ddpg_paper.policies.DDPGPaperPolicy`
@@ -270,11 +270,11 @@ class DDPGPaper(OffPolicyAlgorithm):
         self._default_learning_starts = learning_starts is None
         #: True after a step of the environment, until its transition is stored
         self._is_stepping = False
-        self._is_learning = False
-        #: innermost environment, and information of its resets, at the end of `learn`
-        self._last_resets: tuple[Any, list[Any]] = (None, [])
         #: the observation from which that step was taken
         self._stepping_from: Any = None
+        self._is_learning = False
+        #: innermost environment, and information of its resets, when the model last used it
+        self._last_resets: tuple[Any, list[Any]] = (None, [])
         if _init_setup_model:
             self._setup_model()
 
@@ -293,13 +293,6 @@ class DDPGPaper(OffPolicyAlgorithm):
         # Loading a file and `from_sb3` set these after the constructor
         self.policy_kwargs, self.replay_buffer_kwargs = plain(self.policy_kwargs), plain(self.replay_buffer_kwargs)
         self.policy_kwargs = check_policy(self.policy_class, self.policy_kwargs)
-        # SB3's annotations allow neither None nor the name of a noise
-        if self.batch_size is None:
-            self.batch_size = self.policy_class.default_batch_size  # type: ignore[unreachable]
-        self.batch_size = check_count("batch_size", self.batch_size)
-        if self.learning_starts is None:
-            # SB3 trains when `num_timesteps > learning_starts`: on the step that completes the first minibatch
-            self.learning_starts = self.batch_size - 1  # type: ignore[unreachable]
         check_arguments(self)
         check_replay_buffer(self)
         with self._default_replay_buffer():
@@ -358,9 +351,7 @@ class DDPGPaper(OffPolicyAlgorithm):
                 )
             group["weight_decay"] = self.qf_weight_decay
         self._last_weight_decay = self.qf_weight_decay
-        for group in self.actor.optimizer.param_groups:
-            if "weight_decay" in group:  # for example, the default of AdamW is not 0
-                group["weight_decay"] = 0.0
+        drop_weight_decay(self.actor.optimizer.param_groups)
 
     def _setup_noise(self) -> None:
         """Build the noise if it is a name; seed a noise without its own seed from the model's seed."""
@@ -466,18 +457,24 @@ class DDPGPaper(OffPolicyAlgorithm):
                 raise self._discarded(misfit) from error
             finally:
                 self._is_learning = False
-                self._last_resets = _resets_of(self.env)
-        if self._n_updates == 0 and 0 < self.num_timesteps <= self.learning_starts:
+                self._note_resets()
+        if self._n_updates > 0 or self.gradient_steps == 0:
+            return self
+        if 0 < self.num_timesteps <= self.learning_starts:
             warnings.warn(
                 f"nothing was learned: training ended at step {self.num_timesteps}; gradient steps start after step "
                 f"{self.learning_starts} (`learning_starts`); train for more steps, or pass a smaller `learning_starts`"
             )
-        elif self._n_updates == 0 and self.gradient_steps != 0 and self._lacks_episode():
+        elif self._lacks_episode():
             warnings.warn(
                 "nothing was learned: HerReplayBuffer needs a complete episode, but no episode has ended; train for "
                 "more steps, or limit the length of episodes with gymnasium.make(..., max_episode_steps=...)"
             )
         return self
+
+    def _note_resets(self) -> None:
+        """Note the last resets of the environment, so that the next `learn` notices others, by an evaluation, say."""
+        self._last_resets = _resets_of(self.env)
 
     def _lacks_episode(self) -> bool:
         """Return whether HER, which draws goals from complete episodes, has transitions, but no such episode."""
@@ -494,7 +491,6 @@ class DDPGPaper(OffPolicyAlgorithm):
         progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
         check_arguments(self)  # the user may have changed the attributes
-        self.batch_size = check_count("batch_size", self.batch_size)
         if isinstance(self.action_noise, str):  # SB3's annotation does not allow the name
             self._noise_is_seeded = False  # type: ignore[unreachable]
             self._setup_noise()
@@ -508,7 +504,7 @@ class DDPGPaper(OffPolicyAlgorithm):
             self.action_noise = vectorize(self.action_noise, self.env.num_envs)
         self._statistics_before = running_statistics(self._vec_normalize_env)
         (base, resets), (former_base, former) = _resets_of(self.env), self._last_resets
-        was_reset = base is former_base and list(map(id, resets)) != list(map(id, former))  # by an evaluation, say
+        was_reset = base is former_base and list(map(id, resets)) != list(map(id, former))
         if self._is_outdated or was_reset:  # or a callback or an error ended training before the last step was stored
             self._last_obs = None
         self._is_stepping = False
@@ -760,6 +756,7 @@ class DDPGPaper(OffPolicyAlgorithm):
             super().set_env(vec_env, force_reset)
         except ValueError as error:
             raise EnvironmentMismatchError(f"`env` must have the model's spaces: {error}") from error
+        self._note_resets()
         buffer = getattr(self, "replay_buffer", None)
         if isinstance(buffer, HerReplayBuffer):
             buffer.env = self.env
@@ -938,6 +935,7 @@ class DDPGPaper(OffPolicyAlgorithm):
         :param model: the SB3 model
         :return: a model that predicts the same actions
         :raises CheckpointError: if its networks are not SB3's
+        :raises InvalidArgumentTypeError: if it is another algorithm, or no model
         """
         from ddpg_ext.checkpoints.load import convert_live
 
@@ -948,7 +946,7 @@ class DDPGPaper(OffPolicyAlgorithm):
         Convert a model without batch normalisation and with ``action_layer=1`` to SB3's DDPG.
 
         :return: an SB3 model with its weights, optimisers' state, counters, environment and replay buffer
-        :raises CheckpointError: if SB3's DDPG cannot have its networks
+        :raises CheckpointError: if SB3's DDPG cannot have its networks, or its n-step returns of Dict observations
         """
         from ddpg_ext.checkpoints.sb3_compat import to_sb3
 

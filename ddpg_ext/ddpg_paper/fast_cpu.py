@@ -102,7 +102,7 @@ class FastCPUExecutor:
         self.batch_size = 0
         self.fingerprint = self._fingerprint()
         # A policy that overrides one of these methods acts itself
-        acts_plainly = _inherits(policy, "predict", "_predict", "scaled_actions", "obs_to_tensor")
+        acts_plainly = _inherits(policy, *_ACTING)
         self.watched_actor = _Watched([policy, *policy.actor.modules()]) if acts_plainly else None
 
     @staticmethod
@@ -147,7 +147,7 @@ class FastCPUExecutor:
             <= {id(param) for param in params},
             "hooks on modules, parameters or optimisers": not watched.has_hooks(),
             "replaced methods of the policy, its networks or its optimisers": not watched.has_replaced_methods()
-            and _inherits(policy, "target_pairs", "set_training_mode"),
+            and _inherits(policy, *_LEARNING),
             "an optimiser other than plain Adam": all(type(optimizer) is th.optim.Adam for optimizer in optimizers)
             and not any(group.get(variant) for group in groups for variant in _ADAM_VARIANTS),
         }
@@ -300,8 +300,10 @@ _hooks = attrgetter("_backward_hooks", "_post_accumulate_grad_hooks")
 _requires_grad = attrgetter("requires_grad")
 _forward = attrgetter("forward")
 _CLASSES = [*LAYERS, nn.Linear, nn.Sequential, ActionInput, FlattenExtractor, Actor, Critic]
-_POLICY_METHODS = ("predict", "_predict", "scaled_actions", "obs_to_tensor", "target_pairs", "set_training_mode")
-_policy_methods = attrgetter(*_POLICY_METHODS)
+#: methods of the policy that the executor bypasses
+_ACTING = ("predict", "_predict", "scaled_actions", "obs_to_tensor")
+_LEARNING = ("target_pairs", "set_training_mode")
+_policy_methods = attrgetter(*_ACTING, *_LEARNING)
 _optimizer_methods = attrgetter("step", "zero_grad")
 
 

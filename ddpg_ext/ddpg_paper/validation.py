@@ -22,6 +22,7 @@ from stable_baselines3.td3 import policies as td3_policies
 from ddpg_ext.buffers import PackedReplayBuffer
 from ddpg_ext.common.checks import (
     check_choice,
+    check_count,
     check_dict,
     check_flag,
     check_keywords,
@@ -208,6 +209,13 @@ def check_weight_decay(weight_decay: Any) -> float:
     return check_number("qf_weight_decay", weight_decay, lambda x: 0 <= x <= MAX_RATE, "a number >= 0 (up to 1e38)")
 
 
+def drop_weight_decay(param_groups: Iterable[dict[str, Any]]) -> None:
+    """Set the weight decay of an optimiser's parameter groups to 0."""
+    for group in param_groups:
+        if "weight_decay" in group:  # for example, the default of AdamW is not 0
+            group["weight_decay"] = 0.0
+
+
 def check_minibatch_shapes(batch: Any, buffer_class: type) -> None:
     """Raise a ReplayBufferError for a minibatch whose shapes torch would broadcast to a matrix of TD errors."""
     shape = (len(batch.actions), 1)
@@ -237,6 +245,12 @@ def check_arguments(model: "DDPGPaper") -> None:
         else:
             check(name, lambda x: 0 < x <= MAX_RATE, "a number above 0 (up to 1e38) or a schedule")
     model.qf_weight_decay = check_weight_decay(model.qf_weight_decay)
+    if model.batch_size is None:  # SB3's annotations do not allow None
+        model.batch_size = model.policy_class.default_batch_size  # type: ignore[unreachable]
+    model.batch_size = check_count("batch_size", model.batch_size)
+    if model.learning_starts is None:
+        # SB3 trains when `num_timesteps > learning_starts`: on the step that completes the first minibatch
+        model.learning_starts = model.batch_size - 1  # type: ignore[unreachable]
     check("tau", lambda x: 0 < x <= 1, "a number in (0, 1]")
     check("gamma", lambda x: 0 <= x <= 1, "a number in [0, 1]")
     for name in ("buffer_size", "n_steps", "_stats_window_size"):

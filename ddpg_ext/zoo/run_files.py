@@ -10,6 +10,7 @@ from ddpg_ext.common.errors import (
     InvalidArgumentError,
     UntrustedContentError,
 )
+from ddpg_ext.serialization.allowlist import class_path
 from ddpg_ext.serialization.archive import open_regular_file
 
 MAX_YAML = 2**18
@@ -86,7 +87,7 @@ def write_yaml(path: Path, content: Any) -> None:
 def class_names(value: Any) -> Any:
     """Return the dotted names of classes in lists and dicts of wrappers or callbacks."""
     if isinstance(value, type):
-        return f"{value.__module__}.{value.__qualname__}"
+        return class_path(value)
     if isinstance(value, list):
         return [class_names(item) for item in value]
     return {class_names(name): arguments for name, arguments in value.items()} if isinstance(value, dict) else value

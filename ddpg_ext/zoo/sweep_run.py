@@ -35,7 +35,13 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import ResultsWriter
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.utils import get_system_info, set_random_seed
-from stable_baselines3.common.vec_env import VecEnv, VecNormalize, sync_envs_normalization, unwrap_vec_normalize
+from stable_baselines3.common.vec_env import (
+    DummyVecEnv,
+    VecEnv,
+    VecNormalize,
+    sync_envs_normalization,
+    unwrap_vec_normalize,
+)
 
 from ddpg_ext._version import __version__
 from ddpg_ext.checkpoints.snapshots import SnapshotCallback
@@ -144,16 +150,19 @@ class SweepExperiment(ExperimentManager):
 
     def _repeatable_reset(self) -> str | None:
         """Return how snapshots can repeat a reset: with the state before it, with a seed, or not at all (None)."""
-        process = process_generators()
+        process, vec_env_class = process_generators(), self.vec_env_class
+        self.vec_env_class = DummyVecEnv
         env = self.create_envs(1, eval_env=True)
+        self.vec_env_class = vec_env_class
         try:
             recorder = install_recorder(env)
-            if recorder is None:  # in another process
-                return "repeated"
+            assert recorder is not None  # the environment is in this process
             env.reset()
             env.reset()  # without a seed, unlike the first
-            seeded = {"kind": "seeded", "seed": 0, "process": process_generators(with_torch=False)}
-            for reset in ({"kind": "repeated", "before": recorder.before}, seeded):
+            resets = [{"kind": "seeded", "seed": 0, "process": process_generators(with_torch=False)}]
+            if self.n_envs == 1 and vec_env_class is DummyVecEnv:  # else snapshots have seeded resets alone
+                resets.insert(0, {"kind": "repeated", "before": recorder.before})
+            for reset in resets:
                 with suppress(CheckpointError):
                     check_repeatable(env, reset)
                     return str(reset["kind"])

@@ -27,7 +27,7 @@ from toys import ChaosEnv, assert_same_arrays, recorded, weights_of
 from ddpg_ext import (
     CheckpointError,
     DDPGPaper,
-    InvalidArgumentError,
+    InvalidArgumentTypeError,
     LinearDecay,
     ScheduledActionNoise,
     UntrustedContentError,
@@ -271,7 +271,7 @@ def test_back_only_where_sb3_has_the_networks():
 
 def test_other_algorithms_are_refused():
     original = SAC("MlpPolicy", "Pendulum-v1", buffer_size=10, policy_kwargs={"net_arch": [4]})
-    with pytest.raises(InvalidArgumentError, match="SAC"):
+    with pytest.raises(InvalidArgumentTypeError, match="SAC"):
         DDPGPaper.from_sb3(original)
     with pytest.raises(CheckpointError, match="SACPolicy; only agents of DDPGPaper, and of SB3's DDPG and TD3"):
         DDPGPaper.load(saved(original))

@@ -170,7 +170,7 @@ def test_bad_arguments(tmp_path, monkeypatch):
     env = PictureEnv()
     with pytest.raises(InvalidArgumentTypeError, match="`log` must be True or False"):
         EpisodeVideoCallback(env, tmp_path, log="yes")
-    with pytest.raises(InvalidArgumentError, match=r"must end in '.gif' or '.mp4', got '.avi'"):
+    with pytest.raises(InvalidArgumentError, match="`file_format` 'avi' is unknown"):
         EpisodeVideoCallback(env, tmp_path, file_format="avi")
     with pytest.raises(InvalidArgumentError, match=r"must end in '.gif' or '.mp4', got ''"):
         record_episode(small_model(PictureEnv()), env, tmp_path / "video")

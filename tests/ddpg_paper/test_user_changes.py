@@ -662,6 +662,27 @@ def test_a_used_schedule_of_noise_is_named():
 def test_an_evaluation_in_the_training_environment_ends_the_episode(n_envs):
     """The next transition must not begin before the evaluation and end after it."""
     model = make_model(make_vec_env("Pendulum-v1", n_envs), policy_kwargs={"net_arch": [8]}).learn(300)
+    assert_transitions_are_possible_after_evaluation(model)
+
+
+@pytest.mark.parametrize("way", ["load", "set_env", "resume"])
+def test_an_evaluation_before_the_first_call_of_learn_ends_the_episode(tmp_path, way):
+    model = make_model(policy_kwargs={"net_arch": [8]})
+    model.learn(300, callback=SnapshotCallback(tmp_path / "snapshots", every=150))
+    env = model.get_env()
+    if way == "load":
+        model.save(tmp_path / "model", include=["replay_buffer"])
+        model = DDPGPaper.load(tmp_path / "model", env=env, force_reset=False)
+    elif way == "set_env":
+        obs = env.reset()
+        model.set_env(env, force_reset=False)
+        model._last_obs = obs
+    else:
+        model = DDPGPaper.resume(tmp_path / "snapshots", make_vec_env("Pendulum-v1"))
+    assert_transitions_are_possible_after_evaluation(model)
+
+
+def assert_transitions_are_possible_after_evaluation(model):
     evaluate_policy(model, model.get_env(), n_eval_episodes=2)
     model.learn(20, reset_num_timesteps=False)
     ring = model.replay_buffer.sample(2000)

@@ -567,17 +567,21 @@ def test_an_environment_whose_reset_takes_a_seed_has_snapshots(tmp_path):
     assert resumed["weights_sha256"] == whole["weights_sha256"]
 
 
-def test_a_run_without_repeatable_resets_has_no_snapshots(tmp_path, monkeypatch):
+@pytest.mark.parametrize("more", [(), ("n_envs:2",), ("--vec-env", "subproc")], ids=" ".join)
+def test_a_run_without_repeatable_resets_has_no_snapshots(tmp_path, monkeypatch, more):
+    """With several environments, or with processes, snapshots seed the reset, which must then depend on the seed."""
+
     class Wild(gym.Wrapper):
         n_resets = 0
 
         def reset(self, **kwargs):
             obs, info = self.env.reset(**kwargs)
-            Wild.n_resets += 1
-            return obs + np.float32(1e-3 * Wild.n_resets), info
+            counted = self if more else Wild  # a count of its own is repeated with the wrapper's attributes
+            counted.n_resets += 1
+            return obs + np.float32(1e-3 * counted.n_resets), info
 
     monkeypatch.setattr(sweep_run, "_wild", Wild, raising=False)
-    (run,) = plan("-params", *SMALL, "env_wrapper:'ddpg_ext.zoo.sweep_run._wild'")
+    (run,) = plan("-params", *SMALL, "env_wrapper:'ddpg_ext.zoo.sweep_run._wild'", *more)
     assert Wild.n_resets == 0  # a plan runs no episode
     with pytest.warns(UserWarning, match="this run has no snapshots"):
         assert "error" not in train(run, tmp_path)
