@@ -1,7 +1,7 @@
 """
 Learn CarRacing-v3 from pixels. Its observations are images already, so nothing else is rendered.
 
-    python examples/car_racing.py                       # 100,000 steps of the agent: an hour or more
+    python examples/car_racing.py                       # 100,000 steps of the agent: one to four hours
     python examples/car_racing.py --timesteps 200       # a short try
 
 Needs Box2D (pip install 'ddpg_ext[box2d]'). Each action is repeated for 3 frames, so an episode has 334 steps.

@@ -1,5 +1,7 @@
 """
-Learn to balance dm_control's cartpole from pixels.
+Train on dm_control's cartpole-balance from pixels: how to render its tasks and to repeat actions.
+
+No settings are known that learn this task in so few steps. Untrained networks happen to have high returns, which fall.
 
     python examples/dmc_cartpole_pixels.py                      # 20,000 steps of the agent: an hour on a CPU
     python examples/dmc_cartpole_pixels.py --timesteps 200      # a short try

@@ -195,8 +195,7 @@ def test_the_figures_of_the_comparison_are_those_of_the_pages():
         )
     )
     _, ours, theirs, _ = cells_of("docs/guide/comparison.md", "| steps per second")
-    both = "with both, with separate statistics"
-    assert ours == f"{speed['plain']} without batch normalisation and weight decay; {speed['paper']} {both}"
+    assert ours == f"{speed['plain']} without batch normalisation and weight decay; {speed['paper']} with both"
     assert theirs == f"{speed['SB3']} (SBX, on both cores: {speed['SBX']})"
 
     returns = {}
