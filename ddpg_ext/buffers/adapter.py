@@ -223,6 +223,7 @@ class ReplayBufferAdapter(ReplayBuffer):
         :param env: ``VecNormalize`` whose statistics normalise observations and rewards
         :return: the minibatch, in new memory
         :raises InvalidArgumentError: if ``batch_size`` is not above 0
+        :raises InvalidArgumentTypeError: if it is not a whole number
         :raises ReplayBufferError: if the buffer is empty
         """
         if not is_method(self._get_samples, ReplayBufferAdapter._get_samples):

@@ -53,6 +53,7 @@ class PackedReplayBuffer(ReplayBufferAdapter):
         with it
     :param directory: folder for the scratch files; for "memmap" only
     :raises InvalidArgumentError: for an argument out of range
+    :raises InvalidArgumentTypeError: for an argument of the wrong type
     :raises ReplayBufferError: if there is not enough memory, or the directory cannot be written
     """
 

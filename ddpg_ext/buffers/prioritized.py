@@ -64,6 +64,7 @@ class PrioritizedReplayBuffer(PackedReplayBuffer):
         ``LinearDecay(100_000, start=0.4, end=1.0)``
     :param eps: number added to the absolute TD error, > 0
     :raises InvalidArgumentError: for an argument out of range
+    :raises InvalidArgumentTypeError: for an argument of the wrong type
     """
 
     _SNAPSHOT_VALUES = PackedReplayBuffer._SNAPSHOT_VALUES | {"alpha", "max_priority", "n_unreturned"}

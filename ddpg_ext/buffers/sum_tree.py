@@ -26,7 +26,9 @@ class SumTree:
         level = leaves
         while len(level) > MAX_TOP:
             self._groups.append(level.reshape(-1, WIDTH))
-            self._ends.append(self._groups[-1].cumsum(axis=1))
+            groups = self._groups[-1]
+            # Zeros that are not computed take no memory yet
+            self._ends.append(groups.cumsum(axis=1) if groups.any() else np.zeros(groups.shape))
             sums = self._ends[-1][:, -1]
             level = np.concatenate((sums, np.zeros(-len(sums) % WIDTH)))
         self._top = level

@@ -38,6 +38,7 @@ class EpisodeVideoCallback(PeriodicCallback):
     :param log: also log the videos as ``eval/episode`` (TensorBoard only; needs moviepy below 2)
     :param verbose: 1: print the name of each file
     :raises InvalidArgumentError: for a value out of range, or an environment that does not render or has other spaces
+    :raises InvalidArgumentTypeError: for an argument of the wrong type
     :raises MissingExtraError: if the package that writes the videos is not installed
     """
 

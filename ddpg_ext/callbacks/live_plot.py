@@ -46,6 +46,7 @@ class LivePlotCallback(PeriodicCallback):
     :param verbose: 1: print the name of the file when training starts
     :raises InvalidArgumentError: if ``path`` is None outside of a notebook, or cannot be written, or a number is out
         of range
+    :raises InvalidArgumentTypeError: for an argument of the wrong type
     :raises MissingExtraError: if matplotlib is not installed
     """
 

@@ -69,6 +69,7 @@ class QValueBiasCallback(PeriodicCallback):
     :param truncated: "bootstrap" or "drop"
     :param verbose: 1: print bias and correlation
     :raises InvalidArgumentError: for a value out of range, or an environment with other spaces
+    :raises InvalidArgumentTypeError: for an argument of the wrong type
     :raises MissingExtraError: with ``path``, if matplotlib is not installed
     """
 

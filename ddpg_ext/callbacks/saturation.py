@@ -33,6 +33,7 @@ class SaturationMonitor(PeriodicCallback):
     :param limit: fraction of stuck components from which the actor counts as stuck, in (0, 1]
     :param patience: number of such results in a row before the warning, at least 1
     :raises InvalidArgumentError: for a value out of range
+    :raises InvalidArgumentTypeError: for an argument of the wrong type
     """
 
     def __init__(self, every: int = 1_000, window: int = 256, limit: float = 0.95, patience: int = 5) -> None:
@@ -87,14 +88,14 @@ class SaturationMonitor(PeriodicCallback):
 
     def _message(self, stuck: float, q_mean: float, grad_norm: float) -> str:
         normalizer = self.model.get_vec_normalize_env()
-        cures = [f"a lower `learning_rate` than {self.model.actor.optimizer.param_groups[0]['lr']:g}"]
+        advice = [f"a lower `learning_rate` than {self.model.actor.optimizer.param_groups[0]['lr']:g}"]
         if not any(isinstance(module, _BatchNorm) for module in self.model.actor.modules()):
-            cures.append("batch normalisation in the actor (`policy_kwargs=dict(batch_norm='actor')`)")
+            advice.append("batch normalisation in the actor (`policy_kwargs=dict(batch_norm='actor')`)")
         if normalizer is None or not normalizer.norm_obs:
-            cures.append("normalised observations (`VecNormalize`)")
+            advice.append("normalised observations (`VecNormalize`)")
         if abs(q_mean) > 100 and (normalizer is None or not normalizer.norm_reward):
-            cures.append(f"smaller rewards (`VecNormalize`; the mean of Q is {q_mean:.0f})")
-        cures.append("more steps with random actions before learning (`learning_starts`, `uniform_warmup=True`)")
+            advice.append(f"smaller rewards (`VecNormalize`; the mean of Q is {q_mean:.0f})")
+        advice.append("more steps with random actions before learning (`learning_starts`, `uniform_warmup=True`)")
         finding = (
             f"{stuck:.0%} of its outputs are on the same bound for all observations"
             if stuck >= self.limit
@@ -102,6 +103,6 @@ class SaturationMonitor(PeriodicCallback):
         )
         return (
             f"step {self.num_timesteps}: the actor no longer learns: {finding}. It seldom recovers; start again "
-            f"with {'; '.join(cures[:-1])}; or {cures[-1]}. Ignore this if the returns are the best possible ones: "
+            f"with {'; '.join(advice[:-1])}; or {advice[-1]}. Ignore this if the returns are the best possible ones: "
             "holding a bound may be the best control."
         )

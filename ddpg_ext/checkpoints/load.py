@@ -4,17 +4,20 @@ import copy
 import inspect
 import math
 import re
+from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.save_util import recursive_getattr
 from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.utils import check_for_correct_spaces
 from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 from torch import nn
 from torch.nn.modules import activation as activations
 from torch.nn.parameter import is_lazy
@@ -31,7 +34,7 @@ from ddpg_ext.checkpoints.model_zip import (
     rename_compiled,
 )
 from ddpg_ext.checkpoints.replay_buffer import set_replay_buffer
-from ddpg_ext.common.checks import check_default_dtype, check_path, plain
+from ddpg_ext.common.checks import check_default_dtype, check_path, is_number, plain
 from ddpg_ext.common.errors import (
     CheckpointError,
     DamagedCheckpointError,
@@ -42,7 +45,7 @@ from ddpg_ext.common.errors import (
     suggestion,
 )
 from ddpg_ext.ddpg_paper.policies import DDPGPaperPolicy
-from ddpg_ext.ddpg_paper.validation import check_policy, keyword_cure
+from ddpg_ext.ddpg_paper.validation import check_policy, keyword_advice
 from ddpg_ext.serialization import replay_buffers
 from ddpg_ext.serialization.allowlist import MAX_ENVS
 from ddpg_ext.serialization.archive import ZipReader, resolve_suffix
@@ -119,8 +122,8 @@ def _without_buffer_hint() -> Iterator[None]:
     try:
         yield
     except CheckpointError as error:
-        cure = "pass custom_objects={'replay_buffer': None} to load the model without it"
-        raise type(error)(f"{error}; {cure}") from None
+        advice = "pass custom_objects={'replay_buffer': None} to load the model without it"
+        raise type(error)(f"{error}; {advice}") from None
 
 
 def _attributes_to_change(cls: type["DDPGPaper"], kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -134,7 +137,7 @@ def _attributes_to_change(cls: type["DDPGPaper"], kwargs: Mapping[str, Any]) -> 
     known -= {"policy", "env", "device", "_init_setup_model"}
     for name in kwargs:
         if name not in known:
-            raise InvalidArgumentTypeError(f"load() got the keyword {name!r}; {keyword_cure(name, known)}")
+            raise InvalidArgumentTypeError(f"load() got the keyword {name!r}; {keyword_advice(name, known)}")
     changes = {_ATTRIBUTES.get(name, name): plain(value) for name, value in kwargs.items()}
     for name in ("policy_kwargs", "replay_buffer_kwargs"):
         if name in changes and changes[name] is None:  # as in the constructor
@@ -221,11 +224,12 @@ def _naming_the_file(file: ModelFile, changes: Mapping[str, Any], is_ours: bool)
         name = _field_of(error, file.data) if is_invalid else None
         if name in changes:  # the caller's
             raise
-        kind = DamagedCheckpointError if is_invalid and is_ours and not file.replaced else CheckpointError
-        cure = f"custom_objects={{{name!r}: ...}} replaces it"
+        is_damaged = is_invalid and name is not None and is_ours and not file.replaced
+        kind = DamagedCheckpointError if is_damaged else CheckpointError
+        advice = f"custom_objects={{{name!r}: ...}} replaces it"
         if file.is_live:
-            cure = f"set the SB3 model's `{name}` before it is converted"
-        raise kind(f"{file.name}: no model can be built from it: {error}{f'; {cure}' if name else ''}") from error
+            advice = f"set the SB3 model's `{name}` before it is converted"
+        raise kind(f"{file.name}: no model can be built from it: {error}{f'; {advice}' if name else ''}") from error
     except Exception as error:
         text = str(error)[:2000] or repr(error)
         raise CheckpointError(f"{file.name}: no model can be built from it: {text}") from error
@@ -253,6 +257,10 @@ def _check_values(file: ModelFile, changes: dict[str, Any]) -> None:
         if not isinstance(data.get(key), spaces.Space):
             raise DamagedCheckpointError(f"it has no `{key}`")
     replaced = {*changes, *file.replaced}
+    episodes, successes = (data.get(name) for name in ("ep_info_buffer", "ep_success_buffer"))
+    are_lists = isinstance(episodes, deque | list) and isinstance(successes, deque | list)
+    if not (are_lists and all(map(_is_episode, episodes)) and all(map(is_number, successes))):  # type: ignore[arg-type]
+        data["ep_info_buffer"] = data["ep_success_buffer"] = None  # only for the log; SB3 makes new ones
     _check_kinds(data, replaced)
     if "directory" in data.get("replay_buffer_kwargs", {}) and not (file.trusted or "replay_buffer_kwargs" in replaced):
         raise UntrustedContentError(
@@ -286,15 +294,26 @@ def _check_kinds(data: dict[str, Any], replaced: set[str]) -> None:
     for key in ("learning_rate", "qf_learning_rate"):
         if isinstance(data.get(key), type):
             raise DamagedCheckpointError(f"its field `{key}` is a class, not a number or a schedule")
+    if not isinstance(data.get("_import_note"), str | None) or data.get("use_sde"):
+        raise DamagedCheckpointError("its fields `_import_note` and `use_sde` are not those of a DDPG")
     for key in ("batch_size", "learning_starts"):  # the constructor accepts None, but a file has the number
         if data.get(key) is None and key not in replaced:
             raise DamagedCheckpointError(f"it has no `{key}`")
+
+
+def _is_episode(entry: Any) -> bool:
+    values = [entry.get(key) if isinstance(entry, dict) else None for key in ("r", "l")]
+    return all(is_number(value) or (isinstance(value, np.ndarray) and value.dtype.kind in "biuf") for value in values)
 
 
 def _check_limits(data: dict[str, Any], replaced: set[str]) -> None:
     """Refuse values that would make training endless, or take all memory."""
     places = [(name, data.get(name), limit) for name, limit in _LIMITS.items()]
     places.append(("replay_buffer_kwargs", data.get("replay_buffer_kwargs", {}).get("n_steps"), _LIMITS["n_steps"]))
+    buffer_class = data.get("replay_buffer_class")
+    # It makes a dict for each transition at once
+    if isinstance(buffer_class, type) and issubclass(buffer_class, HerReplayBuffer):
+        places.append(("buffer_size", data.get("buffer_size"), 10**6))
     for name, value, limit in places:
         # `train_freq` may have a unit
         number: Any = plain(value[0] if isinstance(value, tuple | list) and value else value)
@@ -325,6 +344,10 @@ def _check_architecture(file: ModelFile) -> None:
     if not sb3_compat.has_weights(state):
         raise DamagedCheckpointError("it has no weights")
     policy_class = file.data["policy_class"]
+    net_arch = file.data.get("policy_kwargs", {}).get("net_arch")
+    parts = net_arch.values() if isinstance(net_arch, dict) else [net_arch]
+    if sum(len(part) for part in parts if isinstance(part, list | tuple)) > len(state):
+        raise DamagedCheckpointError("its `net_arch` has more layers than its weights")
     kwargs = check_policy(policy_class, plain(file.data.get("policy_kwargs", {})))
     classes = policy_class, *(kwargs.get(name) for name in ("features_extractor_class", "activation_fn"))
     packages = {cls.__module__.partition(".")[0] for cls in classes if isinstance(cls, type)}
@@ -360,7 +383,9 @@ def _check_architecture(file: ModelFile) -> None:
         if tensor.ndim and not is_lazy(tensor) and (name not in state or state[name].shape != tensor.shape):
             stored = tuple(state[name].shape) if name in state else "missing"
             raise DamagedCheckpointError(
-                f"its architecture has weights {name} of shape {tuple(tensor.shape)}, but in the file they are {stored}"
+                f"its architecture has weights {name} of shape {tuple(tensor.shape)}, but in the file they are "
+                f"{stored}. If its networks were changed by hand, change those of a new model in the same way, and "
+                "pass the file to its `set_parameters`"
             )
 
 

@@ -184,9 +184,9 @@ def _field(name: str, value: Any, advice: str) -> Any:
         with contextlib.suppress(UntrustedContentError):  # `load` can replace it, allow it, or trust the file
             load_pickle(pickled)
     except (CheckpointError, RecursionError) as error:  # the latter for containers that contain themselves
-        cure = advice.format(name=name)
+        advice = advice.format(name=name)
         raise CheckpointError(
-            f"the attribute `{name}` cannot be saved, because loading it would fail: {error}; {cure}"
+            f"the attribute `{name}` cannot be saved, because loading it would fail: {error}; {advice}"
         ) from None
     return {":type:": str(type(value)), PICKLED: base64.b64encode(pickled).decode()}
 

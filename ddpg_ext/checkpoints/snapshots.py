@@ -32,7 +32,7 @@ from ddpg_ext.checkpoints.load import build_model
 from ddpg_ext.checkpoints.model_zip import Trust, read_model_members, write_model_members
 from ddpg_ext.checkpoints.replay_buffer import fit_arguments
 from ddpg_ext.checkpoints.witness import Witness, witness_file
-from ddpg_ext.common.checks import check_count, check_flag, check_path, check_verbose
+from ddpg_ext.common.checks import check_count, check_flag, check_path, check_verbose, is_number
 from ddpg_ext.common.errors import (
     CheckpointError,
     CheckpointNotFoundError,
@@ -255,8 +255,7 @@ class SnapshotCallback(BaseCallback):
         if model.replay_buffer.size() > 0:
             end_episodes(model.replay_buffer, all_envs if self._last_dones is None else all_envs[~self._last_dones])
         seed = int(np.random.SeedSequence([self._run.entropy, steps]).generate_state(1)[0] >> 1)
-        reset = {"kind": "seeded", "seed": seed, "process": training_state.process_generators(with_torch=False)}
-        reset["wrappers"] = [training_state.wrapper_states(env) for env in training_state.envs(self.training_env)]
+        reset = training_state.seeded_reset(self.training_env, seed)
         self._check_repeatable(reset)
         training_state.prepare_reset(self.training_env, reset)
         model._last_obs = self.training_env.reset()  # type: ignore[assignment] # as in SB3
@@ -291,7 +290,7 @@ def write_snapshot(
     return pickled
 
 
-#: how to cure attributes of a model that no file can hold
+#: advice about attributes of a model that no file can hold
 _ADVICE = "delete it, or let `_excluded_save_params` of a subclass return its name"
 
 
@@ -362,7 +361,8 @@ def resume_model(
 def _read_snapshot(cls: type[Model], path: Path, env: GymEnv | str, device: th.device | str, trust: Trust) -> Model:
     with ZipReader(path) as archive:
         if archive.kind != "snapshot":
-            raise CheckpointError(f"{path} is not a snapshot; DDPGPaper.load reads models")
+            kind = DamagedCheckpointError if STATE in archive else CheckpointError
+            raise kind(f"{path} is not a snapshot; DDPGPaper.load reads models")
         with naming(path, "a snapshot"):
             pickled = archive.read_text(STATE)
             state = load_pickle(pickled, trust.allowed, Budget(archive.file_size))
@@ -414,10 +414,20 @@ def _restore(model: "DDPGPaper", state: dict[str, Any], path: Path) -> None:
             raise TypeError("no generator of the action space")
         model.action_space._np_random = state["action_space"]
         callbacks = training_state.read_callback_states(state.get("callbacks", []))
+        _check_log(state["log"])
         generators = state["process"], copy.deepcopy(state["action_space"])
         _RUNS[model] = _Run(int(state["entropy"]), state["log"], callbacks=callbacks, generators=generators)
         # Last, because all of the above may draw random numbers
         training_state.set_process_generators(state["process"])
+
+
+def _check_log(log: Any) -> None:
+    """Raise a TypeError unless it is None or a result of :func:`_pending_log`."""
+    if log is not None:
+        excluded = log.get("excluded", {}).values()
+        numbers = *log["values"].values(), *log["counts"].values()
+        if not all(map(is_number, numbers)) or not all(isinstance(names, tuple | list) for names in excluded):
+            raise TypeError("a log of something else than numbers")
 
 
 def _equal(a: Any, b: Any) -> bool:

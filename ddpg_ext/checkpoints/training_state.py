@@ -82,8 +82,8 @@ def prepare_reset(vec_env: VecEnv, reset: dict[str, Any]) -> None:
     Make the next ``vec_env.reset()`` repeat the reset before a snapshot, if these environments can.
 
     A ``reset`` of kind "repeated" has the state ``before`` it, from the recorder. One of kind "seeded" has a ``seed``
-    for the first environment (the others get the following seeds), the states of the ``wrappers`` of each environment
-    in this process, and the generators of the ``process``.
+    for the first environment (the others get the following seeds), the states of the ``wrappers`` and the
+    ``generators`` of each environment in this process, and the generators of the ``process``.
     """
     for monitor in _monitors(vec_env):
         if monitor is not None:
@@ -92,6 +92,8 @@ def prepare_reset(vec_env: VecEnv, reset: dict[str, Any]) -> None:
         set_process_generators(reset["process"])
         for env, states in zip(envs(vec_env), reset.get("wrappers", []), strict=False):
             set_wrapper_states(env, states)
+        for env, generators in zip(envs(vec_env), reset.get("generators", []), strict=False):
+            _set_env_generators(env, generators)
         vec_env.seed(int(reset["seed"]))
         return
     recorder = install_recorder(vec_env)
@@ -101,8 +103,22 @@ def prepare_reset(vec_env: VecEnv, reset: dict[str, Any]) -> None:
     set_wrapper_states(recorder.env, before.get("wrappers", {}))
     _set_env_generators(recorder.env, before["env"])
     set_process_generators(before["process"])
+    if not (before["seed"] is None or (isinstance(before["seed"], int) and before["seed"] >= 0)):
+        raise TypeError(f"the seed {before['seed']!r:.60}")
     base = vec_env.unwrapped
     base._seeds, base._options = [before["seed"]], [before["options"] or {}]
+
+
+def seeded_reset(vec_env: VecEnv, seed: int) -> dict[str, Any]:
+    """Return the state that :func:`prepare_reset` needs for a reset with this seed."""
+    here = envs(vec_env)
+    return {
+        "kind": "seeded",
+        "seed": seed,
+        "process": process_generators(with_torch=False),
+        "wrappers": [wrapper_states(env) for env in here],
+        "generators": [_env_generators(env) for env in here],
+    }
 
 
 def check_repeatable(vec_env: VecEnv, reset: dict[str, Any]) -> None:
@@ -123,12 +139,12 @@ def check_repeatable(vec_env: VecEnv, reset: dict[str, Any]) -> None:
             )
             break
     if len({*starts}) > 1:
-        cure = "make its reset depend on the seed alone"
+        advice = "make its reset depend on the seed alone"
         if reset["kind"] == "repeated":
-            cure = f"use SnapshotCallback(reset=True) if its reset takes a seed (as dm_control's does), or {cure}"
+            advice = f"use SnapshotCallback(reset=True) if its reset takes a seed (as dm_control's does), or {advice}"
         raise CheckpointError(
             "a snapshot of this run could not be resumed, because the environment started two different episodes after "
-            f"the same reset. Its reset depends on more than the seed and the generators among its attributes; {cure}"
+            f"the same reset. Its reset depends on more than the seed and the generators among its attributes; {advice}"
         )
 
 
@@ -351,7 +367,9 @@ def read_callback_states(states: list[dict[str, Any]]) -> list[dict[str, Any]]:
         for name in _COUNTS:
             # A user's own callback may have something else under one of these names
             with contextlib.suppress(KeyError, TypeError, RecursionError):
-                counts[-1][name] = _numbers(state[name])
+                value = _numbers(state[name])
+                if isinstance(value, list) == name.startswith("evaluations_"):
+                    counts[-1][name] = value
     return counts
 
 

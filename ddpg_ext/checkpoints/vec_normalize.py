@@ -1,5 +1,6 @@
 """Loading ``VecNormalize`` files without unpickling, and its settings and statistics as plain values."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +39,8 @@ def load_vec_normalize(path: Path, venv: VecEnv, allowed: Allowed) -> VecNormali
 
 def make_vec_normalize(venv: VecEnv, state: dict[str, Any]) -> VecNormalize:
     """Wrap environments in a ``VecNormalize`` with these settings and statistics; raise an error if they do not fit."""
-    settings = {key: plain(state[key]) for key in _SETTINGS if key in state}
-    for key, value in settings.items():
-        if not isinstance(value, list | tuple | None if key == "norm_obs_keys" else int | float):
-            raise DamagedCheckpointError(f"its `{key}` is a {type(value).__name__}")
     try:
-        wrapper = VecNormalize(venv, **settings)
+        wrapper = VecNormalize(venv, **_settings(state))
     except (ValueError, TypeError, KeyError, AssertionError) as error:
         raise CheckpointError(f"it is not for these environments: {error}") from None
     if wrapper.norm_obs:
@@ -52,6 +49,18 @@ def make_vec_normalize(venv: VecEnv, state: dict[str, Any]) -> VecNormalize:
     if isinstance(ret_rms, RunningMeanStd):  # old versions have None with norm_reward=False
         wrapper.ret_rms = _same_shapes(ret_rms, wrapper.ret_rms)
     return wrapper
+
+
+def _settings(state: dict[str, Any]) -> dict[str, Any]:
+    """Return the checked arguments of a ``VecNormalize``."""
+    settings = {key: plain(state[key]) for key in _SETTINGS if key in state}
+    for key, value in settings.items():
+        if not isinstance(value, list | tuple | None if key == "norm_obs_keys" else int | float):
+            raise DamagedCheckpointError(f"its `{key}` is a {type(value).__name__}")
+    epsilon = settings.get("epsilon", 1.0)
+    if not 0 <= epsilon < math.inf:
+        raise DamagedCheckpointError(f"its `epsilon` is {epsilon}")
+    return settings
 
 
 def _same_shapes(saved: Any, fresh: Any) -> Any:
@@ -64,6 +73,8 @@ def _same_shapes(saved: Any, fresh: Any) -> Any:
     shapes = [np.shape(value) for value in (saved.mean, saved.var)] if isinstance(saved, RunningMeanStd) else []
     if shapes != [shape, shape]:
         raise CheckpointError(f"its statistics have shapes {shapes}, but those of the environment have {shape}")
+    if not (np.isfinite(saved.mean).all() and (np.asarray(saved.var) >= 0).all()):
+        raise DamagedCheckpointError("its statistics have a mean that is not finite, or a variance that is not >= 0")
     return saved
 
 
@@ -83,6 +94,9 @@ def normalize_state(vec_env: VecEnv) -> dict[str, Any] | None:
 
 def set_normalize_state(wrapper: VecNormalize, state: dict[str, Any]) -> None:
     """Give a ``VecNormalize`` the result of :func:`normalize_state`."""
+    _settings(state)
+    if "returns" in state and np.shape(state["returns"]) != (wrapper.num_envs,):
+        raise DamagedCheckpointError(f"its `returns` have shape {np.shape(state['returns'])}")
     for name in _STATE:
         if name.endswith("_rms") and hasattr(wrapper, name) and name in state:
             wrapper.__dict__[name] = _same_shapes(state[name], getattr(wrapper, name))

@@ -57,6 +57,11 @@ def is_count(value: Any) -> bool:
     return isinstance(value, int | np.integer) and not isinstance(value, bool) and int(value) > 0
 
 
+def is_number(value: Any) -> bool:
+    """Return whether a value is a number of Python or NumPy, or a flag."""
+    return isinstance(value, int | float | np.number | np.bool_)
+
+
 def check_number(name: str, value: Any, in_range: Callable[[Any], bool], accepted: str, integer: bool = False) -> Any:
     """Return a number in range as a plain ``int`` or ``float``; an error names the ``accepted`` values."""
     number: Any = plain(value)
@@ -192,9 +197,9 @@ def check_keywords(name: str, value: Any, receiver: type, n_positional: int, tak
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
     for key in value:
         if key not in defaults and (key in reserved or not takes_any):
-            next_step = suggestion(str(key), defaults) if defaults else "leave it out: it accepts no keys"
+            advice = suggestion(str(key), defaults) if defaults else "leave it out: it accepts no keys"
             reason = "which is set automatically" if key in reserved else f"which {receiver.__name__} does not take"
-            raise InvalidArgumentTypeError(f"`{name}` has the key {key!r}, {reason}; {next_step}")
+            raise InvalidArgumentTypeError(f"`{name}` has the key {key!r}, {reason}; {advice}")
     for key, default in defaults.items():
         if default is inspect.Parameter.empty and key not in value:
             raise InvalidArgumentTypeError(

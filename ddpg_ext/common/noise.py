@@ -211,7 +211,7 @@ class ScheduledActionNoise(ActionNoise):
         """
         Seed the wrapped noise, if it has its own generator.
 
-        :param seed: None takes fresh entropy
+        :param seed: a whole number >= 0; None takes fresh entropy
         """
         if hasattr(self.noise, "set_random_seed"):
             self.noise.set_random_seed(seed)

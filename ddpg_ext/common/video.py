@@ -46,6 +46,7 @@ def record_episode(
     :return: the sum of the rewards in the video, before any normalisation
     :raises InvalidArgumentError: for another file format, for an environment that does not render or has other spaces,
         or for the training environment
+    :raises InvalidArgumentTypeError: for an argument of the wrong type
     :raises MissingExtraError: if the package that writes the file is not installed
     """
     file = Path(check_path("path", path))

@@ -108,7 +108,7 @@ def _network(name: str) -> Any:
 #: SB3's method, before a user replaces it
 _SB3_PREDICT = OffPolicyAlgorithm.predict
 _METRIC_NAMES = [f"train/{name}" for name in StepMetrics._fields]
-_CURES = {
+_ADVICE = {
     "action": "The actor's weights or the noise are not finite.",
     "environment": "The environment must be fixed: SB3's VecCheckNan helps to find the cause.",
 }
@@ -440,7 +440,8 @@ class DDPGPaper(OffPolicyAlgorithm):
         check_callback(callback)
         if not isinstance(tb_log_name, str):
             raise InvalidArgumentTypeError(f"`tb_log_name` must be text, got {tb_log_name!r:.80}")
-        if self.env is None:
+        normalize = self._vec_normalize_env
+        if self.env is None or (normalize is not None and "venv" not in vars(normalize)):  # pickles leave it out
             raise InvalidArgumentError(
                 "the model has no environment to learn in; call `set_env`, or load the model with `env=`"
             )
@@ -618,7 +619,7 @@ class DDPGPaper(OffPolicyAlgorithm):
             NonFiniteError(
                 f"step {step}, environment {env}: the {quantity} is {values[where]!s}{reason}. "
                 "Training stopped before the transition was stored; the model can still be saved. "
-                + _CURES["action" if quantity == "action" else "environment"]
+                + _ADVICE["action" if quantity == "action" else "environment"]
             )
         )
 
@@ -783,6 +784,7 @@ class DDPGPaper(OffPolicyAlgorithm):
         :param exclude: attributes to leave out, in addition to SB3's
         :param include: attributes to save that would be left out otherwise
         :raises CheckpointError: for an attribute that could not be loaded again; the message names it
+        :raises InvalidArgumentTypeError: if ``path`` is no path or file, or ``exclude`` or ``include`` no names
         :raises OSError: if the file cannot be written; the old file is unchanged
         """
         from ddpg_ext.checkpoints.model_zip import save_model
@@ -821,7 +823,8 @@ class DDPGPaper(OffPolicyAlgorithm):
         :return: the model
         :raises CheckpointError: if the file is missing, damaged or refused, or does not fit ``env`` (also a
             ``ValueError``)
-        :raises InvalidArgumentTypeError: for a keyword that the constructor does not have
+        :raises InvalidArgumentTypeError: for a keyword that the constructor does not have, or an argument of the wrong
+            type
         """
         from ddpg_ext.checkpoints.load import load_model
         from ddpg_ext.checkpoints.model_zip import Trust
@@ -860,7 +863,7 @@ class DDPGPaper(OffPolicyAlgorithm):
 
         :param path: path of the file (".pkl" may be left out, as in SB3), or an open binary file
         :raises CheckpointError: if your own replay buffer holds an object that cannot be stored
-        :raises InvalidArgumentTypeError: if the model has no replay buffer
+        :raises InvalidArgumentTypeError: if the model has no replay buffer, or ``path`` is no path or file
         :raises OSError: if the file cannot be written; the old file is unchanged
         """
         from ddpg_ext.checkpoints.replay_buffer import save_replay_buffer
@@ -918,6 +921,7 @@ class DDPGPaper(OffPolicyAlgorithm):
         :return: the model
         :raises CheckpointNotFoundError: if there is no snapshot yet
         :raises CheckpointError: if all snapshots are damaged, or the environment differs
+        :raises InvalidArgumentTypeError: for an argument of the wrong type
         """
         from ddpg_ext.checkpoints.model_zip import Trust
         from ddpg_ext.checkpoints.snapshots import resume_model

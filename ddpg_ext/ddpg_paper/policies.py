@@ -422,10 +422,10 @@ def _check_network_arguments(
     check_choice("batch_norm_statistics", statistics, ("joint", "separate"))
     n_layers = max(1, len(critic_arch))
     if not (is_count(action_layer) and action_layer <= n_layers):
-        cure = f"; pass `action_layer={n_layers}`" if is_count(action_layer) else ""
+        advice = f"; pass `action_layer={n_layers}`" if is_count(action_layer) else ""
         raise InvalidArgumentError(
             f"`action_layer` must be a hidden layer of the critic, 1 to {n_layers} for widths {critic_arch}, "
-            f"got {action_layer!r}{cure}"
+            f"got {action_layer!r}{advice}"
         )
     is_number = isinstance(final_init, int | float | np.number) and not isinstance(final_init, bool)
     if final_init is not None and not (is_number and 0 < final_init <= 1e38):  # single precision

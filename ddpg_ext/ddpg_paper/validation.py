@@ -94,17 +94,19 @@ def explain_keywords(init: Callable[_P, None]) -> Callable[_P, None]:
         for name in kwargs:
             if name not in known:
                 raise InvalidArgumentTypeError(
-                    f"{type(args[0]).__name__} got the keyword {name!r}; {keyword_cure(name, known)}"
+                    f"{type(args[0]).__name__} got the keyword {name!r}; {keyword_advice(name, known)}"
                 )
         init(*args, **kwargs)
 
     return checked
 
 
-def keyword_cure(name: str, known: Iterable[str]) -> str:
+def keyword_advice(name: str, known: Iterable[str]) -> str:
     """Return the advice in an error message about a keyword that is not among the ``known`` ones."""
     if name in [*inspect.signature(DDPGPaperPolicy).parameters][3:]:
         return f"pass `policy_kwargs=dict({name}=...)`"
+    if name in ("policy_delay", "target_policy_noise", "target_noise_clip"):
+        return "DDPG has no such argument; use SB3's TD3"
     # Names in other libraries: critic_lr, actor_learning_rate, ...
     name = name.replace("critic", "qf").removeprefix("actor_").replace("lr", "learning_rate")
     return suggestion(name, [keyword for keyword in known if not keyword.startswith("_")])
@@ -302,11 +304,13 @@ def check_replay_buffer(model: "DDPGPaper") -> None:
                 "latter out, because the replay buffer gets the model's"
             )
     if model.n_steps > 1 and not takes_n_steps:
+        advice = (
+            f"; pass `replay_buffer_kwargs=dict(n_steps={model.n_steps}, gamma={model.gamma})` if your class takes them"
+        )
         raise InvalidArgumentError(
             f"`n_steps` must be 1 with the `replay_buffer_class` {buffer_class.__name__}, got {model.n_steps}: "
-            "only PackedReplayBuffer, PrioritizedReplayBuffer and SB3's NStepReplayBuffer take it from the model. For "
-            "your own class with these arguments, pass "
-            f"`replay_buffer_kwargs=dict(n_steps={model.n_steps}, gamma={model.gamma})`"
+            "only PackedReplayBuffer, PrioritizedReplayBuffer and SB3's NStepReplayBuffer take it from the model"
+            + (advice if is_users_own(buffer_class) else "")
         )
     if issubclass(buffer_class, HerReplayBuffer) and not (
         isinstance(model.observation_space, spaces.Dict) and model.observation_space.keys() >= _GOAL_KEYS

@@ -29,7 +29,8 @@ class PixelActionRepeat(gym.Wrapper, gym.utils.RecordConstructorArgs):
     :param env: an environment with ``render_mode="rgb_array"``, or with RGB images as observations
     :param repeat: number of steps of ``env`` per step of the wrapper, at least 1; 3 in the paper
     :param size: height and width of the observation in pixels, above ``3 * repeat``; 64 in the paper
-    :raises InvalidArgumentError: for an environment that does not render to arrays, or frames smaller than ``size``
+    :raises InvalidArgumentError: for an environment that does not render to arrays, frames smaller than ``size``, or a
+        number out of range
     :raises InvalidArgumentTypeError: if ``env`` is not an environment, or a number has the wrong type
     :raises MissingExtraError: if Pillow is not installed (extra ``extra``)
     """
@@ -57,10 +58,10 @@ class PixelActionRepeat(gym.Wrapper, gym.utils.RecordConstructorArgs):
             self._check_frame_size(*shape[:2])
         elif env.render_mode != "rgb_array":
             modes = env.metadata.get("render_modes", [])
-            next_step = 'make it with render_mode="rgb_array"' if "rgb_array" in modes else f"it supports only {modes}"
+            advice = 'make it with render_mode="rgb_array"' if "rgb_array" in modes else f"it supports only {modes}"
             raise InvalidArgumentError(
                 "`env` must render to arrays, or have RGB images (height, width, 3) of uint8 as observations, got "
-                f"render_mode={env.render_mode!r} with {env}; {next_step}"
+                f"render_mode={env.render_mode!r} with {env}; {advice}"
             )
         self.observation_space = spaces.Box(0, 255, (size, size, _RGB * repeat), np.uint8)
 

@@ -58,7 +58,8 @@ def export_onnx(
     :param vec_normalize: statistics of the observations. "auto": those of the model's environment, if it has a
         ``VecNormalize``; None: the graph takes normalised observations
     :param opset: version of the ONNX operators, 18 to 23
-    :raises InvalidArgumentError: for an ``opset`` out of range, or statistics that do not fit the model's observations
+    :raises InvalidArgumentError: for an ``opset`` out of range, a folder as ``path``, or statistics that do not fit the
+        model's observations
     :raises InvalidArgumentTypeError: if ``model`` is not a DDPGPaper, or ``vec_normalize`` has the wrong type
     :raises CheckpointError: if ONNX cannot express the policy, or the graph computes other actions
     :raises MissingExtraError: without the extra ``onnx``

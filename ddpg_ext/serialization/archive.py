@@ -211,7 +211,10 @@ def _check_directory_size(file: Any) -> int:
     entries, directory_size = struct.unpack("<HL", tail[end + 10 : end + 16])
     locator = tail[end - 20 : end] if end >= 20 else b""
     if locator[:4] == b"PK\x06\x07":  # zip64: the true numbers are in another record
-        file.seek(struct.unpack("<Q", locator[8:16])[0])
+        (position,) = struct.unpack("<Q", locator[8:16])
+        if position != tail_start + end - 20 - 56:  # where `zipfile` reads it
+            raise DamagedCheckpointError("not a whole zip file")
+        file.seek(position)
         record = file.read(56)
         if record[:4] != b"PK\x06\x06" or len(record) < 56:
             raise DamagedCheckpointError("not a whole zip file")
@@ -224,6 +227,8 @@ def _check_directory_size(file: Any) -> int:
 
 def _check_members(infos: list[zipfile.ZipInfo], file_size: int) -> dict[str, zipfile.ZipInfo]:
     members: dict[str, zipfile.ZipInfo] = {}
+    if len(infos) > MAX_MEMBERS:  # the directory may declare another number
+        raise DamagedCheckpointError(f"it has {len(infos):,} members, more than any checkpoint needs")
     for info in infos:
         name, path = info.filename, PurePosixPath(info.filename)
         is_outside = path.is_absolute() or ".." in path.parts or not name or any(char in name for char in "\\:\0")

@@ -19,6 +19,7 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
+from stable_baselines3.common.preprocessing import get_action_dim, get_obs_shape
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.her.goal_selection_strategy import GoalSelectionStrategy
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
@@ -116,7 +117,7 @@ def set_state(buffer: Any, values: dict[str, Any], arrays: dict[str, Any]) -> No
             setattr(buffer, name, value)
         if not 0 <= buffer.pos <= buffer.buffer_size:
             raise DamagedCheckpointError(f"its position is {buffer.pos}")
-        _check_starts(buffer)
+        _check_episodes(buffer)
     except BaseException:  # old and new transitions must not be mixed
         for array in wholes.values():
             array[:] = 0
@@ -133,12 +134,14 @@ def _like(present: np.ndarray, value: Any) -> np.ndarray:
     return object_array(value if present.ndim else [value], present.shape)
 
 
-def _check_starts(buffer: Any) -> None:
-    """Check the starts of the unfinished episodes of SB3's HER buffer, because it enumerates their steps from there."""
-    starts = getattr(buffer, "_current_ep_start", np.zeros(1, int))
-    is_array = isinstance(starts, np.ndarray) and starts.dtype.kind in "iu"
-    if not is_array or ((starts < 0) | (starts >= buffer.buffer_size)).any():
-        raise DamagedCheckpointError("its episodes start outside of it")
+def _check_episodes(buffer: Any) -> None:
+    """Check starts and lengths of the episodes of SB3's HER buffer, because it enumerates their steps."""
+    largest = {"_current_ep_start": buffer.buffer_size - 1, "ep_start": buffer.buffer_size - 1}
+    for name, limit in (largest | {"ep_length": buffer.buffer_size}).items():
+        numbers = getattr(buffer, name, np.zeros(1, int))
+        is_array = isinstance(numbers, np.ndarray) and numbers.dtype.kind in "iu"
+        if not is_array or ((numbers < 0) | (numbers > limit)).any():
+            raise DamagedCheckpointError(f"its episodes are not inside of it: `{name}` is not from 0 to {limit:,}")
 
 
 def _arrays_in(value: Any) -> dict[str, np.ndarray]:
@@ -298,7 +301,7 @@ def _reconstructed(file: Any, allowed: Allowed) -> ReplayBuffer:
         buffer.env = None
     _check_attributes(cls, attributes)
     buffer.__dict__.update(attributes)
-    _check_starts(buffer)
+    _check_episodes(buffer)
     return buffer
 
 
@@ -321,11 +324,42 @@ def _check_attributes(cls: type[ReplayBuffer], attributes: dict[str, Any]) -> No
                 raise DamagedCheckpointError(f"its {name} has shape {part.shape} instead of {rows}")
             if not (name in _SPACES or isinstance(part, (*_PLAIN, np.ndarray))):
                 raise UntrustedContentError(f"a {type(part).__name__} as its {name}")
-    needed = ["observations", "actions", "rewards", "dones", "observation_space", "action_space", "obs_shape"]
+    needed = ["observations", "actions", "rewards", "dones", "observation_space", "action_space", "pos", "full"]
+    if not attributes.get("optimize_memory_usage"):
+        needed.append("next_observations")
     missing = [name for name in needed if name not in attributes]
     if missing:
         raise DamagedCheckpointError(f"its replay buffer lacks {', '.join(missing)}")
+    _check_arrays(attributes, (size, n_envs))
     # Files of SB3 < 2.1 have no timeouts
     attributes.setdefault("handle_timeout_termination", False)
     if "timeouts" not in attributes:
         attributes["timeouts"] = np.zeros_like(attributes["dones"])
+
+
+def _check_arrays(attributes: dict[str, Any], rows: tuple[int, int]) -> None:
+    """Check the arrays of a buffer of SB3, whose shapes follow from its spaces."""
+    observation_space, action_space = attributes["observation_space"], attributes["action_space"]
+    if not (isinstance(observation_space, spaces.Space) and isinstance(action_space, spaces.Box)):
+        raise DamagedCheckpointError("its spaces are not those of an environment with continuous actions")
+    try:
+        obs_shape: Any = get_obs_shape(observation_space)
+    except NotImplementedError:
+        raise DamagedCheckpointError(f"SB3 has no replay buffer for {observation_space}") from None
+    action_dim = get_action_dim(action_space)
+    attributes |= {"obs_shape": obs_shape, "action_dim": action_dim}
+    shapes: dict[str, Any] = {"observations": obs_shape, "next_observations": obs_shape, "actions": (action_dim,)}
+    shapes |= dict.fromkeys(("rewards", "dones", "timeouts"), ())
+    for name in shapes.keys() & attributes.keys():
+        shape, value = shapes[name], attributes[name]
+        expected: dict[Any, Any] = shape if isinstance(shape, dict) else {"": shape}
+        arrays: dict[Any, Any] = value if isinstance(value, dict) else {"": value}
+        if set(arrays) != set(expected):
+            raise DamagedCheckpointError(f"its {name} are not those of its spaces")
+        for key, array in arrays.items():
+            is_array = isinstance(array, np.ndarray) and array.dtype.kind in "biuf"
+            if not is_array or array.shape != (*rows, *expected[key]):
+                given = f"shape {array.shape} and dtype {array.dtype}" if isinstance(array, np.ndarray) else repr(array)
+                raise DamagedCheckpointError(
+                    f"its {name} must be numbers of shape {(*rows, *expected[key])}, got {given:.80}"
+                )

@@ -3,6 +3,7 @@
 import io
 import math
 import re
+import zipfile
 from typing import Any
 
 import torch as th
@@ -40,15 +41,23 @@ def load_tensors(data: bytes, device: th.device | str, budget: Budget, trusted: 
         if len(pickles) != 1:
             raise DamagedCheckpointError("weights without their index")
         index = record(archive.read_text(pickles[0]), budget, persistent_ids=True)
+        if len({name.casefold() for name in archive.names}) < len(archive.names):
+            raise DamagedCheckpointError("weights with names that torch does not distinguish")
+        # Torch has a zip reader of its own, which may find other members in the same bytes
+        checked = io.BytesIO()
+        with zipfile.ZipFile(checked, "w") as copy:
+            for member in archive.names:
+                copy.writestr(member, archive.read(member))
+    checked.seek(0)
     for name in index.globals:
         if not _ALLOWED_GLOBALS.fullmatch(f"{name.module}.{name.name}"):
             if trusted:  # for example, for NumPy numbers of an optimiser
-                return plain(th.load(io.BytesIO(data), map_location=device, weights_only=False), tensors=False)
+                return plain(th.load(checked, map_location=device, weights_only=False), tensors=False)
             raise UntrustedContentError(
                 f"weights that ask for the global {name}; if you trust the author of the file, pass trusted=True"
             )
     try:
-        state = th.load(io.BytesIO(data), map_location=device, weights_only=True)
+        state = th.load(checked, map_location=device, weights_only=True)
     except Exception as error:
         raise DamagedCheckpointError(f"weights that torch cannot read: {str(error)[:300]}") from None
     _check_content(state)

@@ -12,6 +12,7 @@ from ddpg_ext.common.errors import (
 )
 from ddpg_ext.serialization.allowlist import class_path
 from ddpg_ext.serialization.archive import open_regular_file
+from ddpg_ext.zoo.run_limits import shown
 
 MAX_YAML = 2**18
 MAX_DEPTH = 20
@@ -123,7 +124,9 @@ def literal(value: Any, name: str) -> Any:
     try:
         node: Any = ast.parse(value.strip(), mode="eval").body
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "dict" and not node.args:
-            return {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in node.keywords if keyword.arg}
+            if not all(keyword.arg for keyword in node.keywords):
+                raise ValueError("`**` in dict(...)")
+            return {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in node.keywords}
         return ast.literal_eval(node)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         raise UntrustedContentError(
@@ -141,5 +144,5 @@ def ordered(value: Any) -> list[tuple[str, dict[str, Any]]]:
             ((name, arguments),) = item.items()
             result.append((str(name), dict(arguments or {})))
         else:
-            raise DamagedCheckpointError(f"`env_wrapper` has {str(item)[:80]!r}, not a name or a name with arguments")
+            raise DamagedCheckpointError(f"a list of wrappers has {shown(item)}, not a name or a name with arguments")
     return result

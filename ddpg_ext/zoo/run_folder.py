@@ -91,12 +91,14 @@ def load_zoo_run(
     :param trusted: allow the files to run code; see :meth:`DDPGPaper.load`
     :param allow: your own classes that the files may use
     :param custom_objects: values by name that replace saved attributes
-    :param seed: seed of the environment
+    :param seed: seed of the environment, from 0 to 2**32 - 1; None: its own
     :return: the model, with the environment set, and the environment
     :raises CheckpointNotFoundError: if there is no such run, or no such checkpoint in it
     :raises EnvironmentNotFoundError: if the environment cannot be built here; the message names the package to install
         or the argument to pass, and the attribute ``model`` of the error is the model without environment
     :raises CheckpointError: if a file is damaged or asks for something that is not allowed
+    :raises InvalidArgumentError: for arguments that contradict each other, or out of range
+    :raises InvalidArgumentTypeError: for an argument of the wrong type
     """
     if env_kwargs is not None and not (env is None or isinstance(env, str)):
         raise InvalidArgumentError(
@@ -327,8 +329,10 @@ def _wrapper(name: str, arguments: dict[str, Any], trust: Trust) -> tuple[Any, d
     try:
         return getattr(importlib.import_module(base or module), cls), arguments
     except (ImportError, AttributeError) as error:
-        hint = "pip install 'ddpg_ext[zoo]'" if base == "rl_zoo3.wrappers" else "pass env= with the wrapped environment"
-        raise EnvironmentNotFoundError(f"the run's wrapper {name} cannot be imported ({error}): {hint}") from None
+        advice = (
+            "pip install 'ddpg_ext[zoo]'" if base == "rl_zoo3.wrappers" else "pass env= with the wrapped environment"
+        )
+        raise EnvironmentNotFoundError(f"the run's wrapper {name} cannot be imported ({error}): {advice}") from None
 
 
 def _registered_id(env_id: str, trusted: bool) -> str:

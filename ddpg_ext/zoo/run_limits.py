@@ -57,7 +57,7 @@ def check_env_kwargs(env_id: str, env_kwargs: dict[str, Any], source: str) -> No
     entry_point = _entry_point(gym.registry[env_id])
     if entry_point.startswith(_BUILDERS):
         raise UntrustedContentError(
-            f"{source}: the arguments {_shown(env_kwargs)} of {env_id} choose another environment to build; pass env= "
+            f"{source}: the arguments {shown(env_kwargs)} of {env_id} choose another environment to build; pass env= "
             "with that environment"
         )
     accepted = _accepted(env_id, entry_point)
@@ -66,7 +66,7 @@ def check_env_kwargs(env_id: str, env_kwargs: dict[str, Any], source: str) -> No
         if choice is None or not _accepts(choice, value):
             possible = f"only the arguments {', '.join(accepted)}" if choice is None else f"only {_text(choice)}"
             raise UntrustedContentError(
-                f"{source}: `env_kwargs` gives {env_id} the argument `{name[:80]}` with the value {_shown(value)}; "
+                f"{source}: `env_kwargs` gives {env_id} the argument `{name[:80]}` with the value {shown(value)}; "
                 f"a file may choose {possible}. If the argument is safe, pass load_zoo_run(..., env_kwargs={{...}}), "
                 "which replaces those of the file, or trusted=True if you trust all files of the run"
             )
@@ -79,7 +79,7 @@ def check_wrapper(name: str, value: Any) -> None:
             check_wrapper(name, item)
     elif isinstance(value, int | float) and not abs(value) <= MAX_WRAPPER_NUMBER:
         raise UntrustedContentError(
-            f"the run's config.yml gives the wrapper {name[:120]!r} the number {_shown(value)}; accepted are numbers "
+            f"the run's config.yml gives the wrapper {name[:120]!r} the number {shown(value)}; accepted are numbers "
             f"up to {MAX_WRAPPER_NUMBER:,}, not NaN; pass env= with the wrapped environment"
         )
 
@@ -164,7 +164,8 @@ def _entry_point(spec: EnvSpec) -> str:
     return f"{getattr(function, '__module__', '')}:{getattr(function, '__qualname__', '').rpartition('.')[2]}"
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """Return the beginning of a value as text for an error message."""
     try:
         return _REPR.repr(value)
     except ValueError:  # an integer with thousands of digits

@@ -50,6 +50,7 @@ from ddpg_ext.checkpoints.training_state import (
     check_repeatable,
     install_recorder,
     process_generators,
+    seeded_reset,
     set_callback_states,
     set_process_generators,
 )
@@ -159,8 +160,10 @@ class SweepExperiment(ExperimentManager):
             assert recorder is not None  # the environment is in this process
             env.reset()
             env.reset()  # without a seed, unlike the first
-            resets = [{"kind": "seeded", "seed": 0, "process": process_generators(with_torch=False)}]
-            if self.n_envs == 1 and vec_env_class is DummyVecEnv:  # else snapshots have seeded resets alone
+            resets = [seeded_reset(env, 0)]
+            if vec_env_class is not DummyVecEnv:
+                del resets[0]["wrappers"], resets[0]["generators"]  # they are in another process
+            elif self.n_envs == 1:  # else snapshots have seeded resets alone
                 resets.insert(0, {"kind": "repeated", "before": recorder.before})
             for reset in resets:
                 with suppress(CheckpointError):

@@ -110,6 +110,22 @@ def test_resumed_runs_end_the_same(tmp_path, n_envs, kwargs):
     assert_goes_on_exactly(tmp_path, lambda: vec_env(n_envs=n_envs), lambda env: make(env, **kwargs))
 
 
+class NoisySensor(gym.ObservationWrapper):
+    """Its generator is among its attributes, and ``reset`` does not seed it."""
+
+    def __init__(self, env):
+        super().__init__(env)
+        self.rng = np.random.default_rng(0)
+
+    def observation(self, observation):
+        return observation + self.rng.normal(0, 0.1, observation.shape)
+
+
+@pytest.mark.parametrize("n_envs", [1, 2])
+def test_generators_that_a_reset_does_not_seed(tmp_path, n_envs):
+    assert_goes_on_exactly(tmp_path, lambda: vec_env(n_envs=n_envs, wrapper_class=NoisySensor, normalize=False))
+
+
 def test_stacked_frames(tmp_path):
     """A snapshot keeps the stack of one environment; several environments start new episodes."""
     assert_goes_on_exactly(tmp_path / "one", lambda: VecFrameStack(vec_env(normalize=False), 3))

@@ -134,7 +134,7 @@ def test_a_dict_of_images_and_vectors():
     assert {type(module) for module in extractor.extractors.values()} == {PaperCNN, nn.Flatten}
     with pytest.raises(InvalidArgumentTypeError, match=r"`cnn_kwargs`.*'filters'.*did you mean 'n_filters'"):
         PaperCombinedExtractor(space, cnn_kwargs={"filters": 3})
-    with pytest.raises(InvalidArgumentError, match="`cnn_output_dim` must be .*, got 0"):
+    with pytest.raises(InvalidArgumentError, match=r"`cnn_output_dim` must be .*, got 0"):
         PaperCombinedExtractor(space, cnn_output_dim=0)
     # In the order of the space's keys
     assert th.equal(features, th.cat([expected[0], expected[1], parts["n"], parts["speed"]], dim=1))

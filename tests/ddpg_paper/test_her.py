@@ -13,7 +13,7 @@ from stable_baselines3.her import GoalSelectionStrategy
 from toy_envs import ToyGoalEnv
 from toys import same, small_model, weights
 
-from ddpg_ext import CheckpointError, DDPGPaper, ReplayBufferError
+from ddpg_ext import CheckpointError, DamagedCheckpointError, DDPGPaper, ReplayBufferError
 
 
 def her_model(env=None, n_envs: int = 2, strategy="future", **kwargs) -> DDPGPaper:
@@ -57,8 +57,9 @@ def test_save_and_load(tmp_path):
     env = make_vec_env(ToyGoalEnv, 2, seed=0)
     model = her_model(env).learn(80)
     model.save(tmp_path / "model")
-    with pytest.raises(CheckpointError, match="environment"):
+    with pytest.raises(CheckpointError, match="environment") as caught:
         DDPGPaper.load(tmp_path / "model", device="cpu")
+    assert not isinstance(caught.value, DamagedCheckpointError)  # the file is intact
     loaded = DDPGPaper.load(tmp_path / "model", env, device="cpu")
     assert isinstance(loaded.replay_buffer, HerReplayBuffer)
     assert loaded.replay_buffer.n_sampled_goal == 3

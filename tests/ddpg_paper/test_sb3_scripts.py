@@ -1,5 +1,6 @@
 """A script made for SB3's DDPG runs: its policies, arguments, environments and habits."""
 
+import pickle
 import warnings
 from types import SimpleNamespace
 
@@ -14,6 +15,7 @@ from stable_baselines3.common.envs import BitFlippingEnv, FakeImageEnv
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.noise import ActionNoise, NormalActionNoise
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.vec_env import VecNormalize
 from torch import nn
 from toy_envs import ToyEnv, toy_vec_env
 from toys import ChaosEnv, CountingEnv
@@ -177,6 +179,7 @@ def test_hindsight_asks_the_environment_that_was_set():
         ("buffersize", "did you mean 'buffer_size'"),
         ("net_arch", "pass `policy_kwargs=dict(net_arch=...)`"),
         ("q", "known: '"),
+        ("policy_delay", "use SB3's TD3"),
     ],
 )
 def test_misspelt_keyword(keyword, cure, tmp_path):
@@ -194,6 +197,14 @@ def test_misspelt_keyword(keyword, cure, tmp_path):
         with pytest.raises(InvalidArgumentTypeError, match=f"{name} got the keyword '{keyword}'") as caught:
             maker(**{keyword: 1})
         assert cure.lower() in str(caught.value).lower()
+
+
+def test_a_pickle_has_no_environment_under_its_normalisation():
+    model = pickle.loads(pickle.dumps(make_model(env=VecNormalize(toy_vec_env(1))).learn(20)))
+    with pytest.raises(InvalidArgumentError, match="no environment to learn in; call `set_env`"):
+        model.learn(20)
+    model.set_env(VecNormalize(toy_vec_env(1)))
+    model.learn(20)
 
 
 def test_what_is_no_callback():
