@@ -10,14 +10,12 @@ from contextlib import contextmanager
 from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.save_util import recursive_getattr
 from stable_baselines3.common.type_aliases import GymEnv
-from stable_baselines3.common.utils import check_for_correct_spaces
+from stable_baselines3.common.utils import check_for_correct_spaces, safe_mean
 from stable_baselines3.common.vec_env import VecEnv
-from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 from torch import nn
 from torch.nn.modules import activation as activations
 from torch.nn.parameter import is_lazy
@@ -28,13 +26,14 @@ from ddpg_ext.checkpoints.model_zip import (
     VARIABLES,
     ModelFile,
     Trust,
+    beyond_limits,
     excluded_attributes,
     read_model_members,
     read_parameters,
     rename_compiled,
 )
 from ddpg_ext.checkpoints.replay_buffer import set_replay_buffer
-from ddpg_ext.common.checks import check_default_dtype, check_path, is_number, plain
+from ddpg_ext.common.checks import check_default_dtype, check_path, plain
 from ddpg_ext.common.errors import (
     CheckpointError,
     DamagedCheckpointError,
@@ -57,15 +56,6 @@ if TYPE_CHECKING:
 
 Model = TypeVar("Model", bound="DDPGPaper")
 
-#: largest values of a file that is not trusted; larger ones would make training endless, or take all memory
-_LIMITS = {
-    "buffer_size": 10**8,
-    "batch_size": 10**6,
-    "gradient_steps": 10**6,
-    "n_steps": replay_buffers.MAX_N_STEPS,
-    "train_freq": 10**7,
-    "_stats_window_size": 10**6,
-}
 #: torch's activations that are element-wise, or nearly so; attention is not
 _ACTIVATIONS = {getattr(activations, name) for name in activations.__all__} - {nn.MultiheadAttention}
 _ACTIVATIONS |= {nn.Identity, nn.Dropout, nn.AlphaDropout}
@@ -258,9 +248,9 @@ def _check_values(file: ModelFile, changes: dict[str, Any]) -> None:
             raise DamagedCheckpointError(f"it has no `{key}`")
     replaced = {*changes, *file.replaced}
     episodes, successes = (data.get(name) for name in ("ep_info_buffer", "ep_success_buffer"))
-    are_lists = isinstance(episodes, deque | list) and isinstance(successes, deque | list)
-    if not (are_lists and all(map(_is_episode, episodes)) and all(map(is_number, successes))):  # type: ignore[arg-type]
-        data["ep_info_buffer"] = data["ep_success_buffer"] = None  # only for the log; SB3 makes new ones
+    are_deques = isinstance(episodes, deque) and isinstance(successes, deque)
+    if not (are_deques and _can_be_logged(episodes, successes)):
+        data["ep_info_buffer"] = data["ep_success_buffer"] = None  # SB3 makes new ones
     _check_kinds(data, replaced)
     if "directory" in data.get("replay_buffer_kwargs", {}) and not (file.trusted or "replay_buffer_kwargs" in replaced):
         raise UntrustedContentError(
@@ -294,30 +284,31 @@ def _check_kinds(data: dict[str, Any], replaced: set[str]) -> None:
     for key in ("learning_rate", "qf_learning_rate"):
         if isinstance(data.get(key), type):
             raise DamagedCheckpointError(f"its field `{key}` is a class, not a number or a schedule")
-    if not isinstance(data.get("_import_note"), str | None) or data.get("use_sde"):
-        raise DamagedCheckpointError("its fields `_import_note` and `use_sde` are not those of a DDPG")
+    if not isinstance(data.get("_import_note"), str | None):
+        raise DamagedCheckpointError(f"its field `_import_note` is {data['_import_note']!r:.60}, not text")
+    if data.get("use_sde"):
+        raise DamagedCheckpointError(
+            f"its field `use_sde` is {data['use_sde']!r:.60}, but DDPG has no such exploration"
+        )
     for key in ("batch_size", "learning_starts"):  # the constructor accepts None, but a file has the number
         if data.get(key) is None and key not in replaced:
             raise DamagedCheckpointError(f"it has no `{key}`")
 
 
-def _is_episode(entry: Any) -> bool:
-    values = [entry.get(key) if isinstance(entry, dict) else None for key in ("r", "l")]
-    return all(is_number(value) or (isinstance(value, np.ndarray) and value.dtype.kind in "biuf") for value in values)
+def _can_be_logged(episodes: Any, successes: Any) -> bool:
+    """Return whether SB3 can compute the means for its log from the records of episodes."""
+    try:
+        for values in ([episode[key] for episode in episodes] for key in ("r", "l")):
+            float(safe_mean(values))
+        float(safe_mean(successes))
+    except (TypeError, ValueError, LookupError):
+        return False
+    return True
 
 
 def _check_limits(data: dict[str, Any], replaced: set[str]) -> None:
-    """Refuse values that would make training endless, or take all memory."""
-    places = [(name, data.get(name), limit) for name, limit in _LIMITS.items()]
-    places.append(("replay_buffer_kwargs", data.get("replay_buffer_kwargs", {}).get("n_steps"), _LIMITS["n_steps"]))
-    buffer_class = data.get("replay_buffer_class")
-    # It makes a dict for each transition at once
-    if isinstance(buffer_class, type) and issubclass(buffer_class, HerReplayBuffer):
-        places.append(("buffer_size", data.get("buffer_size"), 10**6))
-    for name, value, limit in places:
-        # `train_freq` may have a unit
-        number: Any = plain(value[0] if isinstance(value, tuple | list) and value else value)
-        if name not in replaced and isinstance(number, int | float) and number > limit:
+    for name, value, limit in beyond_limits(data):
+        if name not in replaced:
             raise UntrustedContentError(
                 f"its `{name}` is {str(value)[:60]}, more than {limit:,}, so training would never end, or take all "
                 f"memory; pass custom_objects={{{name!r}: ...}}, or trusted=True to keep this value"

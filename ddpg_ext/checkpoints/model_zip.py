@@ -11,7 +11,8 @@ import io
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,9 +22,10 @@ import stable_baselines3 as sb3
 import torch as th
 from stable_baselines3.common.save_util import recursive_getattr
 from stable_baselines3.common.utils import get_system_info
+from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from ddpg_ext.checkpoints.replay_buffer import fit_arguments
-from ddpg_ext.common.checks import check_device, check_path
+from ddpg_ext.common.checks import check_device, check_path, plain
 from ddpg_ext.common.errors import (
     CheckpointError,
     DamagedCheckpointError,
@@ -43,8 +45,15 @@ if TYPE_CHECKING:
     from ddpg_ext.ddpg_paper import DDPGPaper
 
 PICKLED = ":serialized:"
-#: in the names of tensors, the module that torch.compile puts around another
-_WRAPPER = "_orig_mod."
+#: largest values of a file that is not trusted; larger ones would make training endless, or take all memory
+_LIMITS = {
+    "buffer_size": 10**8,
+    "batch_size": 10**6,
+    "gradient_steps": 10**6,
+    "n_steps": replay_buffers.MAX_N_STEPS,
+    "train_freq": 10**7,
+    "_stats_window_size": 10**6,
+}
 #: member with tensors that are neither in a module nor in an optimiser
 VARIABLES = "pytorch_variables.pth"
 #: functions that SB3 derives from other fields but also stores; loading derives them again
@@ -138,6 +147,8 @@ def write_model_members(
         fit_arguments(model, replay_buffer)
     left_out.add("replay_buffer")
     data = {name: value for name, value in vars(model).items() if name not in left_out}
+    for name, value, limit in beyond_limits(data):
+        warnings.warn(f"`{name}` is {value!r:.60}, more than {limit:,}, so loading the model will need trusted=True")
     fields = {name: _field(name, value, advice) for name, value in data.items()}
     archive.add("data", json.dumps(fields, indent=4).encode())
     # SB3 writes this member even if it is empty
@@ -148,6 +159,21 @@ def write_model_members(
     archive.add("system_info.txt", get_system_info(print_info=False)[1].encode())
     if replay_buffer is not None:
         replay_buffers.write_members(archive, replay_buffer)
+
+
+def beyond_limits(data: Mapping[str, Any]) -> Iterator[tuple[str, Any, int]]:
+    """Yield name, value and limit of each attribute with which training would never end, or take all memory."""
+    places = [(name, data.get(name), limit) for name, limit in _LIMITS.items()]
+    places.append(("replay_buffer_kwargs", data.get("replay_buffer_kwargs", {}).get("n_steps"), _LIMITS["n_steps"]))
+    buffer_class = data.get("replay_buffer_class")
+    # It makes a dict for each transition at once
+    if isinstance(buffer_class, type) and issubclass(buffer_class, HerReplayBuffer):
+        places.append(("buffer_size", data.get("buffer_size"), 10**7))
+    for name, value, limit in places:
+        # `train_freq` may have a unit
+        number: Any = plain(value[0] if isinstance(value, tuple | list) and value else value)
+        if isinstance(number, int | float) and number > limit:
+            yield name, value, limit
 
 
 def _variables(model: "DDPGPaper", names: Iterable[str]) -> dict[str, th.Tensor | None]:
@@ -280,10 +306,15 @@ def read_parameters(
 
 def rename_compiled(state: Any, expected: Iterable[str] = ()) -> None:
     """Rename tensors of modules that torch.compile wraps to the expected names, or to those without the wrapper."""
-    names = {name.replace(_WRAPPER, ""): name for name in expected}
+    names = {plain_name(name): name for name in expected}
     for name in [*state] if isinstance(state, dict) else []:
-        plain = name.replace(_WRAPPER, "") if isinstance(name, str) else name
-        state[names.get(plain, plain)] = state.pop(name)
+        plain_one = plain_name(name) if isinstance(name, str) else name
+        state[names.get(plain_one, plain_one)] = state.pop(name)
+
+
+def plain_name(name: str) -> str:
+    """Return the name of a tensor without the modules that torch.compile puts around others."""
+    return name.replace("_orig_mod.", "")
 
 
 def _read_tensors(archive: ZipReader, name: str, device: th.device, budget: Budget, trusted: bool) -> Any:

@@ -25,7 +25,7 @@ from stable_baselines3.common.utils import ConstantSchedule
 from stable_baselines3.td3 import TD3
 from stable_baselines3.td3 import policies as td3_policies
 
-from ddpg_ext.checkpoints.model_zip import ModelFile
+from ddpg_ext.checkpoints.model_zip import ModelFile, plain_name, rename_compiled
 from ddpg_ext.common.checks import plain
 from ddpg_ext.common.errors import (
     CheckpointError,
@@ -358,7 +358,7 @@ def _starts_from_zero(optimizer: th.optim.Optimizer, network: str) -> bool:
 def _parameter_names(policy: DDPGPaperPolicy, network: str) -> list[str]:
     """Return the names of the parameters of an optimiser of ours, in its order."""
     net = getattr(policy, network)
-    names = {id(param): f"{network}.{name}" for name, param in net.named_parameters()}
+    names = {id(param): f"{network}.{plain_name(name)}" for name, param in net.named_parameters()}
     return [names[id(param)] for group in net.optimizer.param_groups for param in group["params"]]
 
 
@@ -369,7 +369,10 @@ def live_model_file(model: Any) -> ModelFile:
     data = plain(dict(vars(model)))
     for key in ("action_noise", "ep_info_buffer", "ep_success_buffer", "replay_buffer_kwargs"):
         data[key] = copy.deepcopy(data.get(key))
-    return ModelFile(data, copy.deepcopy(model.get_parameters()), name="the model", is_live=True)
+    params = copy.deepcopy(model.get_parameters())
+    for state in params.values():
+        rename_compiled(state)
+    return ModelFile(data, params, name="the model", is_live=True)
 
 
 def to_sb3(model: "DDPGPaper") -> DDPG:
@@ -414,6 +417,7 @@ def to_sb3(model: "DDPGPaper") -> DDPG:
         sb3._setup_model()
 
     state = policy.state_dict()
+    rename_compiled(state)
     sb3.policy.load_state_dict(
         {name: _join([state[our] for our in _our_names(name)]) for name in sb3.policy.state_dict()}
     )

@@ -296,7 +296,8 @@ _ADVICE = "delete it, or let `_excluded_save_params` of a subclass return its na
 
 def _check_storable(model: "DDPGPaper", callbacks: Iterable[dict[str, Any]]) -> None:
     """Raise an error for a part of a run that no snapshot could store, before the run begins."""
-    _dump_state(model, {}, 0, callbacks)
+    assert model.env is not None  # training has begun
+    _dump_state(model, training_state.seeded_reset(model.env, 0), 0, callbacks)
     replay_buffers.describe(model.replay_buffer)
     with open(os.devnull, "wb") as file, write_zip(file, "snapshot") as archive:
         write_model_members(archive, model, advice=_ADVICE)
@@ -415,8 +416,11 @@ def _restore(model: "DDPGPaper", state: dict[str, Any], path: Path) -> None:
         model.action_space._np_random = state["action_space"]
         callbacks = training_state.read_callback_states(state.get("callbacks", []))
         _check_log(state["log"])
+        entropy = state["entropy"]
+        if not isinstance(entropy, int):
+            raise TypeError(f"the entropy {entropy!r:.60}")
         generators = state["process"], copy.deepcopy(state["action_space"])
-        _RUNS[model] = _Run(int(state["entropy"]), state["log"], callbacks=callbacks, generators=generators)
+        _RUNS[model] = _Run(entropy, state["log"], callbacks=callbacks, generators=generators)
         # Last, because all of the above may draw random numbers
         training_state.set_process_generators(state["process"])
 
@@ -426,8 +430,9 @@ def _check_log(log: Any) -> None:
     if log is not None:
         excluded = log.get("excluded", {}).values()
         numbers = *log["values"].values(), *log["counts"].values()
-        if not all(map(is_number, numbers)) or not all(isinstance(names, tuple | list) for names in excluded):
-            raise TypeError("a log of something else than numbers")
+        texts = *log["values"], *log["counts"], *(name for names in excluded for name in names)
+        if not all(map(is_number, numbers)) or not all(isinstance(text, str) for text in texts):
+            raise TypeError("`log` is not numbers by name")
 
 
 def _equal(a: Any, b: Any) -> bool:

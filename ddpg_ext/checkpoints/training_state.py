@@ -85,6 +85,8 @@ def prepare_reset(vec_env: VecEnv, reset: dict[str, Any]) -> None:
     for the first environment (the others get the following seeds), the states of the ``wrappers`` and the
     ``generators`` of each environment in this process, and the generators of the ``process``.
     """
+    if reset["kind"] not in ("repeated", "seeded"):
+        raise ValueError(f"the kind of reset {reset['kind']!r:.60}")
     for monitor in _monitors(vec_env):
         if monitor is not None:
             monitor.needs_reset = True  # with `allow_early_resets=False`, the reset would raise an error
@@ -105,6 +107,8 @@ def prepare_reset(vec_env: VecEnv, reset: dict[str, Any]) -> None:
     set_process_generators(before["process"])
     if not (before["seed"] is None or (isinstance(before["seed"], int) and before["seed"] >= 0)):
         raise TypeError(f"the seed {before['seed']!r:.60}")
+    if not isinstance(before["options"], dict | None):
+        raise TypeError(f"the options {before['options']!r:.60}")
     base = vec_env.unwrapped
     base._seeds, base._options = [before["seed"]], [before["options"] or {}]
 

@@ -55,11 +55,12 @@ def _settings(state: dict[str, Any]) -> dict[str, Any]:
     """Return the checked arguments of a ``VecNormalize``."""
     settings = {key: plain(state[key]) for key in _SETTINGS if key in state}
     for key, value in settings.items():
+        number: Any = value
         if not isinstance(value, list | tuple | None if key == "norm_obs_keys" else int | float):
             raise DamagedCheckpointError(f"its `{key}` is a {type(value).__name__}")
-    epsilon = settings.get("epsilon", 1.0)
-    if not 0 <= epsilon < math.inf:
-        raise DamagedCheckpointError(f"its `epsilon` is {epsilon}")
+        is_valid = 0 <= number < math.inf if key == "epsilon" else number == number  # not NaN
+        if not is_valid:
+            raise DamagedCheckpointError(f"its `{key}` is {value}")
     return settings
 
 
@@ -95,8 +96,9 @@ def normalize_state(vec_env: VecEnv) -> dict[str, Any] | None:
 def set_normalize_state(wrapper: VecNormalize, state: dict[str, Any]) -> None:
     """Give a ``VecNormalize`` the result of :func:`normalize_state`."""
     _settings(state)
-    if "returns" in state and np.shape(state["returns"]) != (wrapper.num_envs,):
-        raise DamagedCheckpointError(f"its `returns` have shape {np.shape(state['returns'])}")
+    returns = np.asarray(state.get("returns", np.zeros(wrapper.num_envs)))
+    if returns.shape != (wrapper.num_envs,) or returns.dtype.kind not in "iuf" or not np.isfinite(returns).all():
+        raise DamagedCheckpointError(f"its `returns` are not {wrapper.num_envs} finite numbers")
     for name in _STATE:
         if name.endswith("_rms") and hasattr(wrapper, name) and name in state:
             wrapper.__dict__[name] = _same_shapes(state[name], getattr(wrapper, name))

@@ -273,8 +273,8 @@ class DDPGPaper(OffPolicyAlgorithm):
         #: the observation from which that step was taken
         self._stepping_from: Any = None
         self._is_learning = False
-        #: innermost environment, and information of its resets, when the model last used it
-        self._last_resets: tuple[Any, list[Any]] = (None, [])
+        #: innermost environment, information of its resets, and last observation, when the model last used it
+        self._last_resets: tuple[Any, list[Any], Any] = (None, [], None)
         if _init_setup_model:
             self._setup_model()
 
@@ -441,7 +441,7 @@ class DDPGPaper(OffPolicyAlgorithm):
         if not isinstance(tb_log_name, str):
             raise InvalidArgumentTypeError(f"`tb_log_name` must be text, got {tb_log_name!r:.80}")
         normalize = self._vec_normalize_env
-        if self.env is None or (normalize is not None and "venv" not in vars(normalize)):  # pickles leave it out
+        if self.env is None or (normalize is not None and vars(normalize).get("venv") is None):  # as in a pickle
             raise InvalidArgumentError(
                 "the model has no environment to learn in; call `set_env`, or load the model with `env=`"
             )
@@ -474,8 +474,8 @@ class DDPGPaper(OffPolicyAlgorithm):
         return self
 
     def _note_resets(self) -> None:
-        """Note the last resets of the environment, so that the next `learn` notices others, by an evaluation, say."""
-        self._last_resets = _resets_of(self.env)
+        """Note the last resets of the environment, so that the next `learn` detects a reset by an evaluation."""
+        self._last_resets = (*_resets_of(self.env), self._last_obs)
 
     def _lacks_episode(self) -> bool:
         """Return whether HER, which draws goals from complete episodes, has transitions, but no such episode."""
@@ -504,8 +504,9 @@ class DDPGPaper(OffPolicyAlgorithm):
             # SB3 would make deep copies, which would give all environments the same stream
             self.action_noise = vectorize(self.action_noise, self.env.num_envs)
         self._statistics_before = running_statistics(self._vec_normalize_env)
-        (base, resets), (former_base, former) = _resets_of(self.env), self._last_resets
+        (base, resets), (former_base, former, former_obs) = _resets_of(self.env), self._last_resets
         was_reset = base is former_base and list(map(id, resets)) != list(map(id, former))
+        was_reset = was_reset and self._last_obs is former_obs  # else the caller has set it
         if self._is_outdated or was_reset:  # or a callback or an error ended training before the last step was stored
             self._last_obs = None
         self._is_stepping = False
@@ -973,7 +974,9 @@ def _check_env(env: Any) -> None:
 def _resets_of(env: VecEnv | None) -> tuple[Any, list[Any]]:
     """Return the innermost ``VecEnv``, and the information of its last resets: other objects after another reset."""
     base = None if env is None else env.unwrapped
-    return base, [*getattr(base, "reset_infos", [])]
+    infos, again = ([*getattr(base, "reset_infos", [])] for _ in range(2))
+    is_kept = list(map(id, infos)) == list(map(id, again))  # not made anew for each access
+    return base, infos if is_kept else []
 
 
 def _counts_otherwise(buffer: ReplayBuffer) -> bool:

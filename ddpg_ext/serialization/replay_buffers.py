@@ -136,12 +136,12 @@ def _like(present: np.ndarray, value: Any) -> np.ndarray:
 
 def _check_episodes(buffer: Any) -> None:
     """Check starts and lengths of the episodes of SB3's HER buffer, because it enumerates their steps."""
-    largest = {"_current_ep_start": buffer.buffer_size - 1, "ep_start": buffer.buffer_size - 1}
-    for name, limit in (largest | {"ep_length": buffer.buffer_size}).items():
+    size = buffer.buffer_size
+    for name, limit in {"_current_ep_start": size - 1, "ep_start": size - 1, "ep_length": size}.items():
         numbers = getattr(buffer, name, np.zeros(1, int))
         is_array = isinstance(numbers, np.ndarray) and numbers.dtype.kind in "iu"
         if not is_array or ((numbers < 0) | (numbers > limit)).any():
-            raise DamagedCheckpointError(f"its episodes are not inside of it: `{name}` is not from 0 to {limit:,}")
+            raise DamagedCheckpointError(f"its `{name}` must be whole numbers from 0 to {limit:,}")
 
 
 def _arrays_in(value: Any) -> dict[str, np.ndarray]:
@@ -359,7 +359,7 @@ def _check_arrays(attributes: dict[str, Any], rows: tuple[int, int]) -> None:
         for key, array in arrays.items():
             is_array = isinstance(array, np.ndarray) and array.dtype.kind in "biuf"
             if not is_array or array.shape != (*rows, *expected[key]):
-                given = f"shape {array.shape} and dtype {array.dtype}" if isinstance(array, np.ndarray) else repr(array)
+                found = f"{getattr(array, 'dtype', type(array).__name__)} of shape {np.shape(array)}"
                 raise DamagedCheckpointError(
-                    f"its {name} must be numbers of shape {(*rows, *expected[key])}, got {given:.80}"
+                    f"its {name} must be numbers of shape {(*rows, *expected[key])}, got {found}"
                 )

@@ -153,8 +153,10 @@ class SweepExperiment(ExperimentManager):
         """Return how snapshots can repeat a reset: with the state before it, with a seed, or not at all (None)."""
         process, vec_env_class = process_generators(), self.vec_env_class
         self.vec_env_class = DummyVecEnv
-        env = self.create_envs(1, eval_env=True)
-        self.vec_env_class = vec_env_class
+        try:
+            env = self.create_envs(1, eval_env=True)
+        finally:
+            self.vec_env_class = vec_env_class
         try:
             recorder = install_recorder(env)
             assert recorder is not None  # the environment is in this process

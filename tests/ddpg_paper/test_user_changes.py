@@ -674,9 +674,8 @@ def test_an_evaluation_before_the_first_call_of_learn_ends_the_episode(tmp_path,
         model.save(tmp_path / "model", include=["replay_buffer"])
         model = DDPGPaper.load(tmp_path / "model", env=env, force_reset=False)
     elif way == "set_env":
-        obs = env.reset()
+        model._last_obs = env.reset()
         model.set_env(env, force_reset=False)
-        model._last_obs = obs
     else:
         model = DDPGPaper.resume(tmp_path / "snapshots", make_vec_env("Pendulum-v1"))
     assert_transitions_are_possible_after_evaluation(model)
