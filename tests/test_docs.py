@@ -244,9 +244,10 @@ def test_the_tables_of_results_follow_from_the_raw_data():
     for task, _, *cells, _ in rows_of("README.md", "| task | steps |"):
         for cell, variant in zip(cells, ("paper", "tuned"), strict=True):
             returns = final_returns(task, variant)
-            spread = f" ± {np.std(returns, ddof=1):,.0f}" if len(returns) > 1 else ""
+            digits = 1 if returns and abs(np.mean(returns)) < 10 else 0
+            spread = f" ± {np.std(returns, ddof=1):,.{digits}f}" if len(returns) > 1 else ""
             spread += {1: " (1 seed)", 2: " (2 seeds)"}.get(len(returns), "")
-            expected = f"{np.mean(returns):,.0f}{spread}" if returns else ""
+            expected = f"{np.mean(returns):,.{digits}f}{spread}" if returns else ""
             assert cell == expected, (task, variant)
     assert tuned
     assert statistics

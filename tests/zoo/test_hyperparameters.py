@@ -30,7 +30,7 @@ from ddpg_ext.zoo.hyperparameters import FILE, OPTIONS, constructor_arguments, r
 
 TUNED = (
     *("Pendulum-v1", "MountainCarContinuous-v0", "LunarLanderContinuous-v3", "BipedalWalker-v3", "Hopper-v5"),
-    *("HalfCheetah-v5", "InvertedDoublePendulum-v5", "InvertedPendulum-v5"),
+    *("HalfCheetah-v5", "InvertedDoublePendulum-v5", "InvertedPendulum-v5", "Reacher-v5"),
 )
 SMALL = {"n_timesteps": 100, "policy": "MlpPolicy", "buffer_size": 200, "policy_kwargs": {"net_arch": [6, 5]}}
 
