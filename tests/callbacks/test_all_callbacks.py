@@ -85,5 +85,5 @@ def test_titles_need_no_answer_of_other_processes(tmp_path):
 )
 @pytest.mark.parametrize("verbose", ["1", None, -1])
 def test_invalid_levels_of_messages(cls, needed, verbose):
-    with pytest.raises(DDPGPaperError, match="`verbose` must be 0, 1 or 2"):
+    with pytest.raises(DDPGPaperError, match="`verbose` must be a whole number >= 0"):
         cls(**needed, verbose=verbose)

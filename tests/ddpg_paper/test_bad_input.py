@@ -49,6 +49,10 @@ class SumPolicy(DDPGPaperPolicy):
         super().__init__(*args, **{"features_extractor_class": SumExtractor, **kwargs})
 
 
+class OwnBuffer(ReplayBuffer):
+    """A buffer of the user's own."""
+
+
 class SB3Policy(TD3Policy):
     """A policy that was written for SB3's DDPG."""
 
@@ -159,7 +163,8 @@ ARGUMENTS = [
      ["True", "`replay_buffer_kwargs=dict(handle_timeout_termination=False)`", "default buffer"]),
     ({"optimize_memory_usage": True, "n_steps": 3}, VALUE, ["False with `n_steps=3`", "got True"]),
     *[({"tensorboard_log": value}, TYPE, [repr(value), "a path"]) for value in (3, ["runs"])],
-    ({"replay_buffer_class": ReplayBuffer, "n_steps": 3}, VALUE, ["3", "replay_buffer_kwargs=dict(n_steps=3"]),
+    ({"replay_buffer_class": ReplayBuffer, "n_steps": 3}, VALUE, ["3", "only PackedReplayBuffer"]),
+    ({"replay_buffer_class": OwnBuffer, "n_steps": 3}, VALUE, ["3", "replay_buffer_kwargs=dict(n_steps=3"]),
     *[({"replay_buffer_kwargs": {name: value}, "n_steps": 2}, VALUE, [f"`{name}=", "contradict each other"])
       for name, value in (("n_steps", 4), ("gamma", 0.5))],
     ({"uniform_warmup": "no"}, TYPE, ["'no'", "True or False"]),
