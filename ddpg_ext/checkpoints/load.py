@@ -301,7 +301,7 @@ def _can_be_logged(episodes: Any, successes: Any) -> bool:
         for values in ([episode[key] for episode in episodes] for key in ("r", "l")):
             float(safe_mean(values))
         float(safe_mean(successes))
-    except (TypeError, ValueError, LookupError):
+    except (TypeError, ValueError, LookupError, AttributeError, RuntimeError):
         return False
     return True
 
