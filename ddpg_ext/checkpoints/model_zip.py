@@ -163,12 +163,11 @@ def write_model_members(
 
 def beyond_limits(data: Mapping[str, Any]) -> Iterator[tuple[str, Any, int]]:
     """Yield name, value and limit of each attribute with which training would never end, or take all memory."""
-    places = [(name, data.get(name), limit) for name, limit in _LIMITS.items()]
-    places.append(("replay_buffer_kwargs", data.get("replay_buffer_kwargs", {}).get("n_steps"), _LIMITS["n_steps"]))
-    buffer_class = data.get("replay_buffer_class")
-    # It makes a dict for each transition at once
+    limits, buffer_class = dict(_LIMITS), data.get("replay_buffer_class")
     if isinstance(buffer_class, type) and issubclass(buffer_class, HerReplayBuffer):
-        places.append(("buffer_size", data.get("buffer_size"), 10**7))
+        limits["buffer_size"] = 10**7  # it makes a dict for each transition at once
+    places = [(name, data.get(name), limit) for name, limit in limits.items()]
+    places.append(("replay_buffer_kwargs", data.get("replay_buffer_kwargs", {}).get("n_steps"), limits["n_steps"]))
     for name, value, limit in places:
         # `train_freq` may have a unit
         number: Any = plain(value[0] if isinstance(value, tuple | list) and value else value)
@@ -300,7 +299,6 @@ def read_parameters(
             archive.read(name)  # the content is not needed, but reading it checks for damage
         elif name.endswith(".pth"):
             params[name.removesuffix(".pth")] = _read_tensors(archive, name, device, budget, trusted)
-            rename_compiled(params[name.removesuffix(".pth")])
     return params
 
 
@@ -308,8 +306,8 @@ def rename_compiled(state: Any, expected: Iterable[str] = ()) -> None:
     """Rename tensors of modules that torch.compile wraps to the expected names, or to those without the wrapper."""
     names = {plain_name(name): name for name in expected}
     for name in [*state] if isinstance(state, dict) else []:
-        plain_one = plain_name(name) if isinstance(name, str) else name
-        state[names.get(plain_one, plain_one)] = state.pop(name)
+        inner = plain_name(name) if isinstance(name, str) else name
+        state[names.get(inner, inner)] = state.pop(name)
 
 
 def plain_name(name: str) -> str:
@@ -319,9 +317,11 @@ def plain_name(name: str) -> str:
 
 def _read_tensors(archive: ZipReader, name: str, device: th.device, budget: Budget, trusted: bool) -> Any:
     try:
-        return load_tensors(archive.read(name), device, budget, trusted)
+        state = load_tensors(archive.read(name), device, budget, trusted)
     except CheckpointError as error:
         raise type(error)(f"{archive.name}: its member {name}: {error}") from None
+    rename_compiled(state)
+    return state
 
 
 def _read_field(name: str, item: Any, trust: Trust, budget: Budget) -> Any:

@@ -27,11 +27,7 @@ from stable_baselines3.td3 import policies as td3_policies
 
 from ddpg_ext.checkpoints.model_zip import ModelFile, plain_name, rename_compiled
 from ddpg_ext.common.checks import plain
-from ddpg_ext.common.errors import (
-    CheckpointError,
-    DamagedCheckpointError,
-    InvalidArgumentTypeError,
-)
+from ddpg_ext.common.errors import CheckpointError, DamagedCheckpointError, InvalidArgumentTypeError
 from ddpg_ext.ddpg_paper.policies import CnnPolicy, DDPGPaperPolicy, MlpPolicy, MultiInputPolicy
 from ddpg_ext.ddpg_paper.validation import drop_weight_decay
 from ddpg_ext.serialization.reconstruct import naming

@@ -23,8 +23,8 @@ def evaluation_env(model: BaseAlgorithm, env: gym.Env | VecEnv | str, render_mod
         spaces or another normalisation than the model, or is the training environment
     """
     vec_env = type(model)._wrap_env(make_environment(env, render_mode=render_mode))
-    may_share = not getattr(model, "_is_learning", True)
-    if not may_share and model.env is not None and share_environments(vec_env, model.env):
+    is_learning = getattr(model, "_is_learning", True)  # SB3's algorithms do not say it
+    if is_learning and model.env is not None and share_environments(vec_env, model.env):
         raise InvalidArgumentError("`env` must not be the training environment, but it is; make another instance of it")
     trained_with, normalize = model.get_vec_normalize_env(), unwrap_vec_normalize(vec_env)
     is_known = model.env is not None  # else it was loaded without an environment

@@ -975,7 +975,7 @@ def _resets_of(env: VecEnv | None) -> tuple[Any, list[Any]]:
     """Return the innermost ``VecEnv``, and the information of its last resets: other objects after another reset."""
     base = None if env is None else env.unwrapped
     infos, again = ([*getattr(base, "reset_infos", [])] for _ in range(2))
-    is_kept = list(map(id, infos)) == list(map(id, again))  # not made anew for each access
+    is_kept = list(map(id, infos)) == list(map(id, again))  # else each access makes new ones
     return base, infos if is_kept else []
 
 

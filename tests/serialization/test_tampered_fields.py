@@ -211,6 +211,16 @@ def set_at(*path):
     return tamper
 
 
+def write_tampered(folder, snapshot, tamper):
+    """Write the snapshot with another training state; return the file."""
+    with zipfile.ZipFile(io.BytesIO(snapshot)) as archive:
+        state = pickle.loads(archive.read("snapshot.pkl"))
+    tamper(state)
+    file = folder / "snapshot_000000000060.zip"
+    file.write_bytes(hostile.edit_zip(snapshot, {"snapshot.pkl": pickle.dumps(state, protocol=4)}))
+    return file
+
+
 SNAPSHOTS = {
     "a list as log": set_at("log", []),
     "a list as values": set_at("log", "values", [1]),
@@ -235,21 +245,14 @@ SNAPSHOTS = {
 
 @pytest.mark.parametrize("tamper", SNAPSHOTS.values(), ids=SNAPSHOTS)
 def test_snapshots(tmp_path, snapshot, tamper):
-    with zipfile.ZipFile(io.BytesIO(snapshot)) as archive:
-        state = pickle.loads(archive.read("snapshot.pkl"))
-    tamper(state)
-    file = tmp_path / "snapshot_000000000060.zip"
-    file.write_bytes(hostile.edit_zip(snapshot, {"snapshot.pkl": pickle.dumps(state, protocol=4)}))
+    file = write_tampered(tmp_path, snapshot, tamper)
     with pytest.raises(CheckpointError):
         DDPGPaper.resume(file, normalized())
 
 
 def test_counts_of_callbacks_have_their_kind(tmp_path, snapshot):
-    with zipfile.ZipFile(io.BytesIO(snapshot)) as archive:
-        state = pickle.loads(archive.read("snapshot.pkl"))
-    state["callbacks"] = [{"class": "SnapshotCallback", "n_calls": [1]}]
-    file = tmp_path / "snapshot_000000000060.zip"
-    file.write_bytes(hostile.edit_zip(snapshot, {"snapshot.pkl": pickle.dumps(state, protocol=4)}))
+    state = [{"class": "SnapshotCallback", "n_calls": [1]}]
+    file = write_tampered(tmp_path, snapshot, set_at("callbacks", state))
     model = DDPGPaper.resume(file, normalized())
     model.learn(30, callback=SnapshotCallback(tmp_path / "next", 20), reset_num_timesteps=False)
 
@@ -278,20 +281,23 @@ def test_statistics(tmp_path, name, value):
         load_zoo_run(tmp_path, env=ToyEnv())
 
 
+def write_run(folder, config):
+    """Write a run folder of the Zoo with these hyperparameters."""
+    DDPGPaper("MlpPolicy", "Pendulum-v1", device="cpu", **SMALL).save(folder / "Pendulum-v1.zip")
+    (folder / "Pendulum-v1").mkdir()
+    (folder / "Pendulum-v1" / "config.yml").write_text(config)
+
+
 @pytest.mark.parametrize("key", ["env_wrapper", "vec_env_wrapper"])
 @pytest.mark.parametrize("value", ["0x" + "f" * 5000, "[0x" + "f" * 5000 + "]"], ids=["one", "in a list"])
 def test_a_wrapper_that_is_a_large_number(tmp_path, key, value):
-    DDPGPaper("MlpPolicy", "Pendulum-v1", device="cpu", **SMALL).save(tmp_path / "Pendulum-v1.zip")
-    (tmp_path / "Pendulum-v1").mkdir()
-    (tmp_path / "Pendulum-v1" / "config.yml").write_text(f"{key}: {value}\n")
+    write_run(tmp_path, f"{key}: {value}\n")
     with pytest.raises(CheckpointError, match="not a name or a name with arguments"):
         load_zoo_run(tmp_path)
 
 
 def test_two_stars_are_not_read(tmp_path):
-    DDPGPaper("MlpPolicy", "Pendulum-v1", device="cpu", **SMALL).save(tmp_path / "Pendulum-v1.zip")
-    (tmp_path / "Pendulum-v1").mkdir()
-    (tmp_path / "Pendulum-v1" / "config.yml").write_text("normalize: \"dict(**{'norm_obs': True})\"\n")
+    write_run(tmp_path, "normalize: \"dict(**{'norm_obs': True})\"\n")
     with pytest.raises(CheckpointError, match=r"only literals and dict\(...\) are read"):
         load_zoo_run(tmp_path)
 
