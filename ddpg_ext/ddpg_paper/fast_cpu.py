@@ -6,7 +6,9 @@ gradients (of the critic's weights, in the actor step), and many Python calls in
 object with preallocated outputs and gradients; a network is a chain of them (``manual_backward.py``).
 """
 
+import copy
 from collections.abc import Iterable
+from functools import cache
 from itertools import chain, pairwise
 from operator import attrgetter
 from typing import Any
@@ -17,6 +19,7 @@ from gymnasium import spaces
 from stable_baselines3.common.policies import BaseModel
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.torch_layers import FlattenExtractor
+from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from torch import nn
 from torch.nn.modules import module as nn_module
 from torch.optim import optimizer as th_optimizer
@@ -32,7 +35,9 @@ from ddpg_ext.ddpg_paper.update import (
     StepResult,
     check_finite,
     check_gradients,
+    gradient_step,
     gradients_may_overflow,
+    lerp_all,
 )
 
 
@@ -108,6 +113,8 @@ class FastCPUExecutor:
     @staticmethod
     def unsupported(policy: DDPGPaperPolicy) -> str | None:
         """Return the first property of the present policy that this executor does not support, or None."""
+        if not agrees_with_autograd():
+            return f"torch {th.__version__}: its private operators are missing or have other results than autograd"
         if any(isinstance(module, th.jit.ScriptModule) for module in policy.modules()):
             return "TorchScript modules"
         space, networks = policy.observation_space, (policy.actor, policy.critic)
@@ -236,7 +243,7 @@ class FastCPUExecutor:
         self.actor_adam.step()
 
         # Update the target networks: theta' <- tau theta + (1 - tau) theta'
-        th._foreach_lerp_(*self.target_pairs, tau)
+        lerp_all(*self.target_pairs, tau)
 
         metrics = StepMetrics(critic_loss, actor_loss, q_mean, _mean(targets), saturation)
         return metrics, td_errors
@@ -320,3 +327,34 @@ _METHODS = _class_methods()
 
 def _inherits(policy: DDPGPaperPolicy, *names: str) -> bool:
     return all(getattr(type(policy), name) is getattr(DDPGPaperPolicy, name) for name in names)
+
+
+@cache
+def agrees_with_autograd() -> bool:
+    """Return whether this executor, which uses private operators of torch, takes the same two steps as autograd."""
+    box = spaces.Box(-1, 1, (3,), np.float32)
+    # Not fused, because that is the operator under test. The epsilon makes Adam's steps proportional to the gradients
+    settings: dict[str, Any] = {
+        "net_arch": [5, 4],
+        "batch_norm": True,
+        "optimizer_kwargs": {"eps": 1.0, "fused": False},
+    }
+    with th.random.fork_rng(devices=[]), th.device("cpu"):
+        th.manual_seed(0)
+        policy = DDPGPaperPolicy(box, box, lambda _: 0.5, **settings).float()
+        obs, actions, next_obs, columns = (th.rand(6, 3, dtype=th.float32) for _ in range(4))
+    policy.critic.optimizer.param_groups[0]["weight_decay"] = 0.1
+    batch = ReplayBufferSamples(obs, actions, next_obs, columns[:, :1].round(), columns[:, 1:2])
+    policies = policy, copy.deepcopy(policy)
+    try:
+        executor = FastCPUExecutor(policies[0])
+        executor._build()
+        for _ in range(2):
+            executor.step(batch, 0.9, 0.1)
+            policies[1].set_training_mode(True)
+            gradient_step(policies[1], batch, 0.9, 0.1)
+        executor.act(obs.numpy())
+    except Exception:  # a private operator may change in any way
+        return False
+    states = zip(*(each.state_dict().values() for each in policies), strict=True)
+    return all(th.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in states)

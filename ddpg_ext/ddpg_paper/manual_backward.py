@@ -14,9 +14,6 @@ from ddpg_ext.ddpg_paper.networks import Critic
 #: gradients by the ``id`` of their parameter, because tensors are slow as keys
 Grads = dict[int, th.Tensor]
 
-_threshold_backward = th.ops.aten.threshold_backward.grad_input
-_tanh_backward = th.ops.aten.tanh_backward.grad_input
-
 
 class _Layer:
     """Compute forward and backward pass of a layer; the layers of a network share ``grads``, filled by ``backward``."""
@@ -181,7 +178,7 @@ class _ReLU(_Activation):
         return x.relu_()
 
     def backward(self, grad: th.Tensor, params: bool, inputs: bool) -> th.Tensor:
-        return _threshold_backward(grad, self.out, 0, grad_input=grad)
+        return th.ops.aten.threshold_backward.grad_input(grad, self.out, 0, grad_input=grad)
 
 
 class _Tanh(_Activation):
@@ -189,7 +186,7 @@ class _Tanh(_Activation):
         return x.tanh_()
 
     def backward(self, grad: th.Tensor, params: bool, inputs: bool) -> th.Tensor:
-        return _tanh_backward(grad, self.out, grad_input=grad)
+        return th.ops.aten.tanh_backward.grad_input(grad, self.out, grad_input=grad)
 
 
 #: the layers of ``networks.py`` that the executor supports

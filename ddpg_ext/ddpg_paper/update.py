@@ -1,7 +1,7 @@
 """One gradient step of Algorithm 1, written once, in the paper's order."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -77,11 +77,30 @@ def gradient_step(policy: DDPGPaperPolicy, batch: Samples, gamma: float, tau: fl
 
     # Update the target networks: theta' <- tau theta + (1 - tau) theta'
     with th.no_grad():
-        th._foreach_lerp_(target_tensors, online_tensors, tau)
+        lerp_all(target_tensors, online_tensors, tau)
 
     saturation = (actions.detach().abs() > SATURATION_THRESHOLD).float().mean()
     metrics = th.stack([critic_loss, actor_loss, q_values.mean(), targets.mean(), saturation])
     return StepResult(StepMetrics(*metrics.tolist()), td_errors.detach())
+
+
+def _lerp_one_by_one(targets: list[th.Tensor], onlines: list[th.Tensor], tau: float) -> None:
+    for target, online in zip(targets, onlines, strict=True):
+        target.lerp_(online, tau)
+
+
+def _find_lerp() -> Callable[[list[th.Tensor], list[th.Tensor], float], None]:
+    """Return torch's private operator for one call on a GPU instead of 20, or a loop if its results are wrong."""
+    targets, onlines = (th.full((2, 3), value, dtype=th.float32, device="cpu") for value in (1.0, 5.0))
+    try:
+        th._foreach_lerp_([*targets], [*onlines], 0.25)
+        return th._foreach_lerp_ if bool((targets == 2).all()) else _lerp_one_by_one
+    except Exception:  # a private operator may change in any way
+        return _lerp_one_by_one
+
+
+#: move each target in place by the fraction ``tau`` towards its online tensor
+lerp_all = _find_lerp()
 
 
 def td_targets(policy: DDPGPaperPolicy, batch: Samples, gamma: float) -> th.Tensor:

@@ -1,6 +1,9 @@
 """What carries out the gradient step makes no difference: not to the numbers, nor to what is saved."""
 
 import copy
+import functools
+import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +18,7 @@ from toys import ChaosEnv, LinearExtractor, assert_same_arrays, first, small_mod
 from ddpg_ext import DDPGPaper, InvalidArgumentError, NonFiniteError
 from ddpg_ext.common import denormals, matmul_kernels
 from ddpg_ext.common.matmul_kernels import Processor
+from ddpg_ext.ddpg_paper import fast_cpu, update
 from ddpg_ext.ddpg_paper.executors import EXECUTORS
 from ddpg_ext.ddpg_paper.policies import Actor, DDPGPaperPolicy
 
@@ -377,3 +381,63 @@ def test_acting_does_not_change_the_observations():
     observations = np.full((1, *model.observation_space.shape), 3.0, np.float32)
     model._executor.act(observations)
     assert (observations == 3).all()
+
+
+def raises(*args, **kwargs):
+    raise TypeError("another signature")
+
+
+#: private operators of torch: the one that is called, and the overload of it that writes into given memory
+OPERATORS = {
+    "_fused_adam_": (th, None),
+    "native_batch_norm": (th, None),
+    "native_batch_norm_backward": (th.ops.aten, None),
+    "threshold_backward": (th.ops.aten, "grad_input"),
+    "tanh_backward": (th.ops.aten, "grad_input"),
+}
+
+
+def replace_operator(monkeypatch, name, replacement):
+    owner, overload = OPERATORS[name]
+    original = getattr(owner, name)
+    replaced = functools.partial(replacement, original if overload is None else getattr(original, overload))
+    monkeypatch.setattr(owner, name, replaced if overload is None else SimpleNamespace(**{overload: replaced}))
+
+
+def halved(operator, *args, **kwargs):
+    """Return half of the first result; Adam has none, so it gets half the learning rate."""
+    if "lr" in kwargs:
+        return operator(*args, **kwargs | {"lr": kwargs["lr"] / 2})
+    result = operator(*args, **kwargs)
+    (result if isinstance(result, th.Tensor) else result[0]).mul_(0.5)
+    return result
+
+
+@pytest.mark.parametrize(
+    ("name", "replacement"),
+    [
+        *((name, halved) for name in OPERATORS),
+        *((name, raises) for name in [*OPERATORS][1:]),
+    ],  # Adam itself needs the first
+)
+def test_autograd_replaces_an_operator_that_fails_the_self_test(name, replacement, monkeypatch):
+    fast_cpu.agrees_with_autograd.cache_clear()
+    try:
+        assert fast_cpu.agrees_with_autograd()
+        fast_cpu.agrees_with_autograd.cache_clear()
+        replace_operator(monkeypatch, name, replacement)
+        assert small_model(ToyEnv())._executor.name == "eager"
+        with pytest.raises(InvalidArgumentError, match=f"does not support torch {re.escape(th.__version__)}"):
+            small_model(ToyEnv(), executor="fast")
+    finally:
+        fast_cpu.agrees_with_autograd.cache_clear()
+
+
+@pytest.mark.parametrize("replacement", [raises, lambda targets, onlines, tau: None])
+def test_a_loop_replaces_the_operator_for_targets(replacement, monkeypatch):
+    targets, onlines = [th.zeros(2), th.ones(3, 3)], [th.ones(2), th.full((3, 3), 5.0)]
+    assert update._find_lerp() is th._foreach_lerp_
+    monkeypatch.setattr(th, "_foreach_lerp_", replacement)
+    update._find_lerp()(targets, onlines, 0.25)
+    assert th.equal(targets[0], th.full((2,), 0.25))
+    assert th.equal(targets[1], th.full((3, 3), 2.0))
