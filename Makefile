@@ -68,7 +68,7 @@ doc: $(VENV)/.docs
 benchmark: $(VENV)/.tests
 	$(BIN)/python benchmarks/throughput.py
 	$(BIN)/python benchmarks/buffers.py
-	$(BIN)/python benchmarks/pixels.py speed
+	$(BIN)/python benchmarks/pixels.py
 
 clean:
 	rm -rf $(VENV) build dist docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

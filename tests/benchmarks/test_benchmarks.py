@@ -28,29 +28,14 @@ def test_buffers(run_benchmark, tmp_path):
     assert os.listdir(tmp_path) == ["out.json"]  # the pixels are gone
 
 
-def test_pixels_learn_and_plot(run_benchmark, tmp_path):
-    out = ("--out", tmp_path)
-    tiny = ("--steps", "80", "--evaluations", "2", "--eval-episodes", "1", "--episodes", "2")
-    run_benchmark("pixels", "learn", "--variants", "tuned", "low-dimensional", *tiny, *out)
-    runs = {run["variant"]: run for run in (json.loads(path.read_text()) for path in tmp_path.glob("*.json"))}
-    assert runs.keys() == {"tuned", "low-dimensional"}
-    # 67 steps of the agent are an episode; 200 without repetition
-    assert [step for step, _ in runs["tuned"]["training"]] == [67]
-    assert [step for step, _ in runs["low-dimensional"]["training"]] == [200]
-    assert [step for step, _ in runs["tuned"]["curve"]] == [40, 80]
-    assert [len(run["returns"]) for run in runs.values()] == [2, 2]
-    # Complete runs stay
-    assert "steps" not in run_benchmark("pixels", "learn", "--variants", "tuned", "low-dimensional", *tiny, *out)
-    table = run_benchmark("pixels", "plot", *out)
-    assert table.count("| tuned | 0 | 80 |") == table.count("| low-dimensional | 0 | 240 |") == 1
-    assert {path.name for path in tmp_path.glob("*.png")} == {"pixels_Pendulum-v1.png", "frames_Pendulum-v1.png"}
-
-
-def test_speed_of_pixels(run_benchmark):
+def test_pixels(run_benchmark, tmp_path):
     pytest.importorskip("Box2D")
-    output = run_benchmark("pixels", "speed", "--rounds", "1", "--chunk", "3")
+    output = run_benchmark("pixels", "--rounds", "1", "--chunk", "3", "--json", tmp_path / "pixels.json")
     for words in ("| DDPGPaper | 424,331 |", "| SB3, the same networks | 424,331 |", "| no agent |", "| Adam |"):
         assert words in output
+    results = json.loads((tmp_path / "pixels.json").read_text())
+    assert [len(times) for times in results["gradient_step"]["milliseconds"].values()] == [1, 1, 1]
+    assert [len(rates) for rates in results["car_racing"].values()] == [1, 1, 1, 1]
 
 
 def test_throughput(run_benchmark, tmp_path):

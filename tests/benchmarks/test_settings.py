@@ -65,6 +65,24 @@ def test_variants_of_figure2(model_of):
     assert models["pixels"].observation_space.shape == (9, 64, 64)
 
 
+def test_wrappers_of_pixels(model_of):
+    env = model_of("pixels_pendulum", "pixels-tuned").get_env()
+    assert env.reset().mean() < 64  # a rod on black
+    single = env.unwrapped.envs[0]
+    inner = single.env  # `Tenth` is outermost
+    state = single.unwrapped.state.copy()
+    _, reward, *_ = single.step(np.ones(1, np.float32))
+    single.unwrapped.state = state
+    assert reward == pytest.approx(0.1 * inner.step(np.ones(1, np.float32))[1])
+
+    pytest.importorskip("Box2D")
+    car = model_of("pixels_car_racing", "pixels-tuned").get_env().unwrapped.envs[0]
+    assert car.action_space.shape == (2,)
+    pedals = car.env  # PixelActionRepeat is outermost
+    assert pedals.action(np.array([-0.5, 0.25])).tolist() == [-0.5, 0.25, 0]
+    assert pedals.action(np.array([0.5, -0.75])).tolist() == [0.5, 0, 0.75]
+
+
 @pytest.mark.parametrize(("settings", "steps"), [("figure2_pendulum_pixels", 3), ("batch_norm_cartpole", 9)])
 def test_steps_of_the_simulation(model_of, settings, steps):
     if settings == "batch_norm_cartpole":
