@@ -86,7 +86,7 @@ def main() -> None:
     if faster:
         print(f"\n{matmul_kernels.detect_processor()}: {min(faster):_},")
     else:
-        print("\nNo line is needed, because MKL is as fast for all sizes.")
+        print("\nNo line is needed, because oneDNN is not faster on average from any size on.")
 
 
 if __name__ == "__main__":

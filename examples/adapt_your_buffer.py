@@ -17,7 +17,7 @@ from ddpg_ext.buffers import ReplayBufferAdapter, Transitions
 
 class MyReplayBuffer(ReplayBufferAdapter):
     """
-    Write transitions to the store, and read them; that is all.
+    Write transitions to the store, and read them.
 
     The adapter numbers transitions from 0 to ``buffer_size * n_envs - 1`` and reuses the numbers of the oldest ones. It
     checks, counts, draws, normalises, moves to the device, saves and loads.

@@ -25,7 +25,7 @@ def main() -> None:
     args = parser.parse_args()
 
     env = VecNormalize(make_vec_env("Pendulum-v1", seed=args.seed))
-    # Faster than the paper, whose settings need 20,000 steps or more
+    # These settings learn faster than the paper's
     model = DDPGPaper("MlpPolicy", env, learning_rate=1e-3, qf_weight_decay=0.0, tau=5e-3, seed=args.seed)
     model.learn(args.steps)
     file = args.runs / "onnx_export.onnx"

@@ -2,7 +2,7 @@
 Train with the configuration of the tutorial "Physics control tasks with Deep Reinforcement Learning" (Paperspace blog).
 
     python examples/tutorial.py                 # Pendulum-v1, 548,000 steps as in the tutorial, 15 minutes or more
-    python examples/tutorial.py --steps 60000   # two minutes
+    python examples/tutorial.py --steps 60000   # two to four minutes
     python examples/tutorial.py --env Hopper-v5 --batch-size 128 --decay 0
 
 It has Ornstein-Uhlenbeck noise that is never reset and decays over 100,000 steps, neither batch normalisation nor

@@ -155,7 +155,7 @@ class DDPGPaper(OffPolicyAlgorithm):
     :param _init_setup_model: whether to build the networks now
     :param qf_learning_rate: learning rate of the critic's Adam, a number > 0 or a schedule
     :param qf_weight_decay: L2 weight decay of the critic, >= 0, on all its parameters, including biases and the scale
-        and shift of batch norm (the paper does not specify this; it makes learning Pendulum more even)
+        and shift of batch norm (the paper does not say which parameters decay)
     :param uniform_warmup: until ``learning_starts``, act uniformly at random (plus noise), like SB3. False: explore
         with policy and noise from the first step on, as in Algorithm 1
     :param stats_window_size: number of episodes over which the logged rollout statistics are averaged
