@@ -25,9 +25,9 @@ def flush_denormals() -> Iterator[None]:
 
     Weight decay and the moments of Adam for dead units push values into the denormal range, where processors are many
     times slower. The setting is per thread, so it also affects other torch code of this thread inside the block. On
-    Linux, torch's worker threads get the setting of the calling thread, inside the block and after it; on other systems,
-    and in forked processes, they keep their own. After the block the former setting is restored. On a processor without
-    such a mode nothing happens.
+    Linux, torch's worker threads get the setting of the calling thread, inside the block and after it; on other
+    systems, and in forked processes, they keep their own. After the block the former setting is restored. On a
+    processor without such a mode nothing happens.
     """
     # torch has no getter, so halve the smallest normal number: the result is 0 if denormals are flushed
     were_flushed = (th.full((1,), th.finfo(th.float32).tiny, device="cpu") / 2).item() == 0.0
