@@ -1,19 +1,13 @@
-"""Settings of float arithmetic while training: denormal numbers, and the precision of matrix products."""
+"""Denormal numbers, which are flushed to zero while training."""
 
 import ctypes
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
 
 import torch as th
 
-from ddpg_ext.common.errors import InvalidArgumentError
-from ddpg_ext.common.matmul_kernels import detect_processor
-
-#: accepted values of the argument ``matmul_precision``, in addition to None
-MatmulPrecision = Literal["highest", "high", "medium"]
 #: the process that imported the module; a fork of it has no worker threads
 _PROCESS = os.getpid()
 
@@ -52,29 +46,3 @@ def _set_flush_denormal(on: bool, n_threads: int) -> None:
     environment = ctypes.create_string_buffer(256)  # larger than any processor's floating-point environment
     if library.fegetenv(environment) == 0:
         library.GOMP_parallel(library.fesetenv, environment, n_threads, 0)
-
-
-@contextmanager
-def matmul_precision(precision: MatmulPrecision | None, device_type: str = "cpu") -> Iterator[None]:
-    """
-    Set the precision of float32 matrix products inside the block.
-
-    :param precision: "highest", "high" or "medium" (bfloat16 products, if processor and torch support them), as for
-        ``torch.set_float32_matmul_precision``, which sets it for the whole process; None changes nothing. On a CPU
-        without AMX, "high" and "medium" change nothing either: torch would use other kernels of the same precision
-    :param device_type: "cpu", "cuda", ...
-    """
-    if precision is None or (precision != "highest" and device_type == "cpu" and not detect_processor().amx):
-        yield
-        return
-    try:
-        before = th.get_float32_matmul_precision()
-    except RuntimeError as error:  # torch has two interfaces, which exclude each other
-        raise InvalidArgumentError(
-            f"`matmul_precision` must be None if the process uses torch's `fp32_precision`, got {precision!r}: {error}"
-        ) from error
-    th.set_float32_matmul_precision(precision)
-    try:
-        yield
-    finally:
-        th.set_float32_matmul_precision(before)

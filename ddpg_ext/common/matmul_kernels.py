@@ -1,11 +1,16 @@
 """Matrix products of linear layers on a CPU, with the fastest kernel in torch; all executors use the same kernel."""
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Literal, NamedTuple
 
 import torch as th
 
+from ddpg_ext.common.errors import InvalidArgumentError
 from ddpg_ext.common.processor import processor
+
+#: accepted values of the argument ``matmul_precision``, in addition to None
+MatmulPrecision = Literal["highest", "high", "medium"]
 
 
 class Processor(NamedTuple):
@@ -133,3 +138,29 @@ class Affine(th.autograd.Function):
             grad_weight,
             grad.sum(0) if wants_bias else None,
         )
+
+
+@contextmanager
+def matmul_precision(precision: MatmulPrecision | None, device_type: str = "cpu") -> Iterator[None]:
+    """
+    Set the precision of float32 matrix products inside the block.
+
+    :param precision: "highest", "high" or "medium" (bfloat16 products, if processor and torch support them), as for
+        ``torch.set_float32_matmul_precision``, which sets it for the whole process; None changes nothing. On a CPU
+        without AMX, "high" and "medium" change nothing either: torch would use other kernels of the same precision
+    :param device_type: "cpu", "cuda", ...
+    """
+    if precision is None or (precision != "highest" and device_type == "cpu" and not detect_processor().amx):
+        yield
+        return
+    try:
+        before = th.get_float32_matmul_precision()
+    except RuntimeError as error:  # torch has two interfaces, which exclude each other
+        raise InvalidArgumentError(
+            f"`matmul_precision` must be None if the process uses torch's `fp32_precision`, got {precision!r}: {error}"
+        ) from error
+    th.set_float32_matmul_precision(precision)
+    try:
+        yield
+    finally:
+        th.set_float32_matmul_precision(before)

@@ -10,7 +10,8 @@ from toy_envs import ToyEnv
 from toys import small_model
 
 from ddpg_ext import NonFiniteError
-from ddpg_ext.common.denormals import _set_flush_denormal, flush_denormals, matmul_precision
+from ddpg_ext.common.denormals import _set_flush_denormal, flush_denormals
+from ddpg_ext.common.matmul_kernels import matmul_precision
 
 DENORMAL = 1e-40
 
