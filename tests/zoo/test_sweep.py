@@ -558,10 +558,10 @@ def test_an_environment_whose_reset_takes_a_seed_has_snapshots(tmp_path):
     """The generator of dm_control's tasks is out of reach, so a run resets them by a seed."""
     pytest.importorskip("dm_control")
     params = ["policy:'MultiInputPolicy'", "policy_kwargs:dict(net_arch=[8])", "batch_size:8", "buffer_size:2000"]
-    options = ["--env", "dm_control/cartpole-balance-v0", "-n", "1500", "--eval-freq", "-1", "--final-episodes", "1"]
-    (run,) = sweep.plan(parse([*options, "--snapshot-freq", "400", "-params", *params]))
+    options = ["--env", "dm_control/cartpole-balance-v0", "-n", "700", "--eval-freq", "-1", "--final-episodes", "1"]
+    (run,) = sweep.plan(parse([*options, "--snapshot-freq", "200", "-params", *params]))
     whole = train(run, tmp_path / "whole")
-    assert "burns" in train(run, tmp_path / "killed", stop_at=900)["error"]
+    assert "burns" in train(run, tmp_path / "killed", stop_at=500)["error"]
     resumed = train(run, tmp_path / "killed")
     assert resumed["resumed"] == "bit for bit"
     assert resumed["weights_sha256"] == whole["weights_sha256"]
