@@ -163,7 +163,7 @@ class ReplayBufferAdapter(ReplayBuffer):
         :param action: actions, shape ``(n_envs, action_dim)`` or ``(n_envs, *action_shape)``
         :param reward: rewards, shape ``(n_envs,)``
         :param done: whether the episode ended, shape ``(n_envs,)``
-        :param infos: one dict for each environment
+        :param infos: one dict for each environment; anything with ``handle_timeout_termination=False``
         :raises InvalidArgumentError: for a wrong shape, or a missing key
         :raises InvalidArgumentTypeError: for values that are not arrays or do not fit the space's type; for a ``done``
             that is not True or False (1 or 0); for an episode that ends without a dict in ``infos``
@@ -172,13 +172,14 @@ class ReplayBufferAdapter(ReplayBuffer):
         n_envs = self.n_envs
         observations = self._checked_observations("obs", obs)
         next_observations = self._checked_observations("next_obs", next_obs)
-        action = _as_array("action", action)
+        action = as_array("action", action)
         if action.ndim > 2:  # as SB3: actions of more dimensions are stored flat
             action = self._reshaped("action", action, self.action_space.shape or ()).reshape(n_envs, -1)
         actions = self._checked("action", action, (self.action_dim,), _FLOAT32)
         rewards = self._checked("reward", reward, (1,), _FLOAT32)
         episode_ends = self._flags(done)
-        if not isinstance(infos, list | tuple | np.ndarray) or len(infos) != n_envs:
+        has_infos = isinstance(infos, list | tuple | np.ndarray) and len(infos) == n_envs
+        if self.handle_timeout_termination and not has_infos:
             raise InvalidArgumentError(f"`infos` must hold one dict for each of {n_envs} environments, got {infos!r}")
         dones = self._terminal(episode_ends, infos).reshape(n_envs, 1)
         first = self.pos * n_envs
@@ -259,7 +260,7 @@ class ReplayBufferAdapter(ReplayBuffer):
         """Return transitions as tensors on the device, normalised by the statistics of ``env``."""
         observations, actions, next_observations, dones, rewards = self._read(indices)
         if env is not None:
-            observations, next_observations = _normalized(observations, env), _normalized(next_observations, env)
+            observations, next_observations = normalized(observations, env), normalized(next_observations, env)
             rewards = env.normalize_reward(_to_numpy(rewards))
         return self._on_device(observations, actions, next_observations, dones, rewards)
 
@@ -289,7 +290,7 @@ class ReplayBufferAdapter(ReplayBuffer):
 
     def _checked(self, name: str, value: Any, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         """Return a value as an array of shape ``(n_envs, *shape)`` and this type; raise an error unless it is valid."""
-        array = _as_array(name, value)
+        array = as_array(name, value)
         if array.dtype != dtype:
             are_integers = array.dtype.kind in "biu" and dtype.kind in "iu"
             if not are_integers and not np.can_cast(array.dtype, dtype, "same_kind"):
@@ -309,7 +310,7 @@ class ReplayBufferAdapter(ReplayBuffer):
 
     def _flags(self, done: Any) -> np.ndarray:
         """Return booleans, or the numbers 0 and 1, as a boolean array of shape ``(n_envs,)``."""
-        array = _as_array("done", done)
+        array = as_array("done", done)
         if array.dtype.kind not in "biuf" or not ((array == 0) | (array == 1)).all():
             raise InvalidArgumentTypeError(f"`done` must be True or False for each environment, got {done!r}")
         array = array.astype(bool)
@@ -341,13 +342,16 @@ def end_episodes(buffer: ReplayBuffer, envs: Any) -> None:
     """
     try:
         numbers = np.atleast_1d(envs)
+        if numbers.dtype != bool and (numbers < 0).any():
+            raise IndexError
         envs = np.arange(buffer.n_envs)[numbers if numbers.size else numbers.astype(int)]
     except IndexError as error:
         raise InvalidArgumentError(
             f"`envs` must be numbers of the {buffer.n_envs} environments, or a flag for each, got {envs!r}"
         ) from error
-    if hasattr(buffer, "end_episodes"):
-        buffer.end_episodes(envs)
+    own_method: Any = getattr(buffer, "end_episodes", None)
+    if _takes_envs(own_method):
+        own_method(envs)
     elif hasattr(buffer, "truncate_last_trajectory"):  # HER's buffer: ends every unfinished episode
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it warns that it truncates
@@ -362,10 +366,20 @@ def end_episodes(buffer: ReplayBuffer, envs: Any) -> None:
             buffer.dones[last, envs] = 1  # as in SB3, where each end of an episode is then terminal
 
 
+def _takes_envs(method: Any) -> bool:
+    """Return whether this is a method ``end_episodes(envs)``; a user's buffer may have another one of that name."""
+    try:
+        inspect.signature(method).bind(np.arange(1))
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
 _FLOAT32 = np.dtype(np.float32)
 
 
-def _as_array(name: str, value: Any) -> np.ndarray:
+def as_array(name: str, value: Any) -> np.ndarray:
+    """Return an argument of ``add`` as an array; raise an error if its parts have different shapes."""
     try:
         return np.asarray(value)
     except (ValueError, TypeError) as error:  # rows of different lengths, or tensors on a device
@@ -383,7 +397,8 @@ def each(function: Callable[[Any], Any], observations: Any) -> Any:
     return function(observations)
 
 
-def _normalized(observations: Any, env: VecNormalize) -> Any:
+def normalized(observations: Any, env: VecNormalize) -> Any:
+    """Return observations with the present statistics of ``VecNormalize``."""
     return env.normalize_obs(each(_to_numpy, observations))
 
 

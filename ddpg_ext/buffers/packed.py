@@ -11,7 +11,7 @@ import torch as th
 from stable_baselines3.common.utils import get_device
 from stable_baselines3.common.vec_env import VecNormalize
 
-from ddpg_ext.buffers.adapter import ReplayBufferAdapter, Transitions, _normalized, each, extends_constructor
+from ddpg_ext.buffers.adapter import ReplayBufferAdapter, Transitions, each, extends_constructor, normalized
 from ddpg_ext.buffers.memmap import Memory, ScratchFiles
 from ddpg_ext.buffers.ring import Ring
 from ddpg_ext.common.checks import (
@@ -226,7 +226,7 @@ class PackedReplayBuffer(ReplayBufferAdapter):
         obs = each(lambda x: x[:n], both.observations)
         next_obs = each(lambda x: x[n:], both.next_observations)
         if env is not None:
-            obs, next_obs = _normalized(obs, env), _normalized(next_obs, env)
+            obs, next_obs = normalized(obs, env), normalized(next_obs, env)
         return self._on_device(obs, both.actions[:n], next_obs, both.dones[n:], returns, self._next_discounts[last])
 
     # --------------------------------------------------------------- save, load

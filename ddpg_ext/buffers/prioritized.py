@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 from stable_baselines3.common.type_aliases import ReplayBufferSamples, TensorDict
 from stable_baselines3.common.vec_env import VecNormalize
 
-from ddpg_ext.buffers.adapter import _as_array, extends_constructor
+from ddpg_ext.buffers.adapter import as_array, extends_constructor
 from ddpg_ext.buffers.packed import PackedReplayBuffer
 from ddpg_ext.buffers.sum_tree import SumTree
 from ddpg_ext.common.checks import check_equal_arguments, check_number
@@ -115,8 +115,14 @@ class PrioritizedReplayBuffer(PackedReplayBuffer):
 
     def _write_staged(self, episode_ends: np.ndarray | None, continues: bool, pending: bytes) -> None:
         # In this order, even after an interrupt a row without a transition has no priority
-        self._tree.set(self._ring.next_heads(), 0.0)
-        super()._write_staged(episode_ends, continues, pending)
+        heads = self._ring.next_heads()
+        leaves = self._tree.leaves[heads]
+        self._tree.set(heads, 0.0)
+        try:
+            super()._write_staged(episode_ends, continues, pending)
+        except ReplayBufferError:  # nothing was overwritten
+            self._tree.set(heads, leaves)
+            raise
         self._tree.set(self._ring.newest_rows(), self._new_leaf)
 
     def sample(  # type: ignore[override] # SB3's type has no fields for weights and indices
@@ -248,7 +254,7 @@ class PrioritizedReplayBuffer(PackedReplayBuffer):
 
 def _as_indices(indices: ArrayLike) -> np.ndarray:
     """Return the indices of a batch as an int64 array of shape ``(n,)``, each >= 0."""
-    array = _as_array("indices", indices)
+    array = as_array("indices", indices)
     if array.size and array.dtype.kind not in "iu":
         raise InvalidArgumentTypeError(f"`indices` must be those of a batch, whole numbers, got {indices!r}")
     rows = array.astype(np.int64, copy=False)

@@ -71,7 +71,7 @@ class SumTree:
         self._refresh()
         ends = self._top.cumsum()
         indices = ends.searchsorted(points, side="right")
-        np.minimum(indices, len(ends) - 1, out=indices)
+        np.minimum(indices, ends.searchsorted(ends[-1]), out=indices)  # the last group that is not empty
         rest = points - (ends - self._top)[indices]
         for groups, all_ends in zip(reversed(self._groups), reversed(self._ends), strict=True):
             ends = all_ends.take(indices, axis=0)

@@ -3,7 +3,7 @@
 import os
 import warnings
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import gymnasium as gym
 import numpy as np
@@ -55,7 +55,7 @@ class EpisodeVideoCallback(PeriodicCallback):
     ) -> None:
         super().__init__(every, verbose)
         self.max_steps = check_count("max_steps", max_steps)
-        self.env: Any = env
+        self.env = env
         self.path = Path(check_path("path", path))
         self.file_format = check_choice("file_format", file_format, ("gif", "mp4"))
         check_video_format(f".{self.file_format}")
@@ -64,18 +64,21 @@ class EpisodeVideoCallback(PeriodicCallback):
         self._failed = False
 
     def _init_callback(self) -> None:
-        self.env = evaluation_env(self.model, self.env, "rgb_array")
+        super()._init_callback()
+        self._vec_env = evaluation_env(self.model, self.env, "rgb_array")
 
     def _on_training_end(self) -> None:
         if self._last != self.num_timesteps:
             self._on_interval()
+        if isinstance(self.env, str):
+            self._vec_env.close()
 
     def _on_interval(self) -> None:
         if self._failed:
             return
         file = self.path / f"episode_{self.num_timesteps}_steps.{self.file_format}"
         try:
-            frames, fps, episode_return = record_frames(self.model, self.env, self.max_steps, self.seed)
+            frames, fps, episode_return = record_frames(self.model, self._vec_env, self.max_steps, self.seed)
             write_video(frames, fps, file)
         except Exception as error:  # a renderer may raise anything
             self._failed = True

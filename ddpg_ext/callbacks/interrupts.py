@@ -61,6 +61,9 @@ class StopOnCtrlC(BaseCallback):
             self._training = False
             raise KeyboardInterrupt
 
+    def _on_training_start(self) -> None:
+        self._training = self._before is not None
+
     def _on_step(self) -> bool:
         return self.count == 0
 

@@ -70,7 +70,6 @@ class LivePlotCallback(PeriodicCallback):
         self._display: Any = None
 
     def _on_training_start(self) -> None:
-        super()._on_training_start()
         if self.model.num_timesteps == 0:
             self.curves = {name: [] for name in _PANELS}
         elif not self.curves["return"]:

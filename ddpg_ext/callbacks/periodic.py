@@ -22,7 +22,8 @@ class PeriodicCallback(BaseCallback):
         self.every = check_count("every", every)
         self._last = 0
 
-    def _on_training_start(self) -> None:
+    # Not `_on_training_start`, which EvalCallback does not call for its `callback_on_new_best`
+    def _init_callback(self) -> None:
         self._last = self.model.num_timesteps
 
     def _on_step(self) -> bool:

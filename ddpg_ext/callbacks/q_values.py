@@ -1,6 +1,7 @@
 """Comparison of the critic's estimates with the returns of evaluation episodes (the paper's Figure 3)."""
 
 import os
+import warnings
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -15,7 +16,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, unwrap_vec_n
 from ddpg_ext.buffers.adapter import each
 from ddpg_ext.callbacks.periodic import PeriodicCallback, first_critic
 from ddpg_ext.common.checks import check_choice, check_count, check_path
-from ddpg_ext.common.evaluation import evaluation_env
+from ddpg_ext.common.evaluation import evaluating, evaluation_env
 from ddpg_ext.common.files import atomic_file
 from ddpg_ext.common.optional_imports import import_extra
 from ddpg_ext.ddpg_paper.observations import fit_observation
@@ -86,17 +87,22 @@ class QValueBiasCallback(PeriodicCallback):
         self.n_eval_episodes = check_count("n_eval_episodes", n_eval_episodes)
         if path is not None:
             import_extra("matplotlib.figure", "ddpg_ext[extra]", "QValueBiasCallback with `path`")
-        self.env: Any = env
+        self.env = env
         self.path = None if path is None else Path(check_path("path", path))
         self.truncated = check_choice("truncated", truncated, ("bootstrap", "drop"))
         #: values of the last evaluation
         self.last: QValues | None = None
 
     def _init_callback(self) -> None:
-        self.env = evaluation_env(self.model, self.env)
+        super()._init_callback()
+        self._vec_env = evaluation_env(self.model, self.env)
+
+    def _on_training_end(self) -> None:
+        if isinstance(self.env, str):
+            self._vec_env.close()
 
     def _on_interval(self) -> None:
-        values = measure_q_values(self.model, self.env, self.n_eval_episodes)
+        values = measure_q_values(self.model, self._vec_env, self.n_eval_episodes)
         if self.truncated == "drop":
             keep = values.missing <= MAX_MISSING
             values = QValues(*(column[keep] for column in values))
@@ -108,10 +114,15 @@ class QValueBiasCallback(PeriodicCallback):
         figure: Any = plot_q_values(values, title) if logs_figure or self.path is not None else None
         if self.path is not None:
             stem = f"q_values_{self.num_timesteps}_steps"
-            with atomic_file(self.path / f"{stem}.npz") as file:
-                np.savez_compressed(file, timesteps=self.num_timesteps, **values._asdict())
-            with atomic_file(self.path / f"{stem}.png") as file:
-                figure.savefig(file, format="png", dpi=110)
+            try:
+                with atomic_file(self.path / f"{stem}.npz") as file:
+                    np.savez_compressed(file, timesteps=self.num_timesteps, **values._asdict())
+                with atomic_file(self.path / f"{stem}.png") as file:
+                    figure.savefig(file, format="png", dpi=110)
+            except OSError as error:
+                warnings.warn(
+                    f"{self.path / stem} could not be written: {error}. Training continues without this figure"
+                )
         if len(values.estimated) == 0:
             return
         summary = summarize(values)
@@ -133,7 +144,8 @@ def measure_q_values(model: Any, env: gym.Env | VecEnv | str, n_eval_episodes: i
     :param model: a DDPGPaper, or another algorithm with ``critic``, ``policy`` and ``gamma``; if it has several
         critics, the first is measured
     :param env: environment to evaluate in: an id, an environment or a ``VecEnv``. It is normalised like the training
-        environment, which is itself only accepted for a DDPGPaper, outside of callbacks
+        environment, which is itself only accepted for a DDPGPaper, outside of callbacks; training in it then starts a
+        new episode
     :param n_eval_episodes: number of episodes, at least 1
     :return: the values of all steps
     :raises InvalidArgumentError: for a value out of range, or an environment with other spaces
@@ -142,7 +154,8 @@ def measure_q_values(model: Any, env: gym.Env | VecEnv | str, n_eval_episodes: i
     vec_env = _CopiedObservations(evaluation_env(model, env))
     recorder = _Recorder(model, vec_env)
     try:
-        evaluate_policy(model, vec_env, n_eval_episodes, deterministic=True, callback=recorder, warn=False)
+        with evaluating(model, vec_env):
+            evaluate_policy(model, vec_env, n_eval_episodes, deterministic=True, callback=recorder, warn=False)
     finally:
         if isinstance(env, str):
             vec_env.close()
@@ -163,7 +176,7 @@ def plot_q_values(values: QValues, title: str = "") -> Any:
     """
     Draw the density of the steps over return and estimate, and the line of exact estimates.
 
-    :param values: estimates and returns
+    :param values: estimates and returns; steps with NaN or infinity are left out
     :param title: title of the figure
     :return: a matplotlib ``Figure``
     :raises MissingExtraError: if matplotlib is not installed
@@ -175,8 +188,11 @@ def plot_q_values(values: QValues, title: str = "") -> Any:
     axes = figure.subplots()
     axes.set(xlabel="observed discounted return", ylabel="estimated Q")
     axes.set_title(title, fontsize=10)
+    is_finite = np.isfinite(values.estimated) & np.isfinite(values.observed)
+    values = QValues(*(column[is_finite] for column in values))
     if len(values.estimated) == 0:
-        axes.text(0.5, 0.5, "all episodes are cut off too early", transform=axes.transAxes, ha="center")
+        reason = "all values are infinite or NaN" if len(is_finite) else "all episodes are cut off too early"
+        axes.text(0.5, 0.5, reason, transform=axes.transAxes, ha="center")
         return figure
     low, high = np.min(values[:2]), np.max(values[:2])
     margin = 0.05 * (high - low) or 1.0

@@ -119,7 +119,7 @@ class SnapshotCallback(BaseCallback):
         self._run = _Run(0)
         self._recorder: training_state.ResetRecorder | None = None
         self._last_steps = self._start = 0
-        self._is_waiting = self._has_snapshot = self._has_warned = False
+        self._resets = self._is_waiting = self._has_snapshot = self._has_warned = False
         self._last_dones: np.ndarray | None = None
         #: names of the snapshots of this run
         self._own: set[str] = set()
@@ -153,9 +153,8 @@ class SnapshotCallback(BaseCallback):
         fit_arguments(model, getattr(model, "replay_buffer", None))
         _check_storable(model, training_state.callback_states(self.locals.get("callback", self)))
         self._recorder = training_state.install_recorder(self.training_env)
-        if self.reset is None:
-            self.reset = self._recorder is None
-        elif not self.reset and self._recorder is None:
+        self._resets = self._recorder is None if self.reset is None else self.reset
+        if not self._resets and self._recorder is None:
             raise InvalidArgumentError(
                 "`reset` must be True or None for several environments, or those in other processes, got False"
             )
@@ -211,7 +210,7 @@ class SnapshotCallback(BaseCallback):
         steps = self.model.num_timesteps
         if steps - self._last_steps < self.every:
             return
-        if self.reset:
+        if self._resets:
             reset = self._reset_environments(steps)
         elif self._recorder is not None and self._recorder.at_start:
             reset = {"kind": "repeated", "before": self._recorder.before}

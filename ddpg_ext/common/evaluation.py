@@ -1,6 +1,8 @@
 """Environments for evaluation, normalised like the training environment."""
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import gymnasium as gym
@@ -23,6 +25,16 @@ def evaluation_env(model: BaseAlgorithm, env: gym.Env | VecEnv | str, render_mod
         spaces or another normalisation than the model, or is the training environment
     """
     vec_env = type(model)._wrap_env(make_environment(env, render_mode=render_mode))
+    try:
+        return _fitted(model, vec_env, render_mode)
+    except BaseException:
+        if isinstance(env, str):
+            vec_env.close()
+        raise
+
+
+def _fitted(model: BaseAlgorithm, vec_env: VecEnv, render_mode: str | None) -> VecEnv:
+    """Check an environment for the evaluation of a model, and normalise it like the model's."""
     is_learning = getattr(model, "_is_learning", True)  # SB3's algorithms do not say it
     if is_learning and model.env is not None and share_environments(vec_env, model.env):
         raise InvalidArgumentError("`env` must not be the training environment, but it is; make another instance of it")
@@ -49,6 +61,22 @@ def evaluation_env(model: BaseAlgorithm, env: gym.Env | VecEnv | str, render_mod
         )
     copy_statistics(model, vec_env)
     return vec_env
+
+
+@contextmanager
+def evaluating(model: BaseAlgorithm, vec_env: VecEnv) -> Iterator[None]:
+    """Keep the statistics of a ``VecNormalize`` unchanged; training in this environment then starts a new episode."""
+    normalize = unwrap_vec_normalize(vec_env)
+    was_training = normalize is not None and normalize.training
+    try:
+        if normalize is not None:
+            normalize.training = False
+        yield
+    finally:
+        if normalize is not None:
+            normalize.training = was_training
+        if model.env is not None and share_environments(vec_env, model.env):
+            model._last_obs = None
 
 
 def share_environments(one: VecEnv, other: VecEnv) -> bool:

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -19,7 +20,8 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     Write a file that appears under its name only when it is complete; missing folders are created.
 
     The content goes to a temporary file in the same folder, which is flushed to the disk and renamed. Until the rename,
-    an existing file of that name stays unchanged, even after a kill, a full disk or a crash of the machine.
+    an existing file of that name stays unchanged, even after a kill, a full disk or a crash of the machine. Its
+    permissions are kept.
     """
     path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -27,6 +29,8 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     temporary = path.with_name(f".{path.name[:50]}.{secrets.token_hex(4)}.tmp")  # a name has at most 255 bytes
     try:
         with open(temporary, "wb") as file:
+            with contextlib.suppress(OSError):  # there may be no file yet
+                shutil.copymode(path, temporary)
             with contextlib.suppress(OSError):  # a file system without locks
                 _lock(file)
             yield file

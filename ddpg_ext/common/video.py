@@ -13,7 +13,7 @@ from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
 from ddpg_ext.common.checks import check_count, check_path, check_seed
 from ddpg_ext.common.errors import InvalidArgumentError
-from ddpg_ext.common.evaluation import copy_statistics, evaluation_env, share_environments
+from ddpg_ext.common.evaluation import copy_statistics, evaluating, evaluation_env
 from ddpg_ext.common.files import atomic_file
 from ddpg_ext.common.optional_imports import import_extra
 
@@ -50,15 +50,13 @@ def record_episode(
     :raises MissingExtraError: if the package that writes the file is not installed
     """
     file = Path(check_path("path", path))
-    check_video_format(file.suffix)
+    check_video_format(file.suffix.lower())
     max_steps = check_count("max_steps", max_steps)
     seed = check_seed(seed)
     vec_env = evaluation_env(model, env, "rgb_array")
     try:
         frames, fps, episode_return = record_frames(model, vec_env, max_steps, seed)
     finally:
-        if model.env is not None and share_environments(vec_env, model.env):
-            model._last_obs = None  # training continues with a new episode
         if isinstance(env, str):
             vec_env.close()
     write_video(frames, fps, file)
@@ -72,7 +70,7 @@ def check_video_format(suffix: str) -> None:
     elif suffix == ".mp4":
         import_extra("moviepy", "gymnasium[other]", "an MP4")
     else:
-        raise InvalidArgumentError(f"a video file must end in '.gif' or '.mp4', got {suffix!r}")
+        raise InvalidArgumentError(f"`path` must end in '.gif' or '.mp4', got the suffix {suffix!r}")
 
 
 def record_frames(
@@ -88,10 +86,7 @@ def record_frames(
     normalize = unwrap_vec_normalize(vec_env)
     frames: list[np.ndarray] = []
     episode_return, done = 0.0, False
-    was_training = normalize is not None and normalize.training  # the model's own wrapper: keep its statistics
-    try:
-        if normalize is not None:
-            normalize.training = False
+    with evaluating(model, vec_env):
         if seed is not None:
             vec_env.seed(seed)
         obs: Any = vec_env.reset()
@@ -101,16 +96,13 @@ def record_frames(
             obs, rewards, dones, _ = vec_env.step(actions)
             episode_return += float((rewards if normalize is None else normalize.get_original_reward())[0])
             done = bool(dones[0])  # then the environment has been reset, and would render the next episode
-    finally:
-        if normalize is not None:
-            normalize.training = was_training
     metadata = vec_env.get_attr("metadata", [0])[0] or {}
     return frames, float(metadata.get("render_fps") or 30), episode_return
 
 
 def write_video(frames: list[np.ndarray], fps: float, path: Path) -> None:
     """Write frames of one size, shape ``(height, width, 3)``, uint8, to a file that ends in ".gif" or ".mp4"."""
-    if path.suffix == ".mp4":
+    if path.suffix.lower() == ".mp4":
         _write_mp4(frames, fps, path)
         return
     image = import_extra("PIL.Image", "ddpg_ext[extra]", "a GIF")

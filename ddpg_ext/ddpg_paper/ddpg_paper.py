@@ -39,7 +39,7 @@ from ddpg_ext.common.checks import (
     is_users_own,
     plain,
 )
-from ddpg_ext.common.denormals import MatmulPrecision, flush_denormals, matmul_precision
+from ddpg_ext.common.denormals import flush_denormals
 from ddpg_ext.common.environments import make_environment
 from ddpg_ext.common.errors import (
     EnvironmentMismatchError,
@@ -50,6 +50,7 @@ from ddpg_ext.common.errors import (
     UnsupportedSpaceError,
     suggestion,
 )
+from ddpg_ext.common.matmul_kernels import MatmulPrecision, matmul_precision
 from ddpg_ext.common.noise import (
     OrnsteinUhlenbeckNoise,
     ScheduledActionNoise,
@@ -61,6 +62,7 @@ from ddpg_ext.common.normalization import LARGEST, is_moderate, restore_statisti
 from ddpg_ext.common.workers import naming_workers
 from ddpg_ext.ddpg_paper.executors import Executor, ExecutorChoice, make_executor
 from ddpg_ext.ddpg_paper.observations import (
+    cast_to_space,
     check_normalization,
     check_spaces,
     fit_observation,
@@ -438,7 +440,7 @@ class DDPGPaper(OffPolicyAlgorithm):
             check_number("total_timesteps", total_timesteps, lambda n: 0 <= n < math.inf, accepted)
         )
         check_callback(callback)
-        if not isinstance(tb_log_name, str):
+        if self.tensorboard_log is not None and not isinstance(tb_log_name, str):
             raise InvalidArgumentTypeError(f"`tb_log_name` must be text, got {tb_log_name!r:.80}")
         normalize = self._vec_normalize_env
         if self.env is None or (normalize is not None and vars(normalize).get("venv") is None):  # as in a pickle
@@ -446,7 +448,7 @@ class DDPGPaper(OffPolicyAlgorithm):
                 "the model has no environment to learn in; call `set_env`, or load the model with `env=`"
             )
         if log_interval is not None:
-            check_number("log_interval", log_interval, lambda n: n > 0, "a number above 0, or None")
+            check_number("log_interval", log_interval, lambda n: n != 0, "a number other than 0, or None")
         with flush_denormals(), matmul_precision(self.matmul_precision, self.device.type), naming_workers():
             self._is_learning = True
             try:
@@ -576,14 +578,15 @@ class DDPGPaper(OffPolicyAlgorithm):
         self._check_size("reward", original_reward)
         if env is not None:
             original_obs = self._checked_observation("observation", env.get_original_obs())
-        new_obs = self._checked_observation("observation", new_obs)
+        is_raw = env is None
+        new_obs = self._checked_observation("observation", new_obs, is_raw=is_raw)
         if env is None:
             original_obs, self._last_original_obs = new_obs, self._last_obs
         next_obs = each(np.ndarray.copy, original_obs)  # like SB3, but not a deep copy
         for index, done in enumerate(dones):
             last_obs: Any = infos[index].get("terminal_observation") if done else None
             if last_obs is not None:
-                last_obs = self._checked_observation("terminal observation", last_obs, index)
+                last_obs = self._checked_observation("terminal observation", last_obs, index, is_raw)
                 if env is not None:
                     last_obs = env.unnormalize_obs(last_obs)
                 next_obs = with_last_observation(next_obs, index, last_obs, self.observation_space)
@@ -593,15 +596,21 @@ class DDPGPaper(OffPolicyAlgorithm):
         self._last_original_obs = self._last_obs if env is None else original_obs
         self._is_stepping = False
 
-    def _checked_observation(self, quantity: str, observation: Any, env_index: int | None = None) -> Any:
-        """Return the observation of all environments, or of one, as arrays; raise an error unless it is valid."""
+    def _checked_observation(
+        self, quantity: str, observation: Any, env_index: int | None = None, is_raw: bool = True
+    ) -> Any:
+        """
+        Return the observation of all environments, or of one, as arrays; raise an error unless it is valid.
+
+        One that is not ``is_raw`` was normalised by ``VecNormalize``.
+        """
         batch_shape = (self.n_envs,) if env_index is None else ()
         try:
             arrays = fit_observation(observation, self.observation_space, batch_shape)
         except UnsupportedSpaceError as error:
             raise self._discarded(error) from error.__cause__
         self._check_size(quantity, arrays, env_index)
-        return arrays
+        return cast_to_space(arrays, self.observation_space) if is_raw else arrays
 
     def _check_size(self, quantity: str, values: Any, env_index: int | None = None, step: int | None = None) -> None:
         """Raise NonFiniteError if a value (of all environments, or of ``env_index``) is NaN, infinite or too large."""
@@ -677,7 +686,7 @@ class DDPGPaper(OffPolicyAlgorithm):
                     check_minibatch_shapes(batch, type(buffer))
                 metrics, td_errors = executor.step(batch, gamma, tau)
                 self._n_updates += 1
-                if hasattr(buffer, "update_priorities"):
+                if hasattr(buffer, "update_priorities") and hasattr(batch, "indices"):
                     buffer.update_priorities(batch.indices, td_errors)
                 for name, value in zip(_METRIC_NAMES, metrics, strict=True):
                     self.logger.record_mean(name, value)  # the mean since the last log; SB3 logs the last minibatch

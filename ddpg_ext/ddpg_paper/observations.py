@@ -104,6 +104,15 @@ def fit_observation(observation: Any, space: spaces.Space, batch_shape: tuple[in
     return fitted
 
 
+def cast_to_space(observations: Any, space: spaces.Space) -> Any:
+    """Return observations with whole numbers if their space has them, as SB3's ``DummyVecEnv`` and its buffers do."""
+    if isinstance(space, spaces.Dict):
+        return {key: cast_to_space(part, space[key]) for key, part in observations.items()}
+    if observations.dtype.kind == "f" and np.issubdtype(space.dtype, np.integer):
+        return observations.astype(space.dtype)
+    return observations
+
+
 def with_last_observation(observations: Any, index: int, last: Any, space: spaces.Space) -> Any:
     """Return observations with the last one of an episode in the place of an environment's next one."""
     if isinstance(space, spaces.Dict):

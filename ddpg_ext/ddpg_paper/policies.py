@@ -183,12 +183,6 @@ class DDPGPaperPolicy(BasePolicy):
         self.critic_target = self._unshared(self._materialised(self.make_critic(shared)), shared)
         self.actor_target.load_state_dict(self.actor.state_dict())
         self.critic_target.load_state_dict(self.critic.state_dict())
-        for target in (self.actor_target, self.critic_target):
-            for module in target.modules():
-                if isinstance(module, BatchNorm):
-                    # The running averages of a target track the online network, like its weights
-                    module.update_running = False
-
         lr = lr_schedule(1)
         self.actor.optimizer = self._make_optimizer(self.actor.parameters(), lr)
         self.critic.optimizer = self._make_optimizer(self.critic.own_named_parameters().values(), lr)
@@ -342,6 +336,9 @@ class DDPGPaperPolicy(BasePolicy):
             for module in target.modules():
                 if isinstance(module, _BatchNorm):
                     module.train(mode)
+                if isinstance(module, BatchNorm):
+                    # The running averages of a target track the online network, like its weights
+                    module.update_running = False
         self.training = mode
 
     def _get_constructor_parameters(self) -> dict[str, Any]:

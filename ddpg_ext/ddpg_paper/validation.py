@@ -12,7 +12,7 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
-from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EventCallback
 from stable_baselines3.common.noise import ActionNoise, VectorizedActionNoise
 from stable_baselines3.common.type_aliases import Schedule, TrainFreq, TrainFrequencyUnit
 from stable_baselines3.common.vec_env import VecEnv
@@ -34,7 +34,6 @@ from ddpg_ext.common.checks import (
     plain,
     without_address,
 )
-from ddpg_ext.common.denormals import MatmulPrecision
 from ddpg_ext.common.errors import (
     DDPGPaperError,
     InvalidArgumentError,
@@ -42,6 +41,7 @@ from ddpg_ext.common.errors import (
     ReplayBufferError,
     suggestion,
 )
+from ddpg_ext.common.matmul_kernels import MatmulPrecision
 from ddpg_ext.common.noise import ScheduledActionNoise, plain_parameters
 from ddpg_ext.ddpg_paper.executors import ExecutorChoice
 from ddpg_ext.ddpg_paper.policies import CnnPolicy, DDPGPaperPolicy, MlpPolicy, MultiInputPolicy, plain_net_arch
@@ -156,13 +156,21 @@ def check_callback(callback: Any) -> None:
             )
 
 
-def callbacks_within(callback: Any) -> Iterator[Any]:
-    """Yield callbacks inside SB3's ``CallbackList``, ``EvalCallback`` and ``EveryNTimesteps``, also invalid ones."""
-    if isinstance(callback, BaseCallback):
-        attributes = [getattr(callback, name, None) for name in ("callback", "callback_on_new_best")]
-        for part in [*(getattr(callback, "callbacks", None) or []), *attributes]:
+def callbacks_within(callback: Any, known: set[int] | None = None) -> Iterator[Any]:
+    """Yield the callbacks in another one; for SB3's ``CallbackList`` and ``EventCallback``, also invalid ones."""
+    if not isinstance(callback, BaseCallback):
+        return
+    known = {id(callback)} if known is None else known
+    several = getattr(callback, "callbacks", None)
+    parts = [*several] if isinstance(several, list | tuple) else []
+    parts += [getattr(callback, name, None) for name in ("callback", "callback_on_new_best")]
+    # A user's own class may have anything under these names, also the callback that contains it
+    is_sb3s = isinstance(callback, CallbackList | EventCallback)
+    for part in parts:
+        if id(part) not in known and (is_sb3s or isinstance(part, BaseCallback)):
+            known.add(id(part))
             yield part
-            yield from callbacks_within(part)
+            yield from callbacks_within(part, known)
 
 
 def _check_noise(noise: Any, action_space: spaces.Space, is_new: bool) -> None:
@@ -223,10 +231,14 @@ def check_minibatch_shapes(batch: Any, buffer_class: type) -> None:
     shape = (len(batch.actions), 1)
     for name in ("rewards", "dones", "discounts", "weights"):
         tensor = getattr(batch, name, None)
-        if tensor is not None and (tensor.shape != shape or tensor.dtype == th.bool):
+        if tensor is None:
+            continue
+        if not isinstance(tensor, th.Tensor) or tensor.shape != shape or tensor.dtype == th.bool:
+            is_tensor = isinstance(tensor, th.Tensor)
+            kind = f"shape {tuple(tensor.shape)} and {tensor.dtype}" if is_tensor else repr(tensor)[:80]
             raise ReplayBufferError(
-                f"`replay_buffer_class` {buffer_class.__name__} gave a minibatch with `{name}` of shape "
-                f"{tuple(tensor.shape)} and {tensor.dtype}; it must give numbers of shape {shape}, as in SB3"
+                f"`replay_buffer_class` {buffer_class.__name__} must give minibatches with `{name}` as a tensor of "
+                f"numbers, shape {shape}, got {kind}"
             )
 
 

@@ -30,6 +30,8 @@ from ddpg_ext.ddpg_paper.ddpg_paper import DDPGPaper
 ACTION, OBSERVATION = "action", "observation"
 #: accepted difference between the graph and ``predict``, as a fraction of half the range of the actions
 _TOLERANCE = 1e-4
+#: number of observations for this comparison
+_N_SAMPLES = 5
 
 
 def export_onnx(
@@ -171,8 +173,8 @@ def _statistics(model: DDPGPaper, argument: Any) -> VecNormalize | None:
     return statistics
 
 
-def _samples(space: gym.Space, statistics: VecNormalize | None, n: int = 5) -> list[np.ndarray]:
-    """Return ``n`` observations of moderate size for each input."""
+def _samples(space: gym.Space, statistics: VecNormalize | None) -> list[np.ndarray]:
+    """Return ``_N_SAMPLES`` observations of moderate size for each input."""
     rng = np.random.default_rng(0)
     # SB3 changes the spaces of images that it normalises to float32
     raw = {} if statistics is None or statistics.venv is None else _by_key(statistics.venv.observation_space)
@@ -181,12 +183,12 @@ def _samples(space: gym.Space, statistics: VecNormalize | None, n: int = 5) -> l
         part = part if rms is None else raw.get(key, part)
         if isinstance(part, spaces.Box) and part.dtype.kind == "f":
             mean, std = (0.0, 1.0) if rms is None else (rms.mean, np.sqrt(rms.var))
-            drawn = rng.normal(mean, std, size=(n, *part.shape))
+            drawn = rng.normal(mean, std, size=(_N_SAMPLES, *part.shape))
             samples.append(np.clip(drawn, part.low, part.high).astype(part.dtype))
         else:
             part = copy.deepcopy(part)  # the caller's space must keep the state of its generator
             part.seed(0)
-            samples.append(np.stack([part.sample() for _ in range(n)]))
+            samples.append(np.stack([part.sample() for _ in range(_N_SAMPLES)]))
     return samples
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from ddpg_ext.common.checks import check_choice, check_count
 from ddpg_ext.common.command_line import errors_in_one_line, make_parser
-from ddpg_ext.common.errors import CheckpointError, InvalidArgumentError
+from ddpg_ext.common.errors import CheckpointError, InvalidArgumentError, InvalidArgumentTypeError
 from ddpg_ext.common.files import atomic_file
 from ddpg_ext.common.optional_imports import import_extra
 from ddpg_ext.plot.runs import METRICS, X_AXES, Run, as_paths, find_runs, read_run
@@ -47,6 +47,7 @@ def plot_runs(
     :raises InvalidArgumentError: for an unknown name, for a wrong number of labels, or if the runs of every curve have
         no part of the x-axis in common
     :raises CheckpointNotFoundError: if there are no runs, or no run has the metric
+    :raises InvalidArgumentTypeError: for an argument of the wrong type
     :raises MissingExtraError: without the extra ``plots``
     """
     for name, value, accepted in (("x", x, X_AXES), ("metric", metric, METRICS)):
@@ -54,6 +55,8 @@ def plot_runs(
             check_choice(name, value, accepted)
     window = check_count("window", window)
     paths = as_paths(paths)
+    if isinstance(labels, str):
+        raise InvalidArgumentTypeError(f"`labels` must be a list with a label for each path, got {labels!r}")
     if labels is not None and len(labels) != len(paths):
         raise InvalidArgumentError(f"`labels` must be one for each of the {len(paths)} paths, got {len(labels)}")
     folders: dict[tuple[Path, str | None], Path] = {}

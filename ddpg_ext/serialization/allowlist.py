@@ -25,6 +25,7 @@ from stable_baselines3.common.noise import (
 )
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.running_mean_std import RunningMeanStd
+from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 from stable_baselines3.common.type_aliases import TrainFrequencyUnit
 from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, LinearSchedule
 from stable_baselines3.her.goal_selection_strategy import GoalSelectionStrategy
@@ -70,6 +71,7 @@ _CLASSES: dict[str, type] = {
         buffers.DictReplayBuffer,
         buffers.NStepReplayBuffer,
         HerReplayBuffer,
+        RMSpropTFLike,
         *(getattr(np, name) for name in ("float16", "float32", "float64", "int32", "int64", "uint8")),
         *(getattr(builtins, name) for name in ("float", "int", "bool", "str", "list", "tuple", "dict", "set")),
     )

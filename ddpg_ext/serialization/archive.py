@@ -157,7 +157,11 @@ class ZipReader(contextlib.AbstractContextManager["ZipReader"]):
             raise DamagedCheckpointError(f"its {FORMAT} does not name its kind")
         if description.get("format") != FORMAT_VERSION:
             version = str(description.get("format"))[:20]
-            raise CheckpointError(f"its format is {version}, but this version of ddpg_ext reads {FORMAT_VERSION}")
+            writer = str(description.get("ddpg_ext"))[:20]
+            raise CheckpointError(
+                f"its format is {version}, but this version of ddpg_ext reads {FORMAT_VERSION}; install ddpg_ext "
+                f"{writer}, which wrote it"
+            )
         return description["kind"]
 
     def size(self, name: str) -> int:

@@ -19,7 +19,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, unwrap_vec_n
 from ddpg_ext.checkpoints.load import load_model
 from ddpg_ext.checkpoints.model_zip import Trust
 from ddpg_ext.checkpoints.vec_normalize import load_vec_normalize
-from ddpg_ext.common.checks import check_dict, check_path, check_seed, plain
+from ddpg_ext.common.checks import check_dict, check_path, check_seed, is_count, plain
 from ddpg_ext.common.environments import missing_package, register
 from ddpg_ext.common.errors import (
     CheckpointError,
@@ -119,9 +119,14 @@ def load_zoo_run(
             raise
     else:
         vec_env = DDPGPaper._wrap_env(env, 0)
-    if unwrap_vec_normalize(vec_env) is None:
-        vec_env = settings.normalize(vec_env, trust)
-    model = load_model(DDPGPaper, file, vec_env, device, trust)
+    try:
+        if unwrap_vec_normalize(vec_env) is None:
+            vec_env = settings.normalize(vec_env, trust)
+        model = load_model(DDPGPaper, file, vec_env, device, trust)
+    except BaseException:
+        if env is None or isinstance(env, str):
+            vec_env.close()
+        raise
     assert model.env is not None  # for mypy
     if seed is not None:
         model.env.seed(seed)  # seed again, because loading has passed the model's seed to the environment
@@ -139,7 +144,7 @@ def _model_file(path: Path, checkpoint: str | int | None) -> Path:
         raise InvalidArgumentError(f"`checkpoint` chooses a file in a folder, but {path} is not a folder")
     file = path if path.exists() else path.with_name(f"{path.name}.zip")
     if not file.exists():
-        raise CheckpointNotFoundError(f"there is no run {path}")
+        raise CheckpointNotFoundError(f"there is no run {path}; pass a run folder, a folder of runs, or a zip file")
     return file
 
 
@@ -227,8 +232,12 @@ class _Settings:
             for name, arguments in ordered(self.config.get("vec_env_wrapper"))
             if not name.endswith(".VecMonitor")  # it only writes files
         ]
-        n_stack = self.config.get("frame_stack")
-        n_stack = n_stack if isinstance(n_stack, int) and n_stack > 1 else 1
+        n_stack = self.config.get("frame_stack") or 1
+        if not is_count(n_stack):
+            raise CheckpointError(
+                f"`frame_stack` in config.yml of {self.folder} must be a whole number above 0, got {n_stack!r:.60}; "
+                "pass the environment with env="
+            )
         if not trust.trusted:
             check_wrapper("VecFrameStack", n_stack)
 

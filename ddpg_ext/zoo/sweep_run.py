@@ -34,7 +34,7 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EvalC
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import ResultsWriter
 from stable_baselines3.common.noise import ActionNoise
-from stable_baselines3.common.utils import get_system_info, set_random_seed
+from stable_baselines3.common.utils import get_system_info, safe_mean, set_random_seed
 from stable_baselines3.common.vec_env import (
     DummyVecEnv,
     VecEnv,
@@ -327,7 +327,7 @@ class ReportCallback(BaseCallback):
     def numbers(self) -> dict[str, Any]:
         speed = (self.num_timesteps - self._first_step) / max(time.monotonic() - self._start, 1e-9)
         seconds_left = max(self.experiment.n_timesteps - self.num_timesteps, 0) / max(speed, 1e-9)
-        last = float(np.mean([info["r"] for info in self.model.ep_info_buffer or []] or [np.nan]))
+        last = float(safe_mean([info["r"] for info in self.model.ep_info_buffer or []]))
         for callback in self.experiment.callbacks:
             if isinstance(callback, SeededEvalCallback) and callback.evaluations_results:
                 last = float(callback.last_mean_reward)

@@ -244,4 +244,6 @@ def test_episodes_end_by_number_or_flag(cls, envs):
     assert set(jumps.ravel().tolist()) == {1.0}
     with pytest.raises(InvalidArgumentError, match="`envs` must be numbers of the 3 environments"):
         end_episodes(buffer, [3])
+    with pytest.raises(InvalidArgumentError, match="numbers of the 3 environments"):
+        end_episodes(buffer, [-1])
     end_episodes(buffer, [])

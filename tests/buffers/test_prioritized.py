@@ -266,3 +266,29 @@ def test_sums_do_not_drift():
         tree.set(rng.integers(0, 2000, 64), 10.0 ** rng.integers(-6, 7, 64))
     tree.set(np.arange(2000), np.full(2000, 0.1))
     assert tree.total == pytest.approx(200.0, rel=1e-14)
+
+
+def test_a_point_at_the_very_end_is_found():
+    """The sum of all groups, which is rounded otherwise than the cumulative sum, may be above its last value."""
+    rng = np.random.default_rng(0)
+    for n in (33_824, 5_000, 100, 3):
+        values = np.zeros(SumTree.padded(n))
+        values[:n] = rng.random(n)
+        tree = SumTree(values)
+        assert values[tree.find(np.array([np.nextafter(tree.total, 0), tree.total, 2 * tree.total]))].all()
+
+
+def test_a_step_that_cannot_be_stored_changes_no_priority(monkeypatch):
+    buffer = PrioritizedReplayBuffer(4, spaces.Box(-1, 1, (2,)), spaces.Box(-1, 1, (1,)))
+    step = (np.zeros((1, 2)), np.ones((1, 2)), np.zeros((1, 1)), np.zeros(1), np.zeros(1), [{}])
+    for _ in range(6):
+        buffer.add(*step)
+    before = buffer._tree.leaves.copy()
+
+    def full_disk():
+        raise ReplayBufferError("the disk is full")
+
+    monkeypatch.setattr(buffer._ring.memory, "check_process", full_disk)
+    with pytest.raises(ReplayBufferError):
+        buffer.add(*step)
+    assert np.array_equal(buffer._tree.leaves, before)

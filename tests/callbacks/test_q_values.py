@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from gymnasium.envs.classic_control import PendulumEnv
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 from stable_baselines3 import TD3
+from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
@@ -17,7 +19,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from toy_envs import ToyEnv
 from toys import CountingEnv, recorded, small_model
 
-from ddpg_ext import InvalidArgumentError, InvalidArgumentTypeError, LivePlotCallback, QValueBiasCallback
+from ddpg_ext import (
+    EpisodeVideoCallback,
+    InvalidArgumentError,
+    InvalidArgumentTypeError,
+    LivePlotCallback,
+    QValueBiasCallback,
+    record_episode,
+)
 from ddpg_ext.callbacks import q_values
 from ddpg_ext.callbacks.q_values import QValues, measure_q_values, plot_q_values, summarize
 from ddpg_ext.common.evaluation import evaluation_env
@@ -293,3 +302,64 @@ def test_an_environment_that_the_model_cannot_be_measured_in():
         measure_q_values(model, ToyEnv(), 0)
     with pytest.raises(InvalidArgumentTypeError, match="`truncated` must be one of 'bootstrap', 'drop', got 3"):
         QValueBiasCallback(ToyEnv(), truncated=3)
+
+
+@pytest.mark.parametrize("play", ["values", "video"])
+def test_the_models_environment_keeps_its_statistics_and_begins_a_new_episode(play, tmp_path):
+    """Also if its resets return the same dict of information each time."""
+    env = VecNormalize(DummyVecEnv([lambda: gym.make("Pendulum-v1", render_mode="rgb_array")]))
+    model = small_model(env, gamma=GAMMA)
+    model.learn(20)
+    count, mean = env.obs_rms.count, env.obs_rms.mean.copy()
+    if play == "values":
+        measure_q_values(model, env, 1)
+    else:
+        record_episode(model, env, tmp_path / "agent.gif", max_steps=5)
+    assert (env.obs_rms.count, *env.obs_rms.mean) == (count, *mean)
+    assert env.training
+    assert model._last_obs is None
+
+
+def test_a_second_learn_calls_it_as_callback_on_new_best():
+    steps = []
+
+    class Noted(QValueBiasCallback):
+        def _on_interval(self):
+            steps.append(self.num_timesteps)
+
+    noted = Noted(ClockEnv(), every=1)
+    model = small_model(ClockEnv())
+    for _ in range(2):  # a new EvalCallback has its first best mean reward at its first evaluation
+        model.learn(20, EvalCallback(ClockEnv(), noted, eval_freq=10, n_eval_episodes=1, warn=False, verbose=0))
+    assert steps == [10, 10]
+
+
+def test_a_folder_that_cannot_be_written_does_not_stop_training(tmp_path):
+    (tmp_path / "file").write_text("")
+    callback = QValueBiasCallback(ClockEnv(), every=10, n_eval_episodes=1, path=tmp_path / "file" / "below")
+    with pytest.warns(UserWarning, match="could not be written.*Training continues without this figure"):
+        model = small_model(ClockEnv()).learn(20, callback)
+    assert model.num_timesteps == 20
+    assert callback.last is not None
+
+
+def test_an_environment_from_an_id_is_closed_and_made_again(tmp_path, monkeypatch):
+    closed = []
+    monkeypatch.setattr(PendulumEnv, "close", lambda self: closed.append(self))
+    callbacks = [
+        QValueBiasCallback("Pendulum-v1", every=10, n_eval_episodes=1),
+        EpisodeVideoCallback("Pendulum-v1", tmp_path, every=10, max_steps=2),
+    ]
+    model = small_model(gym.make("Pendulum-v1"))
+    for n in (2, 4):
+        model.learn(20, callbacks, reset_num_timesteps=False)
+        assert len({*map(id, closed)}) == n
+        assert len(list(tmp_path.iterdir())) == n
+
+
+def test_steps_with_nan_are_not_drawn():
+    columns = np.array([[1.0, np.nan, 3.0], [1.5, 2.0, np.inf], np.zeros(3), np.zeros(3)])
+    axes = plot_q_values(QValues(*columns)).axes[0]
+    assert np.isfinite([axes.get_xlim(), axes.get_ylim()]).all()
+    (text,) = plot_q_values(QValues(*columns[:, 1:])).axes[0].texts
+    assert text.get_text() == "all values are infinite or NaN"

@@ -192,3 +192,12 @@ def test_threads_that_save_to_one_path(tmp_path):
         thread.join()
     assert errors == []
     assert [file.name for file in tmp_path.iterdir()] == ["model.zip"]
+
+
+def test_a_file_keeps_its_permissions(tmp_path):
+    path = tmp_path / "model.zip"
+    model = small_model()
+    model.save(path)
+    path.chmod(0o600)
+    model.save(path)
+    assert path.stat().st_mode & 0o777 == 0o600

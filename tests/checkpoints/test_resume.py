@@ -353,7 +353,7 @@ def test_a_snapshot_of_a_newer_version_is_not_passed_over(run):
     with zipfile.ZipFile(newest, "w") as archive:
         for name, content in members.items():
             archive.writestr(name, content)
-    with pytest.raises(CheckpointError, match=f"{newest.name}.*its format is 3, but this version of ddpg_ext reads 2"):
+    with pytest.raises(CheckpointError, match=f"{newest.name}.*its format is 3, but this .*reads 2; install ddpg_ext"):
         DDPGPaper.resume(run, vec_env())
 
 
@@ -695,3 +695,13 @@ def test_a_snapshot_at_the_start_of_another_learn_ends_the_episodes(tmp_path, sa
         callback = callback if callback and same_callback else SnapshotCallback(tmp_path, every=30, reset=True)
         model.learn(30, callback, reset_num_timesteps=False)
     assert model.replay_buffer.timeouts[29, 0] == 1
+
+
+def test_the_choice_of_resets_is_made_for_each_learn(tmp_path):
+    """One environment waits for the end of an episode, two are reset."""
+    callback = SnapshotCallback(tmp_path / "one", every=30)
+    make(vec_env()).learn(STEPS, callback)
+    callback.path = tmp_path / "two"
+    make(vec_env(n_envs=2)).learn(STEPS, callback)
+    assert snapshots(tmp_path / "two")
+    assert callback.reset is None

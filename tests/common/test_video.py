@@ -172,7 +172,7 @@ def test_bad_arguments(tmp_path, monkeypatch):
         EpisodeVideoCallback(env, tmp_path, log="yes")
     with pytest.raises(InvalidArgumentError, match="`file_format` 'avi' is unknown"):
         EpisodeVideoCallback(env, tmp_path, file_format="avi")
-    with pytest.raises(InvalidArgumentError, match=r"must end in '.gif' or '.mp4', got ''"):
+    with pytest.raises(InvalidArgumentError, match=r"must end in '.gif' or '.mp4', got the suffix ''"):
         record_episode(small_model(PictureEnv()), env, tmp_path / "video")
     monkeypatch.setitem(__import__("sys").modules, "PIL.Image", None)
     with pytest.raises(MissingExtraError, match=r"a GIF needs .*: pip install 'ddpg_ext\[extra\]'"):

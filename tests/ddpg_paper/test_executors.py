@@ -16,7 +16,7 @@ from toy_envs import ToyEnv
 from toys import ChaosEnv, LinearExtractor, assert_same_arrays, first, small_model, weights_of
 
 from ddpg_ext import DDPGPaper, InvalidArgumentError, NonFiniteError
-from ddpg_ext.common import denormals, matmul_kernels
+from ddpg_ext.common import matmul_kernels
 from ddpg_ext.common.matmul_kernels import Processor
 from ddpg_ext.ddpg_paper import fast_cpu, update
 from ddpg_ext.ddpg_paper.executors import EXECUTORS
@@ -355,7 +355,9 @@ def precision():
 @pytest.mark.parametrize("amx", [True, False])
 def test_matmul_precision_during_learning_alone(executor, asked, amx, precision, monkeypatch):
     """Gradient steps and acting run in the precision that was asked for, if the CPU has AMX, and nothing after that."""
-    monkeypatch.setattr(denormals, "detect_processor", lambda: Processor("GenuineIntel", "6", avx512=True, amx=amx))
+    monkeypatch.setattr(
+        matmul_kernels, "detect_processor", lambda: Processor("GenuineIntel", "6", avx512=True, amx=amx)
+    )
     seen, step = [], EXECUTORS[executor].step
     note = ConvertCallback(lambda *_: seen.append(th.get_float32_matmul_precision()) is None)
 
@@ -441,3 +443,14 @@ def test_a_loop_replaces_the_operator_for_targets(replacement, monkeypatch):
     update._find_lerp()(targets, onlines, 0.25)
     assert th.equal(targets[0], th.full((2,), 0.25))
     assert th.equal(targets[1], th.full((3, 3), 2.0))
+
+
+def test_a_copied_critic_as_target_has_the_same_averages_in_both(silent_logger):
+    """Running averages of a target track the online network, and no minibatch."""
+    averages = []
+    for executor in ("fast", "eager"):
+        model = trained_model(executor, silent_logger, n_updates=5)
+        model.critic_target = copy.deepcopy(model.critic)
+        model.train(5, model.batch_size)
+        averages.append(weights_of(model))
+    assert_close(*averages)

@@ -14,6 +14,7 @@ from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback
 from stable_baselines3.common.envs import BitFlippingEnv, FakeImageEnv
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.noise import ActionNoise, NormalActionNoise
+from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import nn
@@ -327,6 +328,76 @@ def test_a_container_of_callbacks_that_is_filled_later():
             return True
 
     make_model().learn(10, Later())
+
+
+def test_callbacks_of_ones_own_have_attributes_of_their_own():
+    """Also under the names that SB3's containers use: a count, a class, and the container itself."""
+
+    class Own(BaseCallback):
+        def __init__(self):
+            super().__init__()
+            self.callbacks, self.callback, self.callback_on_new_best = 0, BaseCallback, self
+
+        def _on_step(self):
+            self.callbacks += 1
+            return True
+
+    class Group(BaseCallback):
+        def __init__(self, children):
+            super().__init__()
+            self.callbacks = children
+            for child in children:
+                child.callback = self
+
+        def _on_step(self):
+            return True
+
+    own, model = Own(), make_model()
+    for _ in range(2):
+        model.learn(10, [own, Group([Own(), Own()])])
+    assert own.callbacks == 20
+
+
+def test_buffers_of_ones_own_have_methods_of_their_own():
+    """``update_priorities`` and ``end_episodes`` without the arguments that prioritised replay and HER need."""
+
+    class Own(ReplayBuffer):
+        n_ends = 0
+
+        def update_priorities(self):
+            raise NotImplementedError
+
+        def end_episodes(self):
+            self.n_ends += 1
+
+    model = make_model(replay_buffer_class=Own, learning_starts=5, batch_size=4)
+    for _ in range(2):
+        model.learn(20)
+    assert model._n_updates > 0
+    assert model.replay_buffer.n_ends == 0
+
+
+def test_arguments_of_learn_that_sb3_takes():
+    """The name for TensorBoard is not used without it; the sign of the interval makes no difference in SB3."""
+    logged = []
+    model = make_model(env=CountingEnv(length=5))
+    model._dump_logs = model.dump_logs = lambda *args: logged.append(model.num_timesteps)
+    model.learn(20, tb_log_name=None, log_interval=-2)
+    assert logged == [10, 20]
+
+
+def test_information_that_nobody_reads():
+    model = make_model(replay_buffer_kwargs={"handle_timeout_termination": False})
+    obs = np.zeros(model.observation_space.shape, np.float32)
+    for infos in (None, [], {}):
+        model.replay_buffer.add(obs, obs, np.zeros(model.action_space.shape), 0.0, False, infos)
+    assert model.replay_buffer.size() == 3
+
+
+def test_optimiser_of_sb3(tmp_path):
+    model = make_model(policy_kwargs={"net_arch": [8], "optimizer_class": RMSpropTFLike}, qf_weight_decay=0.0).learn(30)
+    model.save(tmp_path / "model")
+    assert type(DDPGPaper.load(tmp_path / "model").actor.optimizer) is RMSpropTFLike
 
 
 def test_derivatives_of_large_networks():

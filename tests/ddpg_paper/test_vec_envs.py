@@ -327,3 +327,45 @@ def test_actions_stay_within_asymmetric_bounds():
     env.action_space = Strict.action_space
     model = small_model(env, action_noise=NormalActionNoise(np.zeros(2), np.full(2, 50.0))).learn(60)
     assert (model.policy.unscale_action(np.ones((1, 2), np.float32)) == high).all()
+
+
+class Whole(gym.Env):
+    """Return floats, although the space has whole numbers; ``DummyVecEnv`` converts them."""
+
+    action_space = spaces.Box(-1, 1, (1,))
+
+    def __init__(self, dtype=np.uint8, as_dict=False):
+        box = spaces.Box(0, 255, (4,), dtype)
+        self.observation_space = spaces.Dict({"a": box}) if as_dict else box
+        self.as_dict = as_dict
+
+    def _observation(self):
+        values = np.full(4, self.t + 0.25)
+        return {"a": values} if self.as_dict else values
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t = 0
+        return self._observation(), {}
+
+    def step(self, action):
+        self.t += 1
+        return self._observation(), 0.0, False, self.t == 5, {}
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64])
+@pytest.mark.parametrize("as_dict", [False, True])
+@pytest.mark.parametrize("normalized", [False, True])
+def test_floats_of_a_space_of_whole_numbers(dtype, as_dict, normalized):
+    """They are stored as the same whole numbers whether the environments are in this process or in others."""
+    stored = []
+    for vec_env_class in (DummyVecEnv, SubprocVecEnv):
+        env = vec_env_class([lambda: Whole(dtype, as_dict)] * 2)
+        env = VecNormalize(env, norm_obs_keys=["a"] if as_dict else None) if normalized else env
+        model = small_model(env, policy="MultiInputPolicy" if as_dict else "MlpPolicy").learn(40)
+        batch = model.replay_buffer.sample(400)
+        parts = [batch.observations, batch.next_observations]
+        stored.append(np.stack([np.asarray(part["a"] if as_dict else part) for part in parts]))
+        env.close()
+    assert set(np.unique(stored[0])) == {0, 1, 2, 3, 4, 5}
+    assert np.array_equal(np.unique(stored[0]), np.unique(stored[1]))

@@ -19,6 +19,7 @@ from ddpg_ext import (
     CheckpointNotFoundError,
     DamagedCheckpointError,
     InvalidArgumentError,
+    InvalidArgumentTypeError,
     MissingExtraError,
 )
 from ddpg_ext.callbacks.live_plot import moving_mean
@@ -306,6 +307,13 @@ def test_a_curve_that_loses_most_of_one_run_says_so(tmp_path):
     with pytest.warns(UserWarning, match=r"ends with .*Pendulum-v1_0 \(400 env.*; .*Pendulum-v1_3 continues to 900"):
         _, curves = plot_runs([tmp_path])
     assert curves["Pendulum-v1", "ddpg_paper"].x[-1] == 400
+
+
+def test_labels_are_not_the_letters_of_a_text(tmp_path):
+    for seed in range(2):
+        write_run(tmp_path / f"Pendulum-v1_{seed}", results_of(seed))
+    with pytest.raises(InvalidArgumentTypeError, match="`labels` must be a list with a label for each path, got 'xy'"):
+        plot_runs(sorted(tmp_path.iterdir()), labels="xy")
 
 
 def test_settings_that_differ_are_named(tmp_path, recwarn):

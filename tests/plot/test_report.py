@@ -210,7 +210,7 @@ def test_all_formats_agree(tmp_path, capsys):
     ("content", "arguments", "message"),
     [
         (None, ["{path}/nothing"], "there is no folder {path}/nothing"),
-        (None, ["{path}"], "there is no result file in {path}; a JSON file needs the keys"),
+        (None, ["{path}"], "there is no result file in {path}; pass the folder of a sweep"),
         ("[" * 100_000, ["{path}"], r"{path}/run/result\.json is not a valid result file: maximum recursion"),
         (
             {"seed": None, "env": None},

@@ -178,6 +178,11 @@ def test_the_first_is_counted_the_second_raises_the_others_wait(capfd):
             ctrl_c()  # saving
             ctrl_c()
     stop.end()  # a second time
+    with stop:  # trains twice
+        stop.on_training_end()
+        stop.on_training_start({}, {})
+        ctrl_c()
+        assert not stop._on_step()
     assert capfd.readouterr().err.count("is being saved") == 2
     assert signal.getsignal(signal.SIGINT) is before
     with pytest.raises(KeyboardInterrupt), StopOnCtrlC():

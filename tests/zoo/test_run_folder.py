@@ -344,3 +344,11 @@ def test_a_vec_monitor_of_the_run_is_left_out(tmp_path):
 def test_the_only_checkpoint_is_the_last(tmp_path):
     make_model().save(tmp_path / "ddpg_pendulum_1000_steps.zip")
     assert load_zoo_run(tmp_path, env="Pendulum-v1", checkpoint="last")[0].gamma == 0.99
+
+
+def test_an_invalid_frame_stack_is_refused(tmp_path):
+    run = make_run(tmp_path, config={"frame_stack": "2"})
+    with pytest.raises(
+        CheckpointError, match=r"`frame_stack` in config.yml of .* must be a whole number above 0, got '2'"
+    ):
+        load_zoo_run(run)
