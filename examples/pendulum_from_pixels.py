@@ -1,7 +1,7 @@
 """
 Learn Pendulum-v1 from pixels: images of the pole instead of its angle and velocity.
 
-    python examples/pendulum_from_pixels.py                     # 10,000 steps of the agent, about 10 minutes
+    python examples/pendulum_from_pixels.py                     # 10,000 steps of the agent, 10 to 45 minutes
     python examples/pendulum_from_pixels.py --timesteps 200     # a short try
 
 Each action is repeated for 3 steps of the simulation, so an episode has 67 steps of the agent.

@@ -174,8 +174,10 @@ def test_the_page_of_the_algorithm_shows_the_code_as_it_is():
 
 
 def final_returns(task: str, variant: str) -> list[float]:
+    """Return the final return of each run, ordered by seed."""
     files = (ROOT / "benchmarks" / "results" / task / variant).glob("*.json")
-    return [json.loads(file.read_text())["final_return"]["mean"] for file in files]
+    results = sorted((json.loads(file.read_text()) for file in files), key=lambda result: result["seed"])
+    return [result["final_return"]["mean"] for result in results]
 
 
 def cells_of(page: str, start: str) -> list[str]:
@@ -234,11 +236,13 @@ def test_the_tables_of_results_follow_from_the_raw_data():
         assert final == f"{np.mean(returns):,.1f}{spread}", (task, settings)
     heading = "| task | steps | statistics |"
     statistics = [*rows_of(results, heading), *rows_of("docs/maintainers.md", heading)]
-    for name, _, variant, _, final in statistics:
+    for name, _, variant, seeds, final in statistics:
         task = "cartpole-swingup-v0" if "cartpole" in name else name.partition(",")[0]
         variant = variant.strip("`").replace("no batch normalisation", "no-batch-norm")
         is_default = variant == "joint" and not (ROOT / "benchmarks/results" / task / "joint").exists()
         returns = final_returns(task, "paper" if is_default else variant)
+        first, _, last = seeds.partition(" to ")
+        returns = returns[: int(last or first) + 1]
         spread = f" ({min(returns):,.1f} to {max(returns):,.1f})" if len(returns) > 1 else ""
         assert final == f"{np.mean(returns):,.1f}{spread}", (task, variant)
     for task, _, *cells, _ in rows_of("README.md", "| task | steps |"):
