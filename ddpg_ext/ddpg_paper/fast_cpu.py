@@ -330,6 +330,9 @@ def _inherits(policy: DDPGPaperPolicy, *names: str) -> bool:
 
 
 @cache
+@th.inference_mode(False)  # a user may make the first model in any mode
+@th.enable_grad()
+@th.autocast("cpu", enabled=False)
 def agrees_with_autograd() -> bool:
     """Return whether this executor, which uses private operators of torch, takes the same two steps as autograd."""
     box = spaces.Box(-1, 1, (3,), np.float32)

@@ -34,7 +34,9 @@ def read_results(paths: str | Path | Sequence[str | Path]) -> list[Run]:
         files = sorted(path.rglob("*.json")) if path.is_dir() else [path]
         results = {file.resolve(): run for file in files if (run := _read_result(file, file == path)) is not None}
         if not results:
-            raise CheckpointNotFoundError(f"there is no result file in {path}; pass the folder of a sweep, or its files")
+            raise CheckpointNotFoundError(
+                f"there is no result file in {path}; pass the folder of a sweep, or its files"
+            )
         runs |= results
     return list(runs.values())
 

@@ -435,6 +435,24 @@ def test_autograd_replaces_an_operator_that_fails_the_self_test(name, replacemen
         fast_cpu.agrees_with_autograd.cache_clear()
 
 
+@pytest.mark.parametrize("mode", [th.inference_mode, th.no_grad, lambda: th.autocast("cpu"), lambda: th.device("meta")])
+def test_the_self_test_does_not_depend_on_the_callers_mode(mode):
+    fast_cpu.agrees_with_autograd.cache_clear()
+    state = th.random.get_rng_state()
+    with mode():
+        assert fast_cpu.agrees_with_autograd()
+    assert th.equal(th.random.get_rng_state(), state)
+
+
+def test_the_self_test_does_not_depend_on_the_default_type():
+    fast_cpu.agrees_with_autograd.cache_clear()
+    th.set_default_dtype(th.float64)
+    try:
+        assert fast_cpu.agrees_with_autograd()
+    finally:
+        th.set_default_dtype(th.float32)
+
+
 @pytest.mark.parametrize("replacement", [raises, lambda targets, onlines, tau: None])
 def test_a_loop_replaces_the_operator_for_targets(replacement, monkeypatch):
     targets, onlines = [th.zeros(2), th.ones(3, 3)], [th.ones(2), th.full((3, 3), 5.0)]
