@@ -180,7 +180,7 @@ def test_the_first_is_counted_the_second_raises_the_others_wait(capfd):
     stop.end()  # a second time
     with stop:  # trains twice
         stop.on_training_end()
-        stop.on_training_start({}, {})
+        stop._on_training_start()
         ctrl_c()
         assert not stop._on_step()
     assert capfd.readouterr().err.count("is being saved") == 2
