@@ -2,8 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Without compiling all modules, of which most are never imported
-INSTALL := $(BIN)/python -m pip install --no-compile --quiet --disable-pip-version-check -c constraints.txt
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 SOURCES := ddpg_ext examples benchmarks tests docs/conf.py
 # Not ?=: ENV is a shell's variable, too, and may be anything
 ENV = Pendulum-v1
