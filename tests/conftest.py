@@ -22,6 +22,11 @@ th.set_num_threads(1)
 multiprocessing.set_forkserver_preload(["ddpg_ext"])
 
 
+def pytest_collection_modifyitems(items):
+    """Begin with the slow tests, so that no process waits for another one at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def away_from_the_repository(tmp_path_factory):
     """Run in a temporary folder: MuJoCo, for instance, writes its log to the current folder."""

@@ -108,7 +108,7 @@ def cast_to_space(observations: Any, space: spaces.Space) -> Any:
     """Return observations with whole numbers if their space has them, as SB3's ``DummyVecEnv`` and its buffers do."""
     if isinstance(space, spaces.Dict):
         return {key: cast_to_space(part, space[key]) for key, part in observations.items()}
-    if observations.dtype.kind == "f" and np.issubdtype(space.dtype, np.integer):
+    if observations.dtype.kind == "f" and space.dtype is not None and space.dtype.kind in "iu":
         return observations.astype(space.dtype)
     return observations
 
