@@ -342,7 +342,7 @@ def end_episodes(buffer: ReplayBuffer, envs: Any) -> None:
     """
     try:
         numbers = np.atleast_1d(envs)
-        if numbers.dtype != bool and (numbers < 0).any():
+        if numbers.dtype.kind in "if" and (numbers < 0).any():
             raise IndexError
         envs = np.arange(buffer.n_envs)[numbers if numbers.size else numbers.astype(int)]
     except IndexError as error:

@@ -29,13 +29,13 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     temporary = path.with_name(f".{path.name[:50]}.{secrets.token_hex(4)}.tmp")  # a name has at most 255 bytes
     try:
         with open(temporary, "wb") as file:
-            with contextlib.suppress(OSError):  # there may be no file yet
-                shutil.copymode(path, temporary)
             with contextlib.suppress(OSError):  # a file system without locks
                 _lock(file)
             yield file
             file.flush()
             os.fsync(file.fileno())
+        with contextlib.suppress(OSError):  # there may be no file yet
+            shutil.copymode(path, temporary)
         os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):

@@ -419,7 +419,7 @@ class DDPGPaper(OffPolicyAlgorithm):
 
         :param total_timesteps: minimum number of environment steps to train for, >= 0
         :param callback: a ``BaseCallback``, a list of them, or a function as in SB3, called at every step
-        :param log_interval: number of episodes between two logs; None: no logs
+        :param log_interval: number of episodes between two logs, of either sign, as in SB3; None: no logs
         :param tb_log_name: name of the run for TensorBoard
         :param reset_num_timesteps: False continues steps, episode and noise as if training had not stopped
         :param progress_bar: show a progress bar (needs the extra ``extra``)
@@ -448,7 +448,7 @@ class DDPGPaper(OffPolicyAlgorithm):
                 "the model has no environment to learn in; call `set_env`, or load the model with `env=`"
             )
         if log_interval is not None:
-            check_number("log_interval", log_interval, lambda n: n != 0, "a number other than 0, or None")
+            check_number("log_interval", log_interval, lambda n: n < 0 or n > 0, "a number other than 0, or None")
         with flush_denormals(), matmul_precision(self.matmul_precision, self.device.type), naming_workers():
             self._is_learning = True
             try:

@@ -113,8 +113,6 @@ class FastCPUExecutor:
     @staticmethod
     def unsupported(policy: DDPGPaperPolicy) -> str | None:
         """Return the first property of the present policy that this executor does not support, or None."""
-        if not agrees_with_autograd():
-            return f"torch {th.__version__}: its private operators are missing or have other results than autograd"
         if any(isinstance(module, th.jit.ScriptModule) for module in policy.modules()):
             return "TorchScript modules"
         space, networks = policy.observation_space, (policy.actor, policy.critic)
@@ -158,7 +156,10 @@ class FastCPUExecutor:
             "an optimiser other than plain Adam": all(type(optimizer) is th.optim.Adam for optimizer in optimizers)
             and not any(group.get(variant) for group in groups for variant in _ADAM_VARIANTS),
         }
-        return next((reason for reason, supported in checks.items() if not supported), None)
+        reason = next((reason for reason, supported in checks.items() if not supported), None)
+        if reason is None and not agrees_with_autograd():  # last, because the user's hooks would change its results
+            return f"torch {th.__version__}: its private operators are missing or have other results than autograd"
+        return reason
 
     def prepare(self) -> str | None:
         """Build again after a change of an optimiser's state, hooks, methods or frozen layers, if it is supported."""
@@ -343,7 +344,7 @@ def agrees_with_autograd() -> bool:
         "optimizer_kwargs": {"eps": 1.0, "fused": False},
     }
     with th.random.fork_rng(devices=[]), th.device("cpu"):
-        th.manual_seed(0)
+        th.default_generator.manual_seed(0)  # `th.manual_seed` would also seed GPUs
         policy = DDPGPaperPolicy(box, box, lambda _: 0.5, **settings).float()
         obs, actions, next_obs, columns = (th.rand(6, 3, dtype=th.float32) for _ in range(4))
     policy.critic.optimizer.param_groups[0]["weight_decay"] = 0.1

@@ -331,12 +331,13 @@ class DDPGPaperPolicy(BasePolicy):
             return  # SB3 calls this twice per step, and visiting all modules takes longer than acting
         self.actor.set_training_mode(mode)
         self.critic.set_training_mode(mode)
+        online = {id(module) for network in (self.actor, self.critic) for module in network.modules()}
         for target in (self.actor_target, self.critic_target):
             target.set_training_mode(False)
             for module in target.modules():
                 if isinstance(module, _BatchNorm):
                     module.train(mode)
-                if isinstance(module, BatchNorm):
+                if isinstance(module, BatchNorm) and id(module) not in online:  # a user may share modules
                     # The running averages of a target track the online network, like its weights
                     module.update_running = False
         self.training = mode
