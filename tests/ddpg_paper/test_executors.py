@@ -472,3 +472,21 @@ def test_a_copied_critic_as_target_has_the_same_averages_in_both(silent_logger):
         model.train(5, model.batch_size)
         averages.append(weights_of(model))
     assert_close(*averages)
+
+
+@pytest.mark.parametrize("executor", ["fast", "eager"])
+def test_a_target_that_is_its_network_does_not_stop_the_averages(executor, silent_logger):
+    model = filled_model(executor, silent_logger)
+    model.actor_target = model.actor
+    model.train(3, model.batch_size)
+    assert model.actor.mu[0].running_mean.abs().min() > 0
+
+
+def test_a_hook_while_the_first_model_is_made_does_not_disable_the_executor():
+    fast_cpu.agrees_with_autograd.cache_clear()
+    hook = nn.modules.module.register_module_forward_hook(lambda module, args, output: output * 1.5)
+    try:
+        assert small_model(ToyEnv())._executor.name == "eager"
+    finally:
+        hook.remove()
+    assert small_model(ToyEnv())._executor.name == "fast"
