@@ -367,7 +367,7 @@ def end_episodes(buffer: ReplayBuffer, envs: Any) -> None:
 
 
 def _takes_envs(method: Any) -> bool:
-    """Return whether this is a method ``end_episodes(envs)``; a user's buffer may have another one of that name."""
+    """Return whether this is a method ``end_episodes(envs)``, because a user's buffer may have another of that name."""
     try:
         inspect.signature(method).bind(np.arange(1))
     except (TypeError, ValueError):

@@ -11,16 +11,15 @@ import torch as th
 from stable_baselines3.common.logger import Video
 from stable_baselines3.common.vec_env import VecEnv
 
-from ddpg_ext.callbacks.periodic import PeriodicCallback
+from ddpg_ext.callbacks.periodic import EvaluationCallback
 from ddpg_ext.common.checks import check_choice, check_count, check_flag, check_path, check_seed
-from ddpg_ext.common.evaluation import evaluation_env
 from ddpg_ext.common.video import check_video_format, record_frames, write_video
 
 #: maximum number of frames of a video for TensorBoard, which stores it inside the event file
 _LOGGED_FRAMES = 100
 
 
-class EpisodeVideoCallback(PeriodicCallback):
+class EpisodeVideoCallback(EvaluationCallback):
     """
     Record an episode without noise at regular intervals and at the end of training.
 
@@ -42,6 +41,8 @@ class EpisodeVideoCallback(PeriodicCallback):
     :raises MissingExtraError: if the package that writes the videos is not installed
     """
 
+    _render_mode = "rgb_array"
+
     def __init__(
         self,
         env: gym.Env | VecEnv | str,
@@ -53,9 +54,8 @@ class EpisodeVideoCallback(PeriodicCallback):
         log: bool = False,
         verbose: int = 0,
     ) -> None:
-        super().__init__(every, verbose)
+        super().__init__(env, every, verbose)
         self.max_steps = check_count("max_steps", max_steps)
-        self.env = env
         self.path = Path(check_path("path", path))
         self.file_format = check_choice("file_format", file_format, ("gif", "mp4"))
         check_video_format(f".{self.file_format}")
@@ -63,15 +63,10 @@ class EpisodeVideoCallback(PeriodicCallback):
         self.log = check_flag("log", log)
         self._failed = False
 
-    def _init_callback(self) -> None:
-        super()._init_callback()
-        self._vec_env = evaluation_env(self.model, self.env, "rgb_array")
-
     def _on_training_end(self) -> None:
         if self._last != self.num_timesteps:
             self._on_interval()
-        if isinstance(self.env, str):
-            self._vec_env.close()
+        super()._on_training_end()
 
     def _on_interval(self) -> None:
         if self._failed:

@@ -2,10 +2,13 @@
 
 from typing import Any
 
+import gymnasium as gym
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.vec_env import VecEnv
 
 from ddpg_ext.common.checks import check_count, check_verbose
+from ddpg_ext.common.evaluation import evaluation_env
 
 
 class PeriodicCallback(BaseCallback):
@@ -41,6 +44,25 @@ class PeriodicCallback(BaseCallback):
         env = getattr(self.training_env.unwrapped, "envs", [None])[0]
         env_id = getattr(getattr(env, "spec", None), "id", None)
         return type(self.model).__name__ + (f" on {env_id}" if env_id else "")
+
+
+class EvaluationCallback(PeriodicCallback):
+    """Play episodes in an environment, which is closed at the end of training if it was made from an id."""
+
+    #: render mode that the environment needs, or None
+    _render_mode: str | None = None
+
+    def __init__(self, env: gym.Env | VecEnv | str, every: int, verbose: int = 0) -> None:
+        super().__init__(every, verbose)
+        self.env = env
+
+    def _init_callback(self) -> None:
+        super()._init_callback()
+        self._vec_env = evaluation_env(self.model, self.env, self._render_mode)
+
+    def _on_training_end(self) -> None:
+        if isinstance(self.env, str):
+            self._vec_env.close()
 
 
 def first_critic(q_values: th.Tensor | tuple[th.Tensor, ...]) -> th.Tensor:

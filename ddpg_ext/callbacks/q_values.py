@@ -14,7 +14,7 @@ from stable_baselines3.common.logger import Figure, TensorBoardOutputFormat
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, unwrap_vec_normalize
 
 from ddpg_ext.buffers.adapter import each
-from ddpg_ext.callbacks.periodic import PeriodicCallback, first_critic
+from ddpg_ext.callbacks.periodic import EvaluationCallback, first_critic
 from ddpg_ext.common.checks import check_choice, check_count, check_path
 from ddpg_ext.common.evaluation import evaluating, evaluation_env
 from ddpg_ext.common.files import atomic_file
@@ -39,7 +39,7 @@ class QValues(NamedTuple):
     episode: np.ndarray
 
 
-class QValueBiasCallback(PeriodicCallback):
+class QValueBiasCallback(EvaluationCallback):
     """
     Compare the critic's estimates Q(s, mu(s)) in evaluation episodes with the observed discounted returns.
 
@@ -83,23 +83,14 @@ class QValueBiasCallback(PeriodicCallback):
         truncated: Literal["bootstrap", "drop"] = "bootstrap",
         verbose: int = 0,
     ) -> None:
-        super().__init__(every, verbose)
+        super().__init__(env, every, verbose)
         self.n_eval_episodes = check_count("n_eval_episodes", n_eval_episodes)
         if path is not None:
             import_extra("matplotlib.figure", "ddpg_ext[extra]", "QValueBiasCallback with `path`")
-        self.env = env
         self.path = None if path is None else Path(check_path("path", path))
         self.truncated = check_choice("truncated", truncated, ("bootstrap", "drop"))
         #: values of the last evaluation
         self.last: QValues | None = None
-
-    def _init_callback(self) -> None:
-        super()._init_callback()
-        self._vec_env = evaluation_env(self.model, self.env)
-
-    def _on_training_end(self) -> None:
-        if isinstance(self.env, str):
-            self._vec_env.close()
 
     def _on_interval(self) -> None:
         values = measure_q_values(self.model, self._vec_env, self.n_eval_episodes)

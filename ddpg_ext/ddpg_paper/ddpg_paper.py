@@ -578,15 +578,15 @@ class DDPGPaper(OffPolicyAlgorithm):
         self._check_size("reward", original_reward)
         if env is not None:
             original_obs = self._checked_observation("observation", env.get_original_obs())
-        is_raw = env is None
-        new_obs = self._checked_observation("observation", new_obs, is_raw=is_raw)
+        is_normalized = env is not None
+        new_obs = self._checked_observation("observation", new_obs, is_normalized=is_normalized)
         if env is None:
             original_obs, self._last_original_obs = new_obs, self._last_obs
         next_obs = each(np.ndarray.copy, original_obs)  # like SB3, but not a deep copy
         for index, done in enumerate(dones):
             last_obs: Any = infos[index].get("terminal_observation") if done else None
             if last_obs is not None:
-                last_obs = self._checked_observation("terminal observation", last_obs, index, is_raw)
+                last_obs = self._checked_observation("terminal observation", last_obs, index, is_normalized)
                 if env is not None:
                     last_obs = env.unnormalize_obs(last_obs)
                 next_obs = with_last_observation(next_obs, index, last_obs, self.observation_space)
@@ -597,20 +597,16 @@ class DDPGPaper(OffPolicyAlgorithm):
         self._is_stepping = False
 
     def _checked_observation(
-        self, quantity: str, observation: Any, env_index: int | None = None, is_raw: bool = True
+        self, quantity: str, observation: Any, env_index: int | None = None, is_normalized: bool = False
     ) -> Any:
-        """
-        Return the observation of all environments, or of one, as arrays; raise an error unless it is valid.
-
-        One that is not ``is_raw`` was normalised by ``VecNormalize``.
-        """
+        """Return the observation of all environments, or of one, as arrays; raise an error unless it is valid."""
         batch_shape = (self.n_envs,) if env_index is None else ()
         try:
             arrays = fit_observation(observation, self.observation_space, batch_shape)
         except UnsupportedSpaceError as error:
             raise self._discarded(error) from error.__cause__
         self._check_size(quantity, arrays, env_index)
-        return cast_to_space(arrays, self.observation_space) if is_raw else arrays
+        return arrays if is_normalized else cast_to_space(arrays, self.observation_space)
 
     def _check_size(self, quantity: str, values: Any, env_index: int | None = None, step: int | None = None) -> None:
         """Raise NonFiniteError if a value (of all environments, or of ``env_index``) is NaN, infinite or too large."""

@@ -157,7 +157,7 @@ def check_callback(callback: Any) -> None:
 
 
 def callbacks_within(callback: Any, known: set[int] | None = None) -> Iterator[Any]:
-    """Yield the callbacks in another one; for SB3's ``CallbackList`` and ``EventCallback``, also invalid ones."""
+    """Yield the callbacks inside a callback; inside SB3's ``CallbackList`` and ``EventCallback``, also invalid ones."""
     if not isinstance(callback, BaseCallback):
         return
     known = {id(callback)} if known is None else known
@@ -231,10 +231,8 @@ def check_minibatch_shapes(batch: Any, buffer_class: type) -> None:
     shape = (len(batch.actions), 1)
     for name in ("rewards", "dones", "discounts", "weights"):
         tensor = getattr(batch, name, None)
-        if tensor is None:
-            continue
-        if not isinstance(tensor, th.Tensor) or tensor.shape != shape or tensor.dtype == th.bool:
-            is_tensor = isinstance(tensor, th.Tensor)
+        is_tensor = isinstance(tensor, th.Tensor)
+        if tensor is not None and not (is_tensor and tensor.shape == shape and tensor.dtype != th.bool):
             kind = f"shape {tuple(tensor.shape)} and {tensor.dtype}" if is_tensor else repr(tensor)[:80]
             raise ReplayBufferError(
                 f"`replay_buffer_class` {buffer_class.__name__} must give minibatches with `{name}` as a tensor of "
