@@ -163,12 +163,7 @@ class PrioritizedReplayBuffer(PackedReplayBuffer):
         if total == 0:  # an interrupt separated the first transition from its priority
             self._tree.set(self._stored_rows(), self._new_leaf)
             total = self._tree.total
-        rows = self._tree.find((np.arange(batch_size) + self._rng.random(batch_size)) * (total / batch_size))
-        # Rounding can find a neighbouring leaf, whose row may hold no transition
-        while np.count_nonzero(self._tree.leaves[rows]) < batch_size:
-            missed = self._tree.leaves[rows] == 0
-            rows[missed] = self._tree.find(self._rng.random(np.count_nonzero(missed)) * total)
-        return rows
+        return self._tree.find((np.arange(batch_size) + self._rng.random(batch_size)) * (total / batch_size))
 
     def _count_unreturned(self) -> None:
         """Count batches until priorities come back, and raise a ``ReplayBufferError`` once that is overdue."""

@@ -67,7 +67,7 @@ class SumTree:
         self._changed.clear()
 
     def find(self, points: np.ndarray) -> np.ndarray:
-        """Return the index of the leaf at each point in [0, total); rounding may give its neighbour."""
+        """Return the index of the leaf above 0 at each point in [0, total); rounding may give a neighbour."""
         self._refresh()
         ends = self._top.cumsum()
         indices = ends.searchsorted(points, side="right")
@@ -75,6 +75,8 @@ class SumTree:
         rest = points - (ends - self._top)[indices]
         for groups, all_ends in zip(reversed(self._groups), reversed(self._ends), strict=True):
             ends = all_ends.take(indices, axis=0)
+            # Rounding may have left the group; its first point and its last one belong to leaves above 0
+            rest = np.minimum(np.maximum(rest, 0.0), np.nextafter(ends[:, -1], 0.0))
             children = (ends > rest[:, None]).argmax(axis=1)
             child_ends = ends.ravel()[np.arange(len(children)) * WIDTH + children]
             indices = indices * WIDTH + children

@@ -1,5 +1,6 @@
 """Base class of callbacks that act at regular intervals."""
 
+import warnings
 from typing import Any
 
 import gymnasium as gym
@@ -55,14 +56,25 @@ class EvaluationCallback(PeriodicCallback):
     def __init__(self, env: gym.Env | VecEnv | str, every: int, verbose: int = 0) -> None:
         super().__init__(every, verbose)
         self.env = env
+        self._vec_env: Any = None
 
     def _init_callback(self) -> None:
         super()._init_callback()
+        self._close()  # EvalCallback and EveryNTimesteps do not tell their callbacks that training ends
         self._vec_env = evaluation_env(self.model, self.env, self._render_mode)
 
     def _on_training_end(self) -> None:
-        if isinstance(self.env, str):
-            self._vec_env.close()
+        self._close()
+
+    def _close(self) -> None:
+        """Close the environment, if it was made from an id."""
+        vec_env, self._vec_env = self._vec_env, None
+        if vec_env is None or not isinstance(self.env, str):
+            return
+        try:
+            vec_env.close()
+        except Exception as error:  # of the environment; the training must not be lost
+            warnings.warn(f"The environment {self.env!r} of {type(self).__name__} could not be closed: {error!r}")
 
 
 def first_critic(q_values: th.Tensor | tuple[th.Tensor, ...]) -> th.Tensor:

@@ -8,7 +8,7 @@ object with preallocated outputs and gradients; a network is a chain of them (``
 
 import copy
 from collections.abc import Iterable
-from functools import cache
+from functools import cache, partial
 from itertools import chain, pairwise
 from operator import attrgetter
 from typing import Any
@@ -335,7 +335,7 @@ def _inherits(policy: DDPGPaperPolicy, *names: str) -> bool:
 @th.enable_grad()
 @th.autocast("cpu", enabled=False)
 def agrees_with_autograd() -> bool:
-    """Return whether this executor, which uses private operators of torch, takes the same two steps as autograd."""
+    """Return whether this executor, which uses private operators of torch, steps and acts like autograd."""
     box = spaces.Box(-1, 1, (3,), np.float32)
     # Not fused, because that is the operator under test. The epsilon makes Adam's steps proportional to the gradients
     settings: dict[str, Any] = {
@@ -343,22 +343,25 @@ def agrees_with_autograd() -> bool:
         "batch_norm": True,
         "optimizer_kwargs": {"eps": 1.0, "fused": False},
     }
-    with th.random.fork_rng(devices=[]), th.device("cpu"):
-        th.default_generator.manual_seed(0)  # `th.manual_seed` would also seed GPUs
-        policy = DDPGPaperPolicy(box, box, lambda _: 0.5, **settings).float()
-        obs, actions, next_obs, columns = (th.rand(6, 3, dtype=th.float32) for _ in range(4))
-    policy.critic.optimizer.param_groups[0]["weight_decay"] = 0.1
-    batch = ReplayBufferSamples(obs, actions, next_obs, columns[:, :1].round(), columns[:, 1:2])
-    policies = policy, copy.deepcopy(policy)
+    results: list[list[th.Tensor]] = []
     try:
-        executor = FastCPUExecutor(policies[0])
+        with th.random.fork_rng(devices=[]), th.device("cpu"):
+            th.default_generator.manual_seed(0)  # `th.manual_seed` would also seed GPUs
+            policy = DDPGPaperPolicy(box, box, lambda _: 0.5, **settings).float()
+            obs, actions, next_obs, columns = (th.rand(6, 3, dtype=th.float32) for _ in range(4))
+        policy.critic.optimizer.param_groups[0]["weight_decay"] = 0.1
+        batch = ReplayBufferSamples(obs, actions, next_obs, columns[:, :1].round(), columns[:, 1:2])
+        other = copy.deepcopy(policy)
+        executor = FastCPUExecutor(policy)
         executor._build()
-        for _ in range(2):
-            executor.step(batch, 0.9, 0.1)
-            policies[1].set_training_mode(True)
-            gradient_step(policies[1], batch, 0.9, 0.1)
-        executor.act(obs.numpy())
+        other.set_training_mode(True)
+        for step, act, trained in (
+            (executor.step, executor.act, policy),
+            (partial(gradient_step, other), other.scaled_actions, other),
+        ):
+            steps = [step(batch, gamma=0.9, tau=0.1) for _ in range(2)]
+            outputs = [th.tensor([*metrics, *errors], device="cpu") for metrics, errors in steps]
+            results.append([*trained.state_dict().values(), *outputs, th.from_numpy(act(obs.numpy()))])
     except Exception:  # a private operator may change in any way
         return False
-    states = zip(*(each.state_dict().values() for each in policies), strict=True)
-    return all(th.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in states)
+    return all(th.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in zip(*results, strict=True))

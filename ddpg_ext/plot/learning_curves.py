@@ -7,7 +7,7 @@ Draw the learning curves of finished or running training from run folders.
 """
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -55,8 +55,10 @@ def plot_runs(
             check_choice(name, value, accepted)
     window = check_count("window", window)
     paths = as_paths(paths)
-    if isinstance(labels, str):
-        raise InvalidArgumentTypeError(f"`labels` must be a list with a label for each path, got {labels!r}")
+    if labels is not None:
+        if isinstance(labels, str) or not isinstance(labels, Iterable):
+            raise InvalidArgumentTypeError(f"`labels` must be a list with a label for each path, got {labels!r}")
+        labels = list(labels)
     if labels is not None and len(labels) != len(paths):
         raise InvalidArgumentError(f"`labels` must be one for each of the {len(paths)} paths, got {len(labels)}")
     folders: dict[tuple[Path, str | None], Path] = {}

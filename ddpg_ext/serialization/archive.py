@@ -157,10 +157,10 @@ class ZipReader(contextlib.AbstractContextManager["ZipReader"]):
             raise DamagedCheckpointError(f"its {FORMAT} does not name its kind")
         if description.get("format") != FORMAT_VERSION:
             version = str(description.get("format"))[:20]
-            writer = str(description.get("ddpg_ext"))[:20]
+            writer = description.get("ddpg_ext")
+            advice = f"install ddpg_ext {str(writer)[:20]}, which wrote it" if writer else "it does not name its writer"
             raise CheckpointError(
-                f"its format is {version}, but this version of ddpg_ext reads {FORMAT_VERSION}; install ddpg_ext "
-                f"{writer}, which wrote it"
+                f"its format is {version}, but this version of ddpg_ext reads {FORMAT_VERSION}; {advice}"
             )
         return description["kind"]
 

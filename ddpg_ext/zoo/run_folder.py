@@ -236,7 +236,7 @@ class _Settings:
         if not is_count(n_stack):
             raise CheckpointError(
                 f"`frame_stack` in config.yml of {self.folder} must be a whole number above 0, got {n_stack!r:.60}; "
-                "pass the environment with env="
+                "correct the file, or pass an environment (not an id) with env="
             )
         if not trust.trusted:
             check_wrapper("VecFrameStack", n_stack)

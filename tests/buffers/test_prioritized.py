@@ -12,7 +12,7 @@ from stable_baselines3 import TD3
 
 from ddpg_ext import LinearDecay
 from ddpg_ext.buffers import PrioritizedReplayBuffer
-from ddpg_ext.buffers.sum_tree import SumTree
+from ddpg_ext.buffers.sum_tree import WIDTH, SumTree
 from ddpg_ext.common.errors import InvalidArgumentError, InvalidArgumentTypeError, NonFiniteError, ReplayBufferError
 
 SPACE = spaces.Box(-np.inf, np.inf, (2,), np.float32)
@@ -274,8 +274,26 @@ def test_a_point_at_the_very_end_is_found():
     for n in (33_824, 5_000, 100, 3):
         values = np.zeros(SumTree.padded(n))
         values[:n] = rng.random(n)
+        values[::WIDTH] = 0  # the first leaf of each group
         tree = SumTree(values)
         assert values[tree.find(np.array([np.nextafter(tree.total, 0), tree.total, 2 * tree.total]))].all()
+
+
+@pytest.mark.parametrize("n", [31, 3_000, 100_000])
+def test_only_leaves_above_zero_are_found(n):
+    """At the borders of groups and of leaves, too, where sums are rounded."""
+    rng = np.random.default_rng(0)
+    values = np.zeros(SumTree.padded(n))
+    values[:n] = 10.0 ** rng.integers(-12, 3, n) * (rng.random(n) < 0.5)
+    tree = SumTree(values)
+    ends = values.cumsum()
+    for points in (
+        ends,
+        np.nextafter(ends, 0),
+        values.reshape(-1, WIDTH).sum(axis=1).cumsum(),
+        rng.random(n) * ends[-1],
+    ):
+        assert values[tree.find(points)].all()
 
 
 def test_a_step_that_cannot_be_stored_changes_no_priority(monkeypatch):
@@ -285,10 +303,10 @@ def test_a_step_that_cannot_be_stored_changes_no_priority(monkeypatch):
         buffer.add(*step)
     before = buffer._tree.leaves.copy()
 
-    def full_disk():
+    def full_disk(n_rows):
         raise ReplayBufferError("the disk is full")
 
-    monkeypatch.setattr(buffer._ring.memory, "check_process", full_disk)
+    monkeypatch.setattr(buffer._ring, "_reserve", full_disk)
     with pytest.raises(ReplayBufferError):
         buffer.add(*step)
     assert np.array_equal(buffer._tree.leaves, before)

@@ -11,7 +11,7 @@ from gymnasium.envs.classic_control import PendulumEnv
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 from stable_baselines3 import TD3
-from stable_baselines3.common.callbacks import EvalCallback
+from stable_baselines3.common.callbacks import EvalCallback, EveryNTimesteps
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
@@ -355,6 +355,32 @@ def test_an_environment_from_an_id_is_closed_and_made_again(tmp_path, monkeypatc
         model.learn(20, callbacks, reset_num_timesteps=False)
         assert len({*map(id, closed)}) == n
         assert len(list(tmp_path.iterdir())) == n
+
+
+def test_nested_callbacks_leave_one_environment_open_at_most(tmp_path, monkeypatch):
+    """``EveryNTimesteps`` does not tell its callback that training ends."""
+    made, closed = [], []
+    init = PendulumEnv.__init__
+    monkeypatch.setattr(PendulumEnv, "__init__", lambda self, **kwargs: (made.append(self), init(self, **kwargs))[1])
+    monkeypatch.setattr(PendulumEnv, "close", lambda self: closed.append(self))
+    callback = EveryNTimesteps(10, QValueBiasCallback("Pendulum-v1", every=1, n_eval_episodes=1))
+    model = small_model(gym.make("Pendulum-v1"))
+    for _ in range(3):
+        model.learn(10, callback)
+    training, *_, last = made
+    assert len(made) == 4
+    assert [env for env in made if env not in closed] == [training, last]
+
+
+def test_an_environment_that_cannot_be_closed_does_not_end_training(monkeypatch):
+    def fails(self):
+        raise OSError("no display")
+
+    monkeypatch.setattr(PendulumEnv, "close", fails)
+    model = small_model(gym.make("Pendulum-v1"))
+    with pytest.warns(UserWarning, match="'Pendulum-v1' of QValueBiasCallback could not be closed: OSError"):
+        model.learn(20, QValueBiasCallback("Pendulum-v1", every=10, n_eval_episodes=1))
+    assert model.num_timesteps == 20
 
 
 def test_steps_with_nan_are_not_drawn():

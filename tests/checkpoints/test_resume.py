@@ -344,16 +344,22 @@ def test_the_one_before_a_damaged_snapshot_is_used(run, damage):
     assert f"{model.num_timesteps:012d}" in before.name
 
 
-def test_a_snapshot_of_a_newer_version_is_not_passed_over(run):
-    """It is whole; going on from the one before would lose what was learned since."""
+@pytest.mark.parametrize(
+    ("writer", "advice"),
+    [({}, "it does not name its writer"), ({"ddpg_ext": "9.1"}, "install ddpg_ext 9.1, which wrote it")],
+)
+def test_a_snapshot_of_a_newer_version_is_not_passed_over(writer, advice, run):
+    """It is whole. The snapshot before it lacks what was learned since."""
     newest = snapshots(run)[0]
     with zipfile.ZipFile(newest) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
-    members["ddpg_ext.json"] = json.dumps({**json.loads(members["ddpg_ext.json"]), "format": 3}).encode()
+    description = json.loads(members["ddpg_ext.json"]) | {"format": 3}
+    del description["ddpg_ext"]
+    members["ddpg_ext.json"] = json.dumps(description | writer).encode()
     with zipfile.ZipFile(newest, "w") as archive:
         for name, content in members.items():
             archive.writestr(name, content)
-    with pytest.raises(CheckpointError, match=f"{newest.name}.*its format is 3, but this .*reads 2; install ddpg_ext"):
+    with pytest.raises(CheckpointError, match=f"{newest.name}.*its format is 3, but this .*reads 2; {advice}"):
         DDPGPaper.resume(run, vec_env())
 
 

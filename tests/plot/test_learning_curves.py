@@ -309,11 +309,12 @@ def test_a_curve_that_loses_most_of_one_run_says_so(tmp_path):
     assert curves["Pendulum-v1", "ddpg_paper"].x[-1] == 400
 
 
-def test_labels_are_not_the_letters_of_a_text(tmp_path):
+@pytest.mark.parametrize("labels", ["xy", 3, True])
+def test_labels_are_a_list(labels, tmp_path):
     for seed in range(2):
         write_run(tmp_path / f"Pendulum-v1_{seed}", results_of(seed))
-    with pytest.raises(InvalidArgumentTypeError, match="`labels` must be a list with a label for each path, got 'xy'"):
-        plot_runs(sorted(tmp_path.iterdir()), labels="xy")
+    with pytest.raises(InvalidArgumentTypeError, match="`labels` must be a list with a label for each path, got"):
+        plot_runs(sorted(tmp_path.iterdir()), labels=labels)
 
 
 def test_settings_that_differ_are_named(tmp_path, recwarn):
