@@ -22,6 +22,7 @@ import yaml
 from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.utils import get_latest_run_id
 
 from ddpg_ext import DDPGPaper, DDPGPaperError, InvalidArgumentError, record_episode
 from ddpg_ext.callbacks import StopOnCtrlC
@@ -51,14 +52,6 @@ def read_settings(args: argparse.Namespace) -> dict:
     return {**entry, "n_timesteps": args.steps or entry["n_timesteps"]}
 
 
-def next_free_folder(runs: Path, name: str) -> Path:
-    """Make the folder <name>_<N>, where N is one above the highest existing number."""
-    numbers = [path.name.rpartition("_")[2] for path in runs.glob(f"{name}_*")]
-    folder = runs / f"{name}_{max((int(number) for number in numbers if number.isdigit()), default=0) + 1}"
-    folder.mkdir(parents=True)
-    return folder
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("env", nargs="?", default="Pendulum-v1", help="environment id, with continuous actions")
@@ -81,8 +74,8 @@ def main() -> None:
     DDPGPaper(env=probe, seed=args.seed, **{**arguments, "buffer_size": 1})
 
     name = args.env.replace("/", "-")
-    folder = next_free_folder(args.runs, name)
-    (folder / name).mkdir()
+    folder = args.runs / f"{name}_{get_latest_run_id(str(args.runs), name) + 1}"
+    (folder / name).mkdir(parents=True)
     options = {**vars(args), "algo": "ddpg_paper", "runs": str(args.runs), "steps": settings["n_timesteps"]}
     options["env_kwargs"] = None  # the Zoo's `enjoy` needs this key
     (folder / name / "args.yml").write_text(yaml.safe_dump(options))

@@ -117,7 +117,7 @@ def test_no_entry_needs_the_zoo():
         (["Ant-v5", "--tuned"], r"ddpg_paper.yml has no entry for Ant-v5"),
         (["--seed", -1], r".*-1"),
         (["--runs", "/proc/runs"], r".*'/proc/runs"),
-        (["--runs", "file"], r".*'file/Pendulum-v1_1'"),
+        (["--runs", "file"], r".*'file/Pendulum-v1_1"),
     ],
 )
 def test_bad_input_ends_with_one_line(example, tmp_path, arguments, message):
