@@ -15,9 +15,12 @@ from pathlib import Path
 
 import pytest
 import torch as th
+from hypothesis import settings
 from stable_baselines3.common.logger import configure
 
 th.set_num_threads(1)
+settings.register_profile("repeatable", derandomize=True)
+settings.load_profile("repeatable")
 # Environments' processes are forked from one that has imported torch
 multiprocessing.set_forkserver_preload(["ddpg_ext"])
 

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -26,11 +25,6 @@ def test_an_unknown_command(name, advice, capsys):
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"ddpg_ext: error: unknown command '{name}'; ")
     assert advice in line
-
-
-def test_the_script_is_installed():
-    project = (Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8")
-    assert 'ddpg_ext = "ddpg_ext.__main__:script"' in project
 
 
 def test_the_script_finds_modules_in_the_current_folder(tmp_path):

@@ -55,17 +55,19 @@ def test_a_kill_leaves_a_whole_file(tmp_path):
     model = small_model(buffer_size=10, policy_kwargs={"net_arch": [300, 300]})
     process = multiprocessing.get_context("fork").Process(target=save_forever, args=[model, path])
     process.start()
-    while not path.exists():
-        pass
-    for _ in range(20):
-        os.kill(process.pid, signal.SIGSTOP)  # as a kill would find it
-        with ZipReader(path) as archive:
-            for name in archive.names:
-                archive.read(name)
-        os.kill(process.pid, signal.SIGCONT)
-        process.join(rng.uniform(0.001, 0.03))
-    process.kill()
-    process.join()
+    try:
+        while not path.exists():
+            assert process.is_alive()
+        for _ in range(20):
+            os.kill(process.pid, signal.SIGSTOP)  # as a kill would find it
+            with ZipReader(path) as archive:
+                for name in archive.names:
+                    archive.read(name)
+            os.kill(process.pid, signal.SIGCONT)
+            process.join(rng.uniform(0.001, 0.03))
+    finally:
+        process.kill()
+        process.join()
     DDPGPaper.load(path)
 
 

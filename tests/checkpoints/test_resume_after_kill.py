@@ -1,4 +1,4 @@
-"""A run that is killed at random moments, again and again, ends exactly as one that never was."""
+"""A run that is killed again and again after its snapshots ends exactly as one that never was."""
 
 import contextlib
 import os
@@ -41,6 +41,18 @@ def status(launcher):
     return int(launcher.stdout.readline())
 
 
+def snapshots(folder):
+    return {path.name for path in folder.glob("snapshot_*.zip")}
+
+
+def is_running(process):
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
 def final(folder):
     with np.load(folder / "final.npz") as arrays:
         return dict(arrays)
@@ -55,19 +67,27 @@ def test_killed_runs_end_as_the_one_that_was_not(launcher, tmp_path, task):
     expected = final(whole)
 
     rng = np.random.default_rng(sum(map(ord, task)))
-    kills = runs = 0
+    kills = runs = resumed = 0
     while kills < KILLS or runs == 0:
         folder = tmp_path / f"killed_{runs}"
         folder.mkdir()
         while not (folder / "final.npz").exists():
+            before = snapshots(folder)
             process = start(launcher, task, folder)
             # After enough kills, this run may finish
             if kills < KILLS:
-                time.sleep(rng.uniform(0.02, 0.4))
+                while snapshots(folder) <= before and is_running(process):
+                    time.sleep(0.002)
+                time.sleep(rng.uniform(0, 0.05))
                 with contextlib.suppress(ProcessLookupError):  # it may have finished
                     os.kill(process, signal.SIGKILL)
             code = status(launcher)
             assert code in (0, -signal.SIGKILL)
             kills += code != 0
         runs += 1
+        if (folder / "resumed").exists():
+            steps = [*map(int, (folder / "resumed").read_text().split())]
+            assert all(step > 0 for step in steps)
+            resumed += len(steps)
         assert_same_arrays(final(folder), expected)
+    assert resumed >= KILLS - 1  # the last kill may come after the run's end

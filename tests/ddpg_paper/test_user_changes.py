@@ -120,7 +120,7 @@ OPTIMIZER_CHANGES += [restart_averages, restart_the_last_layer, replace_one_aver
 @pytest.mark.filterwarnings("ignore:executor 'fast' does not support")
 @pytest.mark.parametrize("change", [*OPTIMIZER_CHANGES, freeze_running_averages, discount_by_a_tensor])
 def test_changes_of_optimisers_take_effect(change):
-    models = [make_model(executor=executor).learn(70) for executor in ("auto", "eager")]
+    *models, unchanged = (make_model(executor=executor).learn(70) for executor in ("auto", "eager", "eager"))
     assert models[0].executor == "fast"
     for model in models:
         change(model)
@@ -131,6 +131,9 @@ def test_changes_of_optimisers_take_effect(change):
             assert all(th.equal(before[key], model.policy.state_dict()[key]) for key in averages)
     for ours, theirs in zip(*(model.policy.state_dict().values() for model in models), strict=True):
         assert th.allclose(ours, theirs, rtol=1e-3, atol=1e-5)
+    others = weights(unchanged.learn(20, reset_num_timesteps=False).policy)
+    has_effect = any(not th.equal(value, others[key]) for key, value in weights(models[1].policy).items())
+    assert has_effect == (change is not reverse_parameters)
 
 
 @pytest.mark.parametrize("change", [freeze, add_hook, exchange_optimizer, set_amsgrad, assign_weights, script_a_layer])

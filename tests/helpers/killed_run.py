@@ -2,8 +2,8 @@
 A training process to be killed: see test_resume_after_kill.py.
 
 It imports everything once, and then forks a new process for each line on its standard input, ``<task> <folder>``. The
-new process goes on with the run in the folder where its last snapshot is, or begins it, and leaves ``final.npz`` at the
-end. For each, the process id is printed, and when it has ended, its status.
+new process resumes the run of the folder, or begins it. It appends the step where it resumed to ``resumed``, and leaves
+``final.npz`` at the end. For each, the process id is printed, and when it has ended, its status.
 """
 
 import os
@@ -35,7 +35,7 @@ TASKS = {
     ),
     "files": ("InvertedPendulum-v5", 60, 1, {"replay_buffer_kwargs": {"storage": "memmap"}}),
 }
-STEPS = 900
+STEPS = 600
 
 
 def make_env(env_id: str, max_steps: int, n_envs: int) -> VecNormalize:
@@ -52,9 +52,11 @@ def train(task: str, folder: str) -> None:
         custom = buffer = {"replay_buffer_kwargs": {"storage": "memmap", "directory": os.path.join(folder, "files")}}
     try:
         model = DDPGPaper.resume(folder, env, custom_objects=custom)
+        with open(os.path.join(folder, "resumed"), "a") as file:
+            print(model.num_timesteps, file=file)
     except CheckpointNotFoundError:
         # A buffer that is full before the end, so that its position matters
-        model = small_model(env, buffer_size=400, seed=7, **buffer)
+        model = small_model(env, buffer_size=250, seed=7, **buffer)
     snapshots = SnapshotCallback(folder, every=60, keep=2)
     model.learn(STEPS - model.num_timesteps, callback=snapshots, reset_num_timesteps=False)
 

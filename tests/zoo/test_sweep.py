@@ -1,6 +1,7 @@
 """Sweeps: what is planned, what a run leaves behind, and that a run continues; without Ray."""
 
 import json
+import multiprocessing
 import re
 import shutil
 from types import SimpleNamespace
@@ -65,7 +66,7 @@ KEYS |= {
     "processor",
     "commit",
 }
-SHORT = ["--env", "Pendulum-v1", "-n", "900", "--eval-freq", "300", "--eval-episodes", "2", "--final-episodes", "2"]
+SHORT = ["--env", "Pendulum-v1", "-n", "450", "--eval-freq", "150", "--eval-episodes", "2", "--final-episodes", "2"]
 SHORT += ["--snapshot-freq", "200", "-params", *SMALL]
 
 
@@ -101,7 +102,7 @@ def test_what_a_run_leaves_behind(undisturbed):
     result, folder = undisturbed
     assert set(result) == KEYS
     assert [result[key] for key in ("algo", "variant", "seed", "resumed")] == ["ddpg_paper", "ddpg_paper", 0, False]
-    assert result["evaluation_steps"] == [300, 600, 900]
+    assert result["evaluation_steps"] == [150, 300, 450]
     assert np.shape(result["evaluation_returns"]) == (3, 2)
     assert result["hyperparameters"]["batch_size"] == 8
     assert result["hyperparameters"]["tau"] == 0.005  # of the Zoo's entry
@@ -124,12 +125,12 @@ def test_the_weights_are_those_of_the_zoos_training(undisturbed, monkeypatch, tm
     zoo_train.train()
     model, _ = load_zoo_run(tmp_path / "ddpg_paper" / "Pendulum-v1_1", checkpoint="last")
     assert sweep_run.weights_sha256(model) == result["weights_sha256"]
-    assert config["n_timesteps"] == 900
+    assert config["n_timesteps"] == 450
 
 
 def test_ddpg_paper_continues_bit_for_bit(undisturbed, tmp_path):
     (run,) = plan()
-    failed = train(run, tmp_path, stop_at=750)
+    failed = train(run, tmp_path, stop_at=350)
     assert failed["error"] == "RuntimeError: the node burns"
     assert "Traceback" in (tmp_path / run.name / "error.txt").read_text()
     result = train(run, tmp_path)
@@ -144,7 +145,7 @@ def test_ddpg_paper_continues_bit_for_bit(undisturbed, tmp_path):
 def test_a_run_continues_without_its_small_files(undisturbed, tmp_path, damage):
     """A machine that stops may leave them empty, because only snapshots are flushed to the disk."""
     (run,) = plan()
-    assert "error" in train(run, tmp_path, stop_at=750)
+    assert "error" in train(run, tmp_path, stop_at=350)
     monitor = tmp_path / run.name / "0.monitor.csv"
     (tmp_path / run.name / ".seconds").write_text("")
     (tmp_path / run.name / "..seconds.0123abcd.tmp").write_text("")
@@ -163,7 +164,7 @@ def test_hyperparameters_with_code_of_ones_own(tmp_path, monkeypatch):
     (tmp_path / "own_code.py").write_text(OWN_CODE)
     monkeypatch.syspath_prepend(str(tmp_path))
     (run,) = plan("-conf", "own_code", "-params", "gamma:0.9")
-    assert "node burns" in train(run, tmp_path, stop_at=650)["error"]
+    assert "node burns" in train(run, tmp_path, stop_at=350)["error"]
     result = train(run, tmp_path)
     assert result["resumed"] == "bit for bit"
     assert timeless(result) == timeless(train(run, tmp_path / "undisturbed"))
@@ -193,18 +194,18 @@ def test_others_continue_from_a_checkpoint(tmp_path, algo):
     params = ["-params", "normalize:True", "policy_kwargs:dict(net_arch=[8,8])"]
     params += ["n_steps:128", "n_envs:1"] if algo == "ppo" else SMALL[:3]
     (run,) = plan("--algo", algo, *params)
-    assert "error" in train(run, tmp_path, stop_at=750)
+    assert "error" in train(run, tmp_path, stop_at=350)
     (checkpoint,) = (tmp_path / run.name / "snapshots").iterdir()
     assert checkpoint.suffix == ".tar"  # one file, which is either whole or not there
     steps = int(checkpoint.stem.rpartition("_")[2])
     result = train(run, tmp_path)
     assert result["resumed"] == "from a checkpoint"
-    assert result["evaluation_steps"][:3] == [300, 600, 900]
+    assert result["evaluation_steps"][:3] == [150, 300, 450]
     model = ALGOS[algo].load(tmp_path / run.name / "Pendulum-v1.zip")
-    assert model.num_timesteps == (1024 if algo == "ppo" else 900)
+    assert model.num_timesteps == (512 if algo == "ppo" else 450)
     lengths = load_results(str(tmp_path / run.name))["l"]
-    assert 600 <= sum(lengths) <= model.num_timesteps
-    assert 200 <= steps <= 750
+    assert 400 <= sum(lengths) <= model.num_timesteps
+    assert 200 <= steps <= 350
 
 
 def test_another_storage(undisturbed, tmp_path, monkeypatch):
@@ -217,7 +218,7 @@ def test_another_storage(undisturbed, tmp_path, monkeypatch):
 
     monkeypatch.setattr(sweep_run, "Storage", Bucket)
     (run,) = plan()
-    assert "error" in train(run, tmp_path / "sweep", stop_at=750)
+    assert "error" in train(run, tmp_path / "sweep", stop_at=350)
     assert list((tmp_path / "sweep" / run.name / "snapshots").glob("*.zip"))
     result = train(run, tmp_path / "sweep")
     assert timeless(result) == timeless(undisturbed[0])
@@ -297,8 +298,20 @@ def test_a_folder_may_begin_with_the_home(monkeypatch, tmp_path):
 def test_two_processes_do_not_write_to_one_run_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(sweep_folder, "LOCK_TIMEOUT", 0)
     storage = sweep_folder.Storage(str(tmp_path))
-    with storage.open_run("a/b"), pytest.raises(DDPGPaperError, match="another process"), storage.open_run("a/b"):
+    ours, theirs = multiprocessing.Pipe()
+
+    def hold():
+        with storage.open_run("a/b"):
+            theirs.send("open")
+            theirs.recv()
+
+    process = multiprocessing.get_context("fork").Process(target=hold, daemon=True)
+    process.start()
+    assert ours.recv() == "open"
+    with pytest.raises(DDPGPaperError, match="another process"), storage.open_run("a/b"):
         pass
+    ours.send("close")
+    process.join()
     with storage.open_run("a/b"):
         pass
 
@@ -428,7 +441,7 @@ def test_dry_run(capsys, tmp_path):
     sweep.main([*SHORT, "--seed", "0-1", "--dry-run", "-f", str(tmp_path / "none")])
     out = capsys.readouterr().out
     assert re.search(
-        r"^ddpg_paper/Pendulum-v1_seed1: 900 steps, about [1-9] min\nabout [1-9] min with ", out, re.MULTILINE
+        r"^ddpg_paper/Pendulum-v1_seed1: 450 steps, about [1-9] min\nabout [1-9] min with ", out, re.MULTILINE
     )
     assert not (tmp_path / "none").exists()
     with pytest.raises(SystemExit, match="2"):
@@ -558,10 +571,11 @@ def test_an_environment_whose_reset_takes_a_seed_has_snapshots(tmp_path):
     """The generator of dm_control's tasks is out of reach, so a run resets them by a seed."""
     pytest.importorskip("dm_control")
     params = ["policy:'MultiInputPolicy'", "policy_kwargs:dict(net_arch=[8])", "batch_size:8", "buffer_size:2000"]
-    options = ["--env", "dm_control/cartpole-balance-v0", "-n", "700", "--eval-freq", "-1", "--final-episodes", "1"]
-    (run,) = sweep.plan(parse([*options, "--snapshot-freq", "200", "-params", *params]))
+    options = ["--env", "dm_control/cartpole-balance-v0", "--env-kwargs", "max_episode_steps:120", "-n", "300"]
+    options += ["--eval-freq", "-1", "--final-episodes", "1", "--snapshot-freq", "100"]
+    (run,) = sweep.plan(parse([*options, "-params", *params]))
     whole = train(run, tmp_path / "whole")
-    assert "burns" in train(run, tmp_path / "killed", stop_at=500)["error"]
+    assert "burns" in train(run, tmp_path / "killed", stop_at=230)["error"]
     resumed = train(run, tmp_path / "killed")
     assert resumed["resumed"] == "bit for bit"
     assert resumed["weights_sha256"] == whole["weights_sha256"]
@@ -605,7 +619,7 @@ class Heavy(EvalCallback):
     (tmp_path / "heavy.py").write_text(code)
     monkeypatch.syspath_prepend(tmp_path)
     (run,) = plan("-params", *SMALL, "callback:'heavy.Heavy'")
-    assert train(run, tmp_path)["evaluation_steps"] == [300, 600, 900]
+    assert train(run, tmp_path)["evaluation_steps"] == [150, 300, 450]
 
 
 def test_hyperparameters_in_a_module_stay_as_they_are(tmp_path, monkeypatch):
