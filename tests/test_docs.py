@@ -3,7 +3,7 @@ Every ```python block of the README and of the documentation runs; and the pages
 
 The blocks of a page are run in order and share their names, as a reader would run them. So that this takes seconds,
 budgets are cut: ``learn`` trains for at most ``MAX_STEPS`` steps, and ``evaluate_policy`` plays at most
-``MAX_EPISODES`` episodes.
+``MAX_EPISODES`` episodes. Episodes of Pendulum-v1 have 50 steps.
 """
 
 import inspect
@@ -11,6 +11,7 @@ import json
 import re
 from pathlib import Path
 
+import gymnasium as gym
 import matplotlib
 import numpy as np
 import pytest
@@ -55,6 +56,7 @@ def small_budgets(monkeypatch):
     def short_evaluate_policy(model, env, n_eval_episodes=10, *args, **kwargs):
         return evaluate_policy(model, env, min(n_eval_episodes, MAX_EPISODES), *args, **kwargs)
 
+    monkeypatch.setattr(gym.spec("Pendulum-v1"), "max_episode_steps", 50)
     monkeypatch.setattr(OffPolicyAlgorithm, "learn", short_learn)
     monkeypatch.setattr(evaluation, "evaluate_policy", short_evaluate_policy)
 

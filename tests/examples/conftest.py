@@ -4,6 +4,7 @@ import os
 import signal
 from pathlib import Path
 
+import gymnasium as gym
 import pytest
 
 from ddpg_ext import DDPGPaper
@@ -16,6 +17,12 @@ def example(monkeypatch, run_script):
     """Run an example; starting Python with torch takes longer than most of them."""
     monkeypatch.syspath_prepend(str(EXAMPLES))
     return lambda name, *arguments: run_script(EXAMPLES / f"{name}.py", *arguments)
+
+
+@pytest.fixture(autouse=True)
+def short_episodes(monkeypatch):
+    """Cut episodes of Pendulum-v1 off after 50 instead of 200 steps."""
+    monkeypatch.setattr(gym.spec("Pendulum-v1"), "max_episode_steps", 50)
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from ddpg_ext import DDPGPaper, NonFiniteError, load_zoo_run
 from ddpg_ext.zoo.hyperparameters import FILE, ZOO_KEYS, constructor_arguments, read_hyperparameters
 
-EPISODE = 200  # steps of a Pendulum-v1 episode
+EPISODE = 50  # steps of a Pendulum-v1 episode, see conftest.py
 SETTINGS = ("learning_rate", "qf_learning_rate", "qf_weight_decay", "batch_size", "buffer_size", "tau", "gamma")
 
 
@@ -68,7 +68,7 @@ def test_a_run_with_the_papers_settings(example, tmp_path):
 
     header, columns, *episodes = (folder / "0.monitor.csv").read_text().splitlines()
     assert json.loads(header[1:])["env_id"] == "Pendulum-v1"
-    (episode,) = csv.DictReader([columns, *episodes])
+    episode = next(csv.DictReader([columns, *episodes]))
     assert int(episode["l"]) == EPISODE
     assert -16.3 * EPISODE < float(episode["r"]) < 0
 
@@ -78,13 +78,13 @@ def test_a_run_with_the_papers_settings(example, tmp_path):
     with Image.open(folder / "agent.gif") as animation:
         assert animation.n_frames == EPISODE // 2
         first = np.asarray(animation.convert("RGB"), dtype=int)
-        animation.seek(50)
+        animation.seek(12)
         assert np.abs(np.asarray(animation.convert("RGB"), dtype=int) - first).max() > 50  # it moves
 
 
 def test_tuned(example, tmp_path):
     pytest.importorskip("mujoco")
-    env_id = "HalfCheetah-v5"
+    env_id = "Reacher-v5"
     text = example("train", env_id, "--tuned", "--steps", 70, "--eval-freq", 70, "--eval-episodes", 1)
     assert re.search(r"Mean return over 1 episodes without noise: -?\d+\.\d", text)
     folder = tmp_path / "runs" / f"{env_id}_1"

@@ -84,11 +84,19 @@ def test_ctrl_c_in_a_terminal(tmp_path, zoo):
 
 
 def test_ctrl_c_twice_ends_a_step_that_takes_forever(start, tmp_path):
-    process, wait = start("train", *LONG, "-params", *SMALL, "gradient_steps:1000000", "learning_starts:300")
+    (tmp_path / "busy.py").write_text(
+        "from ddpg_ext import DDPGPaper\n"
+        "train = DDPGPaper.train\n"
+        "def busy(self, *args, **kwargs):\n"
+        "    open('training', 'w').close()\n"
+        "    train(self, *args, **kwargs)\n"
+        "DDPGPaper.train = busy\n"
+    )
+    options = [*LONG, "--gym-packages", "busy", "-params", *SMALL, "gradient_steps:1000000", "learning_starts:300"]
+    process, wait = start("train", *options)
     run = tmp_path / "logs" / "ddpg_paper" / "Pendulum-v1_1"
     said = tmp_path / "stderr"
-    wait_for(lambda: (run / "rl_model_300_steps.zip").is_file())
-    time.sleep(0.2)  # it is busy with the million gradient steps now, or soon will be
+    wait_for((tmp_path / "training").exists)  # a million gradient steps begin
     os.kill(process, signal.SIGINT)
     wait_for(lambda: "Press Ctrl-C again" in said.read_text())
     os.kill(process, signal.SIGINT)
