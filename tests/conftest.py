@@ -18,6 +18,8 @@ import torch as th
 from hypothesis import settings
 from stable_baselines3.common.logger import configure
 
+from ddpg_ext.common import matmul_kernels
+
 th.set_num_threads(1)
 settings.register_profile("repeatable", derandomize=True)
 settings.load_profile("repeatable")
@@ -53,6 +55,17 @@ def run_script(monkeypatch, capsys, tmp_path):
         return capsys.readouterr().out
 
     return run
+
+
+@pytest.fixture
+def zen_5(monkeypatch):
+    """Products by oneDNN, on any processor: those of AMD's Zen 5 use it for the networks of the paper."""
+    if not th.backends.mkldnn.is_available():
+        pytest.skip("torch has no oneDNN")
+    zen_5 = matmul_kernels.Processor("AuthenticAMD", "26", avx512=True, amx=False)
+    monkeypatch.setattr(matmul_kernels, "detect_processor", lambda: zen_5)
+    monkeypatch.setattr(matmul_kernels, "_ONEDNN", matmul_kernels._find_onednn())
+    monkeypatch.setattr(matmul_kernels, "_ONEDNN_MIN_SIZE", 1_000_000)
 
 
 @pytest.fixture

@@ -7,8 +7,6 @@ import torch as th
 from ddpg_ext.common import matmul_kernels
 from ddpg_ext.common.layers import Linear
 
-has_onednn = pytest.mark.skipif(matmul_kernels._ONEDNN is None, reason="torch has no oneDNN kernel for this processor")
-
 
 @pytest.mark.parametrize(
     ("n_rows", "n_inner", "n_columns", "narrow"),
@@ -30,7 +28,7 @@ def raises(*args):
     raise TypeError("another signature")
 
 
-@has_onednn
+@pytest.mark.usefixtures("zen_5")
 @pytest.mark.parametrize("operator", [raises, lambda x, weight, *args: x @ weight.t() + 1e-6])
 def test_an_operator_that_fails_its_self_test_is_not_used(operator, monkeypatch):
     assert matmul_kernels._find_onednn() is matmul_kernels._ONEDNN
@@ -38,7 +36,7 @@ def test_an_operator_that_fails_its_self_test_is_not_used(operator, monkeypatch)
     assert matmul_kernels._find_onednn() is None
 
 
-@has_onednn
+@pytest.mark.usefixtures("zen_5")
 @pytest.mark.parametrize(
     "other",
     [
@@ -53,7 +51,7 @@ def test_mkl_computes_on_processors_where_it_is_faster_or_unmeasured(other, monk
     assert matmul_kernels._find_onednn() is None
 
 
-@has_onednn
+@pytest.mark.usefixtures("zen_5")
 @pytest.mark.parametrize("bias", [True, False])
 def test_large_product(bias):
     rng = np.random.default_rng(0)
@@ -65,13 +63,12 @@ def test_large_product(bias):
     np.testing.assert_allclose(ours, exact, atol=1e-4)
 
 
-@has_onednn
+@pytest.mark.usefixtures("zen_5")
 @pytest.mark.parametrize("shape", [(300, 400), (400, 17)])
-def test_gradients(shape, monkeypatch):
+def test_gradients(shape):
     """Of the wide layer and of the narrow one, whose gradient takes another product, against float64."""
     rng = np.random.default_rng(0)
     x, weight, bias, grad = (rng.normal(size=s) for s in ((256, shape[1]), shape, shape[0], (256, shape[0])))
-    monkeypatch.setattr(matmul_kernels, "_ONEDNN_MIN_SIZE", 1_000_000)  # on some processors it is higher
     assert matmul_kernels.is_large(256, th.empty(shape))
     assert not matmul_kernels.is_large(1, th.empty(shape))
     assert not matmul_kernels.is_large(2**20, th.empty((3, 400)))  # however large the minibatch

@@ -70,10 +70,11 @@ VARIANTS = {
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_many_updates_agree(variant, silent_logger, monkeypatch):
+def test_many_updates_agree(variant, silent_logger, request, monkeypatch):
     """Weights, running averages, Adam's state, metrics and TD errors; each stretch starts from where "eager" is."""
     n_updates, n_stretches, kwargs = VARIANTS[variant]
-    if variant == "products by oneDNN":  # where torch has it, at a size that most processors leave to MKL
+    if variant == "products by oneDNN":  # of every size
+        request.getfixturevalue("zen_5")
         monkeypatch.setattr(matmul_kernels, "_ONEDNN_MIN_SIZE", 1)
     kwargs = copy.deepcopy(kwargs)
     if kwargs.setdefault("policy_kwargs", SMALL).get("batch_norm", True):

@@ -106,23 +106,19 @@ def test_mlp_policy_for_every_size_of_batch(tmp_path, policy_kwargs):
         assert_same_actions(model, tmp_path / "actor.onnx", [rng.normal(size=(n, 5)).astype(np.float32)])
 
 
-@settings(max_examples=4, deadline=None, derandomize=True)
-@given(
-    obs_dim=st.integers(2, 6),
-    obs_dtype=st.sampled_from([np.float32, np.float64]),
-    action_shape=st.sampled_from([(1,), (3,), (2, 2)]),
-    action_dtype=st.sampled_from([np.float32, np.float64]),
-    low=st.floats(-50, 10),
-    width=st.floats(0.01, 100),
-    offset=st.sampled_from([0.0, 1.0, 1e3]),
-    scale=st.sampled_from([1e-2, 1.0, 1e3]),
-    clip=st.sampled_from([0.5, 10.0]),
-    normalized=st.booleans(),
+@pytest.mark.parametrize(
+    ("obs_dim", "obs_dtype", "action_shape", "action_dtype", "low", "width", "offset", "scale", "clip", "normalized"),
+    [
+        (2, np.float32, (1,), np.float32, -1.0, 2.0, 0.0, 1.0, 10.0, False),
+        (3, np.float64, (2, 2), np.float64, -50.0, 100.0, 1e3, 1e-2, 10.0, True),
+        (6, np.float32, (3,), np.float32, 10.0, 0.01, 1.0, 1e3, 0.5, True),
+        (4, np.float32, (2, 2), np.float64, -0.3, 1.0, 0.0, 1.0, 0.5, True),
+    ],
 )
-def test_any_spaces_and_statistics(
-    tmp_path_factory, obs_dim, obs_dtype, action_shape, action_dtype, low, width, offset, scale, clip, normalized
+def test_spaces_and_statistics(
+    tmp_path, obs_dim, obs_dtype, action_shape, action_dtype, low, width, offset, scale, clip, normalized
 ):
-    path = tmp_path_factory.mktemp("onnx") / "actor.onnx"
+    path = tmp_path / "actor.onnx"
     action_space = spaces.Box(low, low + width, action_shape, action_dtype)
     env = DummyVecEnv([lambda: spaces_env(box(obs_dim, dtype=obs_dtype), action_space)])
     normalize, mean, std = None, 0.0, 1.0
