@@ -28,6 +28,7 @@ def test_buffers(run_benchmark, tmp_path):
     assert os.listdir(tmp_path) == ["out.json"]  # the pixels are gone
 
 
+@pytest.mark.slow
 def test_pixels(run_benchmark, tmp_path):
     pytest.importorskip("Box2D")
     output = run_benchmark("pixels", "--rounds", "1", "--chunk", "3", "--json", tmp_path / "pixels.json")
@@ -38,6 +39,7 @@ def test_pixels(run_benchmark, tmp_path):
     assert [len(rates) for rates in results["car_racing"].values()] == [1, 1, 1, 1]
 
 
+@pytest.mark.slow
 def test_throughput(run_benchmark, tmp_path):
     tiny = (
         "--rounds 2 --steps 10 --envs Pendulum-v1 --settings 16:1 --n-envs 2 --endurance-steps 60 "

@@ -58,6 +58,7 @@ def final(folder):
         return dict(arrays)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["pendulum", "prioritised", "several", "files"])
 def test_killed_runs_end_as_the_one_that_was_not(launcher, tmp_path, task):
     whole = tmp_path / "whole"

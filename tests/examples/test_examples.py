@@ -165,6 +165,7 @@ def test_resume_after_kill_and_load_zoo_agent(example, tmp_path):
     assert re.search(rf"After 70 more steps: {NUMBER}", text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("script", "module", "n_actions"),
     [("pendulum_from_pixels", "pygame", 1), ("car_racing", "Box2D", 2), ("dmc_cartpole_pixels", "dm_control", 1)],
