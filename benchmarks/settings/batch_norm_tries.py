@@ -13,8 +13,8 @@ from ddpg_ext.ddpg_paper.policies import DDPGPaperPolicy
 class Momentum(DDPGPaperPolicy):
     """Compute running averages over about 100 minibatches instead of 10."""
 
-    def make_actor(self) -> Actor:
-        return _with(super().make_actor(), momentum=0.01)
+    def make_actor(self, *args: Any) -> Actor:
+        return _with(super().make_actor(*args), momentum=0.01)
 
     def make_critic(self, *args: Any) -> Critic:
         return _with(super().make_critic(*args), momentum=0.01)
@@ -23,8 +23,8 @@ class Momentum(DDPGPaperPolicy):
 class NearConstant(DDPGPaperPolicy):
     """Keep inputs small whose standard deviation is far below 0.1, by an eps of 0.01 instead of 1e-5."""
 
-    def make_actor(self) -> Actor:
-        return _with(super().make_actor(), eps=0.01)
+    def make_actor(self, *args: Any) -> Actor:
+        return _with(super().make_actor(*args), eps=0.01)
 
     def make_critic(self, *args: Any) -> Critic:
         return _with(super().make_critic(*args), eps=0.01)
@@ -111,8 +111,8 @@ class DecayBehind(WeightsAlone):
 class JointActor(DDPGPaperPolicy):
     """Normalise with the statistics of s and s' together in the actors, too; needs the ``PairBuffer``."""
 
-    def make_actor(self) -> Actor:
-        actor = super().make_actor()
+    def make_actor(self, *args: Any) -> Actor:
+        actor = super().make_actor(*args)
         actor.__class__ = _JointActor
         return actor
 

@@ -4,6 +4,7 @@ import copy
 import inspect
 import math
 import re
+import warnings
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.save_util import recursive_getattr
 from stable_baselines3.common.type_aliases import GymEnv
-from stable_baselines3.common.utils import check_for_correct_spaces, safe_mean
+from stable_baselines3.common.utils import check_for_correct_spaces, get_system_info, safe_mean
 from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 from torch.nn.modules import activation as activations
@@ -59,6 +60,8 @@ Model = TypeVar("Model", bound="DDPGPaper")
 #: torch's activations that are element-wise, or nearly so; attention is not
 _ACTIVATIONS = {getattr(activations, name) for name in activations.__all__} - {nn.MultiheadAttention}
 _ACTIVATIONS |= {nn.Identity, nn.Dropout, nn.AlphaDropout}
+#: arguments of ``load`` that replace a value of the file which no other value depends on
+_REPLACEABLE = ("learning_rate", "qf_learning_rate", "action_noise")
 _WHOLE_NUMBERS = ("verbose", "n_envs", "num_timesteps", "_total_timesteps", "_episode_num", "_n_updates", "n_steps")
 #: attribute for each argument of the constructor with another name
 _ATTRIBUTES = {"stats_window_size": "_stats_window_size", "executor": "_executor_choice"}
@@ -80,6 +83,8 @@ def load_model(
     is_placeholder = trust.custom.get("learning_rate") == 0.0
     if is_placeholder:
         del trust.custom["learning_rate"]
+    # The file's own values, which may be code of its author, are not read
+    trust.custom.update({name: changes[name] for name in _REPLACEABLE if name in changes})
     with ZipReader(resolve_suffix(check_path("path", path, "seek"), ".zip")) as archive:
         try:
             file = read_model_members(archive, device, trust)
@@ -89,6 +94,8 @@ def load_model(
             trust.custom["learning_rate"] = inspect.signature(cls).parameters["learning_rate"].default
             file = read_model_members(archive, device, trust)
         if print_system_info:
+            print("== CURRENT SYSTEM INFO ==")
+            get_system_info()
             print("== SAVED MODEL SYSTEM INFO ==")
             print(file.system_info or f"SB3 {file.version}; the file has no other system info")
         model = build_model(cls, file, env, device, force_reset, changes)
@@ -160,6 +167,10 @@ def build_model(
             # SB3's files lack this package's own arguments
             own = {key: value for key, value in file.added.items() if key not in ("policy_class", "policy_kwargs")}
             file.data.update(own)
+        if "action_noise" not in {*file.data, *changes}:
+            warnings.warn(
+                f"{file.name} has no `action_noise`, so the default noise is used; pass action_noise=..., or None"
+            )
         if "action_noise" in file.replaced:
             file.data["_noise_is_seeded"] = False
         _check_values(file, changes)
@@ -292,7 +303,7 @@ def _check_kinds(data: dict[str, Any], replaced: set[str]) -> None:
         )
     for key in ("batch_size", "learning_starts"):  # the constructor accepts None, but a file has the number
         if data.get(key) is None and key not in replaced:
-            raise DamagedCheckpointError(f"it has no `{key}`")
+            raise DamagedCheckpointError(f"it has no `{key}`; pass {key}=... to `load`")
 
 
 def _can_be_logged(episodes: Any, successes: Any) -> bool:

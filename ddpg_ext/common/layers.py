@@ -63,9 +63,12 @@ class Linear(nn.Linear):
     """Compute a linear layer with bias by the products of :mod:`ddpg_ext.common.matmul_kernels`."""
 
     def forward(self, input: th.Tensor) -> th.Tensor:
-        if nn.Linear.forward is not _TORCHS_FORWARD:  # the user has replaced it
-            return super().forward(input)
-        return linear(input, self.weight, self.bias)
+        if th.jit.is_scripting():  # TorchScript cannot compile the other branch, and leaves it out
+            return F.linear(input, self.weight, self.bias)
+        else:
+            if nn.Linear.forward is not _TORCHS_FORWARD:  # the user has replaced it
+                return super().forward(input)
+            return linear(input, self.weight, self.bias)
 
 
 class ActionInput(nn.Module):

@@ -417,7 +417,8 @@ class DDPGPaper(OffPolicyAlgorithm):
 
         Denormal numbers are flushed to zero while training: see :func:`ddpg_ext.common.denormals.flush_denormals`.
 
-        :param total_timesteps: minimum number of environment steps to train for, >= 0
+        :param total_timesteps: minimum number of environment steps to train for, >= 0; with
+            ``reset_num_timesteps=False`` also below 0, for none
         :param callback: a ``BaseCallback``, a list of them, or a function as in SB3, called at every step
         :param log_interval: number of episodes between two logs, of either sign, as in SB3; None: no logs
         :param tb_log_name: name of the run for TensorBoard
@@ -435,9 +436,10 @@ class DDPGPaper(OffPolicyAlgorithm):
         if self._import_note is not None:
             warnings.warn(self._import_note)
             self._import_note = None
-        accepted = "a finite number >= 0"
+        # A script that continues a run may have reached its end already
+        lowest, accepted = (0, "a finite number >= 0") if reset_num_timesteps else (-(10**18), "a finite number")
         total_timesteps = math.ceil(
-            check_number("total_timesteps", total_timesteps, lambda n: 0 <= n < math.inf, accepted)
+            check_number("total_timesteps", total_timesteps, lambda n: lowest <= n < math.inf, accepted)
         )
         check_callback(callback)
         if self.tensorboard_log is not None and not isinstance(tb_log_name, str):

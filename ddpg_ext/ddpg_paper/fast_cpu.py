@@ -97,6 +97,7 @@ class FastCPUExecutor:
 
     def _build(self) -> None:
         policy = self.policy
+        policy.stop_target_averages()  # a user may have replaced a target
         self.actor, self.actor_target = Chain(policy.actor.mu, {}), Chain(policy.actor_target.mu, {})
         self.critic, self.critic_target = ManualCritic(policy.critic), ManualCritic(policy.critic_target)
         self.actor_adam = _Adam(policy.actor.optimizer, self.actor.grads)
@@ -127,7 +128,9 @@ class FastCPUExecutor:
         optimizers = [network.optimizer for network in networks]
         groups = [group for optimizer in optimizers for group in optimizer.param_groups]
         params = [param for network in networks for param in network.parameters()]
-        optimized = {id(param) for group in groups for param in group["params"]}
+        optimized = [
+            {id(param) for group in optimizer.param_groups for param in group["params"]} for optimizer in optimizers
+        ]
         watched = _Watched(policy.modules(), optimizers)
         checks = {
             f"networks on {policy.device}": policy.device.type == "cpu",
@@ -148,8 +151,9 @@ class FastCPUExecutor:
             "frozen parameters, or parameters other than float32": all(
                 param.requires_grad and param.dtype == th.float32 for param in params
             ),
-            "parameters in an optimiser that are not in its network (the network's own may be in none)": optimized
-            <= {id(param) for param in params},
+            "parameters in an optimiser that its network does not use": all(
+                ids <= {id(param) for param in params} for ids, params in zip(optimized, used[::2], strict=True)
+            ),
             "hooks on modules, parameters or optimisers": not watched.has_hooks(),
             "replaced methods of the policy, its networks or its optimisers": not watched.has_replaced_methods()
             and _inherits(policy, *_LEARNING),

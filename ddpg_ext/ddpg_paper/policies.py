@@ -146,7 +146,7 @@ class DDPGPaperPolicy(BasePolicy):
             action_layer = min(self.default_action_layer, max(1, len(critic_arch)))
         _check_network_arguments(batch_norm, batch_norm_statistics, action_layer, final_init, critic_arch)
         _check_optimizer_kwargs(self.optimizer_kwargs, optimizer_class)
-        _check_activation(activation_fn)
+        _check_activation(activation_fn, (*actor_arch, *critic_arch))
 
         self.activation_fn = activation_fn
         self.share_features_extractor = share_features_extractor
@@ -280,9 +280,14 @@ class DDPGPaperPolicy(BasePolicy):
         action = super().unscale_action(scaled_action)
         return np.minimum(np.maximum(action, self.action_space.low), self.action_space.high)
 
-    def make_actor(self) -> Actor:
-        """Build an actor with fresh weights and its own features extractor."""
-        return Actor(**self._update_features_extractor(self.actor_kwargs)).to(self.device)
+    def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> Actor:
+        """
+        Build an actor.
+
+        :param features_extractor: features extractor of another network, to share it, or None for a new one
+        :return: an actor with fresh weights
+        """
+        return Actor(**self._update_features_extractor(self.actor_kwargs, features_extractor)).to(self.device)
 
     def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> Critic:
         """
@@ -315,7 +320,7 @@ class DDPGPaperPolicy(BasePolicy):
         else:
             tensor, _ = self.obs_to_tensor(observation)
         with th.no_grad():
-            actions = self._predict(tensor)
+            actions = self._predict(tensor, deterministic=False)
         return actions.cpu().numpy().reshape(-1, *self.action_space.shape)
 
     def set_training_mode(self, mode: bool) -> None:
@@ -331,16 +336,21 @@ class DDPGPaperPolicy(BasePolicy):
             return  # SB3 calls this twice per step, and visiting all modules takes longer than acting
         self.actor.set_training_mode(mode)
         self.critic.set_training_mode(mode)
-        online = {id(module) for network in (self.actor, self.critic) for module in network.modules()}
         for target in (self.actor_target, self.critic_target):
             target.set_training_mode(False)
             for module in target.modules():
                 if isinstance(module, _BatchNorm):
                     module.train(mode)
-                if isinstance(module, BatchNorm) and id(module) not in online:  # a user may share modules
-                    # The running averages of a target track the online network, like its weights
-                    module.update_running = False
+        self.stop_target_averages()
         self.training = mode
+
+    def stop_target_averages(self) -> None:
+        """Let no minibatch update the targets' running averages, which track those of the online networks."""
+        online = {id(module) for network in (self.actor, self.critic) for module in network.modules()}
+        for target in (self.actor_target, self.critic_target):
+            for module in target.modules():
+                if isinstance(module, BatchNorm) and id(module) not in online:  # a user may share modules
+                    module.update_running = False
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         names = ["net_arch", "activation_fn", "share_features_extractor", "action_layer", "final_init"]
@@ -442,15 +452,19 @@ def _check_joint_critic(critic: nn.Module) -> None:
         ) from error
 
 
-def _check_activation(activation_fn: type[nn.Module]) -> None:
-    try:
-        shape: Any = activation_fn().eval()(th.zeros(2, 4)).shape
-    except Exception as error:
-        shape = error
-    if shape != (2, 4):
+def _check_activation(activation_fn: type[nn.Module], widths: Sequence[int]) -> None:
+    def output(width: int) -> Any:
+        try:
+            return activation_fn().eval()(th.zeros(2, width)).shape
+        except Exception as error:
+            return error
+
+    result = output(4)
+    # It may be made for the width of the layers
+    if result != (2, 4) and any(output(width) != (2, width) for width in widths):
         raise InvalidArgumentError(
             "`activation_fn` must be a class of modules without arguments, which keep the shape of their input, got "
-            f"{activation_fn.__name__}: from (2, 4) to {shape}"
+            f"{activation_fn.__name__}: from (2, 4) to {result}"
         )
 
 

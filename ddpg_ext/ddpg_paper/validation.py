@@ -173,7 +173,7 @@ def callbacks_within(callback: Any, known: set[int] | None = None) -> Iterator[A
             yield from callbacks_within(part, known)
 
 
-def _check_noise(noise: Any, action_space: spaces.Space, is_new: bool) -> None:
+def _check_noise(noise: Any, action_space: spaces.Space, n_envs: int, is_new: bool) -> None:
     if noise is None or (isinstance(noise, str) and noise in get_args(NoiseName)):
         return
     if isinstance(noise, str):
@@ -208,10 +208,19 @@ def _check_noise(noise: Any, action_space: spaces.Space, is_new: bool) -> None:
     finally:
         np.random.set_state(state)  # noqa: NPY002
     dims = action_space.shape or ()
-    if len(shape) != len(dims) or any(n not in (1, dim) for n, dim in zip(shape, dims, strict=True)):  # SB3 broadcasts
+    # NumPy broadcasts it to the actions, as in SB3; the stacked noises of several environments need all dimensions
+    has_all = len(shape) == len(dims) or (n_envs == 1 and not vectorized)
+    if not has_all or not _broadcasts(shape, (1, *dims)):
         raise InvalidArgumentError(
             f"`action_noise` must have the shape of one action, {action_space.shape}, got noise of shape {shape}"
         )
+
+
+def _broadcasts(shape: tuple[int, ...], target: tuple[int, ...]) -> bool:
+    try:
+        return np.broadcast_shapes(shape, target) == target
+    except ValueError:
+        return False
 
 
 def check_weight_decay(weight_decay: Any) -> float:
@@ -285,7 +294,7 @@ def check_arguments(model: "DDPGPaper") -> None:
     if model.matmul_precision is not None:
         model.matmul_precision = check_choice("matmul_precision", model.matmul_precision, get_args(MatmulPrecision))
     model._executor_choice = check_choice("executor", model._executor_choice, get_args(ExecutorChoice))
-    _check_noise(model.action_noise, model.action_space, is_new=not model._noise_is_seeded)
+    _check_noise(model.action_noise, model.action_space, model.n_envs, is_new=not model._noise_is_seeded)
     model.uniform_warmup = check_flag("uniform_warmup", model.uniform_warmup)
     model.optimize_memory_usage = check_flag("optimize_memory_usage", model.optimize_memory_usage)
     if model.tensorboard_log is not None:

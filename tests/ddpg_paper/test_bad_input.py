@@ -102,7 +102,7 @@ ARGUMENTS = [
     ({"action_noise": "gauss"}, VALUE, ["'gauss'", "'ornstein-uhlenbeck'", "None for no noise", "any SB3 ActionNoise"]),
     ({"action_noise": 0.2}, TYPE, ["0.2", "SB3 ActionNoise"]),
     ({"action_noise": OrnsteinUhlenbeckNoise(np.zeros(3))}, VALUE, ["(2,)", "(3,)"]),
-    ({"action_noise": NormalActionNoise(np.zeros((1, 2)), np.ones((1, 2)))}, VALUE, ["(2,)", "(1, 2)"]),
+    ({"action_noise": NormalActionNoise(np.zeros((2, 2)), np.ones((2, 2)))}, VALUE, ["(2,)", "(2, 2)"]),
     ({"action_noise": NormalActionNoise(0.0, 0.1)}, VALUE, ["mu=0.0", "must return an array", "'float'"]),
     ({"action_noise": NormalActionNoise(np.zeros(2), -np.ones(2))}, VALUE, ["sigma=[-1. -1.]", "must return an array"]),
     # Replay buffer

@@ -475,6 +475,28 @@ def test_a_copied_critic_as_target_has_the_same_averages_in_both(silent_logger):
     assert_close(*averages)
 
 
+def test_copied_targets_have_the_same_averages_in_both(silent_logger):
+    """``copy.deepcopy`` of the online networks sets the targets to them."""
+    averages = []
+    for executor in ("fast", "eager"):
+        model = trained_model(executor, silent_logger, n_updates=5)
+        model.actor_target, model.critic_target = copy.deepcopy(model.actor), copy.deepcopy(model.critic)
+        model.train(5, model.batch_size)
+        averages.append(weights_of(model))
+    assert_close(*averages)
+
+
+def test_a_parameter_that_its_network_does_not_use(silent_logger):
+    """Adam skips it, because it has no gradient."""
+    model = filled_model("auto", silent_logger)
+    for network in (model.actor, model.actor_target):
+        network.unused = nn.Linear(3, 3)
+    model.actor.optimizer = th.optim.Adam(model.actor.parameters(), lr=1e-4)
+    with pytest.warns(UserWarning, match="parameters in an optimiser that its network does not use"):
+        model.train(2, model.batch_size)
+    assert model.executor == "eager"
+
+
 @pytest.mark.parametrize("executor", ["fast", "eager"])
 def test_a_target_that_is_its_network_does_not_stop_the_averages(executor, silent_logger):
     model = filled_model(executor, silent_logger)

@@ -21,7 +21,14 @@ from torch import nn
 from toy_envs import ToyEnv, toy_vec_env
 from toys import ChaosEnv, CountingEnv
 
-from ddpg_ext import DDPGPaper, InvalidArgumentError, InvalidArgumentTypeError, SnapshotCallback
+from ddpg_ext import (
+    CheckpointError,
+    DDPGPaper,
+    InvalidArgumentError,
+    InvalidArgumentTypeError,
+    SnapshotCallback,
+    UntrustedContentError,
+)
 from ddpg_ext.ddpg_paper import CnnPolicy, MlpPolicy, MultiInputPolicy
 
 
@@ -440,3 +447,125 @@ def test_samples_that_are_no_tuple(executor):
             return SimpleNamespace(**super().sample(*args, **kwargs)._asdict())
 
     assert make_model(replay_buffer_class=Objects, executor=executor).learn(20)._n_updates > 0
+
+
+class StepSchedule:
+    """A schedule by a class of the script, which the file may not create."""
+
+    def __call__(self, remaining):
+        return 1e-3 if remaining > 0.5 else 1e-4
+
+
+class OwnNoise(ActionNoise):
+    def __call__(self):
+        return np.full(2, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("argument", "saved", "new"),
+    [
+        ("learning_rate", StepSchedule(), 2e-4),
+        ("learning_rate", lambda remaining: 1e-3 if remaining > 0.5 else 1e-4, 2e-4),
+        ("qf_learning_rate", StepSchedule(), 2e-4),
+        ("action_noise", OwnNoise(), None),
+        ("action_noise", OwnNoise(), NormalActionNoise(np.zeros(2), np.ones(2))),
+    ],
+)
+def test_what_an_argument_of_load_replaces_is_not_read(argument, saved, new, tmp_path):
+    make_model(**{argument: saved}).learn(20).save(tmp_path / "model")
+    with pytest.raises(UntrustedContentError):
+        DDPGPaper.load(tmp_path / "model")
+    model = DDPGPaper.load(tmp_path / "model", env=ToyEnv(), **{argument: new}).learn(20)
+    assert getattr(model, argument) is new or getattr(model, argument) == new
+    if argument != "action_noise":
+        assert getattr(model, {"learning_rate": "lr_schedule"}.get(argument, "qf_lr_schedule"))(1.0) == new
+
+
+def test_a_file_without_its_noise_says_that_the_default_replaces_it(tmp_path):
+    make_model(action_noise=OwnNoise()).save(tmp_path / "model", exclude=["action_noise"])
+    with pytest.warns(UserWarning, match="has no `action_noise`, so the default noise is used; pass action_noise="):
+        DDPGPaper.load(tmp_path / "model")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert DDPGPaper.load(tmp_path / "model", action_noise=None).action_noise is None
+
+
+@pytest.mark.parametrize("name", ["learning_starts", "batch_size"])
+def test_a_file_without_a_number_names_the_argument(name, tmp_path):
+    make_model().save(tmp_path / "model", exclude=[name])
+    with pytest.raises(CheckpointError, match=f"it has no `{name}`; pass {name}=... to `load`"):
+        DDPGPaper.load(tmp_path / "model")
+    assert getattr(DDPGPaper.load(tmp_path / "model", **{name: 7}), name) == 7
+
+
+@pytest.mark.parametrize(("dims", "noise"), [((2,), 0.5), ((2,), [[0.5, -0.5]]), ((2, 2), [0.5, -0.5])])
+def test_noise_is_broadcast_to_the_actions(dims, noise):
+    """For one environment, as in SB3; several environments stack their noises."""
+
+    class Broadcast(ActionNoise):
+        def __call__(self):
+            return np.array(noise)
+
+    env = CountingEnv(action_space=gym.spaces.Box(-1, 1, dims, np.float32))
+    model = make_model(env=env, action_noise=Broadcast(), learning_starts=0, policy_kwargs={"final_init": 1e-9})
+    model.learn(5)
+    actions = model.replay_buffer.sample(20).actions.reshape(-1, *dims)
+    np.testing.assert_allclose(actions, np.broadcast_to(np.array(noise), actions.shape), atol=1e-2)
+    with pytest.raises(InvalidArgumentError, match="`action_noise` must have the shape of one action"):
+        make_model(env=toy_vec_env(2), action_noise=Broadcast())
+    with pytest.raises(InvalidArgumentError, match="`action_noise` must have the shape of one action"):
+        make_model(action_noise=NormalActionNoise(np.zeros(3), np.ones(3)))
+
+
+def test_a_predict_method_without_a_default():
+    class Policy(MlpPolicy):
+        def _predict(self, observation, deterministic):
+            return super()._predict(observation, deterministic)
+
+    assert make_model(Policy).learn(30).num_timesteps == 30
+
+
+def test_an_actor_with_a_features_extractor_of_the_script():
+    class Policy(MlpPolicy):
+        def make_actor(self, features_extractor=None):
+            return super().make_actor(features_extractor)
+
+    assert make_model(Policy).learn(30).num_timesteps == 30
+
+
+class Wide(nn.PReLU):
+    def __init__(self):
+        super().__init__(16)
+
+
+def test_an_activation_for_the_width_of_the_layers():
+    model = make_model(policy_kwargs={"net_arch": [16, 16], "activation_fn": Wide}).learn(30)
+    assert sum(isinstance(module, Wide) for module in model.actor.modules()) == 2
+    with pytest.raises(InvalidArgumentError, match="`activation_fn` must be a class of modules"):
+        make_model(policy_kwargs={"net_arch": [16, 8], "activation_fn": Wide})
+
+
+def test_torch_script_of_a_network():
+    model = make_model()
+    model.policy.set_training_mode(False)
+    obs = th.randn(5, 3, generator=th.Generator().manual_seed(0))
+    net = model.actor.mu
+    assert th.allclose(th.jit.script(net)(obs), net(obs))
+
+
+def test_steps_that_are_already_done():
+    """``learn(total - model.num_timesteps)`` of a run that has reached its end."""
+    model = make_model().learn(30)
+    before = model.get_parameters()["policy"]
+    assert model.learn(20 - model.num_timesteps, reset_num_timesteps=False).num_timesteps == 30
+    assert all(th.equal(value, before[name]) for name, value in model.get_parameters()["policy"].items())
+    with pytest.raises(InvalidArgumentError, match="`total_timesteps` must be a finite number"):
+        model.learn(-np.inf, reset_num_timesteps=False)
+
+
+def test_information_on_both_systems(tmp_path, capsys):
+    make_model().save(tmp_path / "model")
+    DDPGPaper.load(tmp_path / "model", print_system_info=True)
+    printed = capsys.readouterr().out
+    assert printed.index("CURRENT SYSTEM INFO") < printed.index("SAVED MODEL SYSTEM INFO")
+    assert printed.count("- PyTorch:") == 2
