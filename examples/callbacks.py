@@ -47,8 +47,11 @@ def main() -> None:
     ]
     model = DDPGPaper("MlpPolicy", make_vec_env("Pendulum-v1", seed=args.seed), seed=args.seed)
     with StopOnCtrlC() as stop:
-        model.learn(args.steps, callback=[*callbacks, stop])
-        model.save(folder / "Pendulum-v1.zip")
+        try:
+            model.learn(args.steps, callback=[*callbacks, stop])
+        finally:
+            stop.end_training()
+            model.save(folder / "Pendulum-v1.zip")
     print(
         f"{model.num_timesteps:,} steps of at most {args.steps:,}; {folder} has",
         *sorted(p.name for p in folder.iterdir()),

@@ -10,6 +10,7 @@ No code in the agent's files is executed.
 import argparse
 
 from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.vec_env import unwrap_vec_normalize
 
 from ddpg_ext import CheckpointError, load_zoo_run
 
@@ -32,7 +33,12 @@ def main() -> None:
     mean, std = evaluate_policy(model, env, args.episodes)
     print(f"Mean return over {args.episodes} episodes without noise: {mean:.1f} +/- {std:.1f}")
     if args.train:
+        normalize = unwrap_vec_normalize(env)
+        if normalize is not None:  # load_zoo_run has frozen it
+            normalize.training = normalize.norm_reward = True
         model.learn(args.train, reset_num_timesteps=False)
+        if normalize is not None:  # evaluate as before
+            normalize.training = normalize.norm_reward = False
         mean, std = evaluate_policy(model, env, args.episodes)
         print(f"After {args.train:,} more steps: {mean:.1f} +/- {std:.1f}")
 

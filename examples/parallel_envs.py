@@ -40,8 +40,11 @@ def main() -> None:
     model = DDPGPaper("MlpPolicy", env, train_freq=1, gradient_steps=-1, seed=args.seed)
     start = time.perf_counter()
     with StopOnCtrlC() as stop:
-        model.learn(args.steps, callback=stop)
-        model.save(args.runs / "parallel_envs.zip")
+        try:
+            model.learn(args.steps, callback=stop)
+        finally:
+            stop.end_training()
+            model.save(args.runs / "parallel_envs.zip")
     seconds = time.perf_counter() - start
     print(f"{model.num_timesteps:,} steps in {args.n_envs} environments, {model._n_updates:,} gradient steps")
     print(f"{model.num_timesteps / seconds:.0f} steps per second; the model is in {args.runs}/")

@@ -82,15 +82,21 @@ def main() -> None:
     live_plot = LivePlotCallback(args.folder / "live.png", every=10 * 200)
     print(f"Training for {args.steps:,} steps; {args.folder}/live.png shows the progress")
     with StopOnCtrlC() as stop:
-        model.learn(args.steps, callback=[episodes, live_plot, stop], log_interval=10)
-        model.save(args.folder / f"{args.env}.zip", exclude=["action_noise"])
+        try:
+            model.learn(args.steps, callback=[episodes, live_plot, stop], log_interval=10)
+        finally:
+            stop.end_training()
+            model.save(args.folder / f"{args.env}.zip", exclude=["action_noise"])
 
     if episodes.returns:
         print(f"Mean return of the last 10 training episodes: {np.mean(episodes.returns[-10:]):.1f}")
     print("The result of the tutorial, on Pendulum-v1 after 548,000 steps: -170.6")
     print(f"Evaluating both actors over {args.eval_episodes} episodes")
     eval_env = make_vec_env(args.env, n_envs=10, seed=args.seed + 1000)
-    for name, actor in {"last": model, "best": DDPGPaper.load(episodes.file) if episodes.returns else model}.items():
+    for name, actor in {
+        "last": model,
+        "best": DDPGPaper.load(episodes.file, action_noise=None) if episodes.returns else model,
+    }.items():
         mean, std = evaluate_policy(actor, eval_env, args.eval_episodes)
         print(f"Mean return of the {name} actor, {args.eval_episodes} episodes without noise: {mean:.1f} +/- {std:.1f}")
     print(f"`python -m ddpg_ext enjoy --folder {args.folder} --env {args.env}` shows the agent (extra `zoo`)")

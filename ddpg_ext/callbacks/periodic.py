@@ -9,6 +9,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 from ddpg_ext.common.checks import check_count, check_verbose
+from ddpg_ext.common.errors import InvalidArgumentError
 from ddpg_ext.common.evaluation import evaluation_env
 
 
@@ -77,6 +78,18 @@ class EvaluationCallback(PeriodicCallback):
             warnings.warn(f"The environment {self.env!r} of {type(self).__name__} could not be closed: {error!r}")
 
 
+def check_networks(callback: BaseCallback, *names: str) -> None:
+    """Raise an error if the callback's model lacks a network, such as ``critic``."""
+    missing = [name for name in names if getattr(callback.model, name, None) is None]
+    if missing:
+        raise InvalidArgumentError(
+            f"{type(callback).__name__} needs a model with `{missing[0]}`, such as DDPGPaper or SB3's DDPG and SAC, "
+            f"got {type(callback.model).__name__}"
+        )
+
+
 def first_critic(q_values: th.Tensor | tuple[th.Tensor, ...]) -> th.Tensor:
-    """Return the values of a critic, or of the first critic of a model that has several."""
-    return q_values[0] if isinstance(q_values, tuple) else q_values
+    """Return the values of a critic, or of the first critic of a model that has several; the mean of its quantiles."""
+    if isinstance(q_values, tuple):
+        return q_values[0]
+    return q_values[:, 0].mean(dim=1) if q_values.ndim == 3 else q_values  # TQC's have (batch, critics, quantiles)

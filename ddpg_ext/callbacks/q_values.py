@@ -11,10 +11,11 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.logger import Figure, TensorBoardOutputFormat
+from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, unwrap_vec_normalize
 
 from ddpg_ext.buffers.adapter import each
-from ddpg_ext.callbacks.periodic import EvaluationCallback, first_critic
+from ddpg_ext.callbacks.periodic import EvaluationCallback, check_networks, first_critic
 from ddpg_ext.common.checks import check_choice, check_count, check_path
 from ddpg_ext.common.evaluation import evaluating, evaluation_env
 from ddpg_ext.common.files import atomic_file
@@ -92,6 +93,10 @@ class QValueBiasCallback(EvaluationCallback):
         #: values of the last evaluation
         self.last: QValues | None = None
 
+    def _init_callback(self) -> None:
+        check_networks(self, "critic")
+        super()._init_callback()
+
     def _on_interval(self) -> None:
         values = measure_q_values(self.model, self._vec_env, self.n_eval_episodes)
         if self.truncated == "drop":
@@ -142,7 +147,7 @@ def measure_q_values(model: Any, env: gym.Env | VecEnv | str, n_eval_episodes: i
     :raises InvalidArgumentError: for a value out of range, or an environment with other spaces
     """
     n_eval_episodes = check_count("n_eval_episodes", n_eval_episodes)
-    vec_env = _CopiedObservations(evaluation_env(model, env))
+    vec_env = _MeasuredEnv(evaluation_env(model, env))
     recorder = _Recorder(model, vec_env)
     try:
         with evaluating(model, vec_env):
@@ -198,8 +203,16 @@ def plot_q_values(values: QValues, title: str = "") -> Any:
     return figure
 
 
-class _CopiedObservations(VecEnvWrapper):
-    """Copy observations, because a ``VecEnv`` may return the same array in each step."""
+class _MeasuredEnv(VecEnvWrapper):
+    """
+    Copy observations, because a ``VecEnv`` may return the same array in each step, and count episodes by their ends.
+
+    A ``Monitor`` inside of the wrapper that ends episodes does not report them, so SB3 would wait for them forever.
+    """
+
+    def env_is_wrapped(self, wrapper_class: type[gym.Wrapper], indices: Any = None) -> list[bool]:
+        is_wrapped = super().env_is_wrapped(wrapper_class, indices)
+        return [False] * len(is_wrapped) if issubclass(wrapper_class, Monitor) else is_wrapped
 
     def reset(self) -> Any:
         return each(np.copy, self.venv.reset())

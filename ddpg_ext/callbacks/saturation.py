@@ -9,7 +9,7 @@ import torch as th
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ddpg_ext.buffers.adapter import each
-from ddpg_ext.callbacks.periodic import PeriodicCallback, first_critic
+from ddpg_ext.callbacks.periodic import PeriodicCallback, check_networks, first_critic
 from ddpg_ext.common.checks import check_count, check_number
 from ddpg_ext.ddpg_paper.update import SATURATION_THRESHOLD
 
@@ -44,6 +44,16 @@ class SaturationMonitor(PeriodicCallback):
         self.warned = False
         self._observations: deque[Any] = deque(maxlen=check_count("window", window))
         self._in_a_row = {"stuck": 0, "vanished": 0}
+        self._watched: Any = None
+
+    def _init_callback(self) -> None:
+        check_networks(self, "actor", "critic")
+        super()._init_callback()
+        if self._watched is not self.model:  # what was seen of another model does not count
+            self._watched = self.model
+            self.warned = False
+            self._observations.clear()
+            self._in_a_row = {"stuck": 0, "vanished": 0}
 
     def _on_step(self) -> bool:
         obs = each(np.copy, self.locals["new_obs"])  # a VecEnv may return the same array in each step

@@ -11,7 +11,7 @@ from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_normalize
 
 from ddpg_ext.common.environments import make_environment
-from ddpg_ext.common.errors import InvalidArgumentError
+from ddpg_ext.common.errors import InvalidArgumentError, InvalidArgumentTypeError
 
 
 def evaluation_env(model: BaseAlgorithm, env: gym.Env | VecEnv | str, render_mode: str | None = None) -> VecEnv:
@@ -23,7 +23,10 @@ def evaluation_env(model: BaseAlgorithm, env: gym.Env | VecEnv | str, render_mod
 
     :raises InvalidArgumentError: if there is no environment with the id, or ``env`` has another render mode, other
         spaces or another normalisation than the model, or is the training environment
+    :raises InvalidArgumentTypeError: if ``model`` is not a model
     """
+    if not isinstance(model, BaseAlgorithm):
+        raise InvalidArgumentTypeError(f"`model` must be a model of ddpg_ext or SB3, got {model!r:.80}")
     vec_env = type(model)._wrap_env(make_environment(env, render_mode=render_mode))
     try:
         return _fitted(model, vec_env, render_mode)
@@ -44,10 +47,17 @@ def _fitted(model: BaseAlgorithm, vec_env: VecEnv, render_mode: str | None) -> V
         raise InvalidArgumentError(
             "`env` must not normalise observations, because the model was trained without it, but it has a VecNormalize"
         )
+    names = ("norm_obs", "clip_obs", "epsilon", "norm_obs_keys")
     if trained_with is not None and normalize is None:
-        names = ("norm_obs", "clip_obs", "epsilon", "norm_obs_keys")
         kwargs: dict[str, Any] = {name: getattr(trained_with, name) for name in names}
         vec_env = VecNormalize(vec_env, training=False, norm_reward=False, **kwargs)
+    elif trained_with is not None and normalize is not None and (trained_with.norm_obs or normalize.norm_obs):
+        for name in names:
+            value, expected = getattr(normalize, name), getattr(trained_with, name)
+            if value != expected:
+                raise InvalidArgumentError(
+                    f"`env` must have a VecNormalize with {name}={expected!r}, like the model's, got {name}={value!r}"
+                )
     for name in ("observation_space", "action_space"):
         space, expected = getattr(vec_env, name), getattr(model, name)
         if space != expected:

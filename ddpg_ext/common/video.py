@@ -51,6 +51,8 @@ def record_episode(
     """
     file = Path(check_path("path", path))
     check_video_format(file.suffix.lower())
+    if file.is_dir():
+        raise InvalidArgumentError(f"`path` must be a file, but {file} is a folder")
     max_steps = check_count("max_steps", max_steps)
     seed = check_seed(seed)
     vec_env = evaluation_env(model, env, "rgb_array")

@@ -58,7 +58,7 @@ def plot_runs(
     if labels is not None:
         if isinstance(labels, str) or not isinstance(labels, Iterable):
             raise InvalidArgumentTypeError(f"`labels` must be a list with a label for each path, got {labels!r}")
-        labels = list(labels)
+        labels = [None if label is None else str(label) for label in labels]
     if labels is not None and len(labels) != len(paths):
         raise InvalidArgumentError(f"`labels` must be one for each of the {len(paths)} paths, got {len(labels)}")
     folders: dict[tuple[Path, str | None], Path] = {}

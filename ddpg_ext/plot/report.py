@@ -138,7 +138,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     with errors_in_one_line("report"):
         runs = sorted(read_results(args.folders), key=lambda run: run.algo)
-        failed = list({(run.env, run.algo, run.seed): run for run in runs if run.error}.values())
+        succeeded = {(run.env, run.algo, run.seed) for run in runs if not run.error}  # perhaps in another folder
+        failures = {(run.env, run.algo, run.seed): run for run in runs if run.error}
+        failed = [run for key, run in failures.items() if key not in succeeded]
         groups = statistics.group_runs((run.algo, run) for run in runs if not run.error)
         _warn_of_failures_and_processors(groups, failed)
         tables = [table for table in (summarize(groups, failed), compare(groups)) if table]

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ddpg_ext.callbacks.live_plot import moving_mean
+from ddpg_ext.common.checks import check_path
 from ddpg_ext.common.errors import (
     CheckpointError,
     CheckpointNotFoundError,
@@ -52,9 +53,8 @@ class Run(NamedTuple):
 
 def as_paths(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[Path]:
     """Return a list of paths; raise an error for an empty one. A single path becomes a list of one."""
-    if isinstance(paths, str | os.PathLike):
-        return [Path(paths)]
-    listed = [Path(path) for path in paths]
+    several: Any = [paths] if isinstance(paths, str | os.PathLike) or not isinstance(paths, Iterable) else paths
+    listed = [Path(check_path("paths", path)) for path in several]
     if not listed:
         raise InvalidArgumentError("`paths` must be at least one folder or file, got none")
     return listed

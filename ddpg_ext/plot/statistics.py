@@ -72,11 +72,15 @@ def aggregate(runs: Sequence[Run]) -> Curve:
 
     :param runs: at least one run
     :return: the curve
-    :raises InvalidArgumentError: if there are no runs, or they have no part of the x-axis in common
+    :raises InvalidArgumentError: if there are no runs, one has no evaluations, or they have no part of the x-axis in
+        common
     :raises MissingExtraError: without the extra ``plots``
     """
     if not runs:
         raise InvalidArgumentError("`runs` must hold at least one run, got none")
+    empty = [str(run.folder) for run in runs if len(run.x) == 0]
+    if empty:
+        raise InvalidArgumentError(f"`runs` must have evaluations, but those of {', '.join(empty)} have none")
     if len(runs) == 1:
         return _curve_of_one(runs[0])
     x = runs[0].x

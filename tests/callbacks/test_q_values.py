@@ -10,8 +10,10 @@ from gymnasium import spaces
 from gymnasium.envs.classic_control import PendulumEnv
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
-from stable_baselines3 import TD3
+from sb3_contrib import TQC
+from stable_baselines3 import PPO, TD3
 from stable_baselines3.common.callbacks import EvalCallback, EveryNTimesteps
+from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
@@ -20,14 +22,17 @@ from toy_envs import ToyEnv
 from toys import CountingEnv, recorded, small_model
 
 from ddpg_ext import (
+    DDPGPaper,
     EpisodeVideoCallback,
     InvalidArgumentError,
     InvalidArgumentTypeError,
     LivePlotCallback,
     QValueBiasCallback,
+    SaturationMonitor,
     record_episode,
 )
 from ddpg_ext.callbacks import q_values
+from ddpg_ext.callbacks.periodic import first_critic
 from ddpg_ext.callbacks.q_values import QValues, measure_q_values, plot_q_values, summarize
 from ddpg_ext.common.evaluation import evaluation_env
 
@@ -389,3 +394,50 @@ def test_steps_with_nan_are_not_drawn():
     assert np.isfinite([axes.get_xlim(), axes.get_ylim()]).all()
     (text,) = plot_q_values(QValues(*columns[:, 1:])).axes[0].texts
     assert text.get_text() == "all values are infinite or NaN"
+
+
+def test_a_wrapper_outside_of_the_monitor_ends_episodes():
+    """SB3 applies ``wrapper_class`` around ``Monitor``, which then reports no episode."""
+    env = make_vec_env("Pendulum-v1", wrapper_class=lambda wrapped: gym.wrappers.TimeLimit(wrapped, 5))
+    values = measure_q_values(small_model(gym.make("Pendulum-v1")), env, 3)
+    assert values.episode.tolist() == [0] * 5 + [1] * 5 + [2] * 5
+
+
+def test_quantiles_become_their_mean():
+    model = TQC("MlpPolicy", "Pendulum-v1", policy_kwargs={"net_arch": [8]}, buffer_size=10, device="cpu")
+    env = gym.make("Pendulum-v1", max_episode_steps=4)
+    values = measure_q_values(model, env, 1)
+    env.reset(seed=0)
+    obs = th.as_tensor(np.float32([[0.5, 0.1, 0.2]]))
+    quantiles = model.critic(obs, th.zeros(1, 1))
+    assert first_critic(quantiles).tolist() == [quantiles[0, 0].mean().item()]
+    assert len(values.estimated) == 4
+
+
+@pytest.mark.parametrize(
+    "callback", [QValueBiasCallback("Pendulum-v1"), SaturationMonitor()], ids=lambda c: type(c).__name__
+)
+def test_a_model_without_a_critic_is_refused_before_training(callback):
+    model = PPO("MlpPolicy", "Pendulum-v1", n_steps=32, batch_size=32, device="cpu")
+    with pytest.raises(InvalidArgumentError, match=rf"{type(callback).__name__} needs a model with .*, got PPO"):
+        model.learn(32, callback)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"norm_obs": False}, "norm_obs=True, .* got norm_obs=False"),
+        ({"clip_obs": 0.1}, "clip_obs=10.0, .* got clip_obs=0.1"),
+    ],
+)
+def test_another_normalisation_is_refused(kwargs, message):
+    model = small_model(VecNormalize(DummyVecEnv([lambda: gym.make("Pendulum-v1")])))
+    env = VecNormalize(DummyVecEnv([lambda: gym.make("Pendulum-v1")]), **kwargs)
+    with pytest.raises(InvalidArgumentError, match=message):
+        measure_q_values(model, env, 1)
+
+
+@pytest.mark.parametrize("model", ["model.zip", None, DDPGPaper])
+def test_a_model_that_is_none_of_sb3s(model):
+    with pytest.raises(InvalidArgumentTypeError, match="`model` must be a model of ddpg_ext or SB3, got"):
+        measure_q_values(model, "Pendulum-v1", 1)

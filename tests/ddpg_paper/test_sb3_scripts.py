@@ -504,13 +504,13 @@ def test_noise_is_broadcast_to_the_actions(dims, noise):
 
     class Broadcast(ActionNoise):
         def __call__(self):
-            return np.array(noise)
+            return np.float32(noise)
 
     env = CountingEnv(action_space=gym.spaces.Box(-1, 1, dims, np.float32))
-    model = make_model(env=env, action_noise=Broadcast(), learning_starts=0, policy_kwargs={"final_init": 1e-9})
+    model = make_model(env=env, action_noise=Broadcast(), learning_starts=100, policy_kwargs={"final_init": 1e-9})
     model.learn(5)
     actions = model.replay_buffer.sample(20).actions.reshape(-1, *dims)
-    np.testing.assert_allclose(actions, np.broadcast_to(np.array(noise), actions.shape), atol=1e-2)
+    np.testing.assert_allclose(actions, np.broadcast_to(np.array(noise), actions.shape), atol=1e-3)
     with pytest.raises(InvalidArgumentError, match="`action_noise` must have the shape of one action"):
         make_model(env=toy_vec_env(2), action_noise=Broadcast())
     with pytest.raises(InvalidArgumentError, match="`action_noise` must have the shape of one action"):

@@ -500,3 +500,16 @@ def test_a_missing_package(zoo, monkeypatch):
     monkeypatch.setitem(sys.modules, "rliable.library", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'ddpg_ext\[plots\]'"):
         plot_runs([zoo])
+
+
+def test_labels_may_be_numbers(tmp_path):
+    for seed in range(2):
+        write_run(tmp_path / f"Pendulum-v1_{seed}", results_of(seed))
+    _, curves = plot_runs(sorted(tmp_path.iterdir()), labels=[0.1, np.float32(2)])
+    assert [label for _, label in curves] == ["0.1", "2.0"]
+
+
+@pytest.mark.parametrize("paths", [None, 3, [1], [None]])
+def test_paths_of_another_type(paths):
+    with pytest.raises(InvalidArgumentTypeError, match="`paths` must be a path"):
+        plot_runs(paths)

@@ -15,7 +15,7 @@ from rliable import metrics
 from ddpg_ext import InvalidArgumentError
 from ddpg_ext.plot import read_results
 from ddpg_ext.plot.report import compare, main, summarize
-from ddpg_ext.plot.statistics import group_runs
+from ddpg_ext.plot.statistics import aggregate, group_runs
 
 SCORES = [1.0, 2.0, 3.0, 4.0, 100.0]
 
@@ -259,3 +259,23 @@ def test_one_path_or_none(tmp_path):
     assert len(read_results(tmp_path)) == len(read_results(str(tmp_path))) == len(SCORES)
     with pytest.raises(InvalidArgumentError, match="`paths` must be at least one"):
         read_results([])
+
+
+def test_a_seed_that_failed_first_and_succeeded_later(tmp_path, recwarn):
+    for seed in range(3):
+        write_result(tmp_path / f"retry{seed}", seed=seed)
+    write_result(tmp_path / "first", seed=0, error="RuntimeError: it fell")
+    main([str(tmp_path), "--csv", str(tmp_path / "table.csv")])
+    row = next(csv.DictReader((tmp_path / "table.csv").open()))
+    assert (row["seeds"], row["failed"]) == ("3", "0")
+    assert not [str(warning.message) for warning in recwarn if "not counted" in str(warning.message)]
+
+
+def test_runs_without_evaluations_have_no_curve(tmp_path):
+    for seed in range(2):
+        write_result(tmp_path / f"run{seed}", seed=seed, evaluation_steps=[], evaluation_returns=[])
+    for runs in (read_results(tmp_path), read_results(tmp_path)[:1]):
+        with pytest.raises(
+            InvalidArgumentError, match=r"`runs` must have evaluations, but those of .*run0.* have none"
+        ):
+            aggregate(runs)
