@@ -511,10 +511,17 @@ def test_noise_is_broadcast_to_the_actions(dims, noise):
     model.learn(5)
     actions = model.replay_buffer.sample(20).actions.reshape(-1, *dims)
     np.testing.assert_allclose(actions, np.broadcast_to(np.array(noise), actions.shape), atol=1e-3)
-    with pytest.raises(InvalidArgumentError, match="`action_noise` must have the shape of one action"):
-        make_model(env=toy_vec_env(2), action_noise=Broadcast())
-    with pytest.raises(InvalidArgumentError, match="`action_noise` must have the shape of one action"):
-        make_model(action_noise=NormalActionNoise(np.zeros(3), np.ones(3)))
+
+
+@pytest.mark.parametrize("shape", [(1, 2), (3,), (1,)])
+def test_noise_that_cannot_be_broadcast(shape):
+    noise = NormalActionNoise(np.zeros(shape), np.ones(shape))
+    if shape != (1,):
+        with pytest.raises(InvalidArgumentError, match="`action_noise` must have the shape of one action"):
+            make_model(env=toy_vec_env(2), action_noise=noise)
+    if shape == (3,):
+        with pytest.raises(InvalidArgumentError, match="`action_noise` must have the shape of one action"):
+            make_model(action_noise=noise)
 
 
 def test_a_predict_method_without_a_default():
