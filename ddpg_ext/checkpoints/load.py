@@ -60,8 +60,6 @@ Model = TypeVar("Model", bound="DDPGPaper")
 #: torch's activations that are element-wise, or nearly so; attention is not
 _ACTIVATIONS = {getattr(activations, name) for name in activations.__all__} - {nn.MultiheadAttention}
 _ACTIVATIONS |= {nn.Identity, nn.Dropout, nn.AlphaDropout}
-#: arguments of ``load`` that replace a value of the file which no other value depends on
-_REPLACEABLE = ("learning_rate", "qf_learning_rate", "action_noise")
 _WHOLE_NUMBERS = ("verbose", "n_envs", "num_timesteps", "_total_timesteps", "_episode_num", "_n_updates", "n_steps")
 #: attribute for each argument of the constructor with another name
 _ATTRIBUTES = {"stats_window_size": "_stats_window_size", "executor": "_executor_choice"}
@@ -83,9 +81,10 @@ def load_model(
     is_placeholder = trust.custom.get("learning_rate") == 0.0
     if is_placeholder:
         del trust.custom["learning_rate"]
-    # The file's own values, which may be code of its author, are not read
-    trust.custom.update({name: changes[name] for name in _REPLACEABLE if name in changes})
     with ZipReader(resolve_suffix(check_path("path", path, "seek"), ".zip")) as archive:
+        # What an argument replaces is not read, because it may be code. A learning rate of SB3 is the critic's, too
+        replaceable = ("learning_rate", "qf_learning_rate", "action_noise") if archive.kind else ("action_noise",)
+        trust.custom.update({name: changes[name] for name in replaceable if name in changes})
         try:
             file = read_model_members(archive, device, trust)
         except UntrustedContentError as error:

@@ -47,12 +47,12 @@ def _fitted(model: BaseAlgorithm, vec_env: VecEnv, render_mode: str | None) -> V
         raise InvalidArgumentError(
             "`env` must not normalise observations, because the model was trained without it, but it has a VecNormalize"
         )
-    names = ("norm_obs", "clip_obs", "epsilon", "norm_obs_keys")
+    settings = ("norm_obs", "clip_obs", "epsilon")
     if trained_with is not None and normalize is None:
-        kwargs: dict[str, Any] = {name: getattr(trained_with, name) for name in names}
+        kwargs: dict[str, Any] = {name: getattr(trained_with, name) for name in (*settings, "norm_obs_keys")}
         vec_env = VecNormalize(vec_env, training=False, norm_reward=False, **kwargs)
     elif trained_with is not None and normalize is not None and (trained_with.norm_obs or normalize.norm_obs):
-        for name in names:
+        for name in settings:  # `copy_statistics` compares the keys
             value, expected = getattr(normalize, name), getattr(trained_with, name)
             if value != expected:
                 raise InvalidArgumentError(

@@ -461,7 +461,7 @@ def _check_activation(activation_fn: type[nn.Module], widths: Sequence[int]) -> 
 
     result = output(4)
     # It may be made for the width of the layers
-    if result != (2, 4) and any(output(width) != (2, width) for width in widths):
+    if result != (2, 4) and (not widths or any(output(width) != (2, width) for width in widths)):
         raise InvalidArgumentError(
             "`activation_fn` must be a class of modules without arguments, which keep the shape of their input, got "
             f"{activation_fn.__name__}: from (2, 4) to {result}"

@@ -481,6 +481,13 @@ def test_what_an_argument_of_load_replaces_is_not_read(argument, saved, new, tmp
         assert getattr(model, {"learning_rate": "lr_schedule"}.get(argument, "qf_lr_schedule"))(1.0) == new
 
 
+def test_an_argument_of_load_for_a_file_of_sb3(tmp_path):
+    """Its learning rate is that of the critic, too, which the argument leaves alone."""
+    DDPG("MlpPolicy", ToyEnv(), learning_rate=3e-3, action_noise=OwnNoise()).save(tmp_path / "model")
+    model = DDPGPaper.load(tmp_path / "model", learning_rate=1e-5, action_noise=None)
+    assert (model.learning_rate, model.qf_learning_rate, model.action_noise) == (1e-5, 3e-3, None)
+
+
 def test_a_file_without_its_noise_says_that_the_default_replaces_it(tmp_path):
     make_model(action_noise=OwnNoise()).save(tmp_path / "model", exclude=["action_noise"])
     with pytest.warns(UserWarning, match="has no `action_noise`, so the default noise is used; pass action_noise="):
