@@ -162,7 +162,14 @@ def _read_monitors(folder: Path, option: str) -> dict[str, np.ndarray]:
     monitor = import_extra("stable_baselines3.common.monitor", "ddpg_ext[plots]", "reading monitor.csv")
     import_extra("pandas", "ddpg_ext[plots]", "reading monitor.csv")
     try:
-        table = monitor.load_results(glob.escape(str(folder)))
+        path = glob.escape(str(folder))
+        table = monitor.load_results(path)
+        if len(monitor.get_monitor_files(path)) == 1:
+            # SB3 sorts by time, which starts again with each training that continues the file
+            table = table.sort_values("index")
+            seconds = table["t"].to_numpy()
+            ends = np.where(np.diff(seconds) < 0, seconds[:-1], 0.0)
+            table["t"] += np.concatenate([[0.0], np.cumsum(ends)])[: len(table)]
         columns = {name: table[name].to_numpy(dtype=float) for name in ("r", "l", "t")}
     except monitor.LoadMonitorResultsError:
         raise CheckpointNotFoundError(f"{folder} has no monitor.csv, which {option} needs") from None

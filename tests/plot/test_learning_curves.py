@@ -12,7 +12,8 @@ import yaml
 from PIL import Image
 from rliable import library, metrics
 from scipy import stats
-from stable_baselines3.common.monitor import ResultsWriter
+from stable_baselines3.common.monitor import Monitor, ResultsWriter
+from toys import CountingEnv
 
 from ddpg_ext import (
     CheckpointError,
@@ -513,3 +514,20 @@ def test_labels_may_be_numbers(tmp_path):
 def test_paths_of_another_type(paths):
     with pytest.raises(InvalidArgumentTypeError, match="`paths` must be a path"):
         plot_runs(paths)
+
+
+def test_a_monitor_file_of_two_trainings(tmp_path):
+    """SB3's ``override_existing=False`` continues the file, but the time starts again."""
+    folder = tmp_path / "Pendulum-v1_1"
+    folder.mkdir()
+    for is_first, episode_return in ((True, 200.0), (False, 400.0)):
+        env = Monitor(CountingEnv(5, reward=episode_return / 5), str(folder / "0"), override_existing=is_first)
+        for _ in range(4):
+            env.reset()
+            while not any(env.step(env.action_space.sample())[2:4]):
+                pass
+        env.close()
+    run = read_run(folder, "train_return", window=1)
+    assert run.values.ravel().tolist() == [200.0] * 4 + [400.0] * 4
+    assert run.x.tolist() == [5.0 * n for n in range(1, 9)]
+    assert (np.diff(read_run(folder, "train_return", "time", 1).x) >= 0).all()
