@@ -144,7 +144,8 @@ def measure_q_values(model: Any, env: gym.Env | VecEnv | str, n_eval_episodes: i
         new episode
     :param n_eval_episodes: number of episodes, at least 1
     :return: the values of all steps
-    :raises InvalidArgumentError: for a value out of range, or an environment with other spaces
+    :raises InvalidArgumentError: for a value out of range, or an environment with other spaces or another normalisation
+    :raises InvalidArgumentTypeError: if ``model`` is not a model, or ``n_eval_episodes`` is not a number
     """
     n_eval_episodes = check_count("n_eval_episodes", n_eval_episodes)
     vec_env = _MeasuredEnv(evaluation_env(model, env))

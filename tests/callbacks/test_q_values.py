@@ -438,6 +438,6 @@ def test_another_normalisation_is_refused(kwargs, message):
 
 
 @pytest.mark.parametrize("model", ["model.zip", None, DDPGPaper])
-def test_a_model_that_is_none_of_sb3s(model):
+def test_a_model_of_another_type(model):
     with pytest.raises(InvalidArgumentTypeError, match="`model` must be a model of ddpg_ext or SB3, got"):
         measure_q_values(model, "Pendulum-v1", 1)
