@@ -341,7 +341,8 @@ class DDPGPaperPolicy(BasePolicy):
             for module in target.modules():
                 if isinstance(module, _BatchNorm):
                     module.train(mode)
-        self.stop_target_averages()
+        if mode:  # evaluation mode updates no averages
+            self.stop_target_averages()
         self.training = mode
 
     def stop_target_averages(self) -> None:
